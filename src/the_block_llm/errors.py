@@ -1,0 +1,61 @@
+"""Everything that can go wrong in a way the user can mend, as one exception tree.
+
+A message says what happened, names the input and the limit, and gives the remedy.
+The command line prints it as one line and exits with code 1; it never shows a traceback.
+"""
+
+
+class BlockError(Exception):
+    """Base of every error that is the user's to mend."""
+
+
+class ParameterError(BlockError):
+    """A parameter is missing, misspelt, of the wrong type or out of range."""
+
+
+class RepositoryError(BlockError):
+    """The repository cannot be opened or read, or git itself is missing."""
+
+
+class TooLittleDataError(BlockError):
+    """There is not enough history or text to do what was asked."""
+
+
+class StaleDataError(BlockError):
+    """A table on disk was made with other choices than the ones now in force."""
+
+
+class StorageError(BlockError):
+    """A folder cannot be written: read-only, full, or the wrong kind of thing."""
+
+
+class TableError(StorageError):
+    """A table on disk is missing, incomplete or of another schema."""
+
+
+class ProfileError(BlockError):
+    """A model profile is unknown or contradicts itself."""
+
+
+class ModelUnavailableError(BlockError):
+    """The weights or the tokenizer of a profile cannot be had."""
+
+
+class AdapterTargetError(BlockError):
+    """A LoRA target matches no layer of the model."""
+
+
+class AdapterError(BlockError):
+    """An adapter folder is missing, incomplete or made for another base model."""
+
+
+class TrainingError(BlockError):
+    """Training cannot start, or had to stop."""
+
+
+class PieceTooLongError(BlockError):
+    """A piece of a document is longer than a row."""
+
+
+class SuiteError(BlockError):
+    """A probe suite file is wrong; the message names file, line and field."""
