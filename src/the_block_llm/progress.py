@@ -41,7 +41,9 @@ class ProgressBar:
         """Count ``steps`` more as done and show ``note`` (say, the loss) beside the bar."""
         self._done += steps
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=steps, **({} if note is None else {"note": note}))
+            self._bar.advance(self._task, steps)
+            if note is not None:
+                self._bar.update(self._task, note=note)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:

@@ -118,7 +118,7 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
                     group = []
             if group:
                 writer.write_table(pa.Table.from_batches(group, schema))
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError as error:
         raise _storage_error(path.parent, error) from error
     finally:
@@ -206,7 +206,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError as error:
         raise _storage_error(path.parent, error) from error
     finally:

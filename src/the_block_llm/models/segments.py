@@ -1,0 +1,43 @@
+"""Packed rows as model input: several documents in a row, none of which sees another."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+IGNORED_LABEL: Final = -100
+
+
+def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Make one micro-batch of packed rows.
+
+    Positions start again at 0 with each segment. transformers recognises packed rows by
+    that and keeps attention inside the segments, but only where no ``attention_mask`` is
+    given: even one full of ones switches the recognition off. So there is none, and the
+    padding that evens out the rows is a segment of its own, never a label.
+
+    Args:
+        rows: Of the schema ``ROWS``; at least ``input_ids``, ``labels_mask`` and
+            ``segment_lengths``.
+        pad_token_id: Token of the padding.
+
+    Returns:
+        ``input_ids``, ``position_ids`` and ``labels``, each int64 of shape
+        ``(rows, longest row)``.
+    """
+    width = max(len(row["input_ids"]) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.int64)
+    position_ids = torch.zeros((len(rows), width), dtype=torch.int64)
+    labels = torch.full((len(rows), width), IGNORED_LABEL, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
+        mask = torch.as_tensor(row["labels_mask"], dtype=torch.bool)
+        n_tokens = ids.shape[0]
+        input_ids[index, :n_tokens] = ids
+        labels[index, :n_tokens] = torch.where(mask, ids, IGNORED_LABEL)
+        lengths = [*row["segment_lengths"], width - n_tokens]
+        position_ids[index] = torch.cat([torch.arange(int(length)) for length in lengths])
+        # Nothing precedes the first token of a segment, so it cannot be predicted.
+        starts = torch.cumsum(torch.tensor([0, *lengths[:-1]]), dim=0)
+        labels[index, starts[starts < width]] = IGNORED_LABEL
+    return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
