@@ -30,8 +30,8 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[s
     position_ids = torch.zeros((len(rows), width), dtype=torch.int64)
     labels = torch.full((len(rows), width), IGNORED_LABEL, dtype=torch.int64)
     for index, row in enumerate(rows):
-        ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
-        mask = torch.as_tensor(row["labels_mask"], dtype=torch.bool)
+        ids = torch.tensor(row["input_ids"], dtype=torch.int64)
+        mask = torch.tensor(row["labels_mask"], dtype=torch.bool)
         n_tokens = ids.shape[0]
         input_ids[index, :n_tokens] = ids
         labels[index, :n_tokens] = torch.where(mask, ids, IGNORED_LABEL)

@@ -1,0 +1,49 @@
+"""Commands of this project, beside those of Kedro."""
+
+import sys
+from typing import Any, Final
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from rich.console import Console
+
+from the_block_llm.errors import BlockError
+
+_RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
+
+\b
+Examples:
+  kedro run                                          all of it, on this project's own history
+  kedro run --params=repository=PATH                 on another repository
+  kedro run --params=repository=PATH,model=llama-3.1-8b
+  kedro run --pipeline=qlora_train --params=qlora_train.max_steps=20
+"""
+
+
+@click.group(name="the_block_llm")
+def cli() -> None:
+    """Turn a git repository into a local architecture advisor."""
+
+
+def _run(**options: Any) -> Any:
+    try:
+        assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
+        return kedro_run.callback(**options)
+    except Exception as error:
+        mendable = _mendable_cause(error)
+        if mendable is None:
+            raise
+        # What, why and the remedy, without a traceback.
+        Console(stderr=True).print(f"Error: {mendable}", style="bold red", markup=False)
+        sys.exit(1)
+
+
+def _mendable_cause(error: BaseException) -> BlockError | None:
+    # Kedro wraps what a dataset raises in an error of its own.
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, BlockError):
+        cause = cause.__cause__
+    return cause
+
+
+cli.add_command(click.Command("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))

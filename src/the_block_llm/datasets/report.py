@@ -1,0 +1,56 @@
+"""Reports: a JSON or text file, written whole or not at all."""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import JSONPreview
+
+from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.errors import TableError
+
+
+class ReportDataset(AbstractDataset[Any, Any]):
+    """A ``.json`` file of plain values, or any other file of text."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        """Describe the report.
+
+        Args:
+            filepath: The file, relative to the project; ``.json`` holds JSON, others text.
+            metadata: For Kedro-Viz; not used here.
+        """
+        self._filepath = Path(PurePosixPath(filepath))
+        self._is_json = self._filepath.suffix == ".json"
+        self.metadata = metadata
+
+    def load(self) -> Any:
+        try:
+            text = self._filepath.read_text(encoding="utf-8")
+            return json.loads(text) if self._is_json else text
+        except FileNotFoundError:
+            raise TableError(
+                f"There is no {self._filepath} yet. Run the pipeline that writes it; "
+                "`kedro run` runs them all in order."
+            ) from None
+        except ValueError as error:
+            raise TableError(
+                f"{self._filepath} cannot be read ({error}). Run the pipeline that writes it again."
+            ) from error
+
+    def save(self, data: Any) -> None:
+        # NaN is not JSON, and a report that no other program can read is not a report.
+        text = json.dumps(data, indent=2, allow_nan=False) + "\n" if self._is_json else str(data)
+        write_text_atomically(self._filepath, text)
+
+    def preview(self) -> JSONPreview:
+        """The report, for Kedro-Viz."""
+        data = self.load()
+        return JSONPreview(json.dumps(data if self._is_json else {"text": data[:2000]}))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath.as_posix()}

@@ -1,0 +1,101 @@
+"""What happens around a run: early checks, the stage that is running, the summary."""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from omegaconf import OmegaConf
+
+from the_block_llm.errors import RepositoryError, StorageError
+from the_block_llm.models.profiles import profile_name
+from the_block_llm.parameter_checks import check_parameters
+from the_block_llm.run_summary import print_summary
+
+_log = logging.getLogger(__name__)
+_LEAST_FREE_BYTES: Final = 512 * 1024 * 1024
+
+
+class ProjectHooks:
+    """Hooks of every run of this project."""
+
+    def __init__(self) -> None:
+        self._project = Path.cwd()
+        self._started = 0.0
+        self._order: list[str] = []
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Let configuration files name the chosen model and folders of the project."""
+        self._project = Path(context.project_path)
+        _register_resolvers(context)
+        check_parameters(context.config_loader["parameters"])
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Refuse early what would fail late: no git, nowhere to write."""
+        del run_params, catalog
+        if shutil.which("git") is None:
+            raise RepositoryError(
+                "git is not installed or not on PATH; this project reads repositories with it. "
+                "Install it (https://git-scm.com/downloads) and run again."
+            )
+        _check_storage(self._project / "data")
+        self._order = [node.name for node in pipeline.nodes]
+        self._started = time.monotonic()
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Say which stage begins."""
+        position = self._order.index(node.name) + 1 if node.name in self._order else 0
+        _log.info("[%d/%d] %s", position, len(self._order), node.name.replace("_", " "))
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Print what came out, from the reports that this run wrote."""
+        print_summary(catalog, pipeline.all_outputs(), time.monotonic() - self._started)
+
+
+def _register_resolvers(context: KedroContext) -> None:
+    project = Path(context.project_path)
+
+    def chosen(name: str) -> str:
+        value = str(context.config_loader["parameters"][name])
+        return profile_name(value) if name == "model" else value
+
+    def project_path(relative: str) -> str:
+        return str(project / relative)
+
+    OmegaConf.register_new_resolver("chosen", chosen, replace=True)
+    OmegaConf.register_new_resolver("project_path", project_path, replace=True)
+
+
+def _check_storage(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {folder}: {error.strerror}. Make it writable, or run in a copy of "
+            "the project that is."
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise StorageError(
+            f"Only {free / 2**20:,.0f} MB are free under {folder}; a run needs at least "
+            f"{_LEAST_FREE_BYTES / 2**20:,.0f} MB. Free some space, then run again."
+        )
+    if os.environ.get("TOKENIZERS_PARALLELISM") is None:
+        # Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -1,0 +1,73 @@
+"""All parameters checked together before anything runs, with errors a person can act on.
+
+Kedro validates typed node arguments as well; its message is a dump of the validator's.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from the_block_llm.errors import ParameterError
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+
+_TYPED: Final[dict[str, type[BaseModel]]] = {
+    "models": ModelProfiles,
+    "git_ingest": GitIngestParams,
+    "sequence_build": SequenceBuildParams,
+    "qlora_train": QloraTrainParams,
+    "behavioral_eval": BehavioralEvalParams,
+}
+_TEXTS: Final = ("repository", "model")
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Check names, types and ranges of all parameters, and that the chosen profile exists.
+
+    Raises:
+        ParameterError: With one line for each parameter that is wrong.
+        ProfileError: ``model`` names no profile.
+    """
+    problems = [
+        _unknown(name, (*_TEXTS, *_TYPED), "")
+        for name in parameters
+        if name not in (*_TEXTS, *_TYPED)
+    ]
+    for name in _TEXTS:
+        value = parameters.get(name)
+        if not isinstance(value, str) or not value:
+            problems.append(f"{name} is {value!r}; it must be a text that is not empty.")
+    for name, kind in _TYPED.items():
+        try:
+            kind.model_validate(parameters.get(name) or {})
+        except ValidationError as error:
+            problems.extend(_explain(name, kind, error))
+    if problems:
+        raise ParameterError("\n".join(problems))
+    resolve_profile(ModelProfiles.model_validate(parameters["models"]), parameters["model"])
+
+
+def _explain(group: str, kind: type[BaseModel], error: ValidationError) -> list[str]:
+    lines = []
+    for found in error.errors():
+        path = [str(part) for part in found["loc"]]
+        if found["type"] == "extra_forbidden":
+            known = kind.model_fields if len(path) == 1 else ()
+            lines.append(_unknown(path[-1], tuple(known), ".".join([group, *path[:-1]]) + "."))
+            continue
+        value = repr(found["input"])
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        lines.append(f"{'.'.join([group, *path])} is {shown}: {found['msg']}.")
+    return lines
+
+
+def _unknown(name: str, known: tuple[str, ...], prefix: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+    listed = f" Known: {', '.join(sorted(known))}." if known else ""
+    return f"There is no parameter {prefix}{name}.{hint}{listed}"

@@ -1,0 +1,19 @@
+"""The four pipelines, alone and in order."""
+
+from kedro.pipeline import Pipeline
+
+from the_block_llm.pipelines.behavioral_eval.pipeline import create_pipeline as behavioral_eval
+from the_block_llm.pipelines.git_ingest.pipeline import create_pipeline as git_ingest
+from the_block_llm.pipelines.qlora_train.pipeline import create_pipeline as qlora_train
+from the_block_llm.pipelines.sequence_build.pipeline import create_pipeline as sequence_build
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Name the pipelines for ``kedro run --pipeline=NAME``."""
+    pipelines = {
+        "git_ingest": git_ingest(),
+        "sequence_build": sequence_build(),
+        "qlora_train": qlora_train(),
+        "behavioral_eval": behavioral_eval(),
+    }
+    return {**pipelines, "__default__": sum(pipelines.values(), start=Pipeline([]))}

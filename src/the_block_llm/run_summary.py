@@ -1,0 +1,67 @@
+"""What a run made, in a few lines, read from the reports it wrote."""
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from kedro.io import DataCatalog
+from rich import get_console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: float) -> None:
+    """Print a table of the run's results.
+
+    Args:
+        catalog: Holds the reports.
+        outputs: Datasets that this run wrote; only their reports are shown.
+        seconds: How long the run took.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, describe in _SECTIONS.items():
+        if name in outputs:
+            for label, text in describe(catalog.load(name)):
+                # As Text: what a repository says must not be read as markup.
+                table.add_row(label, Text(text))
+    table.add_row("time", f"{seconds / 60:.1f} min")
+    if table.row_count > 1:
+        get_console().print(table)
+
+
+def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("ingested", str(report)[:200])]
+
+
+def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("sequences", str(report)[:200])]
+
+
+def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    plan = metrics["epoch_plan"]
+    return [
+        (
+            "training",
+            (
+                f"{metrics['profile']} on {metrics['device']}: {plan['rows']:,} rows, "
+                f"{plan['epochs']} epochs, {metrics['steps_done']:,} steps in "
+                f"{metrics['seconds'] / 60:.1f} min, {metrics['trained_tokens_per_second']:,.0f} "
+                f"tokens/s, peak {metrics['peak_memory_gib']:.2f} GiB"
+            ),
+        ),
+        (
+            "validation loss",
+            (
+                f"{metrics['validation_loss_before']:.3f} before, "
+                f"{metrics['validation_loss_after']:.3f} after"
+            ),
+        ),
+    ]
+
+
+_SECTIONS = {
+    "ingest_report": _ingested,
+    "sequence_report": _sequences,
+    "training_metrics": _training,
+}

