@@ -30,8 +30,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: $(READY)  ## train the embedded default on this project's own history and report
-	$(BIN)/kedro run
+demo: $(READY)  ## train the embedded default on this project's own history; PARAMS=a=1,b=2 changes values
+	$(BIN)/kedro run $(if $(PARAMS),--params=$(PARAMS))
 
 test: $(READY)  ## lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types contracts

@@ -1,10 +1,12 @@
 """Commands of this project, beside those of Kedro."""
 
+import os
 import sys
 from typing import Any, Final
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.startup import ProjectMetadata
 from rich.console import Console
 
 from the_block_llm.errors import BlockError
@@ -25,7 +27,10 @@ def cli() -> None:
     """Turn a git repository into a local architecture advisor."""
 
 
-def _run(**options: Any) -> Any:
+@click.pass_obj
+def _run(metadata: ProjectMetadata, **options: Any) -> Any:
+    # Relative paths in parameters mean the project's, from whichever folder it is run.
+    os.chdir(metadata.project_path)
     try:
         assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
         return kedro_run.callback(**options)

@@ -28,6 +28,7 @@ from the_block_llm.models.adapter_manifest import MANIFEST_NAME, AdapterManifest
 from the_block_llm.models.adapters import attach_adapter
 from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
 from the_block_llm.models.loading import load_base_model, pick_device
+from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.segments import collate_rows
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan, plan_epochs
@@ -105,7 +106,9 @@ def train(job: TrainingJob) -> TrainingOutcome:
 
     device = pick_device()
     tokenizer = load_tokenizer(job.profile)
-    model = attach_adapter(load_base_model(job.profile, device), job.profile, values.seed)
+    base = load_base_model(job.profile, device)
+    compute_loss_in_chunks(base)
+    model = attach_adapter(base, job.profile, values.seed)
     run_folder = job.work_folder / job.profile.name / f".training-{job.fingerprint()}"
     run_folder.mkdir(parents=True, exist_ok=True)
     if device.type == "cuda":
