@@ -113,3 +113,33 @@ ROWS: Final = pa.schema(
         _required("stage", pa.int16()),
     ]
 )
+
+COMPLETIONS: Final = pa.schema(
+    [
+        _required("key", pa.string()),  # hash of everything that decides the answer
+        _required("suite", pa.string()),
+        _required("probe_id", pa.string()),
+        _required("arm", pa.string()),
+        _required("seed", pa.int32()),
+        _required("prompt", pa.string()),  # as the model saw it, chat marks included
+        _required("retrieved", pa.list_(pa.string())),  # sources put before the question
+        _required("completion", pa.string()),  # the answer alone
+        _required("finish", pa.string()),  # stop or length
+        _required("n_prompt_tokens", pa.int32()),
+        _required("n_tokens", pa.int32()),
+        _required("settings", pa.string()),  # JSON
+    ]
+)
+
+ITEM_SCORES: Final = pa.schema(
+    [
+        _required("key", pa.string()),  # hash of everything that decides the score
+        _required("task", pa.string()),
+        _required("item_id", pa.string()),
+        _required("cluster", pa.string()),  # items of one commit or file stand or fall together
+        _required("arm", pa.string()),
+        _required("value", pa.float64()),  # bits, or 1 for right and 0 for wrong
+        _required("weight", pa.float64()),  # bytes that the bits encode, or 1
+        _required("detail", pa.string()),  # JSON, of the task
+    ]
+)

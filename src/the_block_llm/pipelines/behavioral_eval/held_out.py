@@ -1,0 +1,140 @@
+"""Bits that each byte of held-out text costs a model: the fewer, the better it knows it.
+
+The text was written after the cut-off, so no arm has seen it. Bytes do not depend on the
+tokenizer, which lets different models be compared.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import StaleDataError, TooLittleDataError
+from the_block_llm.models.likelihood import target_nats
+from the_block_llm.models.segments import collate_rows
+
+_BATCH_TOKENS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a held-out document comes from."""
+
+    kind: str
+    source: str
+    """Path or sha: pieces of one source stand or fall together."""
+
+
+@dataclass(frozen=True)
+class PieceCost:
+    """What one piece of a document cost."""
+
+    item_id: str
+    source: Source
+    bits: float
+    n_bytes: int
+
+
+def choose_rows(held_out: ParquetParts, n_rows: int, seed: int) -> list[tuple[int, dict[str, Any]]]:
+    """Draw rows without replacement, the same ones for the same seed.
+
+    Returns:
+        Pairs of row number and row, in order.
+
+    Raises:
+        TooLittleDataError: The table is empty.
+    """
+    total = held_out.num_rows
+    if total == 0:
+        raise TooLittleDataError(
+            "No held-out text: nothing was committed after the cut-off. Set "
+            "sequence_build.cutoff to an earlier commit and run `kedro run` again."
+        )
+    wanted = set(random.Random(seed).sample(range(total), min(n_rows, total)))  # noqa: S311
+    return [(number, row) for number, row in enumerate(held_out.rows()) if number in wanted]
+
+
+def held_out_sources(documents: ParquetParts) -> dict[str, Source]:
+    """By document id, where each held-out document comes from."""
+    columns = ["document_id", "kind", "source", "split"]
+    return {
+        row["document_id"]: Source(kind=row["kind"], source=row["source"])
+        for row in documents.rows(columns)
+        if row["split"] == "held_out"
+    }
+
+
+def batches_of_rows(
+    rows: Sequence[tuple[int, dict[str, Any]]],
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Put rows together up to a number of tokens that any device can take; at least one."""
+    batch: list[tuple[int, dict[str, Any]]] = []
+    for numbered in rows:
+        width = max(len(row["input_ids"]) for _, row in [*batch, numbered])
+        if batch and width * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(numbered)
+    if batch:
+        yield batch
+
+
+def measure_rows(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+    sources: Mapping[str, Source],
+) -> Iterator[PieceCost]:
+    """Measure every piece in a micro-batch of rows; pieces without a target are left out.
+
+    Raises:
+        StaleDataError: A row names a document that is not among ``sources``.
+    """
+    batch = collate_rows([row for _, row in rows], int(tokenizer.pad_token_id))
+    nats = target_nats(model, batch)
+    specials = torch.tensor(_special_ids(tokenizer))
+    # An end-of-document mark is learned but has no bytes, so it costs nothing here.
+    counted = (batch["labels"] >= 0) & ~torch.isin(batch["labels"], specials)
+    for index, (number, row) in enumerate(rows):
+        start = 0
+        for place, (length, document_id) in enumerate(
+            zip(row["segment_lengths"], row["document_ids"], strict=True)
+        ):
+            span = slice(start, start + length)
+            start += length
+            n_bytes = _bytes_of(tokenizer, batch["input_ids"][index, span], counted[index, span])
+            if n_bytes == 0:
+                continue
+            if document_id not in sources:
+                raise StaleDataError(
+                    f"The held-out rows name the document {document_id}, which the documents "
+                    "table does not hold. Run `kedro run --pipeline=sequence_build` again."
+                )
+            yield PieceCost(
+                item_id=f"{document_id}@{number}.{place}",
+                source=sources[document_id],
+                bits=float(nats[index, span][counted[index, span]].sum()) / math.log(2),
+                n_bytes=n_bytes,
+            )
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All marks, also those that have no role such as end of text in the tokenizer."""
+    marks = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(marks | set(tokenizer.all_special_ids))
+
+
+def _bytes_of(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, counted: torch.Tensor) -> int:
+    """UTF-8 length of the counted tokens, decoded run by run."""
+    runs = groupby(zip(ids.tolist(), counted.tolist(), strict=True), key=lambda pair: pair[1])
+    return sum(
+        len(tokenizer.decode([id_ for id_, _ in run], clean_up_tokenization_spaces=False).encode())
+        for is_counted, run in runs
+        if is_counted
+    )

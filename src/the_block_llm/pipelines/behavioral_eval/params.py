@@ -1,0 +1,75 @@
+"""What an evaluation asks, of which arms, and how much of it."""
+
+from typing import Final, Literal, get_args
+
+from pydantic import BaseModel, Field, model_validator
+
+Arm = Literal["base", "base_retrieval", "tuned", "tuned_retrieval"]
+ARMS: Final[tuple[Arm, ...]] = get_args(Arm)
+
+
+class Sampling(BaseModel, frozen=True, extra="forbid"):
+    """How answers are decoded, the same for every arm."""
+
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 is greedy: one answer, repeatable. Above 0, give several seeds: one draw is noise."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """One answer a seed; greedy decoding uses the first only."""
+
+
+class Budget(BaseModel, frozen=True, extra="forbid"):
+    """How much is measured. More items show smaller differences and take longer."""
+
+    probes: int = Field(ge=1)
+    """Questions put to each arm, spread evenly over the categories."""
+    new_tokens: int = Field(ge=8, le=4096)
+    """Longest answer."""
+    held_out_rows: int = Field(ge=1)
+    """Packed rows of held-out text, each measured once an arm."""
+    task_items: int = Field(ge=0)
+    """Items of each task made from the repository."""
+    batch_rows: int = Field(ge=1)
+    """Prompts answered together: 8 are four times as fast as 1 on a CPU."""
+
+
+class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
+    """Parameters of the pipeline ``behavioral_eval``."""
+
+    suites: tuple[str, ...] = Field(min_length=1)
+    """Names of files in conf/base/suites. Those for the other role of model are passed over."""
+    arms: tuple[Arm, ...] = ("base", "tuned")
+    max_items: int | None = Field(default=None, ge=1)
+    """Cap on every budget below that counts items; none: the budget of the device."""
+    sampling: Sampling = Sampling()
+    budgets: dict[Literal["cpu", "cuda"], Budget]
+    """By device type: a CPU does about 500 tokens a second with the embedded default."""
+    resamples: int = Field(default=2000, ge=200)
+    """Of the bootstrap and of the sign-flip test; p-values are no finer than 1 / resamples."""
+    seed: int = 42
+    """Of everything drawn: which items, which resamples."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "BehavioralEvalParams":
+        missing = {"base", "tuned"} - set(self.arms)
+        if missing:
+            raise ValueError(
+                f"arms must hold base and tuned, whose comparison is the verdict; "
+                f"{sorted(missing)} missing"
+            )
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"an arm is named twice in {list(self.arms)}")
+        absent = {"cpu", "cuda"} - set(self.budgets)
+        if absent:
+            raise ValueError(f"budgets lacks {sorted(absent)}")
+        return self
+
+    def budget_for(self, device_type: str) -> Budget:
+        """The budget for a device, every count of items capped by ``max_items``."""
+        budget = self.budgets["cuda" if device_type == "cuda" else "cpu"]
+        if self.max_items is None:
+            return budget
+        counted = ("probes", "held_out_rows", "task_items")
+        return budget.model_copy(
+            update={name: min(getattr(budget, name), self.max_items) for name in counted}
+        )

@@ -1,0 +1,63 @@
+"""Base and tuned answer the same questions; a report says whether the tuning was worth it."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from the_block_llm.pipelines.behavioral_eval import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """Wire the evaluation."""
+    return pipeline(
+        [
+            node(
+                nodes.check_suites,
+                inputs=["suite_files", "params:behavioral_eval"],
+                outputs="probe_suites",
+                name="check_suites",
+            ),
+            node(
+                nodes.plan_probes,
+                inputs={
+                    "suites": "probe_suites",
+                    "snapshot_files": "snapshot_files",
+                    "model": "params:model",
+                    "models": "params:models",
+                    "params": "params:behavioral_eval",
+                },
+                outputs="probe_plan",
+                name="plan_probes",
+            ),
+            node(
+                nodes.evaluate_arms,
+                inputs={
+                    "probe_plan": "probe_plan",
+                    "adapter": "adapter",
+                    "held_out_rows": "held_out_rows",
+                    "documents": "documents",
+                    "model": "params:model",
+                    "models": "params:models",
+                    "params": "params:behavioral_eval",
+                },
+                outputs=["completions", "item_scores"],
+                name="evaluate_arms",
+            ),
+            node(
+                nodes.judge,
+                inputs={
+                    "probe_plan": "probe_plan",
+                    "completions": "completions",
+                    "item_scores": "item_scores",
+                    "adapter": "adapter",
+                    "params": "params:behavioral_eval",
+                },
+                outputs="behavioral_report",
+                name="judge",
+            ),
+            node(
+                nodes.render_page,
+                inputs="behavioral_report",
+                outputs="behavioral_page",
+                name="render_page",
+            ),
+        ]
+    )

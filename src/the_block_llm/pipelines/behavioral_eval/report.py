@@ -1,0 +1,142 @@
+"""The report as data: verdict, measures, every answer with its scores, and where from.
+
+It is made from stored answers and stored scores only, so judging again costs no model time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any, Final
+
+from the_block_llm.pipelines.behavioral_eval.answers import (
+    ScoredAnswer,
+    by_category,
+    score_answers,
+)
+from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
+from the_block_llm.pipelines.behavioral_eval.measures import collect_measures
+from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
+from the_block_llm.pipelines.behavioral_eval.verdict import (
+    RULES,
+    Judged,
+    judge_measures,
+    reach_verdict,
+)
+
+REPORT_VERSION: Final = 1
+# What the first user's plan asked of a tuned model, as shares of concepts named.
+_CRITERIA: Final = {"overall": 0.5, "architecture": 0.6, "cross_module": 0.5}
+
+
+def build_report(
+    plan: ProbePlan,
+    completions: Sequence[Mapping[str, Any]],
+    item_scores: Iterable[Mapping[str, Any]],
+    params: BehavioralEvalParams,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judge stored answers and stored scores.
+
+    Args:
+        plan: The questions.
+        completions: Rows of the schema ``COMPLETIONS``.
+        item_scores: Rows of the schema ``ITEM_SCORES``.
+        params: Resamples, seed and settings.
+        provenance: JSON values that say which model, adapter and data this is about.
+
+    Returns:
+        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer,
+        ``measures`` the evidence, ``answers`` every answer.
+
+    Raises:
+        StaleDataError: Answers and questions do not belong together.
+    """
+    answers = score_answers(plan, completions)
+    judged = judge_measures(collect_measures(answers, item_scores, params.resamples, params.seed))
+    verdict = reach_verdict(judged)
+    categories = by_category(answers)
+    return {
+        "report_version": REPORT_VERSION,
+        "project": plan.project,
+        "verdict": {**asdict(verdict), "rules": RULES},
+        "measures": [_measure_row(j) for j in judged],
+        "categories": categories,
+        "criteria": _criteria(categories),
+        "coherence": coherence_report(answers),
+        "answers": _side_by_side(answers),
+        "questions": {
+            "asked": len(plan.probes),
+            "available": plan.n_available,
+            "left_out": plan.left_out,
+        },
+        "settings": params.model_dump(mode="json"),
+        "provenance": {**provenance, "suites": plan.suite_hashes},
+    }
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """The report in a few lines, for the end of a run."""
+    verdict = report["verdict"]
+    return [f"{verdict['outcome'].capitalize()}: {verdict['sentence']}", *verdict["reasons"]]
+
+
+def _measure_row(judged: Judged) -> dict[str, Any]:
+    row = asdict(judged.measure)
+    difference = row.pop("difference")
+    difference["base"] = difference.pop("first")
+    difference["tuned"] = difference.pop("second")
+    return {**row, **difference, "p_corrected": judged.p_corrected, "outcome": judged.outcome}
+
+
+def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The plan's success criteria for the tuned arm, where the category was asked about."""
+    shares = {row["category"]: row["concept_share"] for row in categories if row["arm"] == "tuned"}
+    return [
+        {
+            "category": category,
+            "needed": needed,
+            "reached": shares[category],
+            "met": shares[category] > needed,
+        }
+        for category, needed in _CRITERIA.items()
+        if category in shares
+    ]
+
+
+def _side_by_side(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
+    """One entry a probe, holding the answers of all arms and seeds."""
+
+    def probe_of(answer: ScoredAnswer) -> tuple[str, str]:
+        return answer.planned.suite, answer.planned.probe.id
+
+    entries = []
+    order = {key: place for place, key in enumerate(dict.fromkeys(map(probe_of, answers)))}
+    for (suite, _), group in groupby(
+        sorted(answers, key=lambda a: order[probe_of(a)]), key=probe_of
+    ):
+        of_probe = list(group)
+        probe = of_probe[0].planned.probe
+        entries.append(
+            {
+                "suite": suite,
+                "probe_id": probe.id,
+                "category": probe.category,
+                "prompt": probe.prompt,
+                "context": probe.context,
+                "why": probe.why,
+                "concepts": [concept.concept for concept in probe.concepts],
+                "arms": [
+                    {
+                        "arm": answer.arm,
+                        "seed": answer.seed,
+                        "completion": answer.completion,
+                        "finish": answer.finish,
+                        "retrieved": list(answer.retrieved),
+                        "scores": asdict(answer.scores),
+                    }
+                    for answer in of_probe
+                ],
+            }
+        )
+    return entries

@@ -1,0 +1,88 @@
+import pytest
+from tests.builders.tiny_adapter import with_noise_adapter
+from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
+
+from the_block_llm.pipelines.behavioral_eval.evaluation import Subject
+from the_block_llm.pipelines.behavioral_eval.held_out import Source
+from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan, plan_probes
+from the_block_llm.pipelines.behavioral_eval.suites import Suite, parse_suite
+
+SUITE = """\
+version: 1
+role: advisor
+about: Questions for tests.
+probes:
+  - id: stale
+    category: architecture
+    prompt: What can go wrong with a cache in {project}?
+    concepts:
+      - concept: staleness
+        any_of: [stale, outdated]
+      - concept: memory
+        any_of: [memory]
+    must_not_claim:
+      - concept: never wrong
+        any_of: [never wrong]
+    why: A cache can be wrong.
+  - id: tests
+    category: refactoring
+    prompt: What makes a change safe?
+    concepts:
+      - concept: tests
+        any_of: [test*]
+    why: Tests do.
+"""
+BUDGET = {
+    "probes": 8,
+    "new_tokens": 8,
+    "held_out_rows": 12,
+    "task_items": 4,
+    "batch_rows": 4,
+}
+
+
+@pytest.fixture
+def params() -> BehavioralEvalParams:
+    return BehavioralEvalParams.model_validate(
+        {"suites": ["own"], "budgets": {"cpu": BUDGET, "cuda": BUDGET}, "resamples": 300}
+    )
+
+
+@pytest.fixture
+def suite() -> Suite:
+    return parse_suite("own", SUITE)
+
+
+@pytest.fixture
+def plan(suite: Suite) -> ProbePlan:
+    return plan_probes([suite], "advisor", {"project": "chain"}, n_probes=8)
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return Subject(
+        model=with_noise_adapter(tiny_llama().eval(), scale=0.2),
+        tokenizer=byte_tokenizer(),
+        role="advisor",
+        base_id="tiny@1",
+        adapter_id="noise",
+    )
+
+
+@pytest.fixture
+def held_out(subject: Subject):
+    """Twelve rows of one document each, and where the documents come from."""
+    rows, sources = [], {}
+    for number in range(12):
+        ids = subject.tokenizer(f"fn item_{number}() -> u64 {{ {number} }}")["input_ids"]
+        document_id = f"d{number}"
+        sources[document_id] = Source("file" if number % 2 else "commit", f"source {number}")
+        row = {
+            "input_ids": ids,
+            "labels_mask": [True] * len(ids),
+            "segment_lengths": [len(ids)],
+            "document_ids": [document_id],
+        }
+        rows.append((number, row))
+    return rows, sources

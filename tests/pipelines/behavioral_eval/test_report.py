@@ -1,0 +1,142 @@
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from the_block_llm.errors import StaleDataError
+from the_block_llm.pipelines.behavioral_eval.page import render
+from the_block_llm.pipelines.behavioral_eval.report import build_report, summary_lines
+
+HOSTILE = "stale </pre><script>alert(1)</script> <img src=x onerror=alert(2)> {{ 7 * 7 }} [INST]"
+
+
+def completion(probe_id, arm, text, finish="stop"):
+    return {
+        "suite": "own",
+        "probe_id": probe_id,
+        "arm": arm,
+        "seed": 0,
+        "completion": text,
+        "finish": finish,
+        "retrieved": [],
+    }
+
+
+COMPLETIONS = [
+    completion("stale", "base", "It is never wrong."),
+    completion("tests", "base", "Luck"),
+    completion("stale", "tuned", HOSTILE),
+    completion("tests", "tuned", "tests tests tests tests"),
+]
+
+
+def held_out_scores(tuned_bits):
+    return [
+        {
+            "task": "held_out",
+            "item_id": f"i{number}",
+            "cluster": f"c{number}",
+            "arm": arm,
+            "value": (1000.0 + number) * (1 if arm == "base" else tuned_bits),
+            "weight": 1000.0,
+            "detail": json.dumps({"kind": "file" if number % 2 else "commit"}),
+        }
+        for number in range(20)
+        for arm in ("base", "tuned")
+    ]
+
+
+@pytest.fixture
+def report(plan, params):
+    return build_report(
+        plan, COMPLETIONS, held_out_scores(0.9), params, provenance={"profile": "tiny"}
+    )
+
+
+def test_the_verdict_and_its_evidence(report):
+    assert report["verdict"]["outcome"] == "better"
+    assert "10.0 % fewer bits" in report["verdict"]["sentence"]
+    names = [m["name"] for m in report["measures"]]
+    assert names == ["held_out", "held_out_commit", "held_out_file", "concepts"]
+    held_out = report["measures"][0]
+    assert held_out["base"] == pytest.approx(1.0095)
+    assert held_out["tuned"] == pytest.approx(0.9 * 1.0095)
+    assert held_out["n_clusters"] == 20
+    # Two questions are too few to say anything.
+    assert report["measures"][3]["outcome"] == "too little data"
+
+
+def test_answers_are_scored_and_stand_side_by_side(report):
+    stale = report["answers"][0]
+    assert [a["arm"] for a in stale["arms"]] == ["base", "tuned"]
+    assert stale["arms"][0]["scores"]["false_claims"] == ("never wrong",)
+    assert stale["arms"][1]["scores"]["concepts"] == ("staleness",)
+    rows = {(r["category"], r["arm"]): r["concept_share"] for r in report["categories"]}
+    assert rows["architecture", "tuned"] == 0.5
+    assert rows["overall", "base"] == 0
+    assert rows["overall", "tuned"] == 0.75
+
+
+def test_criteria_are_strict(report):
+    met = {c["category"]: c["met"] for c in report["criteria"]}
+    assert met == {"overall": True, "architecture": False}
+
+
+def test_incoherence_that_tuning_brought_gets_advice(report, plan, params):
+    assert report["coherence"]["advice"]
+    swapped = [
+        {**row, "arm": {"base": "tuned", "tuned": "base"}[row["arm"]]} for row in COMPLETIONS
+    ]
+    turned = build_report(plan, swapped, held_out_scores(0.9), params, {})
+    assert turned["coherence"]["warnings"]
+    assert turned["coherence"]["advice"] == []
+
+
+def test_the_report_is_json_and_repeatable(report, plan, params):
+    again = build_report(
+        plan, COMPLETIONS, held_out_scores(0.9), params, provenance={"profile": "tiny"}
+    )
+    assert json.dumps(report, allow_nan=False) == json.dumps(again, allow_nan=False)
+
+
+def test_answers_to_other_questions_are_refused(plan, params):
+    with pytest.raises(StaleDataError, match="own/tests"):
+        build_report(plan, COMPLETIONS[::2], held_out_scores(1), params, {})
+
+
+class Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.open = set(), set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_the_network_for_nothing(report):
+    page = render(json.loads(json.dumps(report)))
+    found = Elements()
+    found.feed(page)
+    assert found.open == []
+    assert not found.tags & {"script", "img", "link", "iframe"}
+    assert not found.attributes & {"src", "href", "onerror", "onclick"}
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "&lt;script&gt;" in page
+    assert "Better" in page
+
+
+def test_the_summary_is_short(report):
+    lines = summary_lines(report)
+    assert lines[0].startswith("Better: The tuned model knows")
+    assert len(lines) == 2
