@@ -97,7 +97,10 @@ DOCUMENTS: Final = pa.schema(
         _required("split", pa.string()),  # Split
         _required("source", pa.string()),  # path or sha
         _required("authored_at", _TIME),
-        _required("segments", pa.list_(_SEGMENT)),
+        _required("segments", pa.list_(_SEGMENT)),  # what is written; marks are in input_ids only
+        # As the profile's model reads it, whole: start and end marks, chat template.
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("labels_mask", pa.list_(pa.bool_())),  # true: this token is a target
         _required("n_tokens", pa.int32()),
         _required("stage", pa.int16()),  # curriculum stage, 0 where there is none
     ]

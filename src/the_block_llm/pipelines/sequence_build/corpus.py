@@ -1,0 +1,195 @@
+"""From the tables of git_ingest to drafts, each on its side of the cut-off."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import groupby
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.pipelines.sequence_build.chat_documents import commit_chat, description_chats
+from the_block_llm.pipelines.sequence_build.commit_documents import FileChange, commit_document
+from the_block_llm.pipelines.sequence_build.descriptions import describe
+from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.file_documents import (
+    HeldBack,
+    SnapshotFile,
+    held_out_file,
+    training_file,
+)
+from the_block_llm.pipelines.sequence_build.history import Commit, History
+from the_block_llm.pipelines.sequence_build.new_lines import added_lines, lines_of
+from the_block_llm.schemas import Split
+
+_PATHS_LOOKED_UP = 20  # of a commit, when looking for earlier changes to the same files
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The repository's tables and the choices that turn them into drafts."""
+
+    history: History
+    file_changes: ParquetParts
+    snapshot_files: ParquetParts
+    with_chats: bool
+    incremental_context_sequences: int
+    seed: int
+
+    def drafts(self) -> Iterator[Draft]:
+        """Render everything, in an order that only depends on the tables."""
+        for draft in (*self._files(), *self._commits()):
+            if draft.has_target:
+                yield draft
+
+    def _files(self) -> Iterator[Draft]:
+        cutoff = self.history.cutoff
+        for file in self._tree(cutoff.sha):
+            written_at = self._changes.written_before.get(file.path, cutoff.time)
+            draft = training_file(file, written_at, self._changes.held_back)
+            yield draft
+            if self.with_chats:
+                yield from self._chats_about(file, draft.split, written_at)
+        if not cutoff.holds_out:
+            return
+        for file in self._tree(cutoff.head_sha):
+            if file.path in self._changes.written_after:
+                written_at = self._changes.written_after[file.path]
+                before = self._texts_at_cutoff.get(file.path)
+                yield held_out_file(file, written_at, before)
+                if self.with_chats:
+                    yield from self._new_chats_about(file, written_at, before)
+
+    def _chats_about(self, file: SnapshotFile, split: Split, at: datetime) -> Iterator[Draft]:
+        held_back = self._changes.held_back.added.get(file.path, frozenset())
+        for description in describe(file.text, file.language):
+            is_new = not held_back.isdisjoint(lines_of(description.text))
+            side: Split = "validation" if is_new else split
+            yield from description_chats([description], file.path, side, at, self.seed)
+
+    def _new_chats_about(
+        self, file: SnapshotFile, at: datetime, before: str | None
+    ) -> Iterator[Draft]:
+        known = frozenset() if before is None else lines_of(before)
+        new = [
+            description
+            for description in describe(file.text, file.language)
+            if known.isdisjoint(lines_of(description.text))
+        ]
+        yield from description_chats(new, file.path, "held_out", at, self.seed)
+
+    def _commits(self) -> Iterator[Draft]:
+        whole = self._shown_whole
+        columns = ["sha", "path", "old_path", "status", "patch", "kept"]
+        rows = self.file_changes.rows(columns)
+        for sha, group in groupby(rows, key=lambda row: row["sha"]):
+            changes = [
+                FileChange(row["path"], row["old_path"], row["status"], row["patch"])
+                for row in group
+                if row["kept"]
+            ]
+            commit = self.history.commits.get(sha)
+            if commit is None or commit.is_merge:
+                continue
+            split = self.history.split_of[sha]
+            earlier = self._earlier(commit)
+            if document := commit_document(commit, split, changes, whole[split], earlier):
+                yield document
+            if self.with_chats and (chat := commit_chat(commit, split, changes, self.seed)):
+                yield chat
+
+    def _earlier(self, commit: Commit) -> Sequence[Commit]:
+        wanted = self.incremental_context_sequences
+        if not wanted:
+            return ()
+        changes, order = self._changes, self._order
+        at = order[commit.sha]
+        before = {
+            order[sha]
+            for path in changes.paths_of.get(commit.sha, ())[:_PATHS_LOOKED_UP]
+            for sha in changes.commits_of[path]
+            if order[sha] < at and self.history.commits[sha].informative
+        }
+        by_order = self._by_order
+        return [by_order[number] for number in sorted(before)[-wanted:]]
+
+    def _tree(self, sha: str) -> Iterator[SnapshotFile]:
+        for row in self.snapshot_files.rows(["sha", "path", "language", "text", "kept"]):
+            if row["sha"] == sha and row["kept"] and row["text"]:
+                yield SnapshotFile(row["path"], row["language"], row["text"])
+
+    @cached_property
+    def _by_order(self) -> list[Commit]:
+        return list(self.history.commits.values())
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {commit.sha: number for number, commit in enumerate(self._by_order)}
+
+    @cached_property
+    def _shown_whole(self) -> Mapping[Split, frozenset[str]]:
+        at_cutoff = frozenset(file.path for file in self._tree(self.history.cutoff.sha))
+        after = frozenset(
+            file.path
+            for file in self._tree(self.history.cutoff.head_sha)
+            if file.path in self._changes.written_after
+        )
+        return {"train": at_cutoff, "validation": at_cutoff, "held_out": after}
+
+    @cached_property
+    def _texts_at_cutoff(self) -> Mapping[str, str]:
+        """Texts at the cut-off of files that were changed after it, by their path now."""
+        later = {
+            self._changes.path_before.get(path, path): path for path in self._changes.written_after
+        }
+        return {
+            later[file.path]: file.text
+            for file in self._tree(self.history.cutoff.sha)
+            if file.path in later
+        }
+
+    @cached_property
+    def _changes(self) -> "_Changes":
+        return _read_changes(self.file_changes, self.history)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What one pass over the changes tells of paths."""
+
+    paths_of: Mapping[str, Sequence[str]]
+    commits_of: Mapping[str, Sequence[str]]
+    written_before: Mapping[str, datetime]
+    written_after: Mapping[str, datetime]
+    path_before: Mapping[str, str]
+    held_back: HeldBack
+
+
+def _read_changes(table: ParquetParts, history: History) -> _Changes:
+    paths_of: dict[str, list[str]] = defaultdict(list)
+    commits_of: dict[str, list[str]] = defaultdict(list)
+    written: dict[bool, dict[str, datetime]] = {False: {}, True: {}}
+    path_before: dict[str, str] = {}
+    created: dict[str, datetime] = {}
+    added: dict[str, set[str]] = defaultdict(set)
+    for row in table.rows(["sha", "path", "old_path", "status", "patch"]):
+        commit = history.commits.get(row["sha"])
+        if commit is None:
+            continue
+        path, split = row["path"], history.split_of[commit.sha]
+        paths_of[commit.sha].append(path)
+        commits_of[path].append(commit.sha)
+        if row["status"] == "D":
+            continue
+        times = written[split == "held_out"]
+        times[path] = max(times.get(path, commit.committed_at), commit.committed_at)
+        if split == "held_out" and row["status"] == "R":
+            path_before[path] = row["old_path"]
+        if split == "validation":
+            if row["status"] == "A":
+                created[path] = commit.committed_at
+            elif row["patch"]:
+                added[path] |= added_lines(row["patch"])
+    return _Changes(
+        paths_of, commits_of, written[False], written[True], path_before, HeldBack(created, added)
+    )

@@ -1,0 +1,91 @@
+"""What a file says about itself: doc comments, docstrings and sections of documentation."""
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+_FEWEST_WORDS: Final = 6  # fewer ("Constructor.") explain nothing
+_MOST_CHARACTERS: Final = 1200  # of one answer; a longer passage is learned as a file
+
+_HEADING: Final = re.compile(r"^(#{1,4})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_FENCE: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_RUST_HEADER: Final = re.compile(r"\A(?:[ \t]*//!.*\n?)+")
+_RUST_ITEM: Final = re.compile(
+    r"(?P<doc>(?:^[ \t]*///.*\n)+)(?:^[ \t]*#\[.*\n)*"
+    r"^[ \t]*(?:pub(?:\([^)]*\))?[ \t]+)?(?:async[ \t]+|unsafe[ \t]+|const[ \t]+)*"
+    r"(?P<what>fn|struct|enum|trait|mod|type|union|macro_rules!)[ \t]+(?P<name>\w+)",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A passage that says what something is for."""
+
+    of: Literal["file", "section", "definition"]
+    name: str
+    """Heading or identifier; empty for a file."""
+    text: str
+
+
+def describe(text: str, language: str | None) -> list[Description]:
+    """Find the passages in a file that explain it; none where its language is not read.
+
+    Text that does not parse gives nothing: a snapshot may hold templates and work in progress.
+    """
+    finders = {"Python": _python, "Rust": _rust, "Markdown": _markdown}
+    finder = finders.get(language or "")
+    if finder is None:
+        return []
+    return [
+        description
+        for description in finder(text)
+        if len(description.text.split()) >= _FEWEST_WORDS
+        and len(description.text) <= _MOST_CHARACTERS
+    ]
+
+
+def _python(text: str) -> Iterator[Description]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in other people's strings
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    if doc := ast.get_docstring(tree):
+        yield Description("file", "", doc)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if doc := ast.get_docstring(node):
+                yield Description("definition", node.name, doc)
+            members = node.body if isinstance(node, ast.ClassDef) else []
+            for member in members:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and (
+                    doc := ast.get_docstring(member)
+                ):
+                    yield Description("definition", f"{node.name}.{member.name}", doc)
+
+
+def _rust(text: str) -> Iterator[Description]:
+    if header := _RUST_HEADER.match(text):
+        yield Description("file", "", _uncomment(header.group(), "//!"))
+    for item in _RUST_ITEM.finditer(text):
+        yield Description("definition", item["name"], _uncomment(item["doc"], "///"))
+
+
+def _uncomment(block: str, mark: str) -> str:
+    return "\n".join(
+        line.strip().removeprefix(mark).removeprefix(" ") for line in block.strip().splitlines()
+    ).strip()
+
+
+def _markdown(text: str) -> Iterator[Description]:
+    # A "#" inside a fenced block is a comment of some program, not a heading.
+    unfenced = _FENCE.sub(lambda block: re.sub(r"[^\n]", "x", block.group()), text)
+    headings = list(_HEADING.finditer(unfenced))
+    ends = [heading.start() for heading in headings[1:]] + [len(text)]
+    for heading, end in zip(headings, ends, strict=True):
+        yield Description("section", heading[2].strip(), text[heading.end() : end].strip())

@@ -1,0 +1,100 @@
+"""Thin calls: from git_ingest's tables to documents and packed rows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.sequence_build.corpus import Corpus
+from the_block_llm.pipelines.sequence_build.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.history import read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams, row_shape
+from the_block_llm.pipelines.sequence_build.report import sequence_report
+from the_block_llm.pipelines.sequence_build.row_table import pack_split
+from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.schemas import Split
+
+
+def render_documents(
+    repository: dict[str, Any],
+    commits: ParquetParts,
+    file_changes: ParquetParts,
+    snapshot_files: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+) -> Iterator[pa.RecordBatch]:
+    """Render files, commits and chats, tokenised for the model."""
+    profile = resolve_profile(profiles, model)
+    cutoff = read_cutoff(repository, params.cutoff)
+    tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
+    corpus = Corpus(
+        history=read_history(commits, cutoff, params.validation_fraction),
+        file_changes=file_changes,
+        snapshot_files=snapshot_files,
+        with_chats=tokenizer.chat_frame is not None,
+        incremental_context_sequences=params.incremental_context_sequences,
+        seed=params.seed,
+    )
+    return document_batches(corpus.drafts(), tokenizer, row_shape(params, profile).context_tokens)
+
+
+def pack_train(
+    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
+) -> Iterator[pa.RecordBatch]:
+    """Pack what is learned."""
+    left_out = left_out_by_mix(documents, params.mix, params.seed)
+    return _pack(documents, "train", profiles, model, params, left_out)
+
+
+def pack_validation(
+    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
+) -> Iterator[pa.RecordBatch]:
+    """Pack what chooses the best checkpoint."""
+    return _pack(documents, "validation", profiles, model, params)
+
+
+def pack_held_out(
+    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
+) -> Iterator[pa.RecordBatch]:
+    """Pack what the evaluation measures with."""
+    return _pack(documents, "held_out", profiles, model, params)
+
+
+def report_sequences(
+    repository: dict[str, Any],
+    commits: ParquetParts,
+    documents: ParquetParts,
+    train_rows: ParquetParts,
+    validation_rows: ParquetParts,
+    held_out_rows: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+) -> dict[str, Any]:
+    """Count what was made."""
+    cutoff = read_cutoff(repository, params.cutoff)
+    return sequence_report(
+        documents,
+        {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
+        read_history(commits, cutoff, params.validation_fraction),
+        row_shape(params, resolve_profile(profiles, model)),
+        len(left_out_by_mix(documents, params.mix, params.seed)),
+    )
+
+
+def _pack(
+    documents: ParquetParts,
+    split: Split,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    left_out: frozenset[str] = frozenset(),
+) -> Iterator[pa.RecordBatch]:
+    profile = resolve_profile(profiles, model)
+    token_bytes = DocumentTokenizer(load_tokenizer(profile), profile).byte_lengths
+    return pack_split(documents, split, row_shape(params, profile), token_bytes, left_out)

@@ -1,0 +1,88 @@
+"""The choices that decide what a model is shown, checked before anything is read."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from the_block_llm.errors import ParameterError
+from the_block_llm.models.profiles import ModelProfile
+
+
+class Mix(BaseModel, frozen=True, extra="forbid"):
+    """The most that each kind of document may take of the training tokens, 0 to 1.
+
+    A kind that has more is thinned out evenly; one that has less stays whole, so nothing is
+    thrown away to reach a share. Zero leaves a kind out.
+    """
+
+    file: float = Field(default=1.0, ge=0, le=1)
+    commit: float = Field(default=1.0, ge=0, le=1)
+    chat: float = Field(default=1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Mix":
+        if self.file + self.commit + self.chat < 1:
+            raise ValueError("the shares of file, commit and chat must add up to 1 or more")
+        return self
+
+
+class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
+    """How documents are made from a repository and packed into rows."""
+
+    context_tokens: int | None = Field(default=None, ge=64, le=131_072)
+    """Capacity of a row; none: the profile's. Longer rows show whole modules, and cost memory."""
+    overlap_tokens: int | None = Field(default=None, ge=0)
+    """Context repeated, unlearned, where a document goes on in another row; none: the profile's.
+    More of it helps the model follow, and makes every row teach less."""
+    cutoff: float | str | None = 0.85
+    """Where training ends: a fraction of the commits, or a date. What comes after is kept for
+    evaluation. None trains on everything, and then nothing is left to evaluate with."""
+    validation_fraction: float = Field(default=0.05, gt=0, le=0.5)
+    """Share of the commits before the cut-off that choose the best checkpoint."""
+    mix: Mix = Mix()
+    incremental_context_sequences: int = Field(default=2, ge=0, le=20)
+    """Earlier changes to the same files that are named, unlearned, at the head of a commit."""
+    seed: int = 42
+    """Picks the wording of questions and the documents that a mix leaves out."""
+
+    @field_validator("cutoff")
+    @classmethod
+    def _cutoff_is_a_share_or_a_date(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, str):
+            try:
+                date.fromisoformat(value[:10])
+            except ValueError:
+                raise ValueError(
+                    f"{value!r} is no date; write it as 2026-01-31, or give a fraction, or null"
+                ) from None
+        elif value is not None and not 0 < value < 1:
+            raise ValueError(f"{value} is no share of the commits; it lies between 0 and 1")
+        return value
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The size of a row, once parameters and profile have had their say."""
+
+    context_tokens: int
+    overlap_tokens: int
+
+
+def row_shape(params: SequenceBuildParams, profile: ModelProfile) -> RowShape:
+    """Settle the size of a row.
+
+    Raises:
+        ParameterError: The overlap is more than half of the row.
+    """
+    context = params.context_tokens or profile.context_tokens
+    overlap = params.overlap_tokens
+    if overlap is None:
+        # A quarter, as in every profile, where only the row was made shorter.
+        overlap = min(profile.overlap_tokens, context // 4)
+    if overlap * 2 > context:
+        raise ParameterError(
+            f"sequence_build.overlap_tokens {overlap} is more than half of context_tokens "
+            f"{context}: rows would repeat more than they teach. Use at most {context // 2}."
+        )
+    return RowShape(context_tokens=context, overlap_tokens=overlap)

@@ -1,0 +1,139 @@
+"""Documents that are longer than a row, cut into pieces that follow on one another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from the_block_llm.errors import PieceTooLongError
+
+# A cut is looked for in the last quarter of what fits: further back, rows would have to be
+# filled by much smaller documents than there are.
+_SEARCHED = 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens ``[begin, end)`` of a document, after ``[0, head)`` and ``[context, begin)`` again.
+
+    What is repeated is shown, never learned: every token is learned in exactly one piece.
+    """
+
+    document: int
+    head: int
+    context: int
+    begin: int
+    end: int
+
+    @property
+    def n_tokens(self) -> int:
+        return self.head + self.end - self.context
+
+    def widened(self, spare_tokens: int) -> "Piece":
+        """The piece with up to ``spare_tokens`` more of what stands before it."""
+        if self.begin == 0:
+            return self
+        context = max(self.head, self.context - spare_tokens)
+        if context > self.head:
+            return Piece(self.document, self.head, context, self.begin, self.end)
+        # Everything before it is there again, the head in its own place.
+        return Piece(self.document, 0, 0, self.begin, self.end)
+
+
+def cut(
+    document: int,
+    n_tokens: int,
+    head_tokens: int,
+    strength: npt.NDArray[np.int8],
+    context_tokens: int,
+    overlap_tokens: int,
+) -> list[Piece]:
+    """Cut one document.
+
+    Args:
+        document: Its index, handed through.
+        n_tokens: Its length.
+        head_tokens: Opening tokens to repeat in every piece; left out where they are more
+            than half of the overlap.
+        strength: How good a cut before each token is, shape ``(n_tokens,)``; see
+            :mod:`~the_block_llm.pipelines.sequence_build.borders`.
+        context_tokens: Capacity of a row.
+        overlap_tokens: Repeated at the start of a piece, head included. At least one token
+            is, or the first token of a piece would follow on nothing and never be learned.
+
+    Returns:
+        Pieces of at most ``context_tokens``; their ``[begin, end)`` cover the document once.
+
+    >>> flat = np.zeros(10, np.int8)
+    >>> [(p.context, p.begin, p.end) for p in cut(0, 10, 0, flat, 6, 2)]
+    [(0, 0, 6), (4, 6, 10)]
+    """
+    if n_tokens <= context_tokens:
+        return [Piece(document, 0, 0, 0, n_tokens)]
+    overlap = max(1, overlap_tokens)
+    head = head_tokens if head_tokens * 2 <= overlap else 0
+    pieces: list[Piece] = []
+    begin = 0
+    while begin < n_tokens:
+        context, repeated_head = begin - (overlap - head), head
+        if begin == 0 or context <= head:
+            # All that stands before it fits, the head in its own place.
+            context, repeated_head = 0, 0
+        room = context_tokens - repeated_head - (begin - context)
+        end = min(n_tokens, begin + room)
+        if end < n_tokens:
+            end = _best_border(strength, begin + room - room // _SEARCHED, end)
+        pieces.append(Piece(document, repeated_head, context, begin, end))
+        begin = end
+    return pieces
+
+
+def token_strength(
+    byte_strength: npt.NDArray[np.int8], token_bytes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int8]:
+    """Turn the strength of cuts before bytes into that of cuts before tokens.
+
+    A border inside a token (GPT-2 joins a newline with the indent that follows) counts for
+    the cut before that token.
+
+    Args:
+        byte_strength: Shape ``(bytes,)``.
+        token_bytes: Bytes that each token stands for, shape ``(tokens,)``; marks have none.
+    """
+    strength = np.zeros(len(token_bytes), np.int8)
+    starts = np.cumsum(token_bytes) - token_bytes
+    with_text = np.flatnonzero(token_bytes)
+    if len(with_text) == 0:
+        return strength
+    at = np.flatnonzero(byte_strength)
+    token = with_text[np.searchsorted(starts[with_text], at, side="right") - 1]
+    np.maximum.at(strength, token, byte_strength[at])
+    return strength
+
+
+def without_targets(pieces: Sequence[Piece], labels_mask: npt.NDArray[np.bool_]) -> Iterator[Piece]:
+    """The pieces in which something is learned."""
+    return (piece for piece in pieces if labels_mask[piece.begin : piece.end].any())
+
+
+def check_fits(n_tokens: int, document_id: str, context_tokens: int) -> None:
+    """Refuse a document that must not be cut and does not fit.
+
+    Raises:
+        PieceTooLongError: It is longer than a row.
+    """
+    if n_tokens > context_tokens:
+        raise PieceTooLongError(
+            f"The document {document_id} has {n_tokens} tokens, rows have {context_tokens}, and "
+            "a question is never cut from its answer. Run `kedro run --pipeline=sequence_build` "
+            "anew with this sequence_build.context_tokens, which leaves it out."
+        )
+
+
+def _best_border(strength: npt.NDArray[np.int8], first: int, last: int) -> int:
+    window = strength[first : last + 1]
+    if not window.any():
+        return last
+    # The last of the best: the fuller the piece, the fewer rows.
+    return first + len(window) - 1 - int(np.argmax(window[::-1]))

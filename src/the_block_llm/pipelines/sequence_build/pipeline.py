@@ -1,0 +1,41 @@
+"""Wiring of sequence_build."""
+
+from kedro.pipeline import Node, Pipeline
+
+from the_block_llm.pipelines.sequence_build.nodes import (
+    pack_held_out,
+    pack_train,
+    pack_validation,
+    render_documents,
+    report_sequences,
+)
+
+_PARAMS = ["params:models", "params:model", "params:sequence_build"]
+
+
+def create_pipeline() -> Pipeline:
+    """From a repository's tables to documents and packed rows."""
+    return Pipeline(
+        [
+            Node(
+                render_documents,
+                ["repository", "commits", "file_changes", "snapshot_files", *_PARAMS],
+                "documents",
+                name="render_documents",
+            ),
+            Node(pack_train, ["documents", *_PARAMS], "train_rows", name="pack_train"),
+            Node(
+                pack_validation, ["documents", *_PARAMS], "validation_rows", name="pack_validation"
+            ),
+            Node(pack_held_out, ["documents", *_PARAMS], "held_out_rows", name="pack_held_out"),
+            Node(
+                report_sequences,
+                [
+                    "repository", "commits", "documents", "train_rows", "validation_rows",
+                    "held_out_rows", *_PARAMS,
+                ],
+                "sequence_report",
+                name="report_sequences",
+            ),
+        ]
+    )  # fmt: skip

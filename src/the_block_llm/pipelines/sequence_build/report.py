@@ -1,0 +1,92 @@
+"""What was made of the repository, in numbers, and what gives cause for doubt."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.pipelines.sequence_build.history import History
+from the_block_llm.pipelines.sequence_build.params import RowShape
+from the_block_llm.schemas import Split
+
+_FEWEST_ROWS: Final = 500
+_FEWEST_TOKENS: Final = 50_000
+_UNIFORM: Final = 0.9  # share of one commit kind above which a history counts as uniform
+
+
+def sequence_report(
+    documents: ParquetParts,
+    rows: Mapping[Split, ParquetParts],
+    history: History,
+    shape: RowShape,
+    left_out_by_mix: int,
+) -> dict[str, Any]:
+    """Count documents, rows and tokens by side and kind.
+
+    Returns:
+        Flat keys with their units, and ``warnings`` in plain sentences.
+    """
+    report: dict[str, Any] = {
+        "cutoff_sha": history.cutoff.sha,
+        "cutoff_time": history.cutoff.time.isoformat(),
+        "can_be_evaluated_on_held_out": history.cutoff.holds_out,
+        "context_tokens": shape.context_tokens,
+        "overlap_tokens": shape.overlap_tokens,
+        "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
+        "train_documents_left_out_by_mix": left_out_by_mix,
+    }
+    counts = _count_documents(documents)
+    for split in rows:
+        report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)
+        report |= {key: value for key, value in counts.items() if key.startswith(split)}
+        report |= _count_rows(rows[split], split, shape)
+    report["warnings"] = _warnings(report, history)
+    return report
+
+
+def _count_documents(documents: ParquetParts) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for row in documents.rows(["kind", "split", "n_tokens"]):
+        counts[f"{row['split']}_{row['kind']}_documents"] += 1
+        counts[f"{row['split']}_{row['kind']}_tokens"] += row["n_tokens"]
+    return dict(sorted(counts.items()))
+
+
+def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, Any]:
+    n_tokens = trained = 0
+    for batch in rows.batches(["labels_mask", "n_tokens"]):
+        n_tokens += int(batch["n_tokens"].to_numpy().sum())
+        trained += int(np.count_nonzero(batch["labels_mask"].flatten()))
+    capacity = rows.num_rows * shape.context_tokens
+    return {
+        f"{split}_rows": rows.num_rows,
+        f"{split}_row_tokens": n_tokens,
+        f"{split}_trained_tokens": trained,
+        f"{split}_fill_percent": round(100 * n_tokens / capacity, 2) if capacity else 0.0,
+        f"{split}_trained_percent": round(100 * trained / capacity, 2) if capacity else 0.0,
+    }
+
+
+def _warnings(report: Mapping[str, Any], history: History) -> list[str]:
+    warnings: list[str] = []
+    if report["train_rows"] < _FEWEST_ROWS or report["train_trained_tokens"] < _FEWEST_TOKENS:
+        warnings.append(
+            f"There is little to learn from: {report['train_rows']} training rows with "
+            f"{report['train_trained_tokens']:,} learned tokens. Below {_FEWEST_ROWS} rows or "
+            f"{_FEWEST_TOKENS:,} tokens a model learns phrases rather than the project."
+        )
+    if not history.cutoff.holds_out:
+        warnings.append(
+            "Everything is trained on (cutoff: null), so this model can't be evaluated on "
+            "held-out material."
+        )
+    kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
+    if kinds and kinds.most_common(1)[0][1] > _UNIFORM * kinds.total() and kinds.total() > 1:
+        kind, count = kinds.most_common(1)[0]
+        warnings.append(
+            f"{count} of {kinds.total()} training commits are of the kind {kind!r}: questions "
+            "about other kinds of change have little behind them."
+        )
+    return warnings

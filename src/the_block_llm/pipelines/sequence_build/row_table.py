@@ -1,0 +1,187 @@
+"""The table ``documents`` to packed rows: cut, pack, fill up, write.
+
+Documents are taken in windows of bounded size, so a corpus of any length is packed in the
+same memory; pieces that leave a row half empty wait for the next window.
+"""
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.pipelines.sequence_build.borders import borders
+from the_block_llm.pipelines.sequence_build.document_table import list_column
+from the_block_llm.pipelines.sequence_build.packing import best_fit
+from the_block_llm.pipelines.sequence_build.params import RowShape
+from the_block_llm.pipelines.sequence_build.pieces import (
+    Piece,
+    check_fits,
+    cut,
+    token_strength,
+    without_targets,
+)
+from the_block_llm.pipelines.sequence_build.tokens import Ids, Mask
+from the_block_llm.schemas import ROWS, DocumentKind, Split
+
+_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # 80 MB of ids and targets, packed at a time
+_BATCH_TOKENS: Final = 512 * 1024
+_COLUMNS: Final = (
+    "document_id", "kind", "split", "source", "segments", "input_ids", "labels_mask", "stage",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Document:
+    document_id: str
+    input_ids: Ids
+    labels_mask: Mask
+    stage: int
+    pieces: tuple[Piece, ...]
+
+
+def pack_split(
+    documents: ParquetParts,
+    split: Split,
+    shape: RowShape,
+    token_bytes: np.ndarray[Any, np.dtype[np.int64]],
+    left_out: Set[str] = frozenset(),
+) -> Iterator[pa.RecordBatch]:
+    """Pack the documents of one side of the cut-off.
+
+    Args:
+        documents: The table ``documents``.
+        split: Which side.
+        shape: Size of a row and of the repeated context.
+        token_bytes: Bytes of text that each token stands for, shape ``(vocabulary,)``.
+        left_out: Ids of documents that the mix has no room for.
+
+    Yields:
+        Batches of the schema ``ROWS``. Pieces without a target are left out.
+    """
+    window: list[_Document] = []
+    window_tokens = 0
+    for document in _cut_documents(documents, split, shape, token_bytes, left_out):
+        window.append(document)
+        window_tokens += len(document.input_ids)
+        if window_tokens >= _WINDOW_TOKENS:
+            yield from _pack_window(window, shape)
+            window, window_tokens = [], 0
+    yield from _pack_window(window, shape)
+
+
+def _cut_documents(
+    documents: ParquetParts,
+    split: Split,
+    shape: RowShape,
+    token_bytes: np.ndarray[Any, np.dtype[np.int64]],
+    left_out: Set[str],
+) -> Iterator[_Document]:
+    for batch in documents.batches(_COLUMNS, batch_rows=512):
+        chosen = batch.filter(pc.equal(batch["split"], split))
+        ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
+        for row, document_id in enumerate(chosen["document_id"].to_pylist()):
+            if document_id in left_out:
+                continue
+            n_tokens = len(ids[row])
+            if n_tokens <= shape.context_tokens:
+                pieces = [Piece(0, 0, 0, 0, n_tokens)]
+            else:
+                facts = {
+                    name: chosen[name][row].as_py()
+                    for name in ("document_id", "kind", "source", "segments")
+                }
+                pieces = _cut_long(facts, token_bytes[ids[row]], masks[row], shape)
+            kept = tuple(without_targets(pieces, masks[row]))
+            if kept:
+                stage = chosen["stage"][row].as_py()
+                # Copies: a slice would keep the whole batch in memory.
+                yield _Document(document_id, ids[row].copy(), masks[row].copy(), stage, kept)
+
+
+def _cut_long(
+    facts: dict[str, Any],
+    token_bytes: np.ndarray[Any, np.dtype[np.int64]],
+    labels_mask: Mask,
+    shape: RowShape,
+) -> list[Piece]:
+    kind: DocumentKind = facts["kind"]
+    if kind == "chat":
+        check_fits(len(token_bytes), facts["document_id"], shape.context_tokens)
+    text = "".join(segment["text"] for segment in facts["segments"]).encode()
+    strength = token_strength(borders(text, kind, facts["source"]), token_bytes)
+    head_bytes = len(facts["segments"][0]["text"].encode())
+    head_tokens = int(np.searchsorted(np.cumsum(token_bytes), head_bytes, side="left")) + 1
+    return cut(
+        0, len(labels_mask), head_tokens, strength, shape.context_tokens, shape.overlap_tokens
+    )
+
+
+def _pack_window(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
+    placed = [(document, piece) for document in window for piece in document.pieces]
+    rows = best_fit([piece.n_tokens for _, piece in placed], shape.context_tokens)
+    batch: list[list[tuple[_Document, Piece]]] = []
+    batch_tokens = 0
+    for row in rows:
+        batch.append(_filled_up([placed[index] for index in row], shape.context_tokens))
+        batch_tokens += shape.context_tokens
+        if batch_tokens >= _BATCH_TOKENS:
+            yield _record_batch(batch)
+            batch, batch_tokens = [], 0
+    if batch:
+        yield _record_batch(batch)
+
+
+def _filled_up(
+    row: Sequence[tuple[_Document, Piece]], context_tokens: int
+) -> list[tuple[_Document, Piece]]:
+    """Give the room that is left to pieces that can use more of what stands before them."""
+    spare = context_tokens - sum(piece.n_tokens for _, piece in row)
+    filled: list[tuple[_Document, Piece]] = []
+    for document, piece in row:
+        wider = piece.widened(spare)
+        spare -= wider.n_tokens - piece.n_tokens
+        filled.append((document, wider))
+    return filled
+
+
+def _record_batch(rows: Sequence[Sequence[tuple[_Document, Piece]]]) -> pa.RecordBatch:
+    ids = [
+        np.concatenate([part for document, piece in row for part in _ids(document, piece)])
+        for row in rows
+    ]
+    masks = [
+        np.concatenate([part for document, piece in row for part in _mask(document, piece)])
+        for row in rows
+    ]
+    columns: dict[str, Any] = {
+        "input_ids": list_column(ids),
+        "labels_mask": list_column(masks),
+        "segment_lengths": [[piece.n_tokens for _, piece in row] for row in rows],
+        "document_ids": [[document.document_id for document, _ in row] for row in rows],
+        "n_tokens": [len(row_ids) for row_ids in ids],
+        "stage": [max(document.stage for document, _ in row) for row in rows],
+    }
+    return pa.RecordBatch.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in ROWS], schema=ROWS
+    )
+
+
+def _ids(document: _Document, piece: Piece) -> tuple[Ids, Ids]:
+    return document.input_ids[: piece.head], document.input_ids[piece.context : piece.end]
+
+
+def _mask(document: _Document, piece: Piece) -> tuple[Mask, Mask]:
+    repeated = np.zeros(piece.head + piece.begin - piece.context, np.bool_)
+    return repeated, document.labels_mask[piece.begin : piece.end]
+
+
+def _lists(column: pa.ListArray) -> list[Any]:
+    """A column of lists as arrays that share its memory."""
+    offsets = column.offsets.to_numpy()
+    values = column.values.to_numpy(zero_copy_only=False)
+    return [values[start:end] for start, end in pairwise(offsets)]

@@ -1,0 +1,178 @@
+"""From drafts to token ids and targets, with the marks that the model knows.
+
+Text of the repository is never parsed for special tokens: ``<|eot_id|>`` written in a file
+is a handful of ordinary tokens. Marks come from the profile and from the chat template only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.errors import ProfileError
+from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.pipelines.sequence_build.drafts import Draft
+
+Ids = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+# Private-use characters: in no template, and no template trims or escapes them.
+_QUESTION: Final = "\ue000\ue001\ue002"
+_ANSWER: Final = "\ue002\ue001\ue000"
+
+
+@dataclass(frozen=True)
+class TokenisedDocument:
+    """Token ids of one document, shape ``(n,)``, and which of them are learned, ``(n,)``."""
+
+    input_ids: Ids
+    labels_mask: Mask
+
+
+@dataclass(frozen=True)
+class ChatFrame:
+    """What the chat template writes around a question and its answer."""
+
+    before_question: Ids
+    before_answer: Ids
+    turn_end: Ids
+    """Up to the token that ends the turn: learned, so that the model stops."""
+    after_turn: Ids
+
+
+class DocumentTokenizer:
+    """Tokenises drafts for one profile; takes the tokenizer over for itself."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, profile: ModelProfile) -> None:
+        """Read the marks, then have the tokenizer take every text literally.
+
+        Raises:
+            ProfileError: The chat template loses the question, or never ends a turn.
+        """
+        self._backend: Any = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._start = self._marks(tokenizer, profile.document_start)
+        self._end = self._marks(tokenizer, profile.document_end)
+        self.chat_frame = (
+            chat_frame(tokenizer, profile)
+            if profile.role == "advisor" and tokenizer.chat_template
+            else None
+        )
+        self._backend.encode_special_tokens = True
+        self.byte_lengths = byte_lengths(self._backend)
+
+    def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
+        """Tokenise drafts in one batch.
+
+        Raises:
+            ProfileError: The tokenizer changes text, so what is learned is not what is written.
+        """
+        texts = [segment.text for draft in drafts for segment in draft.segments]
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [np.fromiter(e.ids, np.int32) for e in encodings]
+        self._check_lossless(texts, ids)
+        documents: list[TokenisedDocument] = []
+        position = 0
+        for draft in drafts:
+            parts = ids[position : position + len(draft.segments)]
+            position += len(draft.segments)
+            trains = [segment.train for segment in draft.segments]
+            frame = self._framed_chat if draft.kind == "chat" else self._framed_text
+            documents.append(frame(parts, trains))
+        return documents
+
+    def _framed_text(self, parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
+        learns_end = bool(trains) and trains[-1]
+        return _joined([self._start, *parts, self._end], [False, *trains, learns_end])
+
+    def _framed_chat(self, parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
+        if self.chat_frame is None:
+            raise ProfileError(
+                "The model has no chat template, so no chat can be rendered for it. Use the "
+                "instruct variant of the model, or role: completion."
+            )
+        frame = self.chat_frame
+        question, answer = parts
+        return _joined(
+            [
+                frame.before_question, question, frame.before_answer,
+                answer, frame.turn_end, frame.after_turn,
+            ],
+            [False, trains[0], False, trains[1], trains[1], False],
+        )  # fmt: skip
+
+    def _check_lossless(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
+        written = sum(len(text.encode()) for text in texts)
+        tokenised = sum(int(self.byte_lengths[part].sum()) for part in ids)
+        if written != tokenised:
+            raise ProfileError(
+                f"The tokenizer turns {written} bytes of text into tokens of {tokenised} bytes, "
+                "so it changes what it reads. Rows need a byte-level tokenizer, as Llama 3, "
+                "SmolLM2 and StarCoder2 have."
+            )
+
+    @staticmethod
+    def _marks(tokenizer: PreTrainedTokenizerFast, token: str | None) -> Ids:
+        ids = [] if token is None else [tokenizer.convert_tokens_to_ids(token)]
+        return np.array(ids, np.int32)
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerFast, profile: ModelProfile) -> ChatFrame:
+    """Find out what the chat template writes around a question and its answer.
+
+    Raises:
+        ProfileError: The template loses one of them, or no stop token ends the answer.
+    """
+    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    if rendered.count(_QUESTION) != 1 or rendered.count(_ANSWER) != 1:
+        raise ProfileError(
+            f"The chat template of {profile.name} does not write a question and its answer once "
+            "each. Give the folder of a model with an ordinary chat template."
+        )
+    before_question, rest = rendered.split(_QUESTION)
+    before_answer, after_answer = rest.split(_ANSWER)
+    closing = _ids(tokenizer, after_answer)
+    stops = {tokenizer.convert_tokens_to_ids(token) for token in profile.stop_tokens}
+    end = next((at + 1 for at, id_ in enumerate(closing.tolist()) if id_ in stops), 0)
+    if not end:
+        raise ProfileError(
+            f"The chat template of {profile.name} ends an answer with {after_answer!r}, which "
+            f"holds none of the profile's stop_tokens {list(profile.stop_tokens)}: the model "
+            "would never learn to stop. Correct stop_tokens in conf/local/parameters_models.yml."
+        )
+    return ChatFrame(
+        before_question=_ids(tokenizer, before_question),
+        before_answer=_ids(tokenizer, before_answer),
+        turn_end=closing[:end],
+        after_turn=closing[end:],
+    )
+
+
+def byte_lengths(backend: Any) -> npt.NDArray[np.int64]:
+    """How many bytes of text each token stands for, shape ``(vocabulary,)``.
+
+    A byte-level vocabulary writes every byte as one character. Marks stand for no text.
+    """
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
+    for token, id_ in vocabulary.items():
+        lengths[id_] = len(token)
+    lengths[list(backend.get_added_tokens_decoder())] = 0
+    return lengths
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    return np.array(encoding.ids, np.int32)
+
+
+def _joined(parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
+    ids = np.concatenate(parts)
+    mask = np.repeat(np.array(trains, np.bool_), [len(part) for part in parts])
+    mask[:1] = False  # nothing precedes the first token, so nothing predicts it
+    return TokenisedDocument(ids, mask)

@@ -1,0 +1,150 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.errors import StaleDataError, TooLittleDataError
+from the_block_llm.models.profiles import ModelProfile, ModelProfiles
+from the_block_llm.pipelines.sequence_build import nodes
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+from the_block_llm.schemas import DOCUMENTS, ROWS
+
+
+class Run:
+    """The pipeline's nodes in order, with tables on disk between them."""
+
+    def __init__(self, folder: Path, tables: Any, profile: ModelProfile, **params: Any) -> None:
+        self.params = SequenceBuildParams.model_validate(params)
+        choices = (ModelProfiles({"m": profile}), "m", self.params)
+        inputs = (tables.repository, tables.commits, tables.file_changes, tables.snapshot_files)
+        self.documents = save_parts(
+            folder / "documents", DOCUMENTS, nodes.render_documents(*inputs, *choices)
+        )
+        packers = (nodes.pack_train, nodes.pack_validation, nodes.pack_held_out)
+        self.rows: dict[str, ParquetParts] = {
+            node.__name__.removeprefix("pack_"): save_parts(
+                folder / node.__name__, ROWS, node(self.documents, *choices)
+            )
+            for node in packers
+        }
+        self.report = nodes.report_sequences(
+            tables.repository, tables.commits, self.documents, *self.rows.values(), *choices
+        )
+
+    def bytes_on_disk(self) -> list[bytes]:
+        tables = (self.documents, *self.rows.values())
+        return [part.read_bytes() for table in tables for part in table.parts]
+
+
+def test_a_young_history_gives_rows_on_all_three_sides(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    assert all(table.num_rows > 0 for table in run.rows.values())
+    kinds = {(row["split"], row["kind"]) for row in run.documents.rows(["split", "kind"])}
+    assert kinds >= {("train", "file"), ("train", "commit"), ("train", "chat")}
+    assert kinds >= {("held_out", "commit"), ("held_out", "chat"), ("validation", "commit")}
+    assert run.report["train_rows"] == run.rows["train"].num_rows
+    assert run.report["truncated_documents"] == 0
+    assert any("little to learn" in warning for warning in run.report["warnings"])
+    json.dumps(run.report, allow_nan=False)
+
+
+def test_no_token_is_learned_twice_and_none_is_lost(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    for split, table in run.rows.items():
+        learned: dict[str, list[int]] = {}
+        for row in table.rows():
+            assert len(row["input_ids"]) == sum(row["segment_lengths"]) == row["n_tokens"] <= 256
+            start = 0
+            for length, document_id in zip(
+                row["segment_lengths"], row["document_ids"], strict=True
+            ):
+                ids = row["input_ids"][start : start + length]
+                mask = row["labels_mask"][start : start + length]
+                assert not mask[0]
+                learned.setdefault(document_id, []).extend(
+                    id_ for id_, target in zip(ids, mask, strict=True) if target
+                )
+                start += length
+        wanted = {
+            row["document_id"]: [
+                id_ for id_, t in zip(row["input_ids"], row["labels_mask"], strict=True) if t
+            ]
+            for row in run.documents.rows()
+            if row["split"] == split
+        }
+        # Pieces of one document lie in rows in any order.
+        assert {name: sorted(ids) for name, ids in learned.items()} == {
+            name: sorted(ids) for name, ids in wanted.items()
+        }
+
+
+def test_what_is_learned_is_what_the_segments_say(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    specials = set(smollm2.all_special_ids)
+    for row in run.documents.rows():
+        learned = [
+            id_
+            for id_, target in zip(row["input_ids"], row["labels_mask"], strict=True)
+            if target and id_ not in specials
+        ]
+        text = "".join(segment["text"] for segment in row["segments"] if segment["train"])
+        assert smollm2.decode(learned, clean_up_tokenization_spaces=False) == text
+
+
+def test_the_same_input_gives_the_same_bytes(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    tables = long_story.tables(tmp_path, 0.85)
+    first = Run(tmp_path / "first", tables, smollm2_profile)
+    second = Run(tmp_path / "second", tables, smollm2_profile)
+    assert first.bytes_on_disk() == second.bytes_on_disk()
+
+
+def test_rows_of_another_cutoff_are_refused(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    with pytest.raises(StaleDataError, match=r"0\.85.*0\.5.*git_ingest"):
+        Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile, cutoff=0.5)
+
+
+def test_one_commit_is_too_little(
+    tmp_path: Path, story: Any, smollm2_profile: ModelProfile
+) -> None:
+    story.commit("Start", {"a.py": "x = 1\n"})
+    with pytest.raises(TooLittleDataError, match="There are 1 commits"):
+        Run(tmp_path, story.tables(tmp_path, 0.85), smollm2_profile)
+
+
+def test_training_on_everything_says_that_nothing_is_left_to_evaluate_with(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, None), smollm2_profile, cutoff=None)
+    assert run.rows["held_out"].num_rows == 0
+    assert run.rows["train"].num_rows > 0
+    assert run.report["can_be_evaluated_on_held_out"] is False
+    assert any("cutoff: null" in warning for warning in run.report["warnings"])
+
+
+def test_a_completion_model_gets_no_chats(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    completion = smollm2_profile.model_copy(update={"role": "completion"})
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), completion)
+    assert {row["kind"] for row in run.documents.rows(["kind"])} == {"file", "commit"}
+
+
+def test_schemas_are_met(tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    assert isinstance(run.documents.table(), pa.Table)
+    assert run.documents.schema.equals(DOCUMENTS)
+    assert all(table.schema.equals(ROWS) for table in run.rows.values())
