@@ -21,9 +21,11 @@ class Run:
         self.params = SequenceBuildParams.model_validate(params)
         choices = (ModelProfiles({"m": profile}), "m", self.params)
         inputs = (tables.repository, tables.commits, tables.file_changes, tables.snapshot_files)
+        self.screening = nodes.screen_documents(*inputs, *choices)
         self.documents = save_parts(
-            folder / "documents", DOCUMENTS, nodes.render_documents(*inputs, *choices)
-        )
+            folder / "documents", DOCUMENTS,
+            nodes.render_documents(*inputs, self.screening, *choices),
+        )  # fmt: skip
         packers = (nodes.pack_train, nodes.pack_validation, nodes.pack_held_out)
         self.rows: dict[str, ParquetParts] = {
             node.__name__.removeprefix("pack_"): save_parts(
@@ -32,8 +34,9 @@ class Run:
             for node in packers
         }
         self.report = nodes.report_sequences(
-            tables.repository, tables.commits, self.documents, *self.rows.values(), *choices
-        )
+            tables.repository, tables.commits, self.documents, self.screening,
+            *self.rows.values(), *choices,
+        )  # fmt: skip
 
     def bytes_on_disk(self) -> list[bytes]:
         tables = (self.documents, *self.rows.values())

@@ -12,11 +12,12 @@ from typing import Final
 
 from the_block_llm.pipelines.sequence_build.commit_documents import FileChange
 from the_block_llm.pipelines.sequence_build.descriptions import Description
-from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped, Segment
 from the_block_llm.pipelines.sequence_build.history import Commit
 from the_block_llm.schemas import Split
 
 _PATHS_NAMED: Final = 3
+_MOST_CHARACTERS: Final = 1600  # of a message; a longer one is learned with its patch only
 _WHY: Final = (
     "What did commit {sha} change, and why?",
     "Why was {path} changed in commit {sha}?",
@@ -43,7 +44,7 @@ _WHAT_FOR: Final = {
 
 def commit_chat(
     commit: Commit, split: Split, changes: Sequence[FileChange], seed: int
-) -> Draft | None:
+) -> Draft | Dropped | None:
     """Ask why a change was made; none where its message does not say."""
     if not commit.informative or commit.is_merge or commit.is_bot or not changes:
         return None
@@ -52,6 +53,8 @@ def commit_chat(
     more = len(paths) - _PATHS_NAMED
     files = f"{named} and {more} more files" if more > 0 else named
     message = f"{commit.subject.strip()}\n\n{commit.body.strip()}".strip()
+    if len(message) > _MOST_CHARACTERS:
+        return Dropped("answer_too_long", commit.sha)
     answer = (
         f"Commit {commit.short_sha} of {commit.authored_at:%Y-%m-%d} ({commit.kind}): {message}"
         f"\n\nIt changed {files} (+{commit.insertions}, -{commit.deletions} lines)."

@@ -3,7 +3,7 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped, Segment
 from the_block_llm.pipelines.sequence_build.history import Commit
 from the_block_llm.schemas import Split
 
@@ -24,7 +24,7 @@ def commit_document(
     changes: Sequence[FileChange],
     shown_whole: Set[str],
     earlier: Sequence[Commit],
-) -> Draft | None:
+) -> Draft | Dropped:
     """Render a commit, grouped by file.
 
     A message that says nothing is left out. So is the body of a file that the commit created
@@ -38,12 +38,12 @@ def commit_document(
         earlier: Changes to the same files before this one, oldest first.
 
     Returns:
-        The document, or none where neither message nor patch is left.
+        The document, or that it was dropped, where neither message nor patch is left.
     """
     patches = [block for change in changes if (block := _block(change, shown_whole))]
     message = f"{commit.subject}\n\n{commit.body}".strip() if commit.informative else ""
     if not message and not any("\n@@" in block for block in patches):
-        return None
+        return Dropped("nothing_said_or_shown", commit.sha)
     learned = "\n\n".join(part for part in (message, "\n".join(patches)) if part)
     return Draft(
         document_id=f"commit/{commit.sha}",

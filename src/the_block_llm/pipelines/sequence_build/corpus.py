@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.chat_documents import commit_chat, description_chats
 from the_block_llm.pipelines.sequence_build.commit_documents import FileChange, commit_document
 from the_block_llm.pipelines.sequence_build.descriptions import describe
-from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.file_documents import (
     HeldBack,
     SnapshotFile,
@@ -36,10 +36,12 @@ class Corpus:
     incremental_context_sequences: int
     seed: int
 
-    def drafts(self) -> Iterator[Draft]:
+    def drafts(self) -> Iterator[Draft | Dropped]:
         """Render everything, in an order that only depends on the tables."""
-        for draft in (*self._files(), *self._commits()):
-            if draft.has_target:
+        for draft in chain(self._files(), self._commits()):
+            if isinstance(draft, Draft) and not draft.has_target:
+                yield Dropped("nothing_new", draft.source)
+            else:
                 yield draft
 
     def _files(self) -> Iterator[Draft]:
@@ -78,7 +80,7 @@ class Corpus:
         ]
         yield from description_chats(new, file.path, "held_out", at, self.seed)
 
-    def _commits(self) -> Iterator[Draft]:
+    def _commits(self) -> Iterator[Draft | Dropped]:
         whole = self._shown_whole
         columns = ["sha", "path", "old_path", "status", "patch", "kept"]
         rows = self.file_changes.rows(columns)
@@ -89,12 +91,13 @@ class Corpus:
                 if row["kept"]
             ]
             commit = self.history.commits.get(sha)
-            if commit is None or commit.is_merge:
+            if commit is None:
+                continue
+            if commit.is_merge:
+                yield Dropped("merge", sha)
                 continue
             split = self.history.split_of[sha]
-            earlier = self._earlier(commit)
-            if document := commit_document(commit, split, changes, whole[split], earlier):
-                yield document
+            yield commit_document(commit, split, changes, whole[split], self._earlier(commit))
             if self.with_chats and (chat := commit_chat(commit, split, changes, self.seed)):
                 yield chat
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from the_block_llm.schemas import DocumentKind, Split
 
@@ -34,3 +35,11 @@ class Draft:
     @property
     def has_target(self) -> bool:
         return any(segment.train and segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Something that no document was made of, and why."""
+
+    reason: Literal["merge", "nothing_said_or_shown", "nothing_new", "answer_too_long"]
+    source: str

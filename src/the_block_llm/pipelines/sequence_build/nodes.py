@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.history import read_cutoff, read_history
@@ -15,11 +15,12 @@ from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams, row_shape
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.row_table import pack_split
+from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
 
 
-def render_documents(
+def screen_documents(
     repository: dict[str, Any],
     commits: ParquetParts,
     file_changes: ParquetParts,
@@ -27,20 +28,31 @@ def render_documents(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
+) -> dict[str, Any]:
+    """Find what is held back and yet known, and what would be learned twice."""
+    profile = resolve_profile(profiles, model)
+    corpus = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    return screen(corpus.drafts, corpus.history, params.leak_similarity).to_json()
+
+
+def render_documents(
+    repository: dict[str, Any],
+    commits: ParquetParts,
+    file_changes: ParquetParts,
+    snapshot_files: ParquetParts,
+    screening: dict[str, Any],
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
 ) -> Iterator[pa.RecordBatch]:
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
-    cutoff = read_cutoff(repository, params.cutoff)
-    tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
-    corpus = Corpus(
-        history=read_history(commits, cutoff, params.validation_fraction),
-        file_changes=file_changes,
-        snapshot_files=snapshot_files,
-        with_chats=tokenizer.chat_frame is not None,
-        incremental_context_sequences=params.incremental_context_sequences,
-        seed=params.seed,
+    corpus = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    return document_batches(
+        usable(corpus.drafts(), Screening.from_json(screening)),
+        DocumentTokenizer(load_tokenizer(profile), profile),
+        row_shape(params, profile).context_tokens,
     )
-    return document_batches(corpus.drafts(), tokenizer, row_shape(params, profile).context_tokens)
 
 
 def pack_train(
@@ -69,6 +81,7 @@ def report_sequences(
     repository: dict[str, Any],
     commits: ParquetParts,
     documents: ParquetParts,
+    screening: dict[str, Any],
     train_rows: ParquetParts,
     validation_rows: ParquetParts,
     held_out_rows: ParquetParts,
@@ -83,6 +96,7 @@ def report_sequences(
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
         read_history(commits, cutoff, params.validation_fraction),
         row_shape(params, resolve_profile(profiles, model)),
+        Screening.from_json(screening),
         len(left_out_by_mix(documents, params.mix, params.seed)),
     )
 
@@ -98,3 +112,22 @@ def _pack(
     profile = resolve_profile(profiles, model)
     token_bytes = DocumentTokenizer(load_tokenizer(profile), profile).byte_lengths
     return pack_split(documents, split, row_shape(params, profile), token_bytes, left_out)
+
+
+def _corpus(
+    repository: dict[str, Any],
+    commits: ParquetParts,
+    file_changes: ParquetParts,
+    snapshot_files: ParquetParts,
+    profile: ModelProfile,
+    params: SequenceBuildParams,
+) -> Corpus:
+    cutoff = read_cutoff(repository, params.cutoff)
+    return Corpus(
+        history=read_history(commits, cutoff, params.validation_fraction),
+        file_changes=file_changes,
+        snapshot_files=snapshot_files,
+        with_chats=profile.role == "advisor",
+        incremental_context_sequences=params.incremental_context_sequences,
+        seed=params.seed,
+    )

@@ -43,6 +43,9 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     mix: Mix = Mix()
     incremental_context_sequences: int = Field(default=2, ge=0, le=20)
     """Earlier changes to the same files that are named, unlearned, at the head of a commit."""
+    leak_similarity: float = Field(default=0.7, gt=0, le=1)
+    """Held-back documents go where training holds this share of their lines, or wording this
+    like theirs. Lower finds looser copies, and takes more from evaluation."""
     seed: int = 42
     """Picks the wording of questions and the documents that a mix leaves out."""
 

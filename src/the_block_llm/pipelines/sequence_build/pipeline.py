@@ -8,8 +8,10 @@ from the_block_llm.pipelines.sequence_build.nodes import (
     pack_validation,
     render_documents,
     report_sequences,
+    screen_documents,
 )
 
+_TABLES = ["repository", "commits", "file_changes", "snapshot_files"]
 _PARAMS = ["params:models", "params:model", "params:sequence_build"]
 
 
@@ -17,9 +19,10 @@ def create_pipeline() -> Pipeline:
     """From a repository's tables to documents and packed rows."""
     return Pipeline(
         [
+            Node(screen_documents, [*_TABLES, *_PARAMS], "screening", name="screen_documents"),
             Node(
                 render_documents,
-                ["repository", "commits", "file_changes", "snapshot_files", *_PARAMS],
+                [*_TABLES, "screening", *_PARAMS],
                 "documents",
                 name="render_documents",
             ),
@@ -31,8 +34,8 @@ def create_pipeline() -> Pipeline:
             Node(
                 report_sequences,
                 [
-                    "repository", "commits", "documents", "train_rows", "validation_rows",
-                    "held_out_rows", *_PARAMS,
+                    "repository", "commits", "documents", "screening",
+                    "train_rows", "validation_rows", "held_out_rows", *_PARAMS,
                 ],
                 "sequence_report",
                 name="report_sequences",

@@ -9,6 +9,7 @@ import numpy as np
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.params import RowShape
+from the_block_llm.pipelines.sequence_build.screening import Screening
 from the_block_llm.schemas import Split
 
 _FEWEST_ROWS: Final = 500
@@ -21,6 +22,7 @@ def sequence_report(
     rows: Mapping[Split, ParquetParts],
     history: History,
     shape: RowShape,
+    screening: Screening,
     left_out_by_mix: int,
 ) -> dict[str, Any]:
     """Count documents, rows and tokens by side and kind.
@@ -36,7 +38,13 @@ def sequence_report(
         "overlap_tokens": shape.overlap_tokens,
         "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
         "train_documents_left_out_by_mix": left_out_by_mix,
+        "train_duplicates_removed_documents": len(screening.duplicates),
     }
+    report |= {f"dropped_{reason}": count for reason, count in screening.dropped.items()}
+    for (split, reason), count in sorted(
+        Counter((leak.split, leak.reason) for leak in screening.leaks).items()
+    ):
+        report[f"{split}_leaks_removed_{reason}_documents"] = count
     counts = _count_documents(documents)
     for split in rows:
         report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)

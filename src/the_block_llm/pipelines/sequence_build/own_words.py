@@ -1,0 +1,77 @@
+"""What a document says that is its own: the lines and wording that comparisons go by."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.new_lines import telling
+
+_SHINGLE_WORDS: Final = 3
+_WORD: Final = re.compile(r"\w+")
+_HEADER_MARKS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A document's learned text, as it is compared."""
+
+    whole: int
+    """Hash of the text, white space aside."""
+    lines: frozenset[int]
+    """Hashes of the telling lines; of a patch, those it adds and those it takes away."""
+    new_lines: frozenset[int]
+    """The same, without what a patch takes away, which stood in the repository before."""
+    shingles: list[str]
+    """Runs of three words; of a commit, of its patch only, since a revert has words of its own."""
+
+
+def wording(draft: Draft) -> Wording:
+    """Read a document's own words out of it; text that is shown only does not count."""
+    text = "".join(segment.text for segment in draft.segments if segment.train)
+    if draft.kind == "commit":
+        message, changed = _split_commit(text)
+        compared = [line for _, line in changed] or message
+        kept = [*message, *(line for sign, line in changed if sign == "+")]
+        every = [*message, *(line for _, line in changed)]
+    else:
+        compared = kept = every = text.splitlines()
+    text = "\n".join(compared)
+    return Wording(
+        whole=_hash(" ".join(text.split())),
+        lines=frozenset(_hashes(every)),
+        new_lines=frozenset(_hashes(kept)),
+        shingles=_shingles(_WORD.findall(text)),
+    )
+
+
+def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    message: list[str] = []
+    changed: list[tuple[str, str]] = []
+    in_patch = False
+    for line in text.splitlines():
+        in_patch = in_patch or line.startswith(_HEADER_MARKS)
+        if not in_patch:
+            message.append(line)
+        elif line.startswith(("+", "-")) and not line.startswith(("+++ ", "--- ")):
+            changed.append((line[0], line[1:]))
+    return message, changed
+
+
+def _hashes(lines: list[str]) -> Iterator[int]:
+    return (_hash(bare) for line in lines if (bare := telling(line)) is not None)
+
+
+def _shingles(words: list[str]) -> list[str]:
+    if len(words) <= _SHINGLE_WORDS:
+        return [" ".join(words)] if words else []
+    return [
+        " ".join(words[at : at + _SHINGLE_WORDS]) for at in range(len(words) - _SHINGLE_WORDS + 1)
+    ]
+
+
+def _hash(text: str) -> int:
+    # Not hash(): it differs from process to process, and this goes into tables.
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())

@@ -1,0 +1,117 @@
+"""A first look over all documents, before any is tokenised: which must not be used."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from the_block_llm.errors import TooLittleDataError
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.history import History
+from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
+from the_block_llm.pipelines.sequence_build.own_words import wording
+
+_Drafts = Callable[[], Iterator[Draft | Dropped]]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What was found; the JSON file ``screening`` holds the same."""
+
+    leaks: tuple[Leak, ...]
+    duplicates: tuple[str, ...]
+    """Training documents that say what an earlier one says."""
+    dropped: dict[str, int]
+    """Sources that no document was made of, by reason."""
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Ids of documents that must not be used."""
+        return frozenset((*(leak.document_id for leak in self.leaks), *self.duplicates))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "leaks": [asdict(leak) for leak in self.leaks],
+            "duplicates": list(self.duplicates),
+            "dropped": self.dropped,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Screening":
+        leaks = tuple(Leak(**leak) for leak in data["leaks"])
+        return cls(leaks, tuple(data["duplicates"]), data["dropped"])
+
+
+def screen(drafts: _Drafts, history: History, similarity: float) -> Screening:
+    """Go over the documents twice: once to know what is held back, once to compare.
+
+    Args:
+        drafts: Renders everything anew at each call; nothing but hashes is kept.
+        history: What commits say of each other.
+        similarity: See :class:`~the_block_llm.pipelines.sequence_build.leaks.LeakCheck`.
+
+    Raises:
+        TooLittleDataError: A side of the cut-off is left with nothing.
+    """
+    held_back = (d for d in _documents(drafts()) if d.split != "train")
+    check = LeakCheck(held_back, history, similarity)
+    said: set[tuple[str, int]] = set()
+    duplicates: list[str] = []
+    dropped: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    held_back_chats: list[tuple[str, str, str]] = []
+    for draft in drafts():
+        if isinstance(draft, Dropped):
+            dropped[draft.reason] += 1
+            continue
+        left[draft.split] += 1
+        check.see(draft)
+        if draft.split == "train":
+            key = (draft.kind, wording(draft).whole)
+            if key in said:
+                duplicates.append(draft.document_id)
+            said.add(key)
+        elif draft.kind == "chat":
+            held_back_chats.append((draft.document_id, draft.split, draft.source))
+    leaks = _with_questions(check.leaks(), held_back_chats)
+    left -= Counter(leak.split for leak in leaks)
+    _require_every_side(left, history, len(leaks))
+    return Screening(tuple(leaks), tuple(duplicates), dict(sorted(dropped.items())))
+
+
+def usable(drafts: Iterator[Draft | Dropped], screening: Screening) -> Iterator[Draft]:
+    """The documents that may be used."""
+    refused = screening.refused
+    return (draft for draft in _documents(drafts) if draft.document_id not in refused)
+
+
+def _documents(drafts: Iterator[Draft | Dropped]) -> Iterator[Draft]:
+    return (draft for draft in drafts if isinstance(draft, Draft))
+
+
+def _with_questions(leaks: list[Leak], chats: list[tuple[str, str, str]]) -> list[Leak]:
+    """Add the questions about a commit that itself had to go."""
+    found = {leak.document_id for leak in leaks}
+    by_commit = {
+        leak.document_id.removeprefix("commit/"): leak
+        for leak in leaks
+        if leak.document_id.startswith("commit/")
+    }
+    about = [
+        Leak(chat_id, by_commit[source].split, leak.reason, leak.nearest, leak.similarity)
+        for chat_id, _, source in chats
+        if chat_id not in found and (leak := by_commit.get(source)) is not None
+    ]
+    return [*leaks, *about]
+
+
+def _require_every_side(left: Counter[str], history: History, n_leaks: int) -> None:
+    wanted = ["train", "validation", *(["held_out"] if history.cutoff.holds_out else [])]
+    empty = [side for side in wanted if left[side] <= 0]
+    if empty:
+        raise TooLittleDataError(
+            f"Nothing is left for {' and '.join(empty)}: {left['train']} documents for training, "
+            f"{left['validation']} for validation, {left['held_out']} held out, after {n_leaks} "
+            "that repeat earlier ones were taken out. Commit more work, move "
+            "sequence_build.cutoff, or raise sequence_build.leak_similarity."
+        )
