@@ -1,0 +1,73 @@
+"""Who wrote a commit: stable pseudonyms, and which authors are programs."""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from the_block_llm.errors import StorageError
+
+_KEY_BYTES: Final = 32
+_BOT: Final = re.compile(
+    r"\[bot\]|\bbot@|-bot\b|\bbot\b|dependabot|renovate|greenkeeper|github-actions|snyk-bot"
+    r"|allcontributors|pre-commit-ci|semantic-release|weblate|transifex|jenkins|travis ci"
+    r"|codecov|mergify|imgbot|pyup",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class AuthorNaming:
+    """Turns an author into the id that stands in the tables."""
+
+    key: bytes | None
+    """Of the keyed hash; None leaves names as they are."""
+
+    def author_id(self, name: str, email: str) -> str:
+        if self.key is None:
+            return f"{name} <{email}>"
+        identity = (email or name).strip().lower().encode("utf-8", "surrogatepass")
+        return "author-" + hmac.new(self.key, identity, hashlib.sha256).hexdigest()[:12]
+
+    @property
+    def digest(self) -> str:
+        """Differs where ids differ, and does not tell the key."""
+        return hashlib.sha256(b"naming" + (self.key or b"")).hexdigest()[:16]
+
+
+def is_bot(name: str, email: str) -> bool:
+    """True where the author is a program.
+
+    >>> is_bot("dependabot[bot]", "49699333+dependabot[bot]@users.noreply.github.com")
+    True
+    >>> is_bot("Abbot Jones", "abbot@example.org")
+    False
+    """
+    return _BOT.search(name) is not None or _BOT.search(email) is not None
+
+
+def load_naming(pseudonymise: bool, key_file: Path) -> AuthorNaming:
+    """Read the key of the pseudonyms, making one that only its owner can read if needed.
+
+    Raises:
+        StorageError: The key can neither be read nor made.
+    """
+    if not pseudonymise:
+        return AuthorNaming(None)
+    try:
+        if not key_file.exists():
+            key_file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+        return AuthorNaming(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"The key of the pseudonyms in {key_file} cannot be read or made ({error}). Make the "
+            "folder writable, delete a damaged key (ids will change), or set "
+            "git_ingest.pseudonym_key_file."
+        ) from error

@@ -1,0 +1,65 @@
+"""Contents and sizes of single objects, from long-lived ``git cat-file`` processes."""
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from the_block_llm.pipelines.git_ingest.byte_reader import ByteReader
+from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
+
+# As many questions as surely fit into a pipe while git is still busy answering.
+_QUESTIONS_AT_A_TIME: Final = 256
+
+
+class BlobReader:
+    """Asks git for objects by their sha. Missing ones are answered with None."""
+
+    def __init__(self, view: PrivateView) -> None:
+        self._sizes = _Questions(view, "--batch-check")
+        self._contents = _Questions(view, "--batch")
+
+    def close(self) -> None:
+        self._sizes.close()
+        self._contents.close()
+
+    def sizes(self, shas: Sequence[str]) -> Iterator[int | None]:
+        """Yield the size of each object in bytes."""
+        yield from self._sizes.ask(shas)
+
+    def contents(self, shas: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield the content of each object, which must be small enough to hold."""
+        for size in self._contents.ask(shas):
+            yield None if size is None else self._contents.reader.take(size + 1)[:-1]
+
+
+class _Questions:
+    def __init__(self, view: PrivateView, mode: str) -> None:
+        self._process = view.start("cat-file", mode, stdin=subprocess.PIPE)
+        self.reader = ByteReader(self._read_block)
+
+    def ask(self, shas: Sequence[str]) -> Iterator[int | None]:
+        assert self._process.stdin is not None  # noqa: S101
+        for start in range(0, len(shas), _QUESTIONS_AT_A_TIME):
+            asked = shas[start : start + _QUESTIONS_AT_A_TIME]
+            try:
+                self._process.stdin.write("".join(f"{sha}\n" for sha in asked).encode())
+            except BrokenPipeError as error:
+                raise GitStoppedError("git cat-file has ended") from error
+            for _ in asked:
+                # Either "<sha> <kind> <size>" or "<sha> missing".
+                words = self.reader.until(b"\n").split()
+                yield int(words[2]) if len(words) == 3 else None
+
+    def _read_block(self) -> bytes:
+        assert self._process.stdout is not None  # noqa: S101
+        block = self._process.stdout.read(1 << 16)
+        if not block:
+            raise GitStoppedError("git cat-file ended early")
+        return block
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.kill()
+        self._process.wait()

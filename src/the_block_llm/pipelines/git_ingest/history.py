@@ -1,0 +1,77 @@
+"""The whole history: pieces that are at hand are reused, the others are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
+from the_block_llm.pipelines.git_ingest.history_piece import HistoryOptions, read_history_piece
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
+from the_block_llm.pipelines.git_ingest.private_view import PrivateView
+from the_block_llm.pipelines.git_ingest.tally import Tally
+from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
+from the_block_llm.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class History:
+    """Where the finished pieces lie, oldest first, and what they add up to."""
+
+    changes: list[Path]
+    commits: list[Path]
+    tally: Tally
+    n_read: int
+    """Commits that were read in this run; the rest was at hand."""
+
+
+def read_history(
+    view: PrivateView,
+    order: CommitOrder,
+    options: HistoryOptions,
+    cache: PieceCache,
+    version: str,
+    n_processes: int,
+) -> History:
+    """Make sure that every piece of ``order`` is in ``cache``.
+
+    Args:
+        view: The repository.
+        order: Commits to read.
+        options: What decides the rows.
+        cache: Where finished pieces are kept; others are removed at the end.
+        version: Of code and tools; pieces made by another are not used.
+        n_processes: Workers for many pieces. A handful is read right here.
+    """
+    pieces = list(order.pieces())
+    names = [digest_of(version, options, view.max_file_bytes, p.digest) for p in pieces]
+    notes: list[dict[str, Any] | None] = [cache.notes(name) for name in names]
+    gone = sorted({sha for n in notes if n is not None for sha in n["missing"]})
+    came_back = view.present(gone).keys() if gone else ()
+    if came_back:
+        notes = [None if n and not came_back.isdisjoint(n["missing"]) else n for n in notes]
+    todo = [i for i, note in enumerate(notes) if note is None]
+    n_commits = sum(len(pieces[i].shas) for i in todo)
+
+    def jobs() -> Iterator[Job]:
+        for i in todo:
+            yield read_history_piece, (view, pieces[i], options, cache.stem(names[i]))
+
+    with progress_bar("Reading history", len(order)) as bar:
+        bar.advance(len(order) - n_commits)
+        for i, note in zip(
+            todo, run_jobs(jobs(), n_processes if len(todo) > 3 else 1), strict=True
+        ):
+            notes[i] = note
+            bar.advance(len(pieces[i].shas))
+    cache.sweep(names)
+    tally = Tally()
+    for note in notes:
+        assert note is not None  # noqa: S101
+        tally.add(note["tally"])
+    return History(
+        changes=[cache.folder / f"{name}.changes.parquet" for name in names],
+        commits=[cache.folder / f"{name}.commits.parquet" for name in names],
+        tally=tally,
+        n_read=n_commits,
+    )

@@ -1,0 +1,63 @@
+"""The language of a file, from its name, by Pygments' table of lexers."""
+
+import functools
+from fnmatch import fnmatchcase
+from typing import Final
+
+from pygments.lexers import get_all_lexers  # type: ignore[import-untyped]
+
+# Where several lexers claim an ending, or Pygments has a name few would look for.
+_PREFERRED: Final = {
+    ".bat": "Batchfile", ".c": "C", ".cc": "C++", ".cfg": "INI", ".conf": "INI", ".cpp": "C++",
+    ".cs": "C#", ".css": "CSS", ".csv": "CSV", ".cu": "CUDA", ".d": "D", ".ex": "Elixir",
+    ".f90": "Fortran", ".fs": "F#", ".go": "Go", ".h": "C", ".hcl": "HCL", ".hpp": "C++",
+    ".hs": "Haskell", ".htm": "HTML", ".html": "HTML", ".inc": "Text", ".ini": "INI",
+    ".ipynb": "Jupyter Notebook", ".java": "Java", ".jl": "Julia", ".js": "JavaScript",
+    ".json": "JSON", ".jsonl": "JSON", ".jsx": "JavaScript", ".kt": "Kotlin", ".lua": "Lua",
+    ".m": "Objective-C", ".md": "Markdown", ".mdx": "Markdown", ".mjs": "JavaScript",
+    ".ml": "OCaml", ".php": "PHP", ".pl": "Perl", ".pm": "Perl", ".proto": "Protocol Buffer",
+    ".ps1": "PowerShell", ".py": "Python", ".pyi": "Python", ".r": "R", ".rb": "Ruby",
+    ".rs": "Rust", ".rst": "reStructuredText", ".s": "Assembly", ".scala": "Scala",
+    ".sh": "Shell", ".sol": "Solidity", ".sql": "SQL", ".svelte": "Svelte", ".svg": "SVG",
+    ".swift": "Swift", ".tcl": "Tcl", ".tex": "TeX", ".tf": "HCL", ".toml": "TOML",
+    ".ts": "TypeScript", ".tsx": "TypeScript", ".txt": "Text", ".v": "Verilog", ".vue": "Vue",
+    ".xml": "XML", ".yaml": "YAML", ".yml": "YAML", ".zig": "Zig",
+}  # fmt: skip
+_PREFERRED_NAMES: Final = {
+    "cargo.lock": "TOML", "cmakelists.txt": "CMake", "dockerfile": "Dockerfile",
+    "gemfile": "Ruby", "go.mod": "Go", "go.sum": "Text", "jenkinsfile": "Groovy",
+    "justfile": "Just", "makefile": "Makefile", "rakefile": "Ruby", "readme": "Text",
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=65_536)
+def language_of(file_name: str) -> str | None:
+    """Return the language of a file of that name (no folders), None where it is unknown.
+
+    >>> language_of("lib.rs"), language_of("Makefile"), language_of("x.unknown")
+    ('Rust', 'Makefile', None)
+    """
+    lower = file_name.lower()
+    if lower in _PREFERRED_NAMES:
+        return _PREFERRED_NAMES[lower]
+    dot = lower.rfind(".")
+    ending = lower[dot:] if dot >= 0 else ""
+    if ending in _PREFERRED:
+        return _PREFERRED[ending]
+    endings, patterns = _pygments_table()
+    if ending in endings:
+        return endings[ending]
+    return next((name for pattern, name in patterns if fnmatchcase(file_name, pattern)), None)
+
+
+@functools.cache
+def _pygments_table() -> tuple[dict[str, str], list[tuple[str, str]]]:
+    endings: dict[str, str] = {}
+    patterns: list[tuple[str, str]] = []
+    for name, _, file_patterns, _ in get_all_lexers(plugins=False):
+        for pattern in file_patterns:
+            if pattern.startswith("*.") and not any(mark in pattern[2:] for mark in "*?[."):
+                endings.setdefault(pattern[1:].lower(), name)
+            else:
+                patterns.append((pattern, name))
+    return endings, patterns

@@ -1,0 +1,68 @@
+"""Finished pieces of work on disk, named by everything that decides their content.
+
+A piece is a few files of one stem. Its notes are written last, so a piece whose notes can be
+read is whole, whenever the run that made it was killed. A run that finds all its pieces here
+reads nothing from the repository; a run with other options, another version of this code or
+a rewritten history asks for other names, and what nobody asked for is swept away.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from the_block_llm.datasets.parts import write_text_atomically
+
+_NOTES = ".notes.json"
+
+
+@dataclass(frozen=True)
+class PieceCache:
+    """The pieces of one repository."""
+
+    folder: Path
+
+    def stem(self, name: str) -> Path:
+        return self.folder / name
+
+    def notes(self, name: str) -> dict[str, Any] | None:
+        """Return what was noted when the piece was finished; None where it is not."""
+        try:
+            notes: dict[str, Any] = json.loads(
+                (self.folder / f"{name}{_NOTES}").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return None
+        if not all((self.folder / file).exists() for file in notes["files"]):
+            return None
+        return notes
+
+    def sweep(self, keep: Iterable[str]) -> None:
+        """Remove every file that does not belong to one of the pieces in ``keep``."""
+        kept = set(keep)
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name.split(".", 1)[0] not in kept:
+                path.unlink(missing_ok=True)
+
+
+def finish_piece(stem: Path, files: Iterable[Path], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Declare the piece of that stem finished; returns the notes as they will be read."""
+    told = {"files": [file.name for file in files], **notes}
+    write_text_atomically(stem.with_name(f"{stem.name}{_NOTES}"), json.dumps(told))
+    return told
+
+
+def digest_of(*facts: object) -> str:
+    """Return a short name for a combination of facts."""
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+
+
+def code_digest() -> str:
+    """Return a digest of the modules of this pipeline: other code, other pieces."""
+    digest = hashlib.sha256()
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.name.encode())
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,102 @@
+"""What was read, kept and left out, as the report that the user sees."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from the_block_llm.pipelines.git_ingest.tally import Tally
+
+_FEW_COMMITS: Final = 100
+_FEW_BYTES: Final = 200_000
+_N_LARGEST: Final = 20
+_N_FINDINGS: Final = 1000
+
+
+def describe_tally(tally: Tally) -> dict[str, Any]:
+    """Lay out the counts of one table."""
+    return {
+        "rows": tally.rows,
+        "kept_rows": tally.kept_rows,
+        "kept_bytes": tally.kept_bytes,
+        "dropped": {
+            reason: {"rows": n_rows, "bytes": tally.dropped_bytes[reason]}
+            for reason, n_rows in tally.dropped.most_common()
+        },
+        "kept_bytes_by_language": dict(tally.languages.most_common()),
+        "encodings": dict(tally.encodings.most_common()),
+        "redactions": dict(tally.redactions.most_common()),
+        "findings": tally.findings[:_N_FINDINGS],
+        "n_findings": len(tally.findings),
+        "missing_objects": tally.missing_objects,
+        "unreadable_commits": tally.unreadable_commits,
+        "largest_kept": [
+            {"path": path, "bytes": n_bytes} for n_bytes, path in tally.largest[:_N_LARGEST]
+        ],
+    }
+
+
+def ingest_report(
+    repository: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    snapshots: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Lay out what was read, kept and left out.
+
+    Args:
+        repository: Facts of the repositories.
+        history: Counts of commits and changes, one entry a repository.
+        snapshots: Counts of files, one entry a snapshot.
+    """
+    return {
+        "repository": {key: value for key, value in repository.items() if key != "repositories"},
+        "warnings": [
+            warning
+            for facts, counts in zip(repository["repositories"], history, strict=True)
+            for warning in _warnings(
+                facts, counts, [s for s in snapshots if s["repo"] == facts["name"]]
+            )
+        ],
+        "history": list(history),
+        "snapshots": list(snapshots),
+    }
+
+
+def _warnings(
+    facts: Mapping[str, Any], history: Mapping[str, Any], snapshots: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return sentences about what the user should know before training on this."""
+    told = []
+    n_commits = history["commits"]
+    if n_commits < _FEW_COMMITS:
+        told.append(
+            f"Only {n_commits} commits: too few to learn much from, or to hold enough back for "
+            "a fair evaluation."
+        )
+    at_ref = snapshots[-1]["kept_bytes"] if snapshots else 0
+    if at_ref < _FEW_BYTES:
+        told.append(f"Only {at_ref:,} bytes of files are kept: the model will see little code.")
+    if facts["shallow"]:
+        told.append(
+            "The clone is shallow, so older history is absent. `git fetch --unshallow` brings it."
+        )
+    n_missing = history["missing_objects"] + sum(s["missing_objects"] for s in snapshots)
+    if n_missing:
+        told.append(
+            f"{n_missing} changes and files could not be read because objects are missing from "
+            "the repository; they are marked missing_object."
+        )
+    if history["unreadable_commits"]:
+        told.append(
+            f"{len(history['unreadable_commits'])} commits have trees that cannot be read; "
+            "what they changed is unknown."
+        )
+    if facts["borrows_objects"]:
+        told.append(
+            "The repository borrows objects from another one, which is not read. If you trust "
+            "it, set git_ingest.follow_alternates=true."
+        )
+    if history["informative_share"] < 0.5:
+        told.append(
+            f"{1 - history['informative_share']:.0%} of the subjects say nothing about their "
+            "change and will not become training targets."
+        )
+    return told

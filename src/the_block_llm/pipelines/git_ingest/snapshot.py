@@ -1,0 +1,261 @@
+"""The files of the repository as they stand at a commit."""
+
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from the_block_llm.datasets.parts import write_part
+from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
+from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path, looks_binary
+from the_block_llm.pipelines.git_ingest.languages import language_of
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of, finish_piece
+from the_block_llm.pipelines.git_ingest.private_view import PrivateView
+from the_block_llm.pipelines.git_ingest.rows import batches
+from the_block_llm.pipelines.git_ingest.selection import content_verdict, path_verdict
+from the_block_llm.pipelines.git_ingest.tally import Tally
+from the_block_llm.pipelines.git_ingest.tree import TreeEntry, list_tree
+from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
+from the_block_llm.progress import progress_bar
+from the_block_llm.schemas import SNAPSHOT_FILES, DropReason
+
+_MEAN_FILES_A_PIECE: Final = 64
+_MAX_FILES_A_PIECE: Final = 256
+_TEXT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("text")
+_SHA_COLUMN: Final = SNAPSHOT_FILES.get_field_index("sha")
+
+
+@dataclass(frozen=True)
+class SnapshotOptions:
+    """What decides the rows of a snapshot besides its tree."""
+
+    repo: str
+    redact: bool
+    mask_addresses: bool
+
+
+class SnapshotPiece(NamedTuple):
+    """A run of files of a tree; which of them repeat an earlier file is known already."""
+
+    entries: list[TreeEntry]
+    repeats: list[bool]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the finished parts of one snapshot lie, in the order of the tree."""
+
+    sha: str
+    parts: list[Path]
+    tally: Tally
+
+
+def read_snapshots(
+    view: PrivateView,
+    shas: Sequence[str],
+    options: SnapshotOptions,
+    cache: PieceCache,
+    version: str,
+    n_processes: int,
+) -> list[Snapshot]:
+    """Make sure that the files at each of ``shas`` are in ``cache``, as finished parts.
+
+    A piece is kept without the commit's sha, so files that did not change between two
+    snapshots, or between two runs, are read and judged once.
+    """
+    kept: set[str] = set()
+    snapshots = [
+        _read_snapshot(view, sha, options, cache, version, n_processes, kept) for sha in shas
+    ]
+    cache.sweep(kept)
+    return snapshots
+
+
+def _read_snapshot(
+    view: PrivateView,
+    sha: str,
+    options: SnapshotOptions,
+    cache: PieceCache,
+    version: str,
+    n_processes: int,
+    kept: set[str],
+) -> Snapshot:
+    repeated = _repeated_blobs(view, sha)
+    pieces: list[tuple[str, int]] = []
+
+    def jobs() -> Iterator[Job]:
+        for piece in _pieces(list_tree(view, sha), repeated):
+            name = digest_of(version, options, view.max_file_bytes, piece)
+            pieces.append((name, len(piece.entries)))
+            known = cache.notes(name)
+            if known is not None and view.present(known["missing"]):
+                known = None
+            if known is not None and _part_path(cache, name, sha).exists():
+                yield None, (known,)
+            else:
+                yield _make_part, (view, piece, options, cache, name, sha, known)
+
+    n_files = sum(1 for _ in list_tree(view, sha))
+    tally = Tally()
+    parts = []
+    with progress_bar(f"Reading files at {sha[:8]}", n_files) as bar:
+        results = run_jobs(jobs(), n_processes if n_files > 4 * _MAX_FILES_A_PIECE else 1)
+        for index, note in enumerate(results):
+            name, n_entries = pieces[index]
+            tally.add(note["tally"])
+            parts.append(_part_path(cache, name, sha))
+            kept.update((name, _part_name(name, sha)))
+            bar.advance(n_entries)
+    return Snapshot(sha, parts, tally)
+
+
+def _make_part(
+    view: PrivateView,
+    piece: SnapshotPiece,
+    options: SnapshotOptions,
+    cache: PieceCache,
+    name: str,
+    sha: str,
+    known: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Read the piece unless it is known, and give its rows the sha of the snapshot."""
+    notes = known or read_snapshot_piece(view, piece, options, cache.stem(name))
+    with pq.ParquetFile(cache.folder / f"{name}.files.parquet") as rows:
+        stamped = map(_with_sha(sha), rows.iter_batches(256))
+        write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, stamped)
+    return notes
+
+
+def _part_name(name: str, sha: str) -> str:
+    return digest_of(name, sha)
+
+
+def _part_path(cache: PieceCache, name: str, sha: str) -> Path:
+    return cache.folder / f"{_part_name(name, sha)}.parquet"
+
+
+def _with_sha(sha: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    def stamp(batch: pa.RecordBatch) -> pa.RecordBatch:
+        column = pa.array([sha] * batch.num_rows, pa.string())
+        return batch.set_column(_SHA_COLUMN, SNAPSHOT_FILES.field("sha"), column)
+
+    return stamp
+
+
+def _repeated_blobs(view: PrivateView, sha: str) -> frozenset[int]:
+    """Numbers of the blobs that stand at more than one path."""
+    # 8 bytes a file: a tree of a million files has to fit easily.
+    numbers = np.frombuffer(
+        array("Q", (_number(entry.blob) for entry in list_tree(view, sha))), dtype=np.uint64
+    )
+    values, counts = np.unique(numbers, return_counts=True)
+    return frozenset(values[counts > 1].tolist())
+
+
+def _number(blob: str) -> int:
+    return int(blob[:16], 16)
+
+
+def _pieces(entries: Iterator[TreeEntry], repeated: frozenset[int]) -> Iterator[SnapshotPiece]:
+    seen: set[int] = set()
+    piece = SnapshotPiece([], [])
+    for entry in entries:
+        number = _number(entry.blob)
+        piece.entries.append(entry)
+        piece.repeats.append(number in seen)
+        if number in repeated and path_verdict(decode_path(entry.path)) is None:
+            seen.add(number)
+        # Cut where the path says so: a new file changes one piece, not all that follow.
+        ends_here = zlib.crc32(entry.path) % _MEAN_FILES_A_PIECE == 0
+        if ends_here or len(piece.entries) == _MAX_FILES_A_PIECE:
+            yield piece
+            piece = SnapshotPiece([], [])
+    if piece.entries:
+        yield piece
+
+
+def read_snapshot_piece(
+    view: PrivateView, piece: SnapshotPiece, options: SnapshotOptions, stem: Path
+) -> dict[str, Any]:
+    """Read the files of ``piece`` and write ``<stem>.files.parquet``; returns the notes."""
+    tally = Tally()
+    missing: list[str] = []
+    blobs = BlobReader(view)
+    try:
+        path = stem.with_name(f"{stem.name}.files.parquet")
+        rows = _rows(blobs, view.max_file_bytes, piece, options, tally, missing)
+        write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN))
+    finally:
+        blobs.close()
+    return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})
+
+
+def _rows(
+    blobs: BlobReader,
+    max_file_bytes: int,
+    piece: SnapshotPiece,
+    options: SnapshotOptions,
+    tally: Tally,
+    missing: list[str],
+) -> Iterator[tuple[Any, ...]]:
+    sizes = list(blobs.sizes([entry.blob for entry in piece.entries]))
+    early: list[DropReason | None] = []
+    for entry, size, is_repeat in zip(piece.entries, sizes, piece.repeats, strict=True):
+        early.append(_early_verdict(entry, size, max_file_bytes, is_repeat=is_repeat))
+        if early[-1] == "missing_object":
+            missing.append(entry.blob)
+    wanted = [e.blob for e, reason in zip(piece.entries, early, strict=True) if reason is None]
+    contents = blobs.contents(wanted)
+    for entry, size, reason_before in zip(piece.entries, sizes, early, strict=True):
+        path = decode_path(entry.path)
+        language = language_of(path[path.rfind("/") + 1 :])
+        text, encoding, reason = None, None, reason_before
+        if reason is None:
+            text, encoding, reason = _judged(path, next(contents) or b"")
+        n_bytes = size or 0
+        if reason is None:
+            tally.keep(n_bytes, language, encoding, path)
+        else:
+            tally.drop(reason, n_bytes)
+        yield (
+            options.repo, "", path, language, n_bytes, text, reason is None, reason, 0,
+        )  # fmt: skip
+
+
+def _early_verdict(
+    entry: TreeEntry, size: int | None, max_file_bytes: int, *, is_repeat: bool
+) -> DropReason | None:
+    """Judge what can be judged without the content."""
+    if entry.is_submodule:
+        return "submodule"
+    if entry.is_symlink:
+        return "symlink"
+    if size is None:
+        return "missing_object"
+    if size == 0:
+        return "empty"
+    reason = path_verdict(decode_path(entry.path))
+    if reason is not None:
+        return reason
+    if size > max_file_bytes:
+        return "too_large"
+    return "duplicate" if is_repeat else None
+
+
+def _judged(path: str, content: bytes) -> tuple[str | bytes | None, str | None, DropReason | None]:
+    if looks_binary(content):
+        return None, None, "binary"
+    decoded = None if content.isascii() else decode(content)
+    if decoded is None and not content.isascii():
+        return None, None, "undecodable"
+    text = content if decoded is None else decoded.text.encode("utf-8", "surrogatepass")
+    reason = content_verdict(path, text)
+    if reason is not None:
+        return None, None, reason
+    return text, "utf-8" if decoded is None else decoded.encoding, None

@@ -1,0 +1,76 @@
+"""Counts that pieces of work bring back, and how they add up."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_MAX_NOTED: Final = 200
+
+
+@dataclass
+class Tally:
+    """What was read, kept and dropped in one piece, or in all of them."""
+
+    rows: int = 0
+    kept_rows: int = 0
+    kept_bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_bytes: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    """Kept bytes by language."""
+    encodings: Counter[str] = field(default_factory=Counter)
+    redactions: Counter[str] = field(default_factory=Counter)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """Where secrets were found: commit, path, line and kind, never the value."""
+    missing_objects: int = 0
+    unreadable_commits: list[str] = field(default_factory=list)
+    largest: list[tuple[int, str]] = field(default_factory=list)
+    """Bytes and path of the largest texts that were kept."""
+
+    def keep(self, n_bytes: int, language: str | None, encoding: str | None, path: str) -> None:
+        self.rows += 1
+        self.kept_rows += 1
+        self.kept_bytes += n_bytes
+        self.languages[language or "unknown"] += n_bytes
+        self.encodings[encoding or "unknown"] += 1
+        self.largest.append((n_bytes, path))
+        if len(self.largest) > 2 * _MAX_NOTED:
+            self._trim()
+
+    def drop(self, reason: str, n_bytes: int) -> None:
+        self.rows += 1
+        self.dropped[reason] += 1
+        self.dropped_bytes[reason] += n_bytes
+        if reason == "missing_object":
+            self.missing_objects += 1
+
+    def as_json(self) -> dict[str, Any]:
+        self._trim()
+        return {
+            name: dict(value) if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add the counts that :meth:`as_json` of another tally gave."""
+        for name, value in vars(self).items():
+            more = other[name]
+            if isinstance(value, Counter):
+                value.update(more)
+            elif isinstance(value, list):
+                value.extend(tuple(item) if isinstance(item, list) else item for item in more)
+            else:
+                setattr(self, name, value + more)
+        self._trim()
+
+    def _trim(self) -> None:
+        self.largest = sorted(self.largest, reverse=True)[:_MAX_NOTED]
+
+
+def sum_of(tallies: Iterable[dict[str, Any]]) -> Tally:
+    """Add up what the pieces brought back."""
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total

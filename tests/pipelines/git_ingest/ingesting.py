@@ -1,0 +1,60 @@
+"""Runs the stages of git_ingest as Kedro would, with everything in a temporary folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from the_block_llm import schemas
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.pipelines.git_ingest import nodes
+from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+
+
+@dataclass(frozen=True)
+class Ingested:
+    repository: dict[str, Any]
+    commits: ParquetParts
+    file_changes: ParquetParts
+    snapshot_files: ParquetParts
+    report: dict[str, Any]
+
+    def rows(self, table: str, *columns: str) -> list[tuple[Any, ...]]:
+        parts: ParquetParts = getattr(self, table)
+        return [tuple(row[c] for c in columns) for row in parts.rows()]
+
+    def all_rows(self) -> list[list[dict[str, Any]]]:
+        tables = (self.commits, self.file_changes, self.snapshot_files)
+        return [list(table.rows()) for table in tables]
+
+
+def params_in(folder: Path, **choices: Any) -> GitIngestParams:
+    return GitIngestParams(
+        cache_folder=str(folder / "cache"),
+        clone_folder=str(folder / "clones"),
+        pseudonym_key_file=str(folder / "pseudonym.key"),
+        **{"n_processes": 1, **choices},
+    )
+
+
+def ingest(
+    repository: Path | str,
+    folder: Path,
+    *,
+    cutoff: Any = None,
+    repositories: Sequence[Path] = (),
+    **choices: Any,
+) -> Ingested:
+    params = params_in(folder, **choices)
+    facts = nodes.find_repositories(
+        str(repository), [str(path) for path in repositories], params, cutoff
+    )
+    commits, changes, history = nodes.read_commits(facts, params)
+    files, snapshots = nodes.read_files(facts, params)
+    return Ingested(
+        facts,
+        save_parts(folder / "commits", schemas.COMMITS, commits),
+        save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
+        save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files),
+        nodes.report_ingest(facts, history, snapshots),
+    )

@@ -1,0 +1,136 @@
+"""Commits and changes of repositories with every odd thing git allows."""
+
+from pathlib import Path
+
+import pytest
+from tests.builders.git_repository import Executable, GitRepository, Submodule, Symlink
+from tests.pipelines.git_ingest.ingesting import ingest
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> GitRepository:
+    return GitRepository(tmp_path / "project")
+
+
+def test_an_addition_a_change_and_a_deletion_are_rows_with_their_hunks(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    repository.commit("Add parser", {"src/a.py": "one\ntwo\n"})
+    repository.commit("Change parser", {"src/a.py": "one\nthree\n"})
+    repository.commit("Drop parser", {"src/a.py": None})
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    columns = ("path", "status", "additions", "deletions", "patch", "language", "kept")
+    assert got.rows("file_changes", *columns) == [
+        ("src/a.py", "A", 2, 0, "@@ -0,0 +1,2 @@\n+one\n+two\n", "Python", True),
+        ("src/a.py", "M", 1, 1, "@@ -1,2 +1,2 @@\n one\n-two\n+three\n", "Python", True),
+        ("src/a.py", "D", 0, 2, "@@ -1,2 +0,0 @@\n-one\n-three\n", "Python", True),
+    ]
+    assert got.rows("commits", "subject", "files_changed", "insertions", "deletions") == [
+        ("Add parser", 1, 2, 0),
+        ("Change parser", 1, 1, 1),
+        ("Drop parser", 1, 0, 2),
+    ]
+
+
+def test_renames_and_copies_carry_both_paths_and_the_similarity(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    text = "".join(f"line {i}\n" for i in range(20))
+    repository.commit("Add", {"a.txt": text, "b.txt": text.upper()})
+    repository.commit("Move", renames={"a.txt": "moved.txt"})
+    repository.commit("Copy", {"b.txt": text.upper() + "MORE\n", "c.txt": text.upper()})
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    columns = ("path", "old_path", "status", "similarity", "kept", "drop_reason")
+    assert got.rows("file_changes", *columns)[2:] == [
+        ("moved.txt", "a.txt", "R", 100, False, "empty"),
+        ("b.txt", None, "M", None, True, None),
+        ("c.txt", "b.txt", "C", 100, False, "empty"),
+    ]
+
+
+def test_type_and_mode_changes_symlinks_and_submodules_are_rows(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    repository.commit("One", {"run": "text\n", "link": "file\n", "plain": "p\n"})
+    repository.commit(
+        "Two", {"run": Executable(b"text\n"), "link": Symlink("/etc/passwd"), "plain": "q\n"}
+    )
+    repository.commit("Three", {"sub": Submodule("1" * 40)})
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    columns = ("path", "status", "patch", "drop_reason")
+    assert got.rows("file_changes", *columns)[3:] == [
+        ("link", "T", None, "symlink"),
+        ("plain", "M", "@@ -1 +1 @@\n-p\n+q\n", None),
+        ("run", "M", None, "empty"),
+        ("sub", "A", None, "submodule"),
+    ]
+
+
+def test_merges_are_rows_without_a_patch_and_several_roots_are_read(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    first = repository.commit("Root one", {"a": "1\n"})
+    second = repository.commit("Root two", {"b": "2\n"}, branch="other", parents=[])
+    third = repository.commit("Root three", {"c": "3\n"}, branch="third", parents=[])
+    merge = repository.commit("Octopus", parents=[first, second, third])
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    assert got.rows("commits", "sha", "parents", "is_merge", "kind", "files_changed") == [
+        (first, [], False, "other", 1),
+        (second, [], False, "other", 1),
+        (third, [], False, "other", 1),
+        (merge, [first, second, third], True, "merge", 0),
+    ]
+    assert {sha for (sha,) in got.rows("file_changes", "sha")} == {first, second, third}
+
+
+def test_paths_with_any_byte_in_them(repository: GitRepository, tmp_path: Path) -> None:
+    paths = ["new\nline", 'quo"te', "tab\there", "back\\slash", "spaces in it", "naïve", "a\x01b"]
+    long_path = "/".join(["deep" * 10] * 97)
+    repository.commit("Odd", {path: f"{i}\n" for i, path in enumerate([*paths, long_path])})
+    repository.commit("Bytes", {b"lat\xedn": "x\n"})
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    found = dict(got.rows("file_changes", "path", "patch"))
+    assert set(found) == {*paths, long_path, "lat\\xedn"}
+    assert found["new\nline"] == "@@ -0,0 +1 @@\n+0\n"
+    assert {path for (path,) in got.rows("snapshot_files", "path")} == set(found)
+
+
+def test_text_that_looks_like_a_border_is_not_one(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    first = repository.commit("One", {"a": "x\n"})
+    tricky = f"diff --git a/a b/a\n{first}\0\n@@ -1 +1 @@\nend-of-piece\n".replace("\0", "")
+    repository.commit(f"Two\n\ndiff --git a/b b/b\n{first}\n:100644", {"a": tricky})
+    repository.commit("Three", {"a": tricky.replace("\n", "\r\n")})
+
+    got = ingest(repository.path, tmp_path / "out")
+
+    texts = [patch for (patch,) in got.rows("file_changes", "patch")]
+    assert texts[1].count("\n+") == 4
+    assert texts[2].count("\r\n") == 4
+    assert got.rows("commits", "body")[1] == (f"diff --git a/b b/b\n{first}\n:100644",)
+
+
+def test_author_time_zone_and_mailmap(repository: GitRepository, tmp_path: Path) -> None:
+    repository.commit(
+        "One",
+        {".mailmap": "Right Name <right@example.org> <wrong@example.org>\n"},
+        author=("Wrong", "wrong@example.org"),
+        at=1_600_000_000,
+        offset="-0730",
+    )
+    got = ingest(repository.path, tmp_path / "out", pseudonymise=False)
+    row = next(got.commits.rows())
+    assert row["author_id"] == "Right Name <right@example.org>"
+    assert row["tz_offset_min"] == -450
+    assert row["authored_at"].timestamp() == 1_600_000_000
