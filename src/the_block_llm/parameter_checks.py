@@ -33,15 +33,15 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         ParameterError: With one line for each parameter that is wrong.
         ProfileError: ``model`` names no profile.
     """
-    problems = [
-        _unknown(name, (*_TEXTS, *_TYPED), "")
-        for name in parameters
-        if name not in (*_TEXTS, *_TYPED)
-    ]
+    known = (*_TEXTS, "repositories", *_TYPED)
+    problems = [_unknown(name, known, "") for name in parameters if name not in known]
     for name in _TEXTS:
         value = parameters.get(name)
         if not isinstance(value, str) or not value:
             problems.append(f"{name} is {value!r}; it must be a text that is not empty.")
+    several = parameters.get("repositories") or []
+    if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
+        problems.append(f"repositories is {several!r}; it must be a list of paths or URLs.")
     for name, kind in _TYPED.items():
         try:
             kind.model_validate(parameters.get(name) or {})

@@ -8,6 +8,8 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from the_block_llm.pipelines.behavioral_eval.report import summary_lines
+
 
 def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: float) -> None:
     """Print a table of the run's results.
@@ -35,7 +37,21 @@ def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("sequences", str(report)[:200])]
+    rows = ", ".join(
+        f"{report[f'{split}_rows']:,} {split.replace('_', '-')}"
+        for split in ("train", "validation", "held_out")
+    )
+    lines = [
+        (
+            "sequences",
+            (
+                f"{rows} rows of {report['context_tokens']:,} tokens; the training rows are "
+                f"{report['train_fill_percent']:.1f} % full, {report['train_trained_tokens']:,} "
+                "tokens to learn"
+            ),
+        )
+    ]
+    return lines + [("", warning) for warning in report["warnings"]]
 
 
 def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -60,8 +76,20 @@ def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _evaluated(report: dict[str, Any]) -> list[tuple[str, str]]:
+    first, *rest = summary_lines(report)
+    return [("verdict", first), *(("", line) for line in rest)]
+
+
+def _page(page: str) -> list[tuple[str, str]]:
+    del page
+    return [("report", "data/08_reporting/behavioral_report.html")]
+
+
 _SECTIONS = {
     "ingest_report": _ingested,
     "sequence_report": _sequences,
     "training_metrics": _training,
+    "behavioral_report": _evaluated,
+    "behavioral_page": _page,
 }

@@ -10,7 +10,8 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -193,11 +194,13 @@ def _convert_gguf(source: Path, target: Path) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep the loading bars of transformers off the screen; ours says what is going on."""
+    """Keep the loading bars of transformers and gguf off the screen; ours says what goes on."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        # gguf's bar knows no switch; errors come as exceptions all the same.
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         if was_enabled:
             transformers_logging.enable_progress_bar()

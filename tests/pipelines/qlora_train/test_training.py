@@ -16,8 +16,9 @@ from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.errors import AdapterError, TooLittleDataError, TrainingError
 from the_block_llm.models.adapter_manifest import open_adapter
 from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.row_table import RowTable
-from the_block_llm.pipelines.qlora_train.training import TrainingJob, train
+from the_block_llm.pipelines.qlora_train.training import train
 
 
 def row(text: str, n_masked: int = 1) -> dict[str, Any]:

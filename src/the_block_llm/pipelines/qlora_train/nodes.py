@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.qlora_train.plots import plot_training
 
@@ -21,10 +22,7 @@ def train_adapter(
 ) -> tuple[Path, dict[str, Any]]:
     """Train; gives the finished adapter folder and the figures of the run."""
     # Importing torch takes seconds that `kedro registry list` need not spend.
-    from the_block_llm.pipelines.qlora_train.training import (  # noqa: PLC0415
-        TrainingJob,
-        train,
-    )
+    from the_block_llm.pipelines.qlora_train.training import train  # noqa: PLC0415
 
     profile = resolve_profile(models, model)
     outcome = train(
@@ -36,7 +34,7 @@ def train_adapter(
             train_folder=train_rows.folder,
             validation_folder=validation_rows.folder,
             work_folder=Path(params.work_folder),
-            git_commit=repository["head_sha"],
+            git_commit=repository["head"],
         )
     )
     return outcome.adapter_folder, outcome.metrics

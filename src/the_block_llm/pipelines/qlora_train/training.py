@@ -1,72 +1,33 @@
 """One training run, from packed rows to a finished adapter folder. No Kedro here."""
 
-import hashlib
-import importlib.metadata
-import json
 import logging
-import math
-import platform
-import resource
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from peft import PeftModel
 from pydantic import BaseModel
-from transformers import PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from the_block_llm.datasets.parts import MANIFEST_NAME as TABLE_MANIFEST
-from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import TooLittleDataError
-from the_block_llm.models.adapter_manifest import MANIFEST_NAME, AdapterManifest
 from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
+from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.loading import load_base_model, pick_device
 from the_block_llm.models.loss import compute_loss_in_chunks
-from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.segments import collate_rows
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan, plan_epochs
+from the_block_llm.pipelines.qlora_train.finished_adapter import save_adapter
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.row_table import RowTable
+from the_block_llm.pipelines.qlora_train.run_metrics import run_metrics
 from the_block_llm.pipelines.qlora_train.watching import RunWatcher
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
-_LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
-
-
-class TrainingJob(BaseModel, frozen=True, extra="forbid"):
-    """Everything that decides what a run computes, and where it works."""
-
-    profile: ModelProfile
-    values: TrainingValues
-    force_epochs: int | None
-    max_steps: int | None
-    train_folder: Path
-    validation_folder: Path
-    work_folder: Path
-    git_commit: str | None
-
-    def data_hashes(self) -> dict[str, str]:
-        """By table, the hash of the manifest that names its parts."""
-        return {
-            name: hashlib.sha256((folder / TABLE_MANIFEST).read_bytes()).hexdigest()
-            for name, folder in (
-                ("train", self.train_folder),
-                ("validation", self.validation_folder),
-            )
-        }
-
-    def fingerprint(self) -> str:
-        """Equal for two jobs that compute the same; a killed run is found again by it."""
-        decisive = self.model_dump(mode="json", exclude={"work_folder", "git_commit"})
-        text = json.dumps([decisive, self.data_hashes()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class TrainingOutcome(BaseModel, frozen=True):
@@ -135,8 +96,8 @@ def train(job: TrainingJob) -> TrainingOutcome:
             trainer.evaluate()
     seconds = time.monotonic() - started
 
-    metrics = _metrics(job, plan, train_rows, trainer, seconds, device, resumed_from)
-    adapter_folder = _save_adapter(job, model, tokenizer, metrics, device)
+    metrics = run_metrics(job, plan, train_rows, trainer, seconds, device, resumed_from)
+    adapter_folder = save_adapter(job, model, tokenizer, metrics, device)
     shutil.rmtree(run_folder)
     return TrainingOutcome(adapter_folder=adapter_folder, metrics=metrics)
 
@@ -211,91 +172,3 @@ def _arguments(
 def _ends_with_validation(history: Sequence[dict[str, Any]]) -> bool:
     last_step = max(entry["step"] for entry in history)
     return any("eval_loss" in entry and entry["step"] == last_step for entry in history)
-
-
-def _metrics(
-    job: TrainingJob,
-    plan: EpochPlan,
-    train_rows: RowTable,
-    trainer: Trainer,
-    seconds: float,
-    device: torch.device,
-    resumed_from: str | None,
-) -> dict[str, Any]:
-    history = trainer.state.log_history
-    steps = [
-        {"step": e["step"], "loss": e["loss"], "learning_rate": e["learning_rate"]}
-        for e in history
-        if "loss" in e
-    ]
-    validations = [{"step": e["step"], "loss": e["eval_loss"]} for e in history if "eval_loss" in e]
-    best = min((v["loss"] for v in validations), default=math.nan)
-    rows_seen = min(
-        trainer.state.global_step * job.values.effective_batch_rows, plan.rows * plan.epochs
-    )
-    return {
-        "profile": job.profile.name,
-        "device": _device_name(device),
-        "epoch_plan": asdict(plan),
-        "rows_without_target": train_rows.rows_without_target,
-        "longest_row_tokens": train_rows.longest_row_tokens,
-        "steps_done": trainer.state.global_step,
-        "resumed_from": None if resumed_from is None else Path(resumed_from).name,
-        "seconds": round(seconds, 1),
-        "trained_tokens_per_second": round(
-            rows_seen * train_rows.trained_tokens / max(1, len(train_rows)) / seconds, 1
-        ),
-        "peak_memory_gib": round(_peak_memory_gib(device), 3),
-        "train_loss_first": steps[0]["loss"] if steps else None,
-        "train_loss_last": steps[-1]["loss"] if steps else None,
-        "validation_loss_before": validations[0]["loss"] if validations else None,
-        "validation_loss_after": None if math.isnan(best) else best,
-        "train_history": steps,
-        "validation_history": validations,
-    }
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device)) / 2**30
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _save_adapter(
-    job: TrainingJob,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerFast,
-    metrics: dict[str, Any],
-    device: torch.device,
-) -> Path:
-    folder = job.work_folder / job.profile.name / f".finished-{job.fingerprint()}"
-    if folder.exists():
-        shutil.rmtree(folder)
-    # The embedding is frozen and stays with the base; "auto" would ask the Hub about it.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    tokenizer.save_pretrained(str(folder))
-    location = prepare_base_model(job.profile)
-    manifest = AdapterManifest(
-        profile=job.profile.name,
-        base_model=location,
-        base_revision=base_revision(job.profile, location),
-        data_hashes=job.data_hashes(),
-        parameters=job.model_dump(mode="json"),
-        git_commit=job.git_commit,
-        library_versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
-        device=_device_name(device),
-        peak_memory_gib=metrics["peak_memory_gib"],
-        metrics={k: v for k, v in metrics.items() if not k.endswith("_history")},
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    # Last: a folder without its manifest is not an adapter.
-    write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2))
-    return folder

@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports them: no test asks a hub, a telemetry service or a font server.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+# Tiny models gain nothing from threads, and two test processes on two cores would fight.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Paths of this checkout's own run must not leak into those of a test.
+os.environ.pop("KEDRO_ENV", None)
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of some thirty commits about a toy ledger, for runs from end to end."""
+    from tests.builders.toy_ledger import build_toy_ledger
+
+    return build_toy_ledger(tmp_path_factory.mktemp("toy-ledger"))

@@ -1,0 +1,114 @@
+"""Configuration and code agree: nothing is configured that nobody reads, nor the other way."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kedro.framework.project import configure_project, pipelines
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from tests.builders.project import copy_project
+
+from the_block_llm.errors import ParameterError, ProfileError
+from the_block_llm.parameter_checks import check_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def configuration(project: Path) -> dict[str, dict[str, Any]]:
+    bootstrap_project(project)
+    with KedroSession.create(project, env="base") as session:
+        loader = session.load_context().config_loader
+        return {"catalog": loader["catalog"], "parameters": loader["parameters"]}
+
+
+def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
+    configuration: dict[str, dict[str, Any]],
+) -> None:
+    configure_project("the_block_llm")
+    whole = pipelines["__default__"]
+    used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
+    in_memory = {"probe_suites"}  # small, and made anew from files each time
+    assert used - in_memory == set(configuration["catalog"])
+
+
+def test_every_parameter_group_is_read_by_a_node(
+    configuration: dict[str, dict[str, Any]],
+) -> None:
+    configure_project("the_block_llm")
+    read = {
+        re.split(r"[:.]", name)[1]
+        for name in pipelines["__default__"].datasets()
+        if name.startswith("params:")
+    }
+    assert read == set(configuration["parameters"])
+
+
+def test_every_value_of_the_typed_parameters_stands_in_a_file(
+    configuration: dict[str, dict[str, Any]],
+) -> None:
+    from the_block_llm.parameter_checks import _TYPED
+
+    for group, kind in _TYPED.items():
+        if group != "models":
+            assert set(configuration["parameters"][group]) == set(kind.model_fields), group
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yml")), ids=lambda p: p.name)
+def test_every_configuration_file_loads(path: Path) -> None:
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_each_pipeline_writes_what_the_next_one_reads() -> None:
+    configure_project("the_block_llm")
+    order = ("git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
+    written: set[str] = {"suite_files"}
+    for name in order:
+        inputs = {i for i in pipelines[name].inputs() if not i.startswith("params:")}
+        assert inputs <= written, name
+        written |= pipelines[name].all_outputs()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"modle": "x"}, "There is no parameter modle. Did you mean model?"),
+        ({"model": 3}, "model is 3"),
+        ({"qlora_train": {"max_stps": 3}}, "Did you mean qlora_train.max_steps?"),
+        ({"qlora_train": {"max_steps": "many"}}, "qlora_train.max_steps is 'many'"),
+        ({"qlora_train": {"max_steps": 0}}, "greater than or equal to 1"),
+        ({"sequence_build": {"cutoff": 2.0}}, "sequence_build"),
+        ({"git_ingest": {"reff": "HEAD"}}, "Did you mean git_ingest.ref?"),
+        ({"behavioral_eval": {"arms": ["guess"]}}, "behavioral_eval.arms"),
+        ({"models": {"llama-3.1-8b": {"lora": {"r": 0}}}}, "models.llama-3.1-8b.lora.r is 0"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_remedy(
+    configuration: dict[str, dict[str, Any]], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_parameters(merged(configuration["parameters"], changed))
+    assert message in str(caught.value)
+
+
+def test_an_unknown_profile_is_refused_before_anything_runs(
+    configuration: dict[str, dict[str, Any]],
+) -> None:
+    with pytest.raises(ProfileError, match="Known: llama-3.1-8b"):
+        check_parameters({**configuration["parameters"], "model": "gpt-9"})
+
+
+def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    result = dict(values)
+    for name, value in changed.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result

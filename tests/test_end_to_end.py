@@ -1,0 +1,99 @@
+"""The four pipelines on a small repository with a tiny seeded Llama, as a user would run them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
+from tests.builders.project import copy_project, run_project
+from tests.builders.tiny_llama import save_tiny_llama
+
+from the_block_llm import schemas
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.adapter_manifest import list_adapters
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    save_tiny_llama(folder / "tiny")
+    return folder
+
+
+def parameters(project: Path, repository: Path | str) -> dict[str, object]:
+    return {"repository": str(repository), "models": {"tiny": {"folder": str(project / "tiny")}}}
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, small_repository: Path) -> Path:
+    run_project(project, **parameters(project, small_repository))
+    return project / "data"
+
+
+@pytest.mark.slow
+def test_every_contract_path_is_there(finished: Path) -> None:
+    tables = {
+        "02_intermediate/commits": schemas.COMMITS,
+        "02_intermediate/file_changes": schemas.FILE_CHANGES,
+        "02_intermediate/snapshot_files": schemas.SNAPSHOT_FILES,
+        "04_feature/documents/tiny": schemas.DOCUMENTS,
+        "05_model_input/train/tiny": schemas.ROWS,
+        "05_model_input/validation/tiny": schemas.ROWS,
+        "05_model_input/held_out/tiny": schemas.ROWS,
+        "07_model_output/completions/tiny": schemas.COMPLETIONS,
+        "07_model_output/item_scores/tiny": schemas.ITEM_SCORES,
+    }
+    for path, schema in tables.items():
+        table = ParquetParts(finished / path)
+        assert table.num_rows > 0, path
+        assert table.schema == schema, path
+    for report in ("ingest_report", "sequence_report", "training_metrics", "behavioral_report"):
+        assert json.loads((finished / "08_reporting" / f"{report}.json").read_text()), report
+    assert "<html" in (finished / "08_reporting/behavioral_report.html").read_text()
+    assert (finished / "08_reporting/training_loss.png").stat().st_size > 10_000
+    assert len(list_adapters(finished / "06_models/tiny")) == 1
+
+
+@pytest.mark.slow
+def test_the_tiny_model_learned_something(finished: Path) -> None:
+    metrics = json.loads((finished / "08_reporting/training_metrics.json").read_text())
+    assert metrics["validation_loss_after"] < metrics["validation_loss_before"]
+
+
+@pytest.mark.slow
+def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> None:
+    documents = {
+        row["document_id"]: row["split"]
+        for row in ParquetParts(finished / "04_feature/documents/tiny").rows(
+            ["document_id", "split"]
+        )
+    }
+    for split in schemas.SPLITS:
+        rows = list(ParquetParts(finished / f"05_model_input/{split}/tiny").rows())
+        assert all(sum(row["segment_lengths"]) == row["n_tokens"] for row in rows)
+        assert {documents[d] for row in rows for d in row["document_ids"]} == {split}
+
+
+@pytest.mark.slow
+def test_one_pipeline_alone_runs_from_what_the_catalog_holds(
+    project: Path, finished: Path, small_repository: Path
+) -> None:
+    before = list_adapters(finished / "06_models/tiny")
+    run_project(project, "qlora_train", **parameters(project, small_repository))
+    after = list_adapters(finished / "06_models/tiny")
+    assert [a.path for a in after[:-1]] == [a.path for a in before]
+
+
+@pytest.mark.slow
+def test_every_preview_opens(project: Path, finished: Path, small_repository: Path) -> None:
+    assert finished.is_dir()
+    bootstrap_project(project)
+    given = parameters(project, small_repository)
+    with KedroSession.create(project, env="test", runtime_params=given) as session:
+        catalog: DataCatalog = session.load_context().catalog
+        for name in catalog.keys():  # noqa: SIM118  # a catalog is no mapping
+            dataset = catalog.get(name)
+            if hasattr(dataset, "preview"):
+                assert dataset.preview(), name

@@ -1,0 +1,104 @@
+"""The README's commands, run as they stand there, in a fresh clone."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from the_block_llm.models.adapter_manifest import list_adapters
+
+ROOT = Path(__file__).resolve().parents[1]
+# A fence is followed by this where a reader needs something that a test machine does not have.
+NEEDS = re.compile(r"<!-- needs: (?P<what>[^>]+) -->\n```console\n(?P<commands>.*?)```", re.DOTALL)
+PLAIN = re.compile(r"(?<!-->\n)```console\n(?P<commands>.*?)```", re.DOTALL)
+# The demo as it is takes minutes; what it does is the same with fewer of everything.
+SMALL = (
+    "qlora_train.max_rows=8,qlora_train.max_epochs=1,qlora_train.eval_steps=1,"
+    "qlora_train.save_steps=1,behavioral_eval.max_items=2"
+)
+
+
+def commands(pattern: re.Pattern[str]) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [
+        line.removeprefix("$ ")
+        for block in pattern.finditer(text)
+        for line in block["commands"].splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+def test_every_command_is_run_here_or_says_what_it_needs() -> None:
+    known = {
+        "make demo",
+        "make test",
+        "source .venv/bin/activate",
+        "kedro run --params=repository=PATH",
+        "kedro run --pipeline=qlora_train",
+        "kedro registry list",
+        "kedro viz build",
+    }
+    assert set(commands(PLAIN)) <= known, "teach this test the new command, or say what it needs"
+    assert commands(NEEDS), "the run with a GPU is what the project is for"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clone") / "the_block_llm"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    # The environment is this one: installing it again is what the whole of make test began with.
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    return folder
+
+
+def run(folder: Path, command: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    environment |= {
+        "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "src"),
+        "COLUMNS": "120",
+    }
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
+def test_the_demo_then_single_pipelines_then_another_repository(
+    clone: Path, small_repository: Path
+) -> None:
+    (clone / ".venv/.installed").touch()
+    shown = run(clone, f"make demo PARAMS={SMALL}")
+    assert "verdict" in shown
+    assert "behavioral_report.html" in shown
+    assert "Traceback" not in shown
+    adapters = clone / "data/06_models/smollm2-135m"
+    assert len(list_adapters(adapters)) == 1
+
+    run(clone, f"kedro run --pipeline=qlora_train --params={SMALL}")
+    assert len(list_adapters(adapters)) == 2
+
+    listed = run(clone, "kedro registry list")
+    names = ("__default__", "git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
+    assert all(f"- {name}" in listed for name in names)
+
+    run(clone, f"kedro run --params=repository={small_repository},{SMALL}")
+    assert len(list_adapters(adapters)) == 3
+    status = run(clone, "git status --porcelain")
+    assert status == "", "a run leaves nothing in the checkout that git would show"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
+@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
+def test_the_graph_builds_as_a_site(clone: Path) -> None:
+    (clone / ".venv/.installed").touch()
+    run(clone, "kedro viz build")
+    assert (clone / "build/index.html").is_file()
