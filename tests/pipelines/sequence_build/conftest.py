@@ -78,7 +78,7 @@ class Story:
         t0 = self.commits[at]
         return Tables(
             repository={
-                "head_sha": self.commits[last]["sha"],
+                "head": self.commits[last]["sha"],
                 "cutoff": {
                     "spec": cutoff, "sha": t0["sha"], "time": t0["committed_at"].isoformat(),
                 },

@@ -76,7 +76,7 @@ def read_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cuto
     return Cutoff(
         sha=repository["cutoff"]["sha"],
         time=_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
-        head_sha=repository["head_sha"],
+        head_sha=repository["head"],
     )
 
 
