@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import json
+import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -124,6 +125,14 @@ def _table(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> Parqu
     return save_parts(folder, schema, [pa.RecordBatch.from_pylist(rows, schema)])
 
 
+def words(seed: int, n_words: int, between: str = " ") -> str:
+    """Made-up words, so that no two texts of a story resemble each other by chance."""
+    rng = random.Random(seed)
+    syllables = ("ka", "lo", "mi", "ne", "ru", "ta", "vo", "shi", "dor", "pel", "gan", "wex")
+    made = ("".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(n_words))
+    return between.join(made)
+
+
 @pytest.fixture
 def story() -> Story:
     """An empty history to tell."""
@@ -135,17 +144,18 @@ def long_story(story: Story) -> Story:
     """Twelve commits to a small package: enough for all three sides of the cut-off."""
     for number in range(12):
         name = f"pkg/part{number % 4}.py"
-        lines = [f'"""Part {number % 4} keeps the books of account number {number % 4}."""\n\n']
+        lines = [f'"""Part {number % 4}: {words(number % 4, 6)}."""\n\n']
         lines += [
-            f"\ndef step_{n}(amount: int) -> int:\n"
-            f'    """Add {n} to the amount, as rule {n} of chapter {number % 4} asks."""\n'
-            f"    return amount + {n} * {number % 4}\n\n"
-            for n in range(number + 4)
+            f"\ndef {words(key, 2, '_')}(amount: int) -> int:\n"
+            f'    """{words(key, 8).capitalize()}."""\n'
+            f"    {words(key + 1, 1)} = amount + {key} * {number % 4}\n"
+            f"    return {words(key + 1, 1)} - {words(key + 2, 3, '.')}\n\n"
+            for key in (100 * (number % 4) + 7 * n for n in range(number + 4))
         ]
         story.commit(
-            f"Teach part {number % 4} the rules up to {number + 3}",
+            f"Teach part {number % 4} to {words(number, 4)}",
             {name: "".join(lines)},
-            body=f"Rule {number + 3} was asked for by the auditors of year {number}.",
+            body=f"It was asked for: {words(1000 + number, 12)}.",
         )
     return story
 

@@ -10,6 +10,7 @@ from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.leaks import LeakCheck
+from the_block_llm.pipelines.sequence_build.own_words import wording
 from the_block_llm.pipelines.sequence_build.screening import screen
 
 MODULE = "".join(
@@ -125,7 +126,7 @@ def test_near_copies_go_by_how_near_they_are(changed: int, is_leak: bool) -> Non
     other = [f"other{n}" if n < changed else word for n, word in enumerate(words)]
     later, earlier = _file("later", "held_out", other), _file("earlier", "train", words)
     check = LeakCheck([later], History({}, {}, None), 0.7)  # type: ignore[arg-type]
-    check.see(earlier)
+    check.see(earlier, wording(earlier))
     assert [leak.document_id for leak in check.leaks()] == (["file/later"] if is_leak else [])
 
 

@@ -1,6 +1,6 @@
 """From the tables of git_ingest to drafts, each on its side of the cut-off."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,8 +8,15 @@ from functools import cached_property
 from itertools import chain, groupby
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.sequence_build.chat_documents import commit_chat, description_chats
+from the_block_llm.pipelines.sequence_build.chat_files import (
+    dependency_chats,
+    description_chat,
+    newly_described,
+    where_chat,
+)
+from the_block_llm.pipelines.sequence_build.chat_history import commit_chat, together_chats
 from the_block_llm.pipelines.sequence_build.commit_documents import FileChange, commit_document
+from the_block_llm.pipelines.sequence_build.dependencies import dependencies, reverse
 from the_block_llm.pipelines.sequence_build.descriptions import describe
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.file_documents import (
@@ -67,18 +74,25 @@ class Corpus:
         for description in describe(file.text, file.language):
             is_new = not held_back.isdisjoint(lines_of(description.text))
             side: Split = "validation" if is_new else split
-            yield from description_chats([description], file.path, side, at, self.seed)
+            yield description_chat(description, file.path, side, at, self.seed)
+            if description.of == "definition" and self._definitions[description.name] == 1:
+                yield where_chat(description, file.path, side, at, self.seed)
+        depends_on, used_by = self._dependencies
+        yield from dependency_chats(
+            file.path,
+            depends_on.get(file.path, ()),
+            used_by.get(file.path, ()),
+            split,
+            at,
+            self.seed,
+        )
 
     def _new_chats_about(
         self, file: SnapshotFile, at: datetime, before: str | None
     ) -> Iterator[Draft]:
-        known = frozenset() if before is None else lines_of(before)
-        new = [
-            description
-            for description in describe(file.text, file.language)
-            if known.isdisjoint(lines_of(description.text))
-        ]
-        yield from description_chats(new, file.path, "held_out", at, self.seed)
+        known = {description.text for description in describe(before or "", file.language)}
+        for description in newly_described(describe(file.text, file.language), known):
+            yield description_chat(description, file.path, "held_out", at, self.seed)
 
     def _commits(self) -> Iterator[Draft | Dropped]:
         whole = self._shown_whole
@@ -91,15 +105,23 @@ class Corpus:
                 if row["kept"]
             ]
             commit = self.history.commits.get(sha)
-            if commit is None:
-                continue
-            if commit.is_merge:
-                yield Dropped("merge", sha)
+            if commit is None or commit.is_merge:
                 continue
             split = self.history.split_of[sha]
             yield commit_document(commit, split, changes, whole[split], self._earlier(commit))
             if self.with_chats and (chat := commit_chat(commit, split, changes, self.seed)):
                 yield chat
+
+        merges = (commit.sha for commit in self.history.commits.values() if commit.is_merge)
+        yield from (Dropped("merge", sha) for sha in merges)
+        if self.with_chats:
+            yield from together_chats(
+                self._changes.paths_of,
+                self.history.on("train"),
+                whole["train"],
+                self.history.cutoff.time,
+                self.seed,
+            )
 
     def _earlier(self, commit: Commit) -> Sequence[Commit]:
         wanted = self.incremental_context_sequences
@@ -120,6 +142,21 @@ class Corpus:
         for row in self.snapshot_files.rows(["sha", "path", "language", "text", "kept"]):
             if row["sha"] == sha and row["kept"] and row["text"]:
                 yield SnapshotFile(row["path"], row["language"], row["text"])
+
+    @cached_property
+    def _definitions(self) -> Mapping[str, int]:
+        """How often each name is defined, of those that say what they are for."""
+        return Counter(
+            description.name
+            for file in self._tree(self.history.cutoff.sha)
+            for description in describe(file.text, file.language)
+            if description.of == "definition"
+        )
+
+    @cached_property
+    def _dependencies(self) -> tuple[Mapping[str, list[str]], Mapping[str, list[str]]]:
+        depends_on = dependencies(self._tree(self.history.cutoff.sha))
+        return depends_on, reverse(depends_on)
 
     @cached_property
     def _by_order(self) -> list[Commit]:

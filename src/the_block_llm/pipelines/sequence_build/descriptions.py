@@ -3,6 +3,7 @@
 import ast
 import re
 import warnings
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -17,6 +18,11 @@ _RUST_ITEM: Final = re.compile(
     r"(?P<doc>(?:^[ \t]*///.*\n)+)(?:^[ \t]*#\[.*\n)*"
     r"^[ \t]*(?:pub(?:\([^)]*\))?[ \t]+)?(?:async[ \t]+|unsafe[ \t]+|const[ \t]+)*"
     r"(?P<what>fn|struct|enum|trait|mod|type|union|macro_rules!)[ \t]+(?P<name>\w+)",
+    re.MULTILINE,
+)
+_RUST_OWNER: Final = re.compile(
+    r"^(?:pub(?:\([^)]*\))?[ \t]+)?(?:unsafe[ \t]+)?"
+    r"(?:trait[ \t]+|impl(?:<[^{\n]*?>)?[ \t]+(?:[^{\n]*?[ \t]for[ \t]+)?)(?P<name>\w+)",
     re.MULTILINE,
 )
 
@@ -40,12 +46,13 @@ def describe(text: str, language: str | None) -> list[Description]:
     finder = finders.get(language or "")
     if finder is None:
         return []
-    return [
-        description
-        for description in finder(text)
-        if len(description.text.split()) >= _FEWEST_WORDS
-        and len(description.text) <= _MOST_CHARACTERS
-    ]
+    found: dict[tuple[str, str], Description] = {}
+    for description in finder(text):
+        n_words = len(description.text.split())
+        if n_words >= _FEWEST_WORDS and len(description.text) <= _MOST_CHARACTERS:
+            # Of several with one name (overloads, headings "Usage") the first is meant.
+            found.setdefault((description.of, description.name), description)
+    return list(found.values())
 
 
 def _python(text: str) -> Iterator[Description]:
@@ -72,8 +79,13 @@ def _python(text: str) -> Iterator[Description]:
 def _rust(text: str) -> Iterator[Description]:
     if header := _RUST_HEADER.match(text):
         yield Description("file", "", _uncomment(header.group(), "//!"))
+    owners = [(owner.start(), owner["name"]) for owner in _RUST_OWNER.finditer(text)]
     for item in _RUST_ITEM.finditer(text):
-        yield Description("definition", item["name"], _uncomment(item["doc"], "///"))
+        name = item["name"]
+        if item["doc"][0] in " \t":
+            at = bisect(owners, (item.start(), "")) - 1
+            name = f"{owners[at][1]}::{name}" if at >= 0 else name
+        yield Description("definition", name, _uncomment(item["doc"], "///"))
 
 
 def _uncomment(block: str, mark: str) -> str:
@@ -86,6 +98,6 @@ def _markdown(text: str) -> Iterator[Description]:
     # A "#" inside a fenced block is a comment of some program, not a heading.
     unfenced = _FENCE.sub(lambda block: re.sub(r"[^\n]", "x", block.group()), text)
     headings = list(_HEADING.finditer(unfenced))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=True):
+    for at, heading in enumerate(headings):
+        end = headings[at + 1].start() if at + 1 < len(headings) else len(text)
         yield Description("section", heading[2].strip(), text[heading.end() : end].strip())

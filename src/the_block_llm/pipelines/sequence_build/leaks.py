@@ -17,7 +17,7 @@ from rensa import RMinHash, RMinHashLSH
 
 from the_block_llm.pipelines.sequence_build.drafts import Draft
 from the_block_llm.pipelines.sequence_build.history import History
-from the_block_llm.pipelines.sequence_build.own_words import wording
+from the_block_llm.pipelines.sequence_build.own_words import Wording, wording
 from the_block_llm.schemas import Split
 
 LeakReason = Literal["revert", "cherry_pick", "exact_duplicate", "known_lines", "near_duplicate"]
@@ -79,9 +79,8 @@ class LeakCheck:
         for draft in held_back:
             self._watch(draft, _named_source(draft, history))
 
-    def see(self, draft: Draft) -> None:
+    def see(self, draft: Draft, seen: Wording) -> None:
         """Compare a document of training or validation with what is held back after it."""
-        seen = wording(draft)
         later = _LATER[draft.split]
         matches: Counter[int] = Counter()
         for line in seen.lines:

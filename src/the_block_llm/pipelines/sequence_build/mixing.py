@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from hashlib import blake2b
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.params import Mix
@@ -10,27 +9,29 @@ from the_block_llm.pipelines.sequence_build.params import Mix
 _ROUNDS = 200  # of a sum that settles by halves; more than the precision of a float
 
 
-def left_out_by_mix(documents: ParquetParts, mix: Mix, seed: int) -> frozenset[str]:
-    """Choose the training documents to leave out, evenly over each kind that has too many.
+def left_out_by_mix(documents: ParquetParts, mix: Mix) -> frozenset[str]:
+    """Choose the training documents to leave out: of a kind that has too many, the longest.
 
     Args:
         documents: The table ``documents``.
         mix: Most that each kind may take.
-        seed: Of the choice.
     """
-    tokens: dict[str, int] = defaultdict(int)
-    columns = ["document_id", "kind", "split", "n_tokens"]
-    for row in documents.rows(columns):
+    by_kind: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for row in documents.rows(["document_id", "kind", "split", "n_tokens"]):
         if row["split"] == "train":
-            tokens[row["kind"]] += row["n_tokens"]
+            by_kind[row["kind"]].append((row["n_tokens"], row["document_id"]))
+    tokens = {kind: sum(n for n, _ in found) for kind, found in by_kind.items()}
     shares = kept_shares(tokens, mix.model_dump())
-    if all(share >= 1 for share in shares.values()):
-        return frozenset()
-    return frozenset(
-        row["document_id"]
-        for row in documents.rows(columns)
-        if row["split"] == "train" and _position(row["document_id"], seed) >= shares[row["kind"]]
-    )
+    left_out: set[str] = set()
+    for kind, found in by_kind.items():
+        surplus = tokens[kind] * (1 - shares[kind])
+        for n_tokens, document_id in sorted(found, reverse=True):
+            if surplus < 1:
+                break
+            if n_tokens <= surplus or shares[kind] == 0:
+                left_out.add(document_id)
+                surplus -= n_tokens
+    return frozenset(left_out)
 
 
 def kept_shares(tokens: Mapping[str, int], caps: Mapping[str, float]) -> dict[str, float]:
@@ -48,8 +49,3 @@ def kept_shares(tokens: Mapping[str, int], caps: Mapping[str, float]) -> dict[st
             if kind in kept and cap < 1 and kept[kind] > cap / (1 - cap) * others:
                 kept[kind] = cap / (1 - cap) * others
     return {kind: kept[kind] / count if count else 1.0 for kind, count in tokens.items()}
-
-
-def _position(document_id: str, seed: int) -> float:
-    digest = blake2b(f"{seed}:{document_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64

@@ -12,11 +12,12 @@ from itertools import groupby
 from the_block_llm.pipelines.sequence_build.drafts import Segment
 
 _TELLING_CHARACTERS = 4  # a shorter line ("}", "else") stands everywhere and tells nothing
+_DRESS = " \t\n\r\f\v/#*!\"'"  # a sentence is the same with and without its comment marks
 
 
 def telling(line: str) -> str | None:
     """The line as it is compared, or none where it says too little to be told apart."""
-    bare = line.strip()
+    bare = line.strip(_DRESS)
     return bare if len(bare) >= _TELLING_CHARACTERS else None
 
 

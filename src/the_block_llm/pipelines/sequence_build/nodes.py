@@ -59,7 +59,7 @@ def pack_train(
     documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
 ) -> Iterator[pa.RecordBatch]:
     """Pack what is learned."""
-    left_out = left_out_by_mix(documents, params.mix, params.seed)
+    left_out = left_out_by_mix(documents, params.mix)
     return _pack(documents, "train", profiles, model, params, left_out)
 
 
@@ -97,7 +97,7 @@ def report_sequences(
         read_history(commits, cutoff, params.validation_fraction),
         row_shape(params, resolve_profile(profiles, model)),
         Screening.from_json(screening),
-        len(left_out_by_mix(documents, params.mix, params.seed)),
+        len(left_out_by_mix(documents, params.mix)),
     )
 
 

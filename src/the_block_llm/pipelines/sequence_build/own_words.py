@@ -3,13 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 from the_block_llm.pipelines.sequence_build.drafts import Draft
 from the_block_llm.pipelines.sequence_build.new_lines import telling
 
-_SHINGLE_WORDS: Final = 3
 _WORD: Final = re.compile(r"\w+")
 _HEADER_MARKS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
 
@@ -65,13 +63,10 @@ def _hashes(lines: list[str]) -> Iterator[int]:
 
 
 def _shingles(words: list[str]) -> list[str]:
-    if len(words) <= _SHINGLE_WORDS:
+    if len(words) <= 3:
         return [" ".join(words)] if words else []
-    return [
-        " ".join(words[at : at + _SHINGLE_WORDS]) for at in range(len(words) - _SHINGLE_WORDS + 1)
-    ]
+    return list(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
 
 
 def _hash(text: str) -> int:
-    # Not hash(): it differs from process to process, and this goes into tables.
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+    return hash(text)  # compared within one process only

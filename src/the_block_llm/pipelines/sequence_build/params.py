@@ -12,12 +12,12 @@ from the_block_llm.models.profiles import ModelProfile
 class Mix(BaseModel, frozen=True, extra="forbid"):
     """The most that each kind of document may take of the training tokens, 0 to 1.
 
-    A kind that has more is thinned out evenly; one that has less stays whole, so nothing is
-    thrown away to reach a share. Zero leaves a kind out.
+    A kind that has more loses its longest documents first: sweeping changes and generated
+    texts, of which a model learns least. One that has less stays whole. Zero leaves it out.
     """
 
     file: float = Field(default=1.0, ge=0, le=1)
-    commit: float = Field(default=1.0, ge=0, le=1)
+    commit: float = Field(default=0.5, ge=0, le=1)
     chat: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -47,7 +47,7 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     """Held-back documents go where training holds this share of their lines, or wording this
     like theirs. Lower finds looser copies, and takes more from evaluation."""
     seed: int = 42
-    """Picks the wording of questions and the documents that a mix leaves out."""
+    """Picks the wording of questions."""
 
     @field_validator("cutoff")
     @classmethod

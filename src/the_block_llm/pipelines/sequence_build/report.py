@@ -50,7 +50,7 @@ def sequence_report(
         report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)
         report |= {key: value for key, value in counts.items() if key.startswith(split)}
         report |= _count_rows(rows[split], split, shape)
-    report["warnings"] = _warnings(report, history)
+    report["warnings"] = _warnings(report, history, screening)
     return report
 
 
@@ -77,7 +77,7 @@ def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, 
     }
 
 
-def _warnings(report: Mapping[str, Any], history: History) -> list[str]:
+def _warnings(report: Mapping[str, Any], history: History, screening: Screening) -> list[str]:
     warnings: list[str] = []
     if report["train_rows"] < _FEWEST_ROWS or report["train_trained_tokens"] < _FEWEST_TOKENS:
         warnings.append(
@@ -89,6 +89,11 @@ def _warnings(report: Mapping[str, Any], history: History) -> list[str]:
         warnings.append(
             "Everything is trained on (cutoff: null), so this model can't be evaluated on "
             "held-out material."
+        )
+    if screening.validation_repeats:
+        warnings.append(
+            "Everything in validation resembles training text, so the validation loss says little "
+            "about text that is new. A longer history, or a larger validation_fraction, helps."
         )
     kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
     if kinds and kinds.most_common(1)[0][1] > _UNIFORM * kinds.total() and kinds.total() > 1:
