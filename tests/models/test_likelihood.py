@@ -4,7 +4,7 @@ from tests.builders.tiny_llama import tiny_llama
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from the_block_llm.models.likelihood import target_nats
+from the_block_llm.models.likelihood import continuation_nats, target_nats
 from the_block_llm.models.segments import collate_rows
 
 
@@ -60,3 +60,12 @@ def test_more_targets_than_one_slice_of_the_head(model, monkeypatch):
 def test_a_row_without_targets_is_zero(model):
     nats = target_nats(model, collate_rows([packed([[4, 5, 6]], masked=3)], pad_token_id=0))
     assert nats.tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "continuations", [[[3]], [[3], [80, 7, 7]], [[9, 9], [1, 2, 3, 4], [5]]], ids=len
+)
+def test_continuations_of_one_prefix_agree_with_a_plain_loop(model, continuations):
+    prefix = [5, 9, 33, 2]
+    expected = [sum(plain_loop(model, prefix + c)[len(prefix) :]) for c in continuations]
+    assert continuation_nats(model, prefix, continuations) == pytest.approx(expected, rel=1e-4)

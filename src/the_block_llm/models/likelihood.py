@@ -1,6 +1,6 @@
-"""How surprised a model is by a text, in nats per token."""
+"""How surprised a model is by a text, in nats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -42,6 +42,50 @@ def target_nats(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Te
         losses = _head_nats(inner, hidden[rows, columns - 1], labels[rows, columns])
         nats[rows.cpu(), columns.cpu()] = losses.cpu()
     return nats
+
+
+@torch.no_grad()
+def continuation_nats(
+    model: nn.Module, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[float]:
+    """Measure several continuations of one prefix, which is read only once.
+
+    Args:
+        model: A causal language model, plain or with an adapter, in evaluation mode.
+        prefix: Token ids, at least one.
+        continuations: Token ids of each, at least one.
+
+    Returns:
+        For each, ``-ln p(continuation | prefix)`` over all of its tokens.
+    """
+    inner = causal_model(model)
+    device = inner.get_input_embeddings().weight.device
+    read = inner.get_decoder()(input_ids=torch.tensor([prefix], device=device), use_cache=True)
+    n, width = len(continuations), max(map(len, continuations))
+    # Padding stands on the right, where causal attention keeps it from everything real.
+    ids = torch.zeros((n, width), dtype=torch.int64)
+    real = torch.zeros((n, width), dtype=torch.bool)
+    for row, continuation in enumerate(continuations):
+        ids[row, : len(continuation)] = torch.as_tensor(continuation)
+        real[row, : len(continuation)] = True
+    ids, real = ids.to(device), real.to(device)
+    # The prefix's last state predicts each first token.
+    hidden = read.last_hidden_state[:, -1:].expand(n, -1, -1)
+    if width > 1:
+        cache = read.past_key_values
+        cache.batch_repeat_interleave(n)
+        positions = torch.arange(len(prefix), len(prefix) + width - 1, device=device)
+        later = inner.get_decoder()(
+            input_ids=ids[:, :-1],
+            position_ids=positions.expand(n, -1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden = torch.cat([hidden, later], dim=1)
+    nats = torch.zeros((n, width), dtype=torch.float32, device=device)
+    nats[real] = _head_nats(inner, hidden[real], ids[real])
+    totals: list[float] = nats.sum(dim=1).tolist()
+    return totals
 
 
 def causal_model(model: nn.Module) -> Any:

@@ -2,10 +2,10 @@ import pytest
 from tests.builders.tiny_adapter import with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
-from the_block_llm.pipelines.behavioral_eval.evaluation import Subject
 from the_block_llm.pipelines.behavioral_eval.held_out import Source
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan, plan_probes
+from the_block_llm.pipelines.behavioral_eval.subject import Subject
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, parse_suite
 
 SUITE = """\
@@ -38,14 +38,24 @@ BUDGET = {
     "new_tokens": 8,
     "held_out_rows": 12,
     "task_items": 4,
+    "general_items": 3,
+    "tasks_with_retrieval": True,
+    "passages": 2,
+    "passage_characters": 200,
     "batch_rows": 4,
 }
 
 
 @pytest.fixture
-def params() -> BehavioralEvalParams:
+def params(tmp_path) -> BehavioralEvalParams:
     return BehavioralEvalParams.model_validate(
-        {"suites": ["own"], "budgets": {"cpu": BUDGET, "cuda": BUDGET}, "resamples": 300}
+        {
+            "suites": ["own"],
+            "budgets": {"cpu": BUDGET, "cuda": BUDGET},
+            "resamples": 300,
+            "calibration_shuffles": 4,
+            "journal_folder": str(tmp_path / "journal"),
+        }
     )
 
 

@@ -35,6 +35,8 @@ class Source:
 class PieceCost:
     """What one piece of a document cost."""
 
+    row: int
+    """Number of the row it stands in."""
     item_id: str
     source: Source
     bits: float
@@ -117,6 +119,7 @@ def measure_rows(
                     "table does not hold. Run `kedro run --pipeline=sequence_build` again."
                 )
             yield PieceCost(
+                row=number,
                 item_id=f"{document_id}@{number}.{place}",
                 source=sources[document_id],
                 bits=float(nats[index, span][counted[index, span]].sum()) / math.log(2),

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -13,12 +13,28 @@ from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder
 from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.loading import pick_device
-from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.pipelines.behavioral_eval import evaluation, page, plan, report
+from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
+from the_block_llm.pipelines.behavioral_eval import page, plan, report
+from the_block_llm.pipelines.behavioral_eval.answering import answer_probes
+from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
 from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
+from the_block_llm.pipelines.behavioral_eval.general_ability import (
+    general_questions,
+    general_texts,
+)
 from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
+from the_block_llm.pipelines.behavioral_eval.measuring import (
+    measure_general_text,
+    measure_held_out,
+    measure_tasks,
+)
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
+from the_block_llm.pipelines.behavioral_eval.retrieval import PassageIndex, passages_at_cutoff
+from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
+from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items
+from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
 
 
 def check_suites(
@@ -31,15 +47,17 @@ def check_suites(
 def plan_probes(
     *,
     suites: list[Suite],
+    repository: Mapping[str, Any],
     snapshot_files: ParquetParts,
     model: str,
     models: ModelProfiles,
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Fix what will be asked."""
-    columns = ["repo", "path", "language", "size_bytes", "kept"]
-    files = list(snapshot_files.rows(columns))
-    project = PurePosixPath(files[0]["repo"]).name if files else "this project"
+    cutoff = read_cutoff(repository)
+    columns = ["repo", "sha", "path", "language", "size_bytes", "kept"]
+    files = [row for row in snapshot_files.rows(columns) if row["sha"] == cutoff.sha]
+    project = project_name(row["repo"] for row in files)
     chosen = plan.plan_probes(
         suites,
         resolve_profile(models, model).role,
@@ -53,6 +71,10 @@ def evaluate_arms(
     *,
     probe_plan: Mapping[str, Any],
     adapter: AdapterFolder,
+    repository: Mapping[str, Any],
+    commits: ParquetParts,
+    file_changes: ParquetParts,
+    snapshot_files: ParquetParts,
     held_out_rows: ParquetParts,
     documents: ParquetParts,
     model: str,
@@ -60,21 +82,32 @@ def evaluate_arms(
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Ask and measure every arm with one loaded model."""
-    planned = plan.ProbePlan.model_validate(probe_plan)
+    planned = ProbePlan.model_validate(probe_plan)
     budget = params.budget_for(pick_device().type)
+    cutoff = read_cutoff(repository)
+    tables = (commits, file_changes, snapshot_files)
     rows = choose_rows(held_out_rows, budget.held_out_rows, params.seed)
-    sources = held_out_sources(documents)
-    profile = resolve_profile(models, model)
-    subject = evaluation.Subject(
-        model=load_with_adapter(profile, adapter.path),
-        tokenizer=load_tokenizer(profile),
-        role=planned.role,
-        base_id=f"{adapter.manifest.base_model}@{adapter.manifest.base_revision}",
-        adapter_id=_adapter_hash(adapter),
+    items = draw_items(read_two_times(cutoff, *tables), budget.task_items, params.seed)
+    passages = list(passages_at_cutoff(cutoff, *tables, budget.passage_characters))
+    index = PassageIndex(passages if any(map(retrieves, params.arms)) else [])
+    subject = _load_subject(adapter, planned.role, resolve_profile(models, model))
+    folder = Path(params.journal_folder)
+    answers = answer_probes(
+        subject, planned.probes, params.arms, params.sampling, budget, index, folder
     )
-    probes = [(item.suite, item.probe) for item in planned.probes]
-    answers = evaluation.answer_probes(subject, probes, params.arms, params.sampling, budget)
-    scores = evaluation.measure_held_out(subject, rows, sources)
+    scores = [
+        *measure_held_out(subject, rows, held_out_sources(documents), folder),
+        *measure_tasks(subject, items, params.arms, budget, index, folder),
+        *measure_general_text(subject, general_texts(budget.general_items), folder),
+        *measure_tasks(
+            subject,
+            general_questions(budget.general_items),
+            ("base", "tuned"),
+            budget,
+            index,
+            folder,
+        ),
+    ]
     return (
         [pa.Table.from_pylist(answers, schemas.COMPLETIONS)],
         [pa.Table.from_pylist(scores, schemas.ITEM_SCORES)],
@@ -92,9 +125,9 @@ def judge(
     """Score what is stored and say what it shows; no model is loaded."""
     manifest = adapter.manifest
     return report.build_report(
-        plan.ProbePlan.model_validate(probe_plan),
+        ProbePlan.model_validate(probe_plan),
         list(completions.rows()),
-        item_scores.rows(),
+        list(item_scores.rows()),
         params,
         provenance={
             "profile": manifest.profile,
@@ -113,6 +146,20 @@ def judge(
 def render_page(behavioral_report: Mapping[str, Any]) -> str:
     """The report as a page to read."""
     return page.render(behavioral_report)
+
+
+def _load_subject(
+    adapter: AdapterFolder, role: Literal["advisor", "completion"], profile: ModelProfile
+) -> Subject:
+    manifest = adapter.manifest
+    return Subject(
+        model=load_with_adapter(profile, adapter.path),
+        tokenizer=load_tokenizer(profile),
+        role=role,
+        # The same weights answer a little differently on another kind of device.
+        base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
+        adapter_id=_adapter_hash(adapter),
+    )
 
 
 def _adapter_hash(adapter: AdapterFolder) -> str:

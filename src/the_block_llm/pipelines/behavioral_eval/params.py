@@ -29,6 +29,14 @@ class Budget(BaseModel, frozen=True, extra="forbid"):
     """Packed rows of held-out text, each measured once an arm."""
     task_items: int = Field(ge=0)
     """Items of each task made from the repository."""
+    general_items: int = Field(ge=0)
+    """Texts and questions that have nothing to do with it, of those shipped."""
+    tasks_with_retrieval: bool
+    """Put the tasks to the arms with retrieval too; long prompts make up most of the time."""
+    passages: int = Field(ge=1)
+    """Passages that retrieval puts before a question."""
+    passage_characters: int = Field(ge=80)
+    """Longest passage."""
     batch_rows: int = Field(ge=1)
     """Prompts answered together: 8 are four times as fast as 1 on a CPU."""
 
@@ -46,6 +54,10 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """By device type: a CPU does about 500 tokens a second with the embedded default."""
     resamples: int = Field(default=2000, ge=200)
     """Of the bootstrap and of the sign-flip test; p-values are no finer than 1 / resamples."""
+    calibration_shuffles: int = Field(default=200, ge=0)
+    """Random swaps of the arms, to see how often chance alone would have said better."""
+    journal_folder: str
+    """Results are kept here as they come; a killed run goes on from them."""
     seed: int = 42
     """Of everything drawn: which items, which resamples."""
 
@@ -69,7 +81,7 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
         budget = self.budgets["cuda" if device_type == "cuda" else "cpu"]
         if self.max_items is None:
             return budget
-        counted = ("probes", "held_out_rows", "task_items")
+        counted = ("probes", "held_out_rows", "task_items", "general_items")
         return budget.model_copy(
             update={name: min(getattr(budget, name), self.max_items) for name in counted}
         )

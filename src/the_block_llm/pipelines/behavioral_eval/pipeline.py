@@ -19,6 +19,7 @@ def create_pipeline() -> Pipeline:
                 nodes.plan_probes,
                 inputs={
                     "suites": "probe_suites",
+                    "repository": "repository",
                     "snapshot_files": "snapshot_files",
                     "model": "params:model",
                     "models": "params:models",
@@ -32,6 +33,10 @@ def create_pipeline() -> Pipeline:
                 inputs={
                     "probe_plan": "probe_plan",
                     "adapter": "adapter",
+                    "repository": "repository",
+                    "commits": "commits",
+                    "file_changes": "file_changes",
+                    "snapshot_files": "snapshot_files",
                     "held_out_rows": "held_out_rows",
                     "documents": "documents",
                     "model": "params:model",

@@ -1,22 +1,13 @@
 """The prompt of a probe, the same for every arm but for what retrieval puts before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from the_block_llm.errors import ProfileError
+from the_block_llm.pipelines.behavioral_eval.retrieval import Passage
 from the_block_llm.pipelines.behavioral_eval.suites import Probe
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A piece of the repository that retrieval found."""
-
-    source: str
-    """Path of the file, or sha of the commit."""
-    text: str
 
 
 def render_prompt(

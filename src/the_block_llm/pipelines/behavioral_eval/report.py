@@ -3,7 +3,7 @@
 It is made from stored answers and stored scores only, so judging again costs no model time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any, Final
@@ -13,8 +13,9 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
     by_category,
     score_answers,
 )
+from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
-from the_block_llm.pipelines.behavioral_eval.measures import collect_measures
+from the_block_llm.pipelines.behavioral_eval.measures import pair_arms, task_table
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.verdict import (
@@ -27,12 +28,18 @@ from the_block_llm.pipelines.behavioral_eval.verdict import (
 REPORT_VERSION: Final = 1
 # What the first user's plan asked of a tuned model, as shares of concepts named.
 _CRITERIA: Final = {"overall": 0.5, "architecture": 0.6, "cross_module": 0.5}
+# Each pair answers a question of its own; base against tuned is the verdict's.
+_ALSO_COMPARED: Final = (
+    ("base", "base_retrieval", "What retrieval alone adds"),
+    ("base_retrieval", "tuned", "Tuning instead of retrieval"),
+    ("base_retrieval", "tuned_retrieval", "Tuning on top of retrieval"),
+)
 
 
 def build_report(
     plan: ProbePlan,
     completions: Sequence[Mapping[str, Any]],
-    item_scores: Iterable[Mapping[str, Any]],
+    item_scores: Sequence[Mapping[str, Any]],
     params: BehavioralEvalParams,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -53,14 +60,18 @@ def build_report(
         StaleDataError: Answers and questions do not belong together.
     """
     answers = score_answers(plan, completions)
-    judged = judge_measures(collect_measures(answers, item_scores, params.resamples, params.seed))
+    paired = pair_arms(answers, item_scores, "base", "tuned")
+    judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
     verdict = reach_verdict(judged)
     categories = by_category(answers)
     return {
         "report_version": REPORT_VERSION,
         "project": plan.project,
-        "verdict": {**asdict(verdict), "rules": RULES},
-        "measures": [_measure_row(j) for j in judged],
+        "verdict": {**asdict(verdict), "rules": list(RULES)},
+        "measures": [_measure_row(j, "base", "tuned") for j in judged],
+        "tasks": task_table(item_scores),
+        "also_compared": _also_compared(answers, item_scores, params),
+        "calibration": calibrate(paired, params.calibration_shuffles, params.seed),
         "categories": categories,
         "criteria": _criteria(categories),
         "coherence": coherence_report(answers),
@@ -81,12 +92,33 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     return [f"{verdict['outcome'].capitalize()}: {verdict['sentence']}", *verdict["reasons"]]
 
 
-def _measure_row(judged: Judged) -> dict[str, Any]:
+def _measure_row(judged: Judged, first: str, second: str) -> dict[str, Any]:
     row = asdict(judged.measure)
     difference = row.pop("difference")
-    difference["base"] = difference.pop("first")
-    difference["tuned"] = difference.pop("second")
-    return {**row, **difference, "p_corrected": judged.p_corrected, "outcome": judged.outcome}
+    values = {first: difference.pop("first"), second: difference.pop("second")}
+    return {
+        **row,
+        **values,
+        **difference,
+        "p_corrected": judged.p_corrected,
+        "outcome": judged.outcome,
+    }
+
+
+def _also_compared(
+    answers: Sequence[ScoredAnswer],
+    item_scores: Sequence[Mapping[str, Any]],
+    params: BehavioralEvalParams,
+) -> list[dict[str, Any]]:
+    arms = {answer.arm for answer in answers}
+    compared = []
+    for first, second, title in _ALSO_COMPARED:
+        if {first, second} <= arms:
+            paired = pair_arms(answers, item_scores, first, second)
+            judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
+            rows = [_measure_row(j, "first", "second") for j in judged]
+            compared.append({"first": first, "second": second, "title": title, "measures": rows})
+    return compared
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -110,33 +142,30 @@ def _side_by_side(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
     def probe_of(answer: ScoredAnswer) -> tuple[str, str]:
         return answer.planned.suite, answer.planned.probe.id
 
-    entries = []
     order = {key: place for place, key in enumerate(dict.fromkeys(map(probe_of, answers)))}
-    for (suite, _), group in groupby(
-        sorted(answers, key=lambda a: order[probe_of(a)]), key=probe_of
-    ):
-        of_probe = list(group)
-        probe = of_probe[0].planned.probe
-        entries.append(
+    by_probe = sorted(answers, key=lambda answer: order[probe_of(answer)])
+    return [_beside(list(group)) for _, group in groupby(by_probe, key=probe_of)]
+
+
+def _beside(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    planned = answers[0].planned
+    return {
+        "suite": planned.suite,
+        "probe_id": planned.probe.id,
+        "category": planned.probe.category,
+        "prompt": planned.probe.prompt,
+        "context": planned.probe.context,
+        "why": planned.probe.why,
+        "concepts": [concept.concept for concept in planned.probe.concepts],
+        "arms": [
             {
-                "suite": suite,
-                "probe_id": probe.id,
-                "category": probe.category,
-                "prompt": probe.prompt,
-                "context": probe.context,
-                "why": probe.why,
-                "concepts": [concept.concept for concept in probe.concepts],
-                "arms": [
-                    {
-                        "arm": answer.arm,
-                        "seed": answer.seed,
-                        "completion": answer.completion,
-                        "finish": answer.finish,
-                        "retrieved": list(answer.retrieved),
-                        "scores": asdict(answer.scores),
-                    }
-                    for answer in of_probe
-                ],
+                "arm": answer.arm,
+                "seed": answer.seed,
+                "completion": answer.completion,
+                "finish": answer.finish,
+                "retrieved": list(answer.retrieved),
+                "scores": asdict(answer.scores),
             }
-        )
-    return entries
+            for answer in answers
+        ],
+    }

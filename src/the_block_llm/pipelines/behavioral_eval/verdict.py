@@ -91,8 +91,14 @@ def judge_measures(measures: Sequence[Measure]) -> list[Judged]:
 
 
 def reach_verdict(judged: Sequence[Judged]) -> Verdict:
-    """Apply the rules; exactly one measure is primary."""
-    primary = next(j for j in judged if j.measure.weight == "primary")
+    """Apply the rules."""
+    primary = next((j for j in judged if j.measure.weight == "primary"), None)
+    if primary is None:
+        return Verdict(
+            outcome="too little data",
+            sentence="There is no held-out text to tell by. Use an earlier cut-off.",
+            reasons=(),
+        )
     knowledge = [j for j in judged if j.measure.weight == "knowledge"]
     better = [j for j in knowledge if j.outcome == "better"]
     worse = [j for j in knowledge if j.outcome == "worse"]

@@ -1,0 +1,50 @@
+"""The model under test, with its adapter on or off.
+
+Base and tuned are the same loaded weights, so nothing but the adapter can differ.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from the_block_llm.pipelines.behavioral_eval.params import Arm
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and how to speak to it."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    role: Literal["advisor", "completion"]
+    base_id: str
+    """Identifies the base weights and the arithmetic they run in."""
+    adapter_id: str
+    """Identifies the adapter's weights."""
+
+    @contextmanager
+    def as_arm(self, arm: Arm) -> Iterator[PeftModel]:
+        """The model as ``arm`` sees it."""
+        if is_tuned(arm):
+            yield self.model
+        else:
+            with self.model.disable_adapter():
+                yield self.model
+
+    def weights_of(self, arm: Arm) -> str:
+        """Identifies the weights that answer in ``arm``."""
+        return f"{self.base_id}+{self.adapter_id}" if is_tuned(arm) else self.base_id
+
+
+def is_tuned(arm: Arm) -> bool:
+    """True for the arms with the adapter."""
+    return arm.startswith("tuned")
+
+
+def retrieves(arm: Arm) -> bool:
+    """True for the arms that are shown passages of the repository."""
+    return arm.endswith("_retrieval")

@@ -1,0 +1,48 @@
+"""All tasks that are made from the repository, and what each one shows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from the_block_llm.pipelines.behavioral_eval.tasks import (
+    abstention,
+    co_change,
+    documentation,
+    messages,
+    placement,
+)
+from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem, draw_spread
+from the_block_llm.pipelines.behavioral_eval.tasks.two_times import TwoTimes
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of question."""
+
+    name: str
+    title: str
+    """As a measure in the report."""
+    make: Callable[[TwoTimes, int], Iterator[ChoiceItem]]
+    in_pairs: bool = False
+    """The items of a cluster belong together."""
+
+
+TASKS: Final = (
+    Task(co_change.TASK, "Which file changed as well", co_change.also_changed),
+    Task(messages.MESSAGE_TASK, "Which message fits this change", messages.message_of_patch),
+    Task(messages.PATCH_TASK, "Which change fits this message", messages.patch_of_message),
+    Task(placement.TASK, "Where a new file lives", placement.folder_of_new_file),
+    Task(documentation.TASK, "What stands under a heading", documentation.text_under_heading),
+    Task(abstention.TASK, "Whether a file exists", abstention.exists_or_not, in_pairs=True),
+)
+
+
+def draw_items(times: TwoTimes, n_items: int, seed: int) -> list[ChoiceItem]:
+    """Draw ``n_items`` at most of each task, spread over commits and files."""
+    return [
+        item
+        for task in TASKS
+        for item in draw_spread(
+            list(task.make(times, seed)), n_items, seed, whole_clusters=task.in_pairs
+        )
+    ]
