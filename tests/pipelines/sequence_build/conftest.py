@@ -173,6 +173,7 @@ def smollm2() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def llama3() -> PreTrainedTokenizerFast:
     """Llama-3's tokenizer, from the wheel llama-models, with the layout of its chat template."""
+    pytest.importorskip("tiktoken", reason="tiktoken, which reads its file, is not installed")
     spec = importlib.util.find_spec("llama_models")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the wheel llama-models is not installed")
