@@ -1,5 +1,6 @@
 """What a run made, in a few lines, read from the reports it wrote."""
 
+from collections import Counter
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -33,7 +34,26 @@ def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: floa
 
 
 def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("ingested", str(report)[:200])]
+    commits = sum(history["commits"] for history in report["history"])
+    files = report["snapshots"]
+    # The last snapshot of a repository is the tree at the ref.
+    newest = {snapshot["repo"]: snapshot for snapshot in files}.values()
+    dropped: Counter[str] = Counter()
+    for counts in (*report["history"], *newest):
+        dropped.update({reason: n["rows"] for reason, n in counts["dropped"].items()})
+    redacted = sum(sum(c["redactions"].values()) for c in (*report["history"], *files))
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in dropped.most_common(5)) or "nothing"
+    return [
+        (
+            "ingested",
+            (
+                f"{commits:,} commits with {sum(h['kept_rows'] for h in report['history']):,} "
+                f"changes kept, {sum(s['kept_rows'] for s in newest):,} files"
+            ),
+        ),
+        ("left out", f"{left_out}; {redacted:,} secrets masked"),
+        *(("", warning) for warning in report["warnings"]),
+    ]
 
 
 def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
