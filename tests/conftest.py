@@ -9,6 +9,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 # Tiny models gain nothing from threads, and two test processes on two cores would fight.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 # Paths of this checkout's own run must not leak into those of a test.
 os.environ.pop("KEDRO_ENV", None)
 

@@ -1,8 +1,9 @@
 """What a run made, in a few lines, read from the reports it wrote."""
 
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Final
 
 from kedro.io import DataCatalog
 from rich import get_console
@@ -106,7 +107,7 @@ def _page(page: str) -> list[tuple[str, str]]:
     return [("report", "data/08_reporting/behavioral_report.html")]
 
 
-_SECTIONS = {
+_SECTIONS: Final[dict[str, Callable[[Any], list[tuple[str, str]]]]] = {
     "ingest_report": _ingested,
     "sequence_report": _sequences,
     "training_metrics": _training,

@@ -1,6 +1,13 @@
 """Project settings that Kedro reads at start."""
 
-from the_block_llm.hooks import ProjectHooks
+import os
+
+# Before torch is loaded: its OpenMP threads must sleep while they wait for one another. By
+# default they spin, and with anything else running on the machine most of the time goes into
+# that: training took three times as long (docs/experiments.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from the_block_llm.hooks import ProjectHooks  # noqa: E402  # see above
 
 HOOKS = (ProjectHooks(),)
 
