@@ -7,7 +7,7 @@ import os
 # that: training took three times as long (docs/experiments.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from the_block_llm.hooks import ProjectHooks  # noqa: E402  # see above
+from the_block_llm.hooks import ProjectHooks  # see above
 
 HOOKS = (ProjectHooks(),)
 
