@@ -22,30 +22,24 @@ def _rule(strength: int, pattern: bytes) -> tuple[int, re.Pattern[bytes]]:
     return strength, re.compile(pattern, re.MULTILINE)
 
 
-_ANY: Final[_Rules] = (
-    _rule(LINE, rb"^(?=[^\n])"),
-    _rule(PARAGRAPH, rb"(?<=\n\n)(?=[^\n])"),
-)
-# Code of any language: after a blank line, what is not indented begins something of its own,
-# comments and attributes before a definition included.
+# Code of any language: a method or a comment inside something, after a blank line.
 _CODE: Final[_Rules] = (
-    *_ANY,
     _rule(
         INNER,
         rb"(?<=\n\n)(?=[ \t]+(?:[@#/*]|async |def |class |pub |fn |func |function ))",
     ),
-    _rule(OUTER, rb"(?<=\n\n)(?=[^\s})\]])"),
 )
 _PROSE: Final[_Rules] = (
-    *_ANY,
     _rule(INNER, rb"^(?=#{3,6} )"),
     _rule(OUTER, rb"^(?=#{1,2} )"),
 )
 _PATCH: Final[_Rules] = (
-    *_ANY,
     _rule(INNER, rb"^(?=@@ )"),
     _rule(OUTER, rb"^(?=--- |created |deleted |moved )"),
 )
+_NEWLINE: Final = ord("\n")
+# A line that begins so belongs to what is above it.
+_INSIDE: Final = np.frombuffer(b" \t\r})]", np.uint8)
 _PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
 
 
@@ -63,10 +57,29 @@ def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8
     >>> borders(b"# A\n\nb\n\n## C\n", "file", "x.md").tolist()
     [4, 0, 0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 0]
     """
-    strength = np.zeros(len(text), np.int8)
-    for value, pattern in _rules(kind, source):
+    rules = _rules(kind, source)
+    strength = _blank_lines(text, code=rules is _CODE)
+    for value, pattern in rules:
         for match in pattern.finditer(text):
             strength[match.start()] = max(value, strength[match.start()])
+    return strength
+
+
+def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:
+    """Lines and paragraphs; these are many, so no Python loop goes over them.
+
+    In code of any language, what is not indented after a blank line begins something of its
+    own, the comments and attributes before a definition included.
+    """
+    at = np.frombuffer(text, np.uint8)
+    before = np.concatenate(([_NEWLINE], at[:-1]))
+    before_that = np.concatenate(([0, 0], at[:-2]))[: len(at)]
+    starts_line = (before == _NEWLINE) & (at != _NEWLINE)
+    after_blank = starts_line & (before_that == _NEWLINE)
+    strength = starts_line.astype(np.int8) * LINE
+    strength[after_blank] = PARAGRAPH
+    if code:
+        strength[after_blank & ~np.isin(at, _INSIDE)] = OUTER
     return strength
 
 

@@ -1,6 +1,9 @@
 """Drafts to the table ``documents``: tokenised, in batches of bounded size."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +23,30 @@ def document_batches(
 
     A chat that is longer than a row is left out: a question is never cut from its answer.
     """
-    for batch in _batched(drafts):
-        tokenised = tokenizer.encode(batch)
+    for batch, encodings in _encoded_ahead(_batched(drafts), tokenizer):
+        documents = tokenizer.assemble(batch, encodings)
         kept = [
             (draft, document)
-            for draft, document in zip(batch, tokenised, strict=True)
+            for draft, document in zip(batch, documents, strict=True)
             if draft.kind != "chat" or len(document.input_ids) <= context_tokens
         ]
         if kept:
             yield _record_batch([draft for draft, _ in kept], [document for _, document in kept])
+
+
+def _encoded_ahead(
+    batches: Iterator[list[Draft]], tokenizer: DocumentTokenizer
+) -> Iterator[tuple[list[Draft], list[Any]]]:
+    """Tokenise one batch while the one before it is put together and written."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        waiting: deque[tuple[list[Draft], Future[list[Any]]]] = deque()
+        for batch in batches:
+            waiting.append((batch, worker.submit(tokenizer.encode_texts, batch)))
+            if len(waiting) > 1:
+                ready, encodings = waiting.popleft()
+                yield ready, encodings.result()
+        for ready, encodings in waiting:
+            yield ready, encodings.result()
 
 
 def _batched(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:

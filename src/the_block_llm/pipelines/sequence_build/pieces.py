@@ -1,7 +1,7 @@
 """Documents that are longer than a row, cut into pieces that follow on one another."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +115,46 @@ def token_strength(
 def without_targets(pieces: Sequence[Piece], labels_mask: npt.NDArray[np.bool_]) -> Iterator[Piece]:
     """The pieces in which something is learned."""
     return (piece for piece in pieces if labels_mask[piece.begin : piece.end].any())
+
+
+def fill_up(
+    pieces: Sequence[Piece], rows: Sequence[Sequence[int]], context_tokens: int
+) -> list[Piece]:
+    """Use the room that packing left in rows.
+
+    First a piece that continues a document shows more of what stands before it. Where there is
+    none, a piece goes on past its border: the tokens that it takes from the next piece are
+    repeated context there instead, so that one stays as long as it was.
+
+    Args:
+        pieces: Those of one document in order, one after another.
+        rows: Indices of the pieces in each row.
+        context_tokens: Capacity of a row.
+
+    >>> first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
+    >>> [(p.context, p.begin, p.end) for p in fill_up([first, last], [[0], [1]], 7)]
+    [(0, 0, 7), (2, 7, 9)]
+    """
+    filled = list(pieces)
+    for row in rows:
+        spare = context_tokens - sum(filled[index].n_tokens for index in row)
+        for index in row:
+            wider = filled[index].widened(spare)
+            spare -= wider.n_tokens - filled[index].n_tokens
+            filled[index] = wider
+        for index in row:
+            following = filled[index + 1] if index + 1 < len(filled) else None
+            piece = filled[index]
+            if following is None or (following.document, following.begin) != (
+                piece.document,
+                piece.end,
+            ):
+                continue
+            taken = min(spare, following.end - following.begin - 1)
+            filled[index] = replace(piece, end=piece.end + taken)
+            filled[index + 1] = replace(following, begin=following.begin + taken)
+            spare -= taken
+    return filled
 
 
 def check_fits(n_tokens: int, document_id: str, context_tokens: int) -> None:

@@ -5,7 +5,7 @@ same memory; pieces that leave a row half empty wait for the next window.
 """
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from the_block_llm.pipelines.sequence_build.pieces import (
     Piece,
     check_fits,
     cut,
+    fill_up,
     token_strength,
     without_targets,
 )
@@ -65,8 +66,10 @@ def pack_split(
     """
     window: list[_Document] = []
     window_tokens = 0
-    for document in _cut_documents(documents, split, shape, token_bytes, left_out):
-        window.append(document)
+    cut_documents = _cut_documents(documents, split, shape, token_bytes, left_out)
+    for number, document in enumerate(cut_documents):
+        pieces = tuple(replace(piece, document=number) for piece in document.pieces)
+        window.append(replace(document, pieces=pieces))
         window_tokens += len(document.input_ids)
         if window_tokens >= _WINDOW_TOKENS:
             yield from _pack_window(window, shape)
@@ -124,29 +127,17 @@ def _cut_long(
 def _pack_window(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
     placed = [(document, piece) for document in window for piece in document.pieces]
     rows = best_fit([piece.n_tokens for _, piece in placed], shape.context_tokens)
+    filled = fill_up([piece for _, piece in placed], rows, shape.context_tokens)
     batch: list[list[tuple[_Document, Piece]]] = []
     batch_tokens = 0
     for row in rows:
-        batch.append(_filled_up([placed[index] for index in row], shape.context_tokens))
+        batch.append([(placed[index][0], filled[index]) for index in row])
         batch_tokens += shape.context_tokens
         if batch_tokens >= _BATCH_TOKENS:
             yield _record_batch(batch)
             batch, batch_tokens = [], 0
     if batch:
         yield _record_batch(batch)
-
-
-def _filled_up(
-    row: Sequence[tuple[_Document, Piece]], context_tokens: int
-) -> list[tuple[_Document, Piece]]:
-    """Give the room that is left to pieces that can use more of what stands before them."""
-    spare = context_tokens - sum(piece.n_tokens for _, piece in row)
-    filled: list[tuple[_Document, Piece]] = []
-    for document, piece in row:
-        wider = piece.widened(spare)
-        spare -= wider.n_tokens - piece.n_tokens
-        filled.append((document, wider))
-    return filled
 
 
 def _record_batch(rows: Sequence[Sequence[tuple[_Document, Piece]]]) -> pa.RecordBatch:

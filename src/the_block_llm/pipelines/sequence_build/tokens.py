@@ -66,14 +66,25 @@ class DocumentTokenizer:
         self.byte_lengths = byte_lengths(self._backend)
 
     def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
-        """Tokenise drafts in one batch.
+        """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
+        return self.assemble(drafts, self.encode_texts(drafts))
+
+    def encode_texts(self, drafts: Sequence[Draft]) -> list[Any]:
+        """Run the tokenizer over every segment, without holding up other Python threads."""
+        texts = [segment.text for draft in drafts for segment in draft.segments]
+        encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return encodings
+
+    def assemble(
+        self, drafts: Sequence[Draft], encodings: Sequence[Any]
+    ) -> list[TokenisedDocument]:
+        """Put the marks around encoded segments, and say what is learned.
 
         Raises:
             ProfileError: The tokenizer changes text, so what is learned is not what is written.
         """
+        ids = [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
         texts = [segment.text for draft in drafts for segment in draft.segments]
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [np.fromiter(e.ids, np.int32) for e in encodings]
         self._check_lossless(texts, ids)
         documents: list[TokenisedDocument] = []
         position = 0

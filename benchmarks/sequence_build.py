@@ -1,0 +1,191 @@
+"""Speed and fill of sequence_build against the bare tokenizer and other ways to make rows.
+
+Usage: python benchmarks/sequence_build.py [--profile NAME] [--megabytes 30] [--repeats 5]
+                                           [--context 1024] [--corpus FOLDER]
+
+Speed is a ratio of runs taken in turn, so that other work on the machine falls on both. TRL's
+packing is compared where trl is installed.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
+from the_block_llm.pipelines.sequence_build.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+from the_block_llm.pipelines.sequence_build.file_documents import head
+from the_block_llm.pipelines.sequence_build.params import RowShape
+from the_block_llm.pipelines.sequence_build.row_table import pack_split
+from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.schemas import DOCUMENTS, ROWS
+
+WANTED_SPEED = 0.8
+WANTED_FILL_PERCENT = 99.0
+
+
+def main() -> None:
+    arguments = _arguments()
+    profile = _profile(arguments.profile)
+    drafts = _drafts(Path(arguments.corpus), arguments.megabytes * 1_000_000)
+    n_bytes = sum(len(s.text.encode()) for draft in drafts for s in draft.segments)
+    shape = RowShape(arguments.context, arguments.context // 4)
+    print(f"{len(drafts)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens")
+    tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
+    bare, ours = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(arguments.repeats):
+            bare.append(_timed(lambda: _bare(tokenizer, drafts)))
+            ours.append(_timed(lambda: _build(tokenizer, drafts, shape, Path(folder))))
+        documents = ParquetParts(Path(folder) / "documents")
+        ratios = [b / o for b, o in zip(bare, ours, strict=True)]
+        _print_speed(bare, ours, ratios, n_bytes)
+        fill = _print_fill(documents, ParquetParts(Path(folder) / "rows"), shape)
+    speed = statistics.median(ratios)
+    met = speed >= WANTED_SPEED and fill >= WANTED_FILL_PERCENT
+    print(f"\nSpeed {speed:.2f} of the bare tokenizer (wanted {WANTED_SPEED}), fill {fill:.2f} % "
+          f"(wanted {WANTED_FILL_PERCENT}): {'met' if met else 'NOT met'}")  # fmt: skip
+    sys.exit(0 if met else 1)
+
+
+def _print_speed(
+    bare: Sequence[float], ours: Sequence[float], ratios: Sequence[float], n_bytes: int
+) -> None:
+    print(f"\n{'':34}{'median s':>10}{'MB/s':>8}{'ratio':>8}{'(min–max)':>16}")
+    for name, times in (("encode_batch_fast alone", bare), ("documents and packed rows", ours)):
+        middle = statistics.median(times)
+        print(f"{name:34}{middle:10.2f}{n_bytes / 1e6 / middle:8.2f}", end="")
+        spread = f"({min(ratios):.2f}–{max(ratios):.2f})"
+        print(f"{statistics.median(ratios):8.2f}{spread:>16}" if times is ours else "")
+
+
+def _print_fill(documents: ParquetParts, rows: ParquetParts, shape: RowShape) -> float:
+    lengths = [row["n_tokens"] for row in documents.rows(["n_tokens"])]
+    ids, learned, repeated, cut = 0, 0, 0, set()
+    seen: set[str] = set()
+    for row in rows.rows(["labels_mask", "n_tokens", "document_ids"]):
+        ids += row["n_tokens"]
+        learned += sum(row["labels_mask"])
+        cut |= seen.intersection(row["document_ids"])
+        seen.update(row["document_ids"])
+    repeated = ids - sum(lengths)
+    fill = 100 * ids / (rows.num_rows * shape.context_tokens)
+    print(f"\n{'':34}{'rows':>8}{'fill %':>8}{'lost':>10}{'twice':>10}{'repeated':>10}{'cut':>6}")
+    _print_row("ours", rows.num_rows, fill, 0, 0, repeated, len(cut))
+    _print_row("concatenate and cut", *_concatenated(lengths, shape.context_tokens, 0))
+    overlapped = _concatenated(lengths, shape.context_tokens, shape.overlap_tokens)
+    _print_row("concatenate and cut, 25 % overlap", *overlapped)
+    _print_row("cut each document, no packing", *_truncated(lengths, shape.context_tokens))
+    if (trl := _trl(lengths, shape.context_tokens)) is not None:
+        _print_row("TRL, packing_strategy=bfd", *trl)
+    else:
+        print("TRL: not installed")
+    print("lost, twice: tokens never learned, learned twice · repeated: shown again, not learned")
+    return fill
+
+
+def _print_row(name: str, n: int, fill: float, lost: int, twice: int, again: int, cut: int) -> None:
+    print(f"{name:34}{n:8}{fill:8.2f}{lost:10}{twice:10}{again:10}{cut:6}")
+
+
+def _concatenated(
+    lengths: Sequence[int], context: int, overlap: int
+) -> tuple[int, float, int, int, int, int]:
+    total, step = sum(lengths), context - overlap
+    n_rows = max(0, (total - context) // step + 1)
+    covered = context + (n_rows - 1) * step
+    starts = np.cumsum([0, *lengths[:-1]])
+    ends = np.cumsum(lengths)
+    cuts = np.arange(1, n_rows) * step
+    inside = np.searchsorted(cuts, ends) - np.searchsorted(cuts, starts, side="right") > 0
+    return n_rows, 100.0, total - covered, (n_rows - 1) * overlap, 0, int(inside.sum())
+
+
+def _truncated(lengths: Sequence[int], context: int) -> tuple[int, float, int, int, int, int]:
+    kept = sum(min(length, context) for length in lengths)
+    cut = sum(length > context for length in lengths)
+    fill = 100 * kept / (context * len(lengths))
+    return len(lengths), fill, sum(lengths) - kept, 0, 0, cut
+
+
+def _trl(lengths: Sequence[int], context: int) -> tuple[int, float, int, int, int, int] | None:
+    if importlib.util.find_spec("trl") is None:
+        return None
+    pack_dataset = importlib.import_module("trl.data_utils").pack_dataset
+    Dataset = importlib.import_module("datasets").Dataset  # noqa: N806
+    data: Any = Dataset.from_dict({"input_ids": [list(range(length)) for length in lengths]})
+    packed = pack_dataset(data, seq_length=context, strategy="bfd")
+    kept = sum(len(row) for row in packed["input_ids"])
+    cut = sum(length > context for length in lengths)
+    return len(packed), 100 * kept / (context * len(packed)), sum(lengths) - kept, 0, 0, cut
+
+
+def _bare(tokenizer: DocumentTokenizer, drafts: list[Draft]) -> None:
+    for batch in (drafts[at : at + 500] for at in range(0, len(drafts), 500)):
+        tokenizer.encode_texts(batch)
+
+
+def _build(
+    tokenizer: DocumentTokenizer, drafts: list[Draft], shape: RowShape, folder: Path
+) -> None:
+    documents = save_parts(
+        folder / "documents", DOCUMENTS, document_batches(drafts, tokenizer, shape.context_tokens)
+    )
+    packed = pack_split(documents, "train", shape, tokenizer.byte_lengths)
+    save_parts(folder / "rows", ROWS, packed)
+
+
+def _timed(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _drafts(corpus: Path, most_bytes: int) -> list[Draft]:
+    drafts: list[Draft] = []
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for path in sorted(corpus.rglob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not text or len(text) > 1_000_000:
+            continue
+        name = path.relative_to(corpus).as_posix()
+        segments = (head(name), Segment(text, train=True))
+        drafts.append(Draft(f"file/{name}", "file", "train", name, at, segments))
+        most_bytes -= len(text)
+        if most_bytes <= 0:
+            break
+    return drafts
+
+
+def _profile(name: str) -> ModelProfile:
+    text = Path("conf/base/parameters_models.yml").read_text(encoding="utf-8")
+    for_files = text.replace("${project_path:", "").replace("base}", "base")
+    profiles = ModelProfiles.model_validate(yaml.safe_load(for_files)["models"])
+    return resolve_profile(profiles, name)
+
+
+def _arguments() -> argparse.Namespace:
+    installed = Path(np.__file__).parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
+    parser.add_argument("--megabytes", type=float, default=30)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--corpus", default=installed, help="a folder with Python files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Rows made readable: which tokens are learned, which are shown, where segments begin."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import ParameterError
+
+_LEARNED = "green"
+_SHOWN = "dim"
+
+
+def show_row(rows: ParquetParts, number: int, tokenizer: PreTrainedTokenizerFast) -> Text:
+    """Decode one row: learned tokens in colour, shown ones dim, a rule before each segment.
+
+    Args:
+        rows: The table ``train``, ``validation`` or ``held_out``.
+        number: Of the row, from 0.
+        tokenizer: The one the rows were made with.
+
+    Raises:
+        ParameterError: There is no such row.
+    """
+    row = _row(rows, number)
+    text = Text()
+    for document_id, ids, learned in _segments(row):
+        n_learned = sum(learned)
+        text.append(f"── {document_id} · {len(ids)} tokens, {n_learned} learned ──\n", "bold")
+        for is_learned, run in groupby(zip(ids, learned, strict=True), key=lambda pair: pair[1]):
+            decoded = tokenizer.decode([id_ for id_, _ in run], clean_up_tokenization_spaces=False)
+            text.append(decoded, _LEARNED if is_learned else _SHOWN)
+        text.append("\n")
+    return text
+
+
+def _row(rows: ParquetParts, number: int) -> dict[str, Any]:
+    if not 0 <= number < rows.num_rows:
+        raise ParameterError(
+            f"There is no row {number} in {rows.folder}: it has rows 0 to {rows.num_rows - 1}."
+        )
+    left = number
+    for batch in rows.batches(batch_rows=256):
+        if left < batch.num_rows:
+            found: dict[str, Any] = batch.slice(left, 1).to_pylist()[0]
+            return found
+        left -= batch.num_rows
+    raise AssertionError("num_rows counts the rows of all batches")
+
+
+def _segments(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[bool]]]:
+    start = 0
+    for document_id, length in zip(row["document_ids"], row["segment_lengths"], strict=True):
+        end = start + length
+        yield document_id, row["input_ids"][start:end], row["labels_mask"][start:end]
+        start = end

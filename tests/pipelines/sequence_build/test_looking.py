@@ -1,0 +1,88 @@
+"""Seeing a row, and finding what training says that is nearest to a held-back document."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.errors import ParameterError
+from the_block_llm.pipelines.sequence_build.audit import Neighbour, nearest_training_documents
+from the_block_llm.pipelines.sequence_build.pieces import Piece, fill_up
+from the_block_llm.pipelines.sequence_build.row_view import show_row
+from the_block_llm.schemas import DOCUMENTS, ROWS
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_row_shows_its_segments_and_what_is_learned(tmp_path: Path, smollm2: Any) -> None:
+    shown, learned = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = 1\n"))
+    row = {
+        "input_ids": [*shown, *learned, *learned],
+        "labels_mask": [False] * len(shown) + [True] * len(learned) * 2,
+        "segment_lengths": [len(shown) + len(learned), len(learned)],
+        "document_ids": ["file/a.py", "file/b.py"],
+        "n_tokens": len(shown) + 2 * len(learned),
+        "stage": 0,
+    }
+    rows = save_parts(tmp_path, ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
+    text = show_row(rows, 0, smollm2)
+    assert "file/b.py · 5 tokens, 5 learned" in text.plain
+    styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
+    assert styles["File a.py:\n"] == "dim"
+    assert styles["x = 1\n"] == "green"
+    with pytest.raises(ParameterError, match="no row 1 .*rows 0 to 0"):
+        show_row(rows, 1, smollm2)
+
+
+def documents(folder: Path, **texts: tuple[str, str]) -> ParquetParts:
+    rows = [
+        {
+            "document_id": f"file/{name}",
+            "kind": "file",
+            "split": split,
+            "source": name,
+            "authored_at": AT,
+            "segments": [{"text": text, "train": True}],
+            "input_ids": [],
+            "labels_mask": [],
+            "n_tokens": 0,
+            "stage": 0,
+        }
+        for name, (split, text) in texts.items()
+    ]
+    return save_parts(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(rows, DOCUMENTS)])
+
+
+def test_the_nearest_training_document_is_named_with_its_similarity(tmp_path: Path) -> None:
+    table = documents(
+        tmp_path,
+        same=("train", "one two three four\nfive six seven eight\n"),
+        half=("train", "one two three four\nnine ten eleven twelve\n"),
+        other=("train", "nothing in common at all\n"),
+        unseen=("held_out", "not looked at\n"),
+        new=("held_out", "one two three four\nfive six seven eight\n"),
+    )
+    assert nearest_training_documents(table, "file/new", 2) == [
+        Neighbour("file/same", 1.0, 1.0),
+        Neighbour("file/half", 0.2, 0.5),
+    ]
+
+
+def test_only_held_back_documents_are_audited(tmp_path: Path) -> None:
+    table = documents(tmp_path, a=("train", "text\n"))
+    with pytest.raises(ParameterError, match="is trained on"):
+        nearest_training_documents(table, "file/a")
+    with pytest.raises(ParameterError, match="is not in the table"):
+        nearest_training_documents(table, "file/b")
+
+
+def test_room_goes_to_context_first_and_then_to_the_text_that_follows() -> None:
+    first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
+    assert fill_up([first, last], [[0], [1]], 8) == [Piece(0, 0, 0, 0, 8), Piece(0, 0, 1, 8, 9)]
+    # In one row there is nothing to move.
+    assert fill_up([first, last], [[0, 1]], 11) == [first, last]
+    # Another document's text does not follow.
+    assert fill_up([first, Piece(1, 0, 0, 0, 4)], [[0], [1]], 6)[0] == first
