@@ -4,9 +4,11 @@ from html.parser import HTMLParser
 import pytest
 
 from the_block_llm.errors import StaleDataError
+from the_block_llm.pipelines.behavioral_eval.grounding import known_names
 from the_block_llm.pipelines.behavioral_eval.page import render
 from the_block_llm.pipelines.behavioral_eval.report import build_report, summary_lines
 
+KNOWN = known_names([{"path": "src/cache.rs", "text": "fn evict() {}"}], [{"sha": "ab12" * 10}])
 HOSTILE = "stale </pre><script>alert(1)</script> <img src=x onerror=alert(2)> {{ 7 * 7 }} [INST]"
 
 
@@ -23,7 +25,7 @@ def completion(probe_id, arm, text, finish="stop"):
 
 
 COMPLETIONS = [
-    completion("stale", "base", "It is never wrong."),
+    completion("stale", "base", "See src/cache.rs and src/cash.rs: it is never wrong."),
     completion("tests", "base", "Luck"),
     completion("stale", "tuned", HOSTILE),
     completion("tests", "tuned", "tests tests tests tests"),
@@ -49,7 +51,7 @@ def held_out_scores(tuned_bits):
 @pytest.fixture
 def report(plan, params):
     return build_report(
-        plan, COMPLETIONS, held_out_scores(0.9), params, provenance={"profile": "tiny"}
+        plan, COMPLETIONS, held_out_scores(0.9), KNOWN, params, provenance={"profile": "tiny"}
     )
 
 
@@ -77,6 +79,16 @@ def test_answers_are_scored_and_stand_side_by_side(report):
     assert rows["overall", "tuned"] == 0.75
 
 
+def test_what_an_answer_cites_is_looked_up(report):
+    cited = report["answers"][0]["arms"][0]["citations"]
+    assert [(c["text"], c["exists"]) for c in cited] == [
+        ("src/cache.rs", True),
+        ("src/cash.rs", False),
+    ]
+    overall = next(r for r in report["categories"] if r["arm"] == "base")
+    assert (overall["citations"], overall["citations_that_exist"]) == (2, 1)
+
+
 def test_criteria_are_strict(report):
     met = {c["category"]: c["met"] for c in report["criteria"]}
     assert met == {"overall": True, "architecture": False}
@@ -87,21 +99,21 @@ def test_incoherence_that_tuning_brought_gets_advice(report, plan, params):
     swapped = [
         {**row, "arm": {"base": "tuned", "tuned": "base"}[row["arm"]]} for row in COMPLETIONS
     ]
-    turned = build_report(plan, swapped, held_out_scores(0.9), params, {})
+    turned = build_report(plan, swapped, held_out_scores(0.9), KNOWN, params, {})
     assert turned["coherence"]["warnings"]
     assert turned["coherence"]["advice"] == []
 
 
 def test_the_report_is_json_and_repeatable(report, plan, params):
     again = build_report(
-        plan, COMPLETIONS, held_out_scores(0.9), params, provenance={"profile": "tiny"}
+        plan, COMPLETIONS, held_out_scores(0.9), KNOWN, params, provenance={"profile": "tiny"}
     )
     assert json.dumps(report, allow_nan=False) == json.dumps(again, allow_nan=False)
 
 
 def test_answers_to_other_questions_are_refused(plan, params):
     with pytest.raises(StaleDataError, match="own/tests"):
-        build_report(plan, COMPLETIONS[::2], held_out_scores(1), params, {})
+        build_report(plan, COMPLETIONS[::2], held_out_scores(1), KNOWN, params, {})
 
 
 class Elements(HTMLParser):

@@ -6,8 +6,10 @@ from statistics import fmean
 from typing import Any
 
 from the_block_llm.errors import StaleDataError
+from the_block_llm.pipelines.behavioral_eval.grounding import Citation, KnownNames, citations
 from the_block_llm.pipelines.behavioral_eval.plan import PlannedProbe, ProbePlan
 from the_block_llm.pipelines.behavioral_eval.scores import AnswerScores, score_answer
+from the_block_llm.pipelines.behavioral_eval.suites import Probe
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,18 @@ class ScoredAnswer:
     finish: str
     retrieved: tuple[str, ...]
     scores: AnswerScores
+    citations: tuple[Citation, ...]
 
 
-def score_answers(plan: ProbePlan, completions: Sequence[Mapping[str, Any]]) -> list[ScoredAnswer]:
+def score_answers(
+    plan: ProbePlan, completions: Sequence[Mapping[str, Any]], known: KnownNames
+) -> list[ScoredAnswer]:
     """Score every stored answer to a planned probe.
 
     Args:
         plan: The questions.
         completions: Rows of the schema ``COMPLETIONS``.
+        known: What citations are looked up in.
 
     Raises:
         StaleDataError: An answer belongs to no planned question, or a question has none.
@@ -52,9 +58,16 @@ def score_answers(plan: ProbePlan, completions: Sequence[Mapping[str, Any]]) -> 
             scores=score_answer(
                 planned[row["suite"], row["probe_id"]].probe, row["completion"], row["finish"]
             ),
+            citations=citations(
+                row["completion"], _asked(planned[row["suite"], row["probe_id"]].probe), known
+            ),
         )
         for row in completions
     ]
+
+
+def _asked(probe: Probe) -> str:
+    return f"{probe.context}\n{probe.prompt}"
 
 
 def by_category(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
@@ -63,11 +76,13 @@ def by_category(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
     categories = ["overall", *dict.fromkeys(a.planned.probe.category for a in answers)]
     for category in categories:
         for arm in dict.fromkeys(a.arm for a in answers):
-            scores = [
-                a.scores
+            asked = [
+                a
                 for a in answers
                 if a.arm == arm and category in ("overall", a.planned.probe.category)
             ]
+            scores = [a.scores for a in asked]
+            cited = [citation for a in asked for citation in a.citations]
             table.append(
                 {
                     "category": category,
@@ -78,6 +93,8 @@ def by_category(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
                     "mentions_interactions": fmean(s.mentions_interactions for s in scores),
                     "mentions_trade_offs": fmean(s.mentions_trade_offs for s in scores),
                     "false_claims": sum(len(s.false_claims) for s in scores),
+                    "citations": len(cited),
+                    "citations_that_exist": sum(citation.exists for citation in cited),
                     "with_warnings": fmean(bool(s.warnings) for s in scores),
                 }
             )

@@ -22,6 +22,7 @@ from the_block_llm.pipelines.behavioral_eval.general_ability import (
     general_questions,
     general_texts,
 )
+from the_block_llm.pipelines.behavioral_eval.grounding import known_names
 from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
 from the_block_llm.pipelines.behavioral_eval.measuring import (
     measure_general_text,
@@ -119,6 +120,8 @@ def judge(
     probe_plan: Mapping[str, Any],
     completions: ParquetParts,
     item_scores: ParquetParts,
+    snapshot_files: ParquetParts,
+    commits: ParquetParts,
     adapter: AdapterFolder,
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def judge(
         ProbePlan.model_validate(probe_plan),
         list(completions.rows()),
         list(item_scores.rows()),
+        known_names(snapshot_files.rows(["path", "text"]), commits.rows(["sha"])),
         params,
         provenance={
             "profile": manifest.profile,

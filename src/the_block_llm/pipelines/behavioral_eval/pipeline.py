@@ -52,6 +52,8 @@ def create_pipeline() -> Pipeline:
                     "probe_plan": "probe_plan",
                     "completions": "completions",
                     "item_scores": "item_scores",
+                    "snapshot_files": "snapshot_files",
+                    "commits": "commits",
                     "adapter": "adapter",
                     "params": "params:behavioral_eval",
                 },

@@ -15,6 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
 )
 from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
+from the_block_llm.pipelines.behavioral_eval.grounding import KnownNames
 from the_block_llm.pipelines.behavioral_eval.measures import pair_arms, task_table
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
@@ -40,6 +41,7 @@ def build_report(
     plan: ProbePlan,
     completions: Sequence[Mapping[str, Any]],
     item_scores: Sequence[Mapping[str, Any]],
+    known: KnownNames,
     params: BehavioralEvalParams,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def build_report(
         plan: The questions.
         completions: Rows of the schema ``COMPLETIONS``.
         item_scores: Rows of the schema ``ITEM_SCORES``.
+        known: What citations are looked up in.
         params: Resamples, seed and settings.
         provenance: JSON values that say which model, adapter and data this is about.
 
@@ -59,7 +62,7 @@ def build_report(
     Raises:
         StaleDataError: Answers and questions do not belong together.
     """
-    answers = score_answers(plan, completions)
+    answers = score_answers(plan, completions, known)
     paired = pair_arms(answers, item_scores, "base", "tuned")
     judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
     verdict = reach_verdict(judged)
@@ -165,6 +168,7 @@ def _beside(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
                 "finish": answer.finish,
                 "retrieved": list(answer.retrieved),
                 "scores": asdict(answer.scores),
+                "citations": [asdict(citation) for citation in answer.citations],
             }
             for answer in answers
         ],
