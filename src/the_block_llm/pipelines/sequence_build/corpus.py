@@ -75,7 +75,9 @@ class Corpus:
             is_new = not held_back.isdisjoint(lines_of(description.text))
             side: Split = "validation" if is_new else split
             yield description_chat(description, file.path, side, at, self.seed)
-            if description.of == "definition" and self._definitions[description.name] == 1:
+            # Private names are many, and nobody asks where they are.
+            is_known = description.of == "definition" and not description.name.startswith("_")
+            if is_known and self._definitions[description.name] == 1:
                 yield where_chat(description, file.path, side, at, self.seed)
         depends_on, used_by = self._dependencies
         yield from dependency_chats(

@@ -1,5 +1,6 @@
 """Which pieces share a row."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from the_block_llm.errors import PieceTooLongError
@@ -30,7 +31,7 @@ def best_fit(lengths: Sequence[int], context_tokens: int) -> list[list[int]]:
             f"A piece has {max(lengths)} tokens, and a row holds {context_tokens}."
         )
     rows: list[list[int]] = []
-    rows_with_room: list[list[int]] = [[] for _ in range(context_tokens + 1)]
+    rows_with_room: dict[int, list[int]] = defaultdict(list)
     rooms = 0  # bit r is set where some row has room for r tokens
     # Longest first: short pieces then fill the gaps. Sorting is stable, so equal lengths keep
     # their order and neighbours in the repository stay near each other.

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.borders import borders
 from the_block_llm.pipelines.sequence_build.document_table import list_column
-from the_block_llm.pipelines.sequence_build.packing import best_fit
+from the_block_llm.pipelines.sequence_build.neighbourhood import module_of, pack_by_module
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.pieces import (
     Piece,
@@ -42,6 +42,7 @@ class _Document:
     input_ids: Ids
     labels_mask: Mask
     stage: int
+    module: str
     pieces: tuple[Piece, ...]
 
 
@@ -103,7 +104,17 @@ def _cut_documents(
             if kept:
                 stage = chosen["stage"][row].as_py()
                 # Copies: a slice would keep the whole batch in memory.
-                yield _Document(document_id, ids[row].copy(), masks[row].copy(), stage, kept)
+                module = _module(chosen, row)
+                yield _Document(
+                    document_id, ids[row].copy(), masks[row].copy(), stage, module, kept
+                )
+
+
+def _module(batch: pa.RecordBatch, row: int) -> str:
+    kind, source = batch["kind"][row].as_py(), batch["source"][row].as_py()
+    # Texts are only read where the path is in them.
+    segments = batch["segments"][row].as_py() if kind == "commit" else ()
+    return module_of(kind, source, segments)
 
 
 def _cut_long(
@@ -126,7 +137,12 @@ def _cut_long(
 
 def _pack_window(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
     placed = [(document, piece) for document in window for piece in document.pieces]
-    rows = best_fit([piece.n_tokens for _, piece in placed], shape.context_tokens)
+    rows = pack_by_module(
+        [piece.n_tokens for _, piece in placed],
+        [document.module for document, _ in placed],
+        [len(document.pieces) > 1 for document, _ in placed],
+        shape.context_tokens,
+    )
     filled = fill_up([piece for _, piece in placed], rows, shape.context_tokens)
     batch: list[list[tuple[_Document, Piece]]] = []
     batch_tokens = 0
