@@ -8,12 +8,12 @@ from torch.nn import functional
 from the_block_llm.datasets.parts import save_parts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.behavioral_eval.held_out import (
-    Source,
     batches_of_rows,
     choose_rows,
+    held_out_sources,
     measure_rows,
 )
-from the_block_llm.schemas import ROWS
+from the_block_llm.schemas import DOCUMENTS, ROWS
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,9 @@ def row(tokenizer, *texts, masked=0):
 def test_bits_and_bytes_of_each_document(tokenizer):
     model = tiny_llama().eval()
     texts = ["fn größe() {}", "let x = 1;"]
-    sources = {"d0": Source("file", "a.rs"), "d1": Source("commit", "1f2e")}
-    pieces = list(measure_rows(model, tokenizer, [(4, row(tokenizer, *texts))], sources))
+    pieces = list(measure_rows(model, tokenizer, [(4, row(tokenizer, *texts))]))
     assert [piece.item_id for piece in pieces] == ["d0@4.0", "d1@4.1"]
-    assert [piece.source.source for piece in pieces] == ["a.rs", "1f2e"]
+    assert [piece.document_id for piece in pieces] == ["d0", "d1"]
     for piece, text in zip(pieces, texts, strict=True):
         # The first byte of a segment is read, never predicted.
         assert piece.n_bytes == len(text.encode()) - 1
@@ -55,20 +54,19 @@ def test_bits_and_bytes_of_each_document(tokenizer):
 
 def test_context_without_loss_is_not_counted(tokenizer):
     packed = row(tokenizer, "abcdefgh", masked=5)
-    [piece] = measure_rows(
-        tiny_llama().eval(), tokenizer, [(0, packed)], {"d0": Source("file", "a")}
-    )
+    [piece] = measure_rows(tiny_llama().eval(), tokenizer, [(0, packed)])
     assert piece.n_bytes == 3
 
 
 def test_a_piece_without_targets_is_left_out(tokenizer):
     packed = row(tokenizer, "ab", masked=9)
-    assert not list(measure_rows(tiny_llama().eval(), tokenizer, [(0, packed)], {}))
+    assert not list(measure_rows(tiny_llama().eval(), tokenizer, [(0, packed)]))
 
 
-def test_rows_of_another_documents_table(tokenizer):
+def test_rows_of_another_documents_table(tokenizer, tmp_path):
+    documents = save_parts(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(StaleDataError, match="document d0"):
-        list(measure_rows(tiny_llama().eval(), tokenizer, [(0, row(tokenizer, "ab"))], {}))
+        held_out_sources(documents, [(0, row(tokenizer, "ab"))])
 
 
 def test_rows_are_drawn_without_replacement_and_repeatably(tokenizer, tmp_path):

@@ -50,9 +50,9 @@ def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monke
     measured = []
     real = measuring.measure_rows
 
-    def counts(model, tokenizer, batch, sources):
+    def counts(model, tokenizer, batch):
         measured.extend(number for number, _ in batch)
-        return real(model, tokenizer, batch, sources)
+        return real(model, tokenizer, batch)
 
     monkeypatch.setattr(measuring, "measure_rows", counts)
     everything = measure_held_out(subject, rows, sources, tmp_path)

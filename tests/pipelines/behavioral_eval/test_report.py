@@ -41,7 +41,7 @@ def held_out_scores(tuned_bits):
             "arm": arm,
             "value": (1000.0 + number) * (1 if arm == "base" else tuned_bits),
             "weight": 1000.0,
-            "detail": json.dumps({"kind": "file" if number % 2 else "commit"}),
+            "detail": json.dumps({"kind": "file" if number % 2 else "commit", "familiar": 0.2}),
         }
         for number in range(20)
         for arm in ("base", "tuned")
@@ -87,6 +87,19 @@ def test_what_an_answer_cites_is_looked_up(report):
     ]
     overall = next(r for r in report["categories"] if r["arm"] == "base")
     assert (overall["citations"], overall["citations_that_exist"]) == (2, 1)
+
+
+def test_a_leaked_document_is_noticed_and_takes_no_part(plan, params):
+    scores = held_out_scores(1.0)
+    for row in scores:
+        if row["cluster"] == "c3":
+            row["detail"] = json.dumps({"kind": "file", "familiar": 0.95})
+            row["value"] *= 0.1 if row["arm"] == "tuned" else 1
+    report = build_report(plan, COMPLETIONS, scores, KNOWN, params, {})
+    assert report["left_out_as_seen_in_training"] == ["c3"]
+    assert report["measures"][0]["n_clusters"] == 19
+    assert report["measures"][0]["difference"] == 0
+    assert "takes no part: c3" in render(json.loads(json.dumps(report)))
 
 
 def test_criteria_are_strict(report):

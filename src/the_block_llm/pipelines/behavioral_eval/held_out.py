@@ -18,6 +18,7 @@ from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.likelihood import target_nats
 from the_block_llm.models.segments import collate_rows
+from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
 
 _BATCH_TOKENS: Final = 4096
 
@@ -29,6 +30,8 @@ class Source:
     kind: str
     source: str
     """Path or sha: pieces of one source stand or fall together."""
+    familiar: float = 0.0
+    """Share of its lines that training documents hold as well."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PieceCost:
     row: int
     """Number of the row it stands in."""
     item_id: str
-    source: Source
+    document_id: str
     bits: float
     n_bytes: int
 
@@ -62,14 +65,31 @@ def choose_rows(held_out: ParquetParts, n_rows: int, seed: int) -> list[tuple[in
     return [(number, row) for number, row in enumerate(held_out.rows()) if number in wanted]
 
 
-def held_out_sources(documents: ParquetParts) -> dict[str, Source]:
-    """By document id, where each held-out document comes from."""
-    columns = ["document_id", "kind", "source", "split"]
-    return {
-        row["document_id"]: Source(kind=row["kind"], source=row["source"])
-        for row in documents.rows(columns)
-        if row["split"] == "held_out"
+def held_out_sources(
+    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]]
+) -> dict[str, Source]:
+    """By document id, where each document in ``rows`` comes from, and how familiar it is.
+
+    Raises:
+        StaleDataError: A row names a document that the table does not hold.
+    """
+    wanted = {document_id for _, row in rows for document_id in row["document_ids"]}
+    familiar = familiar_shares(documents, wanted)
+    found = {
+        row["document_id"]: Source(
+            kind=row["kind"],
+            source=row["source"],
+            familiar=familiar.get(row["document_id"], 0.0),
+        )
+        for row in documents.rows(["document_id", "kind", "source", "split"])
+        if row["split"] == "held_out" and row["document_id"] in wanted
     }
+    if wanted - set(found):
+        raise StaleDataError(
+            f"The held-out rows name the document {min(wanted - set(found))}, which the "
+            "documents table does not hold. Run `kedro run --pipeline=sequence_build` again."
+        )
+    return found
 
 
 def batches_of_rows(
@@ -91,13 +111,8 @@ def measure_rows(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[tuple[int, Mapping[str, Any]]],
-    sources: Mapping[str, Source],
 ) -> Iterator[PieceCost]:
-    """Measure every piece in a micro-batch of rows; pieces without a target are left out.
-
-    Raises:
-        StaleDataError: A row names a document that is not among ``sources``.
-    """
+    """Measure every piece in a micro-batch of rows; pieces without a target are left out."""
     batch = collate_rows([row for _, row in rows], int(tokenizer.pad_token_id))
     nats = target_nats(model, batch)
     specials = torch.tensor(_special_ids(tokenizer))
@@ -113,15 +128,10 @@ def measure_rows(
             n_bytes = _bytes_of(tokenizer, batch["input_ids"][index, span], counted[index, span])
             if n_bytes == 0:
                 continue
-            if document_id not in sources:
-                raise StaleDataError(
-                    f"The held-out rows name the document {document_id}, which the documents "
-                    "table does not hold. Run `kedro run --pipeline=sequence_build` again."
-                )
             yield PieceCost(
                 row=number,
                 item_id=f"{document_id}@{number}.{place}",
-                source=sources[document_id],
+                document_id=document_id,
                 bits=float(nats[index, span][counted[index, span]].sum()) / math.log(2),
                 n_bytes=n_bytes,
             )

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from the_block_llm.pipelines.behavioral_eval import general_ability
 from the_block_llm.pipelines.behavioral_eval.answers import ScoredAnswer
+from the_block_llm.pipelines.behavioral_eval.leaks import SEEN_SHARE
 from the_block_llm.pipelines.behavioral_eval.measuring import GENERAL_TEXT, HELD_OUT
 from the_block_llm.pipelines.behavioral_eval.statistics import PairedItem, compare, mcnemar
 from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import TASKS
@@ -67,7 +68,7 @@ def pair_arms(
     by_kind: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in item_scores:
         by_task[row["task"]].append(row)
-        if row["task"] == HELD_OUT:
+        if row["task"] == HELD_OUT and not is_leaked(row):
             by_kind[json.loads(row["detail"])["kind"]].append(row)
     written = [row for kind in _WRITTEN_BY_PEOPLE for row in by_kind[kind]]
     listed: list[tuple[str, str, str, Weight, Rows]] = [
@@ -97,6 +98,12 @@ def pair_arms(
         )
     )
     return [measure for measure in measures if measure.items]
+
+
+def is_leaked(row: Mapping[str, Any]) -> bool:
+    """True for held-out text that training has seen; it takes no part in any comparison."""
+    familiar: float = json.loads(row["detail"])["familiar"]
+    return familiar >= SEEN_SHARE
 
 
 def _pair_rows(rows: Rows, first: str, second: str) -> tuple[PairedItem, ...]:

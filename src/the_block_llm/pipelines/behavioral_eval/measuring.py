@@ -52,13 +52,13 @@ def measure_held_out(
                 bar.advance(n_tokens / 2 - sum(len(row["input_ids"]) for _, row in missing))
                 for batch in batches_of_rows(missing):
                     found: dict[int, list[PieceCost]] = {number: [] for number, _ in batch}
-                    for piece in measure_rows(model, subject.tokenizer, batch, sources):
+                    for piece in measure_rows(model, subject.tokenizer, batch):
                         found[piece.row].append(piece)
                     for number, pieces in found.items():
                         journal.put(keys[number], [asdict(piece) for piece in pieces])
                     bar.advance(sum(len(row["input_ids"]) for _, row in batch))
                 scores += [
-                    _held_out_score(arm, weights, piece)
+                    _held_out_score(arm, weights, piece, sources)
                     for number, _ in rows
                     for piece in journal[keys[number]]
                 ]
@@ -156,14 +156,17 @@ def _row_key(number: int, row: Mapping[str, Any]) -> str:
     )
 
 
-def _held_out_score(arm: Arm, weights: str, piece: Mapping[str, Any]) -> dict[str, Any]:
+def _held_out_score(
+    arm: Arm, weights: str, piece: Mapping[str, Any], sources: Mapping[str, Source]
+) -> dict[str, Any]:
+    source = sources[piece["document_id"]]
     return {
-        "key": result_key(weights, piece),
+        "key": result_key(weights, HELD_OUT, piece),
         "task": HELD_OUT,
         "item_id": piece["item_id"],
-        "cluster": piece["source"]["source"],
+        "cluster": source.source,
         "arm": arm,
         "value": piece["bits"],
         "weight": float(piece["n_bytes"]),
-        "detail": json.dumps({"kind": piece["source"]["kind"]}),
+        "detail": json.dumps({"kind": source.kind, "familiar": source.familiar}),
     }

@@ -97,7 +97,7 @@ def evaluate_arms(
         subject, planned.probes, params.arms, params.sampling, budget, index, folder
     )
     scores = [
-        *measure_held_out(subject, rows, held_out_sources(documents), folder),
+        *measure_held_out(subject, rows, held_out_sources(documents, rows), folder),
         *measure_tasks(subject, items, params.arms, budget, index, folder),
         *measure_general_text(subject, general_texts(budget.general_items), folder),
         *measure_tasks(

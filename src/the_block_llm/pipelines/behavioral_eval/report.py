@@ -16,7 +16,8 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
 from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
 from the_block_llm.pipelines.behavioral_eval.grounding import KnownNames
-from the_block_llm.pipelines.behavioral_eval.measures import pair_arms, task_table
+from the_block_llm.pipelines.behavioral_eval.measures import is_leaked, pair_arms, task_table
+from the_block_llm.pipelines.behavioral_eval.measuring import HELD_OUT
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.verdict import (
@@ -74,6 +75,7 @@ def build_report(
         "measures": [_measure_row(j, "base", "tuned") for j in judged],
         "tasks": task_table(item_scores),
         "also_compared": _also_compared(answers, item_scores, params),
+        "left_out_as_seen_in_training": _leaked(item_scores),
         "calibration": calibrate(paired, params.calibration_shuffles, params.seed),
         "categories": categories,
         "criteria": _criteria(categories),
@@ -122,6 +124,12 @@ def _also_compared(
             rows = [_measure_row(j, "first", "second") for j in judged]
             compared.append({"first": first, "second": second, "title": title, "measures": rows})
     return compared
+
+
+def _leaked(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sources of held-out text that stands in the training documents as well."""
+    held_out = [row for row in item_scores if row["task"] == HELD_OUT]
+    return sorted({row["cluster"] for row in held_out if is_leaked(row)})
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,47 @@
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from the_block_llm.datasets.parts import save_parts
+from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
+from the_block_llm.schemas import DOCUMENTS
+
+COMMON = "let checked = balance.checked_sub(amount);"
+
+
+def document(document_id, split, text, head="File src/a.rs is shown:\n\n"):
+    return {
+        "document_id": document_id,
+        "kind": "file",
+        "split": split,
+        "source": document_id,
+        "authored_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "segments": [{"text": head, "train": False}, {"text": text, "train": True}],
+        "input_ids": [1],
+        "labels_mask": [True],
+        "n_tokens": 1,
+        "stage": 0,
+    }
+
+
+def test_shares_of_lines_that_training_holds(tmp_path):
+    lines = [f"let number_{n} = {n} * factor;" for n in range(8)]
+    rows = [
+        document("train", "train", "\n".join([*lines, COMMON])),
+        document("copy", "held_out", "\n".join(f"+    {line}" for line in lines)),
+        document("new", "held_out", "\n".join(f"fn brand_new_{n}() {{}}" for n in range(8))),
+        document(
+            "half",
+            "held_out",
+            "\n".join([*lines[:4], *(f"fn new_{n}() -> u64 {{" for n in range(4))]),
+        ),
+        document("short", "held_out", "}\n\n" + COMMON),
+        document("unasked", "held_out", "\n".join(lines)),
+    ]
+    table = save_parts(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
+    shares = familiar_shares(table, ["copy", "new", "half", "short"])
+    assert shares == {"copy": 1.0, "new": 0.0, "half": 0.5}
+
+
+def test_no_documents(tmp_path):
+    assert familiar_shares(save_parts(tmp_path / "d", DOCUMENTS, []), ["a"]) == {}

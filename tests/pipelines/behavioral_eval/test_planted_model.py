@@ -1,0 +1,87 @@
+"""A model that has really learned a toy repository is called better; a scrambled one is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
+
+from the_block_llm.models.segments import collate_rows
+from the_block_llm.pipelines.behavioral_eval.held_out import Source
+from the_block_llm.pipelines.behavioral_eval.measures import pair_arms
+from the_block_llm.pipelines.behavioral_eval.measuring import measure_held_out
+from the_block_llm.pipelines.behavioral_eval.subject import Subject
+from the_block_llm.pipelines.behavioral_eval.verdict import judge_measures, reach_verdict
+
+N_HELD_OUT = 16
+
+
+def text(number: int) -> str:
+    """Files of one house style, none like another."""
+    return f"pub fn settle_{number}(ledger: &mut Ledger) -> u64 {{ ledger.settle({number}) }}\n"
+
+
+def rows_of(tokenizer, numbers):
+    rows = []
+    for number in numbers:
+        ids = tokenizer(text(number))["input_ids"]
+        rows.append(
+            {
+                "input_ids": ids,
+                "labels_mask": [True] * len(ids),
+                "segment_lengths": [len(ids)],
+                "document_ids": [f"d{number}"],
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def learned() -> Subject:
+    from peft import LoraConfig, get_peft_model
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])
+    model = get_peft_model(tiny_llama(), config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    batch = collate_rows(rows_of(tokenizer, range(100, 140)), tokenizer.pad_token_id)
+    for _ in range(40):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Subject(model.eval(), tokenizer, "advisor", "tiny", "learned")
+
+
+def verdict_of(subject: Subject, folder) -> str:
+    rows = list(enumerate(rows_of(subject.tokenizer, range(N_HELD_OUT))))
+    sources = {f"d{number}": Source("file", f"{number}.rs") for number in range(N_HELD_OUT)}
+    scores = measure_held_out(subject, rows, sources, folder)
+    measures = pair_arms([], scores, "base", "tuned")
+    return reach_verdict(judge_measures([m.compared(2000, 0) for m in measures])).outcome
+
+
+def test_what_was_learned_is_seen(learned, tmp_path):
+    assert verdict_of(learned, tmp_path) == "better"
+
+
+def test_a_scrambled_adapter_is_not_called_better(learned, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    kept = {}
+    with torch.no_grad():
+        for name, parameter in learned.model.named_parameters():
+            if "lora_" in name:
+                kept[name] = parameter.clone()
+                order = torch.randperm(parameter.numel(), generator=generator)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    assert verdict_of(replace(learned, adapter_id="scrambled"), tmp_path) != "better"
+    with torch.no_grad():
+        for name, parameter in learned.model.named_parameters():
+            if name in kept:
+                parameter.copy_(kept[name])
+
+
+def test_base_against_base_shows_nothing(learned, tmp_path):
+    with learned.model.disable_adapter():
+        assert verdict_of(replace(learned, adapter_id="none"), tmp_path) == "no difference shown"
