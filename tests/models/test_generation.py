@@ -7,6 +7,7 @@ from the_block_llm.models.generation import (
     Completion,
     Decoding,
     _RowwiseDraw,
+    batches_that_fit,
     generate,
     stop_ids,
 )
@@ -33,6 +34,7 @@ def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Complet
         prompts,
         decoding,
         batch_rows=batch_rows,
+        cache_gib=0.1,
         on_completion=found.__setitem__,
     )
     return [found[index] for index in range(len(texts))]
@@ -102,3 +104,17 @@ def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
     assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) != base
     with adapted.disable_adapter():
         assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) == base
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows", "tokens", "batches"),
+    [
+        ([], 4, 100, []),
+        ([5, 5, 5], 2, 100, [[0, 1], [2]]),
+        ([9, 4, 5, 30], 3, 20, [[1, 2], [0], [3]]),
+        ([50, 60], 4, 10, [[0], [1]]),
+        ([3, 3, 3, 3], 4, 12, [[0, 1, 2, 3]]),
+    ],
+)
+def test_batches_fit_the_cache_and_hold_one_at_least(lengths, rows, tokens, batches):
+    assert batches_that_fit(lengths, rows, tokens) == batches

@@ -49,6 +49,7 @@ def generate(
     decoding: Decoding,
     *,
     batch_rows: int,
+    cache_gib: float,
     on_completion: Callable[[int, Completion], None],
 ) -> None:
     """Answer ``prompts``, of similar length together so that little is padded.
@@ -58,16 +59,42 @@ def generate(
         tokenizer: With a pad token.
         prompts: Token ids; each at least one token.
         decoding: How tokens are chosen.
-        batch_rows: Prompts that go through the model together.
+        batch_rows: Prompts that go through the model together, at most.
+        cache_gib: Most memory for keys and values; fewer prompts go together where it is
+            full, but always one.
         on_completion: Called with the prompt's index and its answer, as soon as the batch
             it is in has finished.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), batch_rows):
-        batch = order[start : start + batch_rows]
+    cache_tokens = int(cache_gib * 2**30 / _cache_bytes_per_token(causal_model(model)))
+    lengths = [len(prompt) + decoding.max_new_tokens for prompt in prompts]
+    for batch in batches_that_fit(lengths, batch_rows, cache_tokens):
         answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], decoding)
         for index, answer in zip(batch, answers, strict=True):
             on_completion(index, answer)
+
+
+def batches_that_fit(lengths: Sequence[int], batch_rows: int, cache_tokens: int) -> list[list[int]]:
+    """Group prompts, shortest first, so that padded to the longest they fit the cache.
+
+    >>> batches_that_fit([9, 4, 5, 30], batch_rows=3, cache_tokens=20)
+    [[1, 2], [0], [3]]
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        size = len(batches[-1]) + 1 if batches else 0
+        if batches and size <= batch_rows and size * lengths[index] <= cache_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _cache_bytes_per_token(model: Any) -> int:
+    """Keys and values of all layers, in the type that the model computes in."""
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head * model.dtype.itemsize)
 
 
 def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -43,6 +43,7 @@ BUDGET = {
     "passages": 2,
     "passage_characters": 200,
     "batch_rows": 4,
+    "cache_gib": 0.1,
 }
 
 

@@ -77,18 +77,23 @@ def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, 
     real = answering.generate
     asked = []
 
-    def dies_after_one(model, tokenizer, prompts, decoding, *, batch_rows, on_completion):
+    def dies_after_one(model, tokenizer, prompts, decoding, *, on_completion, **settings):
         def keep(place, completion):
             on_completion(place, completion)
             raise KilledError
 
-        real(model, tokenizer, prompts, decoding, batch_rows=1, on_completion=keep)
-
-    def counts(model, tokenizer, prompts, decoding, *, batch_rows, on_completion):
-        asked.extend(prompts)
         real(
-            model, tokenizer, prompts, decoding, batch_rows=batch_rows, on_completion=on_completion
+            model,
+            tokenizer,
+            prompts,
+            decoding,
+            **{**settings, "batch_rows": 1},
+            on_completion=keep,
         )
+
+    def counts(model, tokenizer, prompts, *rest, **settings):
+        asked.extend(prompts)
+        real(model, tokenizer, prompts, *rest, **settings)
 
     monkeypatch.setattr(answering, "generate", dies_after_one)
     with pytest.raises(KilledError):

@@ -66,7 +66,7 @@ def answer_probes(
         for weights in dict.fromkeys(subject.weights_of(arm) for arm in arms):
             asked = [q for q in questions if subject.weights_of(q.arm) == weights]
             with Journal(journal_folder, weights) as journal:
-                _answer(subject, asked, budget.batch_rows, journal, bar)
+                _answer(subject, asked, budget, journal, bar)
                 rows += [_row(question, weights, journal[question.key]) for question in asked]
     order = {arm: place for place, arm in enumerate(arms)}
     return sorted(rows, key=lambda row: order[row["arm"]])
@@ -102,7 +102,7 @@ def _questions(
 def _answer(
     subject: Subject,
     questions: Sequence[_Question],
-    batch_rows: int,
+    budget: Budget,
     journal: Journal,
     bar: ProgressBar,
 ) -> None:
@@ -122,7 +122,8 @@ def _answer(
                 subject.tokenizer,
                 [question.ids for question in group],
                 decoding,
-                batch_rows=batch_rows,
+                batch_rows=budget.batch_rows,
+                cache_gib=budget.cache_gib,
                 on_completion=keep,
             )
 

@@ -38,7 +38,10 @@ class Budget(BaseModel, frozen=True, extra="forbid"):
     passage_characters: int = Field(ge=80)
     """Longest passage."""
     batch_rows: int = Field(ge=1)
-    """Prompts answered together: 8 are four times as fast as 1 on a CPU."""
+    """Prompts answered together, at most: 8 are four times as fast as 1 on a CPU."""
+    cache_gib: float = Field(gt=0)
+    """Most memory for their keys and values, on top of the model's own; decides the batch for
+    large models."""
 
 
 class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
