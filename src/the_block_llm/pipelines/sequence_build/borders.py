@@ -38,8 +38,8 @@ _PATCH: Final[_Rules] = (
     _rule(OUTER, rb"^(?=--- |created |deleted |moved )"),
 )
 _NEWLINE: Final = ord("\n")
-# A line that begins so belongs to what is above it.
-_INSIDE: Final = np.frombuffer(b" \t\r})]", np.uint8)
+# By first byte: a line that begins so belongs to what is above it.
+_INSIDE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r})]", np.uint8))
 _PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
 
 
@@ -79,7 +79,7 @@ def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:
     strength = starts_line.astype(np.int8) * LINE
     strength[after_blank] = PARAGRAPH
     if code:
-        strength[after_blank & ~np.isin(at, _INSIDE)] = OUTER
+        strength[after_blank & ~_INSIDE[at]] = OUTER
     return strength
 
 

@@ -56,16 +56,17 @@ def pack_by_module(
             (full if is_full else waiting[_folder(folder)]).append(row)
     # At the top nothing is kept together any more, so that the rows get as full as they can.
     loose = [[index] for row in waiting.get("", []) for index in row]
-    return sorted(full + _packed(loose, lengths, context_tokens))
+    return sorted(sorted(row) for row in (*full, *_packed(loose, lengths, context_tokens)))
 
 
 def _packed(
     groups: Sequence[Sequence[int]], lengths: Sequence[int], context_tokens: int
 ) -> list[list[int]]:
     sizes = [sum(lengths[index] for index in group) for group in groups]
+    if sum(sizes) <= context_tokens:
+        return [[index for group in groups for index in group]] if groups else []
     return [
-        sorted(index for at in row for index in groups[at])
-        for row in best_fit(sizes, context_tokens)
+        [index for at in row for index in groups[at]] for row in best_fit(sizes, context_tokens)
     ]
 
 
