@@ -1,5 +1,7 @@
 import math
+from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
@@ -69,23 +71,57 @@ def test_rows_of_another_documents_table(tokenizer, tmp_path):
         held_out_sources(documents, [(0, row(tokenizer, "ab"))])
 
 
-def test_rows_are_drawn_without_replacement_and_repeatably(tokenizer, tmp_path):
-    import pyarrow as pa
+@pytest.fixture
+def tables(tokenizer, tmp_path):
+    """Eight rows of one large commit, one row each of a file and two questions."""
+    ids = [*["big"] * 8, "file", "chat-1", "chat-2"]
+    rows = [
+        {**row(tokenizer, "x" * (place + 1)), "document_ids": [id_]}
+        for place, id_ in enumerate(ids)
+    ]
+    documents = [
+        {
+            "document_id": id_,
+            "kind": {"big": "commit"}.get(id_, id_.split("-")[0]),
+            "split": "held_out",
+            "source": id_,
+            "authored_at": datetime(2026, 1, 1, tzinfo=UTC),
+            "segments": [],
+            "input_ids": [1],
+            "labels_mask": [True],
+            "n_tokens": 1,
+            "stage": 0,
+        }
+        for id_ in dict.fromkeys(ids)
+    ]
+    return (
+        save_parts(tmp_path / "rows", ROWS, [pa.Table.from_pylist(rows, ROWS)]),
+        save_parts(tmp_path / "docs", DOCUMENTS, [pa.Table.from_pylist(documents, DOCUMENTS)]),
+    )
 
-    rows = [row(tokenizer, "x" * (place + 1)) for place in range(9)]
-    table = save_parts(tmp_path / "t", ROWS, [pa.Table.from_pylist(rows, ROWS)])
-    drawn = choose_rows(table, 4, seed=1)
-    assert drawn == choose_rows(table, 4, seed=1)
-    numbers = [number for number, _ in drawn]
-    assert numbers == sorted(set(numbers))
-    assert all(len(found["input_ids"]) == number + 2 for number, found in drawn)
-    assert len(choose_rows(table, 99, seed=1)) == 9
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_drawn_from_every_source_before_a_second_from_any(tables, seed):
+    drawn = choose_rows(*tables, 2, seed)
+    assert {found["document_ids"][0] for _, found in drawn} == {"big", "file"}
+    nine = choose_rows(*tables, 9, seed)
+    assert "chat-1" not in {found["document_ids"][0] for _, found in nine}
+    everything = choose_rows(*tables, 99, seed)
+    assert [number for number, _ in everything] == list(range(11))
+    assert all(len(found["input_ids"]) == number + 2 for number, found in everything)
+
+
+def test_the_same_seed_draws_the_same_rows(tables):
+    assert choose_rows(*tables, 4, 1) == choose_rows(*tables, 4, 1)
+    draws = {tuple(number for number, _ in choose_rows(*tables, 2, seed)) for seed in range(9)}
+    assert len(draws) > 1
 
 
 def test_an_empty_table_says_what_to_do(tmp_path):
     table = save_parts(tmp_path / "t", ROWS, [])
+    documents = save_parts(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(TooLittleDataError, match="cutoff"):
-        choose_rows(table, 4, seed=1)
+        choose_rows(table, documents, 4, seed=1)
 
 
 def test_batches_hold_at_most_4096_tokens_or_one_row():

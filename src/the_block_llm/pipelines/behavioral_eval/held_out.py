@@ -20,6 +20,9 @@ from the_block_llm.models.likelihood import target_nats
 from the_block_llm.models.segments import collate_rows
 from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
 
+# Questions are made by this project, in a form that tuned models are trained on; what counts
+# is text that people wrote.
+WRITTEN_BY_PEOPLE: Final = ("commit", "file")
 _BATCH_TOKENS: Final = 4096
 
 
@@ -46,8 +49,13 @@ class PieceCost:
     n_bytes: int
 
 
-def choose_rows(held_out: ParquetParts, n_rows: int, seed: int) -> list[tuple[int, dict[str, Any]]]:
-    """Draw rows without replacement, the same ones for the same seed.
+def choose_rows(
+    held_out: ParquetParts, documents: ParquetParts, n_rows: int, seed: int
+) -> list[tuple[int, dict[str, Any]]]:
+    """Draw rows, one for each commit or file before a second for any.
+
+    What people wrote comes first: more of its sources are more evidence, and a few rows drawn
+    blindly may all be from one. The same seed draws the same rows.
 
     Returns:
         Pairs of row number and row, in order.
@@ -61,8 +69,32 @@ def choose_rows(held_out: ParquetParts, n_rows: int, seed: int) -> list[tuple[in
             "No held-out text: nothing was committed after the cut-off. Set "
             "sequence_build.cutoff to an earlier commit and run `kedro run` again."
         )
-    wanted = set(random.Random(seed).sample(range(total), min(n_rows, total)))  # noqa: S311
+    source_of = {
+        row["document_id"]: row["source"]
+        for row in documents.rows(["document_id", "kind", "source", "split"])
+        if row["split"] == "held_out" and row["kind"] in WRITTEN_BY_PEOPLE
+    }
+    rows_of: dict[str, list[int]] = {}
+    for number, row in enumerate(held_out.rows(["document_ids"])):
+        for document_id in dict.fromkeys(row["document_ids"]):
+            if document_id in source_of:
+                rows_of.setdefault(source_of[document_id], []).append(number)
+    wanted = _one_each(list(rows_of.values()), total, n_rows, random.Random(seed))  # noqa: S311
     return [(number, row) for number, row in enumerate(held_out.rows()) if number in wanted]
+
+
+def _one_each(
+    groups: list[list[int]], total: int, n_rows: int, source: random.Random
+) -> frozenset[int]:
+    """Take a number from each group in turn, in random order, then any that are left."""
+    source.shuffle(groups)
+    for group in groups:
+        source.shuffle(group)
+    rest = list(range(total))
+    source.shuffle(rest)
+    longest = max(map(len, groups), default=0)
+    turns = [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
+    return frozenset(list(dict.fromkeys([*turns, *rest]))[:n_rows])
 
 
 def held_out_sources(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from the_block_llm.pipelines.behavioral_eval import general_ability
 from the_block_llm.pipelines.behavioral_eval.answers import ScoredAnswer
+from the_block_llm.pipelines.behavioral_eval.held_out import WRITTEN_BY_PEOPLE
 from the_block_llm.pipelines.behavioral_eval.leaks import SEEN_SHARE
 from the_block_llm.pipelines.behavioral_eval.measuring import GENERAL_TEXT, HELD_OUT
 from the_block_llm.pipelines.behavioral_eval.statistics import PairedItem, compare, mcnemar
@@ -18,9 +19,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 _BITS: Final = "bits per byte"
 _RIGHT: Final = "right answers"
-# Questions are made by this project, in a form that tuned models are trained on; what counts
-# is text that people wrote.
-_WRITTEN_BY_PEOPLE: Final = ("commit", "file")
 _KIND_TITLES: Final = {
     "commit": "Later commits",
     "file": "Later lines of files",
@@ -70,7 +68,7 @@ def pair_arms(
         by_task[row["task"]].append(row)
         if row["task"] == HELD_OUT and not is_leaked(row):
             by_kind[json.loads(row["detail"])["kind"]].append(row)
-    written = [row for kind in _WRITTEN_BY_PEOPLE for row in by_kind[kind]]
+    written = [row for kind in WRITTEN_BY_PEOPLE for row in by_kind[kind]]
     listed: list[tuple[str, str, str, Weight, Rows]] = [
         (HELD_OUT, "Held-out text", _BITS, "primary", written),
         *(

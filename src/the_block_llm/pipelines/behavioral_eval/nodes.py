@@ -87,7 +87,7 @@ def evaluate_arms(
     budget = params.budget_for(pick_device().type)
     cutoff = read_cutoff(repository)
     tables = (commits, file_changes, snapshot_files)
-    rows = choose_rows(held_out_rows, budget.held_out_rows, params.seed)
+    rows = choose_rows(held_out_rows, documents, budget.held_out_rows, params.seed)
     items = draw_items(read_two_times(cutoff, *tables), budget.task_items, params.seed)
     passages = list(passages_at_cutoff(cutoff, *tables, budget.passage_characters))
     index = PassageIndex(passages if any(map(retrieves, params.arms)) else [])
