@@ -69,5 +69,5 @@ def test_the_sentence_says_how_much_and_what_was_lost():
 
 def test_no_difference_says_what_could_have_been_seen():
     verdict = reach_verdict(judge_measures([measure("held_out", *FLAT)]))
-    assert "0.030 bits per byte" in verdict.sentence
+    assert "A change of 0.03 bits per byte" in verdict.sentence
     assert "Not worth it" in verdict.sentence

@@ -163,8 +163,7 @@ def _sentence(outcome: Outcome, primary: Judged, contradicted: bool, forgot: boo
             "Mixed: held-out text got easier, but another measure of knowledge got worse. Not "
             "worth it as it stands."
         )
-    detectable = seen.detectable or 0.0
     return (
-        f"No difference shown. A change of {detectable:.3f} bits per byte would have been "
-        "seen; whatever this training did is smaller. Not worth it as it stands."
+        f"A change of {seen.detectable or 0:.2g} bits per byte would have been seen; whatever this "
+        "training did is smaller, or too uneven to tell. Not worth it as it stands."
     )
