@@ -53,6 +53,10 @@ def test_a_young_history_gives_rows_on_all_three_sides(
     assert kinds >= {("held_out", "commit"), ("held_out", "chat"), ("validation", "commit")}
     assert run.report["train_rows"] == run.rows["train"].num_rows
     assert run.report["truncated_documents"] == 0
+    assert run.report["train_py_file_tokens"] == run.report["train_file_tokens"]
+    steps = -(-run.report["train_rows"] // 8)
+    # 50 million tokens are never reached with so little text: the profile's most epochs.
+    assert (run.report["expected_epochs"], run.report["expected_steps"]) == (12, 12 * steps)
     assert any("little to learn" in warning for warning in run.report["warnings"])
     json.dumps(run.report, allow_nan=False)
 

@@ -91,13 +91,15 @@ def report_sequences(
 ) -> dict[str, Any]:
     """Count what was made."""
     cutoff = read_cutoff(repository, params.cutoff)
+    profile = resolve_profile(profiles, model)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
         read_history(commits, cutoff, params.validation_fraction),
-        row_shape(params, resolve_profile(profiles, model)),
+        row_shape(params, profile),
         Screening.from_json(screening),
         len(left_out_by_mix(documents, params.mix)),
+        profile.training,
     )
 
 

@@ -1,12 +1,15 @@
 """What was made of the repository, in numbers, and what gives cause for doubt."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.screening import Screening
@@ -24,6 +27,7 @@ def sequence_report(
     shape: RowShape,
     screening: Screening,
     left_out_by_mix: int,
+    training: TrainingValues,
 ) -> dict[str, Any]:
     """Count documents, rows and tokens by side and kind.
 
@@ -50,15 +54,19 @@ def sequence_report(
         report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)
         report |= {key: value for key, value in counts.items() if key.startswith(split)}
         report |= _count_rows(rows[split], split, shape)
+    report |= _expected_training(report, training)
     report["warnings"] = _warnings(report, history, screening)
     return report
 
 
 def _count_documents(documents: ParquetParts) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for row in documents.rows(["kind", "split", "n_tokens"]):
+    for row in documents.rows(["kind", "split", "source", "n_tokens"]):
         counts[f"{row['split']}_{row['kind']}_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_tokens"] += row["n_tokens"]
+        if row["kind"] == "file":
+            ending = PurePosixPath(row["source"]).suffix.removeprefix(".").lower() or "no_ending"
+            counts[f"{row['split']}_{ending}_file_tokens"] += row["n_tokens"]
     return dict(sorted(counts.items()))
 
 
@@ -74,6 +82,19 @@ def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, 
         f"{split}_trained_tokens": trained,
         f"{split}_fill_percent": round(100 * n_tokens / capacity, 2) if capacity else 0.0,
         f"{split}_trained_percent": round(100 * trained / capacity, 2) if capacity else 0.0,
+    }
+
+
+def _expected_training(report: Mapping[str, Any], values: TrainingValues) -> dict[str, int]:
+    """Epochs and steps that the profile's token budget comes to, unless the run says otherwise."""
+    trained = report["train_trained_tokens"]
+    epochs = math.ceil(values.target_tokens / trained) if trained else values.min_epochs
+    epochs = max(values.min_epochs, min(values.max_epochs, epochs))
+    steps = math.ceil(report["train_rows"] / values.effective_batch_rows)
+    return {
+        "expected_epochs": epochs,
+        "expected_steps_per_epoch": steps,
+        "expected_steps": epochs * steps,
     }
 
 
