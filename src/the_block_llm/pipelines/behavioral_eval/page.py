@@ -28,6 +28,7 @@ def render(report: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
+    environment.filters["chance"] = lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     source = files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(
