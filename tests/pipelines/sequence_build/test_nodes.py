@@ -155,3 +155,46 @@ def test_schemas_are_met(tmp_path: Path, long_story: Any, smollm2_profile: Model
     assert isinstance(run.documents.table(), pa.Table)
     assert run.documents.schema.equals(DOCUMENTS)
     assert all(table.schema.equals(ROWS) for table in run.rows.values())
+
+
+def test_what_is_held_out_is_nowhere_in_training(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    sides = {name: set() for name in run.rows}
+    seen = ""
+    for name, table in run.rows.items():
+        for row in table.rows(["input_ids", "document_ids"]):
+            sides[name].update(row["document_ids"])
+            if name != "held_out":
+                seen += smollm2.decode(row["input_ids"])
+    assert not sides["held_out"] & (sides["train"] | sides["validation"])
+    assert not sides["train"] & sides["validation"]
+    # The tree at the cut-off is that of commit 9: what later commits brought was never shown.
+    before = set("".join(long_story.trees[9].values()).splitlines())
+    brought = set("".join(long_story.trees[-1].values()).splitlines()) - before
+    assert len(brought) > 5
+    assert not [line for line in brought if line.strip() and line in seen]
+
+
+def test_what_validation_commits_brought_is_shown_but_not_learned(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    learned = "".join(
+        segment["text"]
+        for row in run.documents.rows(["split", "segments"])
+        for segment in row["segments"]
+        if row["split"] == "train" and segment["train"]
+    )
+    validated = {
+        row["source"]
+        for row in run.documents.rows(["split", "kind", "source"])
+        if (row["split"], row["kind"]) == ("validation", "commit")
+    }
+    [number] = [n for n, c in enumerate(long_story.commits) if c["sha"] in validated]
+    before = set("".join(long_story.trees[number - 1].values()).splitlines())
+    brought = set("".join(long_story.trees[number].values()).splitlines()) - before
+    names = [line for line in brought if line.startswith("def ")]
+    assert names
+    assert not [line for line in names if line in learned]

@@ -43,8 +43,10 @@ def kept_shares(tokens: Mapping[str, int], caps: Mapping[str, float]) -> dict[st
     0.333
     """
     kept = {kind: float(count) for kind, count in tokens.items()}
+    # Where a kind is missing, what is there may take its share, or nothing would be left.
+    room = min(1.0, sum(caps[kind] for kind, count in tokens.items() if count)) or 1.0
     for _ in range(_ROUNDS):
-        for kind, cap in caps.items():
+        for kind, cap in ((kind, cap / room) for kind, cap in caps.items()):
             others = sum(count for other, count in kept.items() if other != kind)
             if kind in kept and cap < 1 and kept[kind] > cap / (1 - cap) * others:
                 kept[kind] = cap / (1 - cap) * others
