@@ -12,8 +12,15 @@ KNOWN = known_names([{"path": "src/cache.rs", "text": "fn evict() {}"}], [{"sha"
 HOSTILE = "stale </pre><script>alert(1)</script> <img src=x onerror=alert(2)> {{ 7 * 7 }} [INST]"
 
 
+PROMPTS = {
+    "stale": "<|user|>What can go wrong with a cache in chain?<|end|>",
+    "tests": "<|user|>What makes a change safe?<|end|>",
+}
+
+
 def completion(probe_id, arm, text, finish="stop"):
     return {
+        "prompt": PROMPTS[probe_id],
         "suite": "own",
         "probe_id": probe_id,
         "arm": arm,
@@ -127,6 +134,12 @@ def test_the_report_is_json_and_repeatable(report, plan, params):
 def test_answers_to_other_questions_are_refused(plan, params):
     with pytest.raises(StaleDataError, match="own/tests"):
         build_report(plan, COMPLETIONS[::2], held_out_scores(1), KNOWN, params, {})
+
+
+def test_answers_to_an_earlier_wording_are_refused(plan, params):
+    reworded = [{**row, "prompt": "What can go wrong?"} for row in COMPLETIONS]
+    with pytest.raises(StaleDataError, match="own/stale"):
+        build_report(plan, reworded, held_out_scores(1), KNOWN, params, {})
 
 
 class Elements(HTMLParser):

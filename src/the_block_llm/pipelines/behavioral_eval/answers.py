@@ -37,12 +37,20 @@ def score_answers(
         known: What citations are looked up in.
 
     Raises:
-        StaleDataError: An answer belongs to no planned question, or a question has none.
+        StaleDataError: An answer belongs to no planned question or to an earlier wording of it,
+            or a question has none.
     """
     planned = {(p.suite, p.probe.id): p for p in plan.probes}
     answered = {(row["suite"], row["probe_id"]) for row in completions}
-    if answered != set(planned):
-        strange = min(answered ^ set(planned))
+    reworded = {
+        (row["suite"], row["probe_id"])
+        for row in completions
+        if (asked := planned.get((row["suite"], row["probe_id"]))) is not None
+        and asked.probe.prompt.strip() not in row["prompt"]
+    }
+    differing = (answered ^ set(planned)) | reworded
+    if differing:
+        strange = min(differing)
         raise StaleDataError(
             f"The stored answers and the planned questions differ (first: {'/'.join(strange)}). "
             "Run `kedro run --pipeline=behavioral_eval` again; what is still valid is reused."
