@@ -28,7 +28,7 @@ def cli() -> None:
 
 
 @click.pass_obj
-def _run(metadata: ProjectMetadata, **options: Any) -> Any:
+def _run(metadata: ProjectMetadata, /, **options: Any) -> Any:
     # Relative paths in parameters mean the project's, from whichever folder it is run.
     os.chdir(metadata.project_path)
     try:
