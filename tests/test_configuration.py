@@ -37,7 +37,7 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     whole = pipelines["__default__"]
     used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
     # Small, and made anew within the pipeline that reads them.
-    in_memory = {"probe_suites", "history_counts", "snapshot_counts", "screening"}
+    in_memory = {"probe_suites", "history_counts", "snapshot_counts"}
     assert used - in_memory == set(configuration["catalog"])
 
 

@@ -16,7 +16,7 @@ _TOP: Final = 30
 
 
 def forest_plot(measures: Sequence[Mapping[str, Any]]) -> str:
-    """Draw one row a measure.
+    """Draw one row a measure; an interval that leaves the scale ends in an arrow.
 
     Args:
         measures: Of the report: ``title``, ``base``, ``difference``, ``low``, ``high``,
@@ -27,7 +27,7 @@ def forest_plot(measures: Sequence[Mapping[str, Any]]) -> str:
         An ``<svg>`` element; colours come from the page's CSS classes.
     """
     rows = [(m, *_percentages(m)) for m in measures if m["base"]]
-    reach = max([1.0, *(abs(value) for _, *values in rows for value in values)]) * 1.08
+    reach = _reach(rows)
     height = _TOP + _ROW * len(rows) + 34
     zero = _x(0, reach)
     parts = [
@@ -55,12 +55,13 @@ def forest_plot(measures: Sequence[Mapping[str, Any]]) -> str:
                 f'<line class="interval" x1="{_x(low, reach):.1f}" x2="{_x(high, reach):.1f}" '
                 f'y1="{y:.1f}" y2="{y:.1f}"/>'
             ),
+            *_arrows(low, high, reach, y),
             f'<circle cx="{_x(middle, reach):.1f}" cy="{y:.1f}" r="5"/>',
             f'<text x="{_WIDTH - _RIGHT + 14}" y="{y + 4:.1f}">{middle:+.1f} %</text>',
             "</g>",
         ]
     y = _TOP + _ROW * len(rows) + 20
-    for tick in (-reach / 1.08, reach / 1.08):
+    for tick in (-reach, reach):
         parts.append(
             f'<text class="hint" x="{_x(tick, reach):.1f}" y="{y}" text-anchor="middle">'
             f"{tick:+.0f} %</text>"
@@ -78,5 +79,28 @@ def _percentages(measure: Mapping[str, Any]) -> tuple[float, float, float]:
     return middle, low, high
 
 
+def _reach(rows: Sequence[tuple[Mapping[str, Any], float, float, float]]) -> float:
+    """Half the width of the scale, in percent.
+
+    What showed a difference sets it: a measure of three items has an interval so wide that on
+    its scale everything else would lie on the line.
+    """
+    shown = [values for m, *values in rows if m["outcome"] in {"better", "worse"}]
+    told = [values for m, *values in rows if m["outcome"] != "too little data"]
+    everything = [values for _, *values in rows]
+    values = [abs(value) for row in shown or told or everything for value in row]
+    return 1.5 * max([1.0, *values])
+
+
+def _arrows(low: float, high: float, reach: float, y: float) -> list[str]:
+    """Marks where an interval goes on beyond the scale."""
+    return [
+        f'<text x="{_x(end, reach):.1f}" y="{y + 5:.1f}" text-anchor="middle">{mark}</text>'
+        for end, mark, beyond in ((low, "◂", low < -reach), (high, "▸", high > reach))
+        if beyond
+    ]
+
+
 def _x(percent: float, reach: float) -> float:
+    percent = max(-reach, min(reach, percent))
     return _LEFT + (percent + reach) / (2 * reach) * (_WIDTH - _LEFT - _RIGHT)
