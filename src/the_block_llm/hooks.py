@@ -13,10 +13,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from omegaconf import OmegaConf
 
 from the_block_llm.errors import RepositoryError, StorageError
-from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
 from the_block_llm.run_summary import print_summary
 
@@ -34,9 +32,8 @@ class ProjectHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Let configuration files name the chosen model and folders of the project."""
+        """Check every parameter before anything is loaded."""
         self._project = Path(context.project_path)
-        _register_resolvers(context)
         check_parameters(context.config_loader["parameters"])
 
     @hook_impl
@@ -64,20 +61,6 @@ class ProjectHooks:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Print what came out, from the reports that this run wrote."""
         print_summary(catalog, pipeline.all_outputs(), time.monotonic() - self._started)
-
-
-def _register_resolvers(context: KedroContext) -> None:
-    project = Path(context.project_path)
-
-    def chosen(name: str) -> str:
-        value = str(context.config_loader["parameters"][name])
-        return profile_name(value) if name == "model" else value
-
-    def project_path(relative: str) -> str:
-        return str(project / relative)
-
-    OmegaConf.register_new_resolver("chosen", chosen, replace=True)
-    OmegaConf.register_new_resolver("project_path", project_path, replace=True)
 
 
 def _check_storage(folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""Configuration files that can name the chosen model and folders of the project.
+
+Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalog without hooks.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.utils import find_kedro_project
+from omegaconf import OmegaConf
+
+from the_block_llm.models.profiles import profile_name
+
+
+class ProjectConfigLoader(OmegaConfigLoader):
+    """Kedro's loader with two resolvers of this project.
+
+    ``${chosen:model}`` is the name under which the chosen profile keeps its data, and
+    ``${project_path:data/x}`` an absolute path, the same from whichever folder one starts.
+    """
+
+    def __init__(self, conf_source: str, *args: Any, **options: Any) -> None:
+        beside = Path(conf_source).resolve().parent
+        # With --conf-source the configuration may lie far from the project.
+        is_project = (beside / "pyproject.toml").is_file()
+        project = beside if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
+
+        def chosen(name: str) -> str:
+            value = str(self["parameters"][name])
+            return profile_name(value) if name == "model" else value
+
+        def project_path(relative: str) -> str:
+            return str(project / relative)
+
+        super().__init__(conf_source, *args, **options)
+        # Not through custom_resolvers: a second loader in one process would get the first's.
+        OmegaConf.register_new_resolver("chosen", chosen, replace=True)
+        OmegaConf.register_new_resolver("project_path", project_path, replace=True)
