@@ -27,7 +27,9 @@ from the_block_llm.pipelines.git_ingest.patch_stream import (
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
-from the_block_llm.pipelines.git_ingest.rows import batches
+from the_block_llm.pipelines.git_ingest.redaction import Redactor
+from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction, without_names
+from the_block_llm.pipelines.git_ingest.rows import Row, batches
 from the_block_llm.pipelines.git_ingest.selection import patch_verdict, path_verdict
 from the_block_llm.pipelines.git_ingest.subjects import (
     commit_kind,
@@ -42,6 +44,11 @@ from the_block_llm.schemas import COMMITS, FILE_CHANGES, DropReason
 _SYMLINK: Final = b"120000"
 _SUBMODULE: Final = b"160000"
 _PATCH_COLUMN: Final = FILE_CHANGES.get_field_index("patch")
+_PATH_COLUMN: Final = FILE_CHANGES.get_field_index("path")
+_OLD_PATH_COLUMN: Final = FILE_CHANGES.get_field_index("old_path")
+_COUNT_COLUMN: Final = FILE_CHANGES.get_field_index("redactions")
+_SHA_COLUMN: Final = COMMITS.get_field_index("sha")  # the same in both tables
+_SUBJECT_COLUMN: Final = COMMITS.get_field_index("subject")
 _BODY_COLUMN: Final = COMMITS.get_field_index("body")
 _CUT: Final = "\n[...]"
 
@@ -99,6 +106,9 @@ class _PieceReading:
         self._stream = PatchStream(view)
         self._blobs = BlobReader(view)
         self._tally = Tally()
+        self._redaction = RowRedaction(
+            Redactor(secrets=options.redact, addresses=options.naming.key is not None), self._tally
+        )
         self._missing: set[str] = set()
         self._commit_rows: list[tuple[Any, ...]] = []
 
@@ -108,14 +118,33 @@ class _PieceReading:
 
     def write(self, piece: HistoryPiece, stem: Path) -> dict[str, Any]:
         changes = stem.with_name(f"{stem.name}.changes.parquet")
-        write_part(changes, FILE_CHANGES, batches(FILE_CHANGES, self._rows(piece), _PATCH_COLUMN))
+        write_part(
+            changes,
+            FILE_CHANGES,
+            batches(FILE_CHANGES, self._rows(piece), _PATCH_COLUMN, self._finish_changes),
+        )
         commits = stem.with_name(f"{stem.name}.commits.parquet")
-        write_part(commits, PIECE_COMMITS, batches(PIECE_COMMITS, self._commit_rows, _BODY_COLUMN))
+        write_part(
+            commits,
+            PIECE_COMMITS,
+            batches(PIECE_COMMITS, self._commit_rows, _BODY_COLUMN, self._finish_commits),
+        )
         return finish_piece(
             stem,
             [changes, commits],
             {"tally": self._tally.as_json(), "missing": sorted(self._missing)},
         )
+
+    def _finish_changes(self, rows: list[Row]) -> list[Row]:
+        self._redaction.text(
+            rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_PATCH_COLUMN, count=_COUNT_COLUMN
+        )
+        return self._redaction.short(
+            rows, sha=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN)
+        )
+
+    def _finish_commits(self, rows: list[Row]) -> list[Row]:
+        return self._redaction.short(rows, sha=_SHA_COLUMN, columns=(_SUBJECT_COLUMN, _BODY_COLUMN))
 
     def why_stopped(self, piece: HistoryPiece) -> set[str]:
         """Return commits to go round; at least one that was not gone round before."""
@@ -222,6 +251,7 @@ def _commit_row(
     name, email = decode_message(header.author_name), decode_message(header.author_email)
     subject = decode_message(header.subject).strip()
     body = _cut(header.body, options.max_message_bytes).strip("\n")
+    body = without_names(body, options.naming)
     is_merge = len(header.parents) > 1
     seconds, _, offset = header.author_date.decode("ascii", "replace").partition(" ")
     undone = reverted_subject(subject)

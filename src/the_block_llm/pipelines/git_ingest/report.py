@@ -8,7 +8,6 @@ from the_block_llm.pipelines.git_ingest.tally import Tally
 _FEW_COMMITS: Final = 100
 _FEW_BYTES: Final = 200_000
 _N_LARGEST: Final = 20
-_N_FINDINGS: Final = 1000
 
 
 def describe_tally(tally: Tally) -> dict[str, Any]:
@@ -24,8 +23,8 @@ def describe_tally(tally: Tally) -> dict[str, Any]:
         "kept_bytes_by_language": dict(tally.languages.most_common()),
         "encodings": dict(tally.encodings.most_common()),
         "redactions": dict(tally.redactions.most_common()),
-        "findings": tally.findings[:_N_FINDINGS],
-        "n_findings": len(tally.findings),
+        "findings": tally.findings,
+        "n_findings": tally.n_findings,
         "missing_objects": tally.missing_objects,
         "unreadable_commits": tally.unreadable_commits,
         "largest_kept": [

@@ -17,7 +17,9 @@ from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path, loo
 from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of, finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
-from the_block_llm.pipelines.git_ingest.rows import batches
+from the_block_llm.pipelines.git_ingest.redaction import Redactor
+from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction
+from the_block_llm.pipelines.git_ingest.rows import Row, batches
 from the_block_llm.pipelines.git_ingest.selection import content_verdict, path_verdict
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.pipelines.git_ingest.tree import TreeEntry, list_tree
@@ -28,6 +30,8 @@ from the_block_llm.schemas import SNAPSHOT_FILES, DropReason
 _MEAN_FILES_A_PIECE: Final = 64
 _MAX_FILES_A_PIECE: Final = 256
 _TEXT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("text")
+_PATH_COLUMN: Final = SNAPSHOT_FILES.get_field_index("path")
+_COUNT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("redactions")
 _SHA_COLUMN: Final = SNAPSHOT_FILES.get_field_index("sha")
 
 
@@ -190,7 +194,15 @@ def read_snapshot_piece(
     try:
         path = stem.with_name(f"{stem.name}.files.parquet")
         rows = _rows(blobs, view.max_file_bytes, piece, options, tally, missing)
-        write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN))
+        redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
+
+        def finish(rows: list[Row]) -> list[Row]:
+            redaction.text(
+                rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
+            )
+            return redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
+
+        write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
     finally:
         blobs.close()
     return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})

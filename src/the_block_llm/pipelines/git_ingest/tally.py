@@ -1,11 +1,11 @@
 """Counts that pieces of work bring back, and how they add up."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 _MAX_NOTED: Final = 200
+_MAX_FINDINGS: Final = 1000
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Tally:
     encodings: Counter[str] = field(default_factory=Counter)
     redactions: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
-    """Where secrets were found: commit, path, line and kind, never the value."""
+    """Where secrets were found, the first thousand: commit, path, line and kind, no value."""
+    n_findings: int = 0
     missing_objects: int = 0
     unreadable_commits: list[str] = field(default_factory=list)
     largest: list[tuple[int, str]] = field(default_factory=list)
@@ -45,6 +46,11 @@ class Tally:
         if reason == "missing_object":
             self.missing_objects += 1
 
+    def note_finding(self, finding: dict[str, Any]) -> None:
+        self.n_findings += 1
+        if len(self.findings) < _MAX_FINDINGS:
+            self.findings.append(finding)
+
     def as_json(self) -> dict[str, Any]:
         self._trim()
         return {
@@ -66,11 +72,4 @@ class Tally:
 
     def _trim(self) -> None:
         self.largest = sorted(self.largest, reverse=True)[:_MAX_NOTED]
-
-
-def sum_of(tallies: Iterable[dict[str, Any]]) -> Tally:
-    """Add up what the pieces brought back."""
-    total = Tally()
-    for tally in tallies:
-        total.add(tally)
-    return total
+        del self.findings[_MAX_FINDINGS:]

@@ -1,0 +1,186 @@
+"""Marks in the place of secrets and of e-mail addresses, in many texts at a time."""
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from the_block_llm.pipelines.git_ingest.keyed_values import (
+    Span,
+    is_config,
+    keyed_values,
+    random_values,
+)
+from the_block_llm.pipelines.git_ingest.secret_rules import (
+    EMAIL,
+    PRIVATE_KEY_BEGIN,
+    line_filters,
+    rules,
+)
+
+EMAIL_KIND: Final = "email"
+EMAIL_MARK: Final = "<email>"
+_KEY_END: Final = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|Private-MAC:")
+_KEY_LINE: Final = re.compile(
+    r"^[+\- ]?[\s\"'#*/|>]*"
+    r"(?:[A-Za-z0-9+/=\\]{8,}[\s\"',+\\;)]*|[A-Za-z-]+: \S.*|=[A-Za-z0-9+/]{4}\s*|)$"
+)
+_MAX_KEY_LINES: Final = 200
+# Addresses that stand for nobody.
+_NOBODY: Final = re.compile(
+    r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost|local)(?:\.(?:com|org|net))?$|^git@",
+    re.IGNORECASE,
+)
+
+
+class Finding(NamedTuple):
+    """Where something was masked: the line of the text, from 1, and what it was."""
+
+    line: int
+    kind: str
+
+
+class Redacted(NamedTuple):
+    """A text in which nothing secret is left, and what was taken out."""
+
+    text: str
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Redactor:
+    """Masks secrets, addresses or both."""
+
+    secrets: bool
+    addresses: bool
+
+    def redact(self, texts: Sequence[str | bytes], paths: Sequence[str]) -> dict[int, Redacted]:
+        """Return those of ``texts`` that have to change, by their index.
+
+        Args:
+            texts: Text, or the same as UTF-8.
+            paths: For each text the file that it belongs to; settings are read more
+                strictly than code. Empty for a message.
+        """
+        if not (self.secrets or self.addresses) or not texts:
+            return {}
+        changed = {}
+        for index, lines in self._suspicious(texts):
+            text = texts[index]
+            text = text.decode("utf-8") if isinstance(text, bytes) else text
+            redacted = self._masked(text, lines, in_config=is_config(paths[index]))
+            if redacted.findings:
+                changed[index] = redacted
+        return changed
+
+    def _suspicious(self, texts: Sequence[str | bytes]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the index of each text that needs a look, and the lines to look at, from 0."""
+        column = pa.array(texts, pa.binary()).cast(pa.large_string())
+        split = pc.split_pattern(column, "\n")
+        lines = split.flatten()
+        hits = functools.reduce(
+            pc.or_,
+            (
+                pc.match_substring_regex(lines, pattern)
+                for pattern in line_filters(secrets=self.secrets, addresses=self.addresses)
+            ),
+        )
+        at = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
+        if not len(at):
+            return
+        starts = split.offsets.to_numpy()
+        owners = np.searchsorted(starts, at, side="right") - 1
+        borders = np.flatnonzero(np.diff(owners)) + 1
+        for group in np.split(np.arange(len(at)), borders):
+            owner = int(owners[group[0]])
+            yield owner, (at[group] - starts[owner]).tolist()
+
+    def _masked(self, text: str, numbers: Sequence[int], *, in_config: bool) -> Redacted:
+        lines = text.split("\n")
+        findings: list[Finding] = []
+        in_key_until = -1
+        for number in numbers:
+            if number <= in_key_until:
+                continue
+            line = lines[number]
+            if self.secrets and PRIVATE_KEY_BEGIN.search(line):
+                in_key_until = _mask_key_block(lines, number)
+                findings.append(Finding(number + 1, "private-key"))
+                continue
+            spans = self._spans(line, in_config=in_config)
+            if spans:
+                lines[number] = _with_marks(line, spans)
+                findings.extend(Finding(number + 1, kind) for _, _, kind in spans)
+        return Redacted("\n".join(lines), findings)
+
+    def _spans(self, line: str, *, in_config: bool) -> list[Span]:
+        found: list[Span] = []
+        if self.secrets:
+            for rule in rules():
+                found.extend((*_secret_of(m), rule.kind) for m in rule.pattern.finditer(line))
+            found.extend(keyed_values(line, in_config=in_config))
+            found.extend(random_values(line))
+        if self.addresses:
+            found.extend(
+                (*m.span(), EMAIL_KIND) for m in EMAIL.finditer(line) if not _NOBODY.search(m[0])
+            )
+        return _without_overlaps(found)
+
+
+def _secret_of(match: re.Match[str]) -> tuple[int, int]:
+    group = next((i for i, value in enumerate(match.groups(), 1) if value), 0)
+    return match.span(group)
+
+
+def _without_overlaps(found: Sequence[Span]) -> list[Span]:
+    """Join overlapping spans; the first rule that found one gives it its kind."""
+    joined: list[tuple[int, int, str, int]] = []
+    ranked = ((start, end, kind, rank) for rank, (start, end, kind) in enumerate(found))
+    for start, end, kind, rank in sorted(ranked):
+        if joined and start < joined[-1][1]:
+            first, last, best, best_rank = joined[-1]
+            best, best_rank = (kind, rank) if rank < best_rank else (best, best_rank)
+            joined[-1] = (first, max(last, end), best, best_rank)
+        else:
+            joined.append((start, end, kind, rank))
+    return [(start, end, kind) for start, end, kind, _ in joined]
+
+
+def _with_marks(line: str, spans: Sequence[Span]) -> str:
+    for start, end, kind in reversed(spans):
+        mark = EMAIL_MARK if kind == EMAIL_KIND else f"[REDACTED:{kind}]"
+        line = line[:start] + mark + line[end:]
+    return line
+
+
+def _mask_key_block(lines: list[str], first: int) -> int:
+    """Mask a private key that begins in line ``first``; return its last line.
+
+    The number of lines stays, so that hunk headers stay true.
+    """
+    begin = PRIVATE_KEY_BEGIN.search(lines[first])
+    assert begin is not None  # noqa: S101
+    end = _KEY_END.search(lines[first], begin.end())
+    after = lines[first][end.end() :] if end else ""
+    rest = lines[first][begin.end() :]
+    on_one_line = end is not None or len(rest.strip("\"'\\,;)+ ")) > 8
+    lines[first] = lines[first][: begin.start()] + "[REDACTED:private-key]" + after
+    if on_one_line:
+        return first
+    last = first
+    for number in range(first + 1, min(first + _MAX_KEY_LINES, len(lines))):
+        line = lines[number]
+        is_end = _KEY_END.search(line) is not None
+        if not is_end and not _KEY_LINE.match(line):
+            break
+        mark = line[:1] if line[:1] in "+- " else ""
+        lines[number] = f"{mark}[REDACTED:private-key]" if line[1:].strip() else line
+        last = number
+        if is_end:
+            break
+    return last

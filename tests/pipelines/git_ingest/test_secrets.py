@@ -1,0 +1,164 @@
+"""Planted secrets, in files, old patches, messages and file names, never reach a table.
+
+The values are put together here, so that no scanner takes this file for a leak.
+"""
+
+import random
+import string
+from pathlib import Path
+
+import pytest
+from tests.builders.git_repository import GitRepository
+from tests.pipelines.git_ingest.ingesting import Ingested, ingest
+
+_DICE = random.Random(7)
+_ALNUM = string.ascii_letters + string.digits
+_HEX = "0123456789abcdef"
+
+
+def _some(n_characters: int, alphabet: str = _ALNUM) -> str:
+    # One of each class, as real tokens have.
+    body = "".join(_DICE.choice(alphabet) for _ in range(n_characters - 3))
+    return body + ("a7Q" if alphabet == _ALNUM else alphabet[:3])
+
+
+def _corpus() -> dict[str, tuple[str, str]]:
+    """By kind: the secret, and a line of text with %s in its place."""
+    upper = string.ascii_uppercase + string.digits
+    jwt = f"eyJ{_some(30)}.eyJ{_some(60)}.{_some(43)}"
+    return {
+        "aws access key": ("AKIA" + _some(16, upper), "aws_access_key_id = %s"),
+        "aws secret key": (_some(40), 'aws_secret_key = "%s"'),
+        "anthropic": ("sk-ant-" + _some(40), "client = Client(%s)"),
+        "azure account key": (_some(86) + "==", "AccountName=x;AccountKey=%s"),
+        "basic auth url": ("hunter2pass", "url: https://user:%s@host.example.org/db"),
+        "database url": ("s3cr3tPa55", "DATABASE_URL=postgres://app:%s@db:5432/app"),
+        "bearer header": (_some(32), 'headers = {"Authorization": "Bearer %s"}'),
+        "databricks": ("dapi" + _some(32, _HEX), "dbx %s"),
+        "digitalocean": ("dop_v1_" + _some(64, _HEX), "do: %s"),
+        "discord": (f"M{_some(23)}.{_some(6)}.{_some(27)}", "bot.run('%s')"),
+        "docker": ("dckr_pat_" + _some(27), "docker login -p %s"),
+        "github": ("ghp_" + _some(36), "gh = '%s'"),
+        "github fine grained": ("github_pat_" + _some(82), "gh = '%s'"),
+        "gitlab": ("glpat-" + _some(20), "ci: %s"),
+        "google api key": ("AIza" + _some(35), "maps?key=%s"),
+        "google oauth": ("GOCSPX-" + _some(28), "secret %s"),
+        "hashicorp vault": ("hvs." + _some(90), "vault login %s"),
+        "huggingface": ("hf_" + "".join(_DICE.choice(string.ascii_letters) for _ in range(34)),
+                        "login(%s)"),
+        "jwt": (jwt, "cookie %s"),
+        "mailchimp": (_some(32, _HEX) + "-us12", "mc %s"),
+        "npm": ("npm_" + _some(36), "//registry.npmjs.org/:_authToken=%s"),
+        "openai": ("sk-proj-" + _some(60), "openai %s"),
+        "password in yaml": ("Tr0ub4dor&3", "password: %s"),
+        "password in code": ("correct-h0rse!", 'db.connect(password="%s")'),
+        "password option": ("S3same0pen", "mysql --password %s"),
+        "connection string": ("p4ssw0rd!x", "Server=db;User Id=sa;Password=%s;"),
+        "api key": (_some(24), 'api_key = "%s"'),
+        "hex secret": (_some(64, _HEX), 'private_key = "0x%s"'),
+        "high entropy": (_some(44), 'value = "%s"'),
+        "pypi": ("pypi-AgEIcHlwaS5vcmc" + _some(90), "twine -p %s"),
+        "sendgrid": (f"SG.{_some(22)}.{_some(43)}", "mail %s"),
+        "shopify": ("shpat_" + _some(32, _HEX), "shop %s"),
+        "slack": ("xoxb-123456789012-" + _some(24), "slack %s"),
+        "slack webhook": (f"T{_some(8, upper)}/B{_some(8, upper)}/{_some(24)}",
+                          "https://hooks.slack.com/services/%s"),
+        "stripe": ("sk_" + "live_" + _some(24), "stripe.key = '%s'"),
+        "telegram": ("1234567890:" + _some(35), "bot %s"),
+        "twilio": ("SK" + _some(32, _HEX), "twilio %s"),
+        "mnemonic": ("zoo wrong yard zebra " * 2 + "young youth zone worth", 'mnemonic = "%s"'),
+    }  # fmt: skip
+
+
+CORPUS = _corpus()
+_KEY_BODY = [_some(64) for _ in range(5)]
+PRIVATE_KEY = "\n".join(
+    ["-----BEGIN RSA " + "PRIVATE KEY-----", *_KEY_BODY, "-----END RSA " + "PRIVATE KEY-----"]
+)
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    folder = tmp_path_factory.mktemp("leaky")
+    repository = GitRepository(folder / "project")
+    lines = [line % secret for secret, line in CORPUS.values()]
+    for index, line in enumerate(lines):
+        extra = "\n".join(f"setting_{i} = {i}" for i in range(5))
+        repository.commit(
+            f"Add setting {index}\n\nUse {line} there",
+            {f"settings/{index}.yml": f"{extra}\n{line}\n", f"src/{index}.py": f"# {line}\n"},
+        )
+    repository.commit("Forget them", {f"settings/{i}.yml": "gone: yes\n" for i in range(20)})
+    repository.commit("Key", {"deploy/notes.md": f"Use\n{PRIVATE_KEY}\nto log in.\n"})
+    token = CORPUS["github"][0]
+    repository.commit("Name", {f"dumps/{token}.txt": "x\n"})
+    return ingest(repository.path, folder / "out")
+
+
+def _everything(got: Ingested) -> str:
+    return str(got.all_rows()) + str(got.report)
+
+
+@pytest.mark.parametrize("kind", CORPUS)
+def test_no_planted_secret_is_left_anywhere(leaky: Ingested, kind: str) -> None:
+    assert CORPUS[kind][0] not in _everything(leaky)
+
+
+def test_private_key_blocks_go_whole_and_lines_stay_counted(leaky: Ingested) -> None:
+    everything = _everything(leaky)
+    assert not any(line in everything for line in _KEY_BODY)
+    rows = dict(leaky.rows("snapshot_files", "path", "text"))
+    assert rows["deploy/notes.md"].count("\n") == 9
+    assert rows["deploy/notes.md"].startswith("Use\n[REDACTED:private-key]\n")
+    assert rows["deploy/notes.md"].endswith("\nto log in.\n")
+
+
+def test_findings_name_path_and_line_and_no_value(leaky: Ingested) -> None:
+    findings = leaky.report["history"][0]["findings"]
+    places = {(f["path"], f["line"]) for f in findings}
+    assert ("settings/0.yml", 6) in places
+    assert leaky.report["history"][0]["n_findings"] >= 3 * len(CORPUS)
+
+
+def test_marks_are_typed_and_counted(leaky: Ingested) -> None:
+    rows = {p: (t, n) for p, t, n in leaky.rows("snapshot_files", "path", "text", "redactions")}
+    assert rows["src/0.py"] == ("# aws_access_key_id = [REDACTED:aws-access-key]\n", 1)
+
+
+def test_redaction_can_be_turned_off(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    secret = CORPUS["github"][0]
+    repository.commit("One", {"a.py": f"x = '{secret}'\n"})
+    assert secret in _everything(ingest(repository.path, tmp_path / "out", redact=False))
+
+
+def test_people_become_ids_that_stay_the_same(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    repository.commit(
+        "One\n\nAsk bob@corp.dev about it.\n\nCo-authored-by: Bob Roe <bob@corp.dev>",
+        {"a.md": "Mail bob@corp.dev or git@github.com:x/y\n"},
+        author=("Bob Roe", "bob@corp.dev"),
+    )
+    first = ingest(repository.path, tmp_path / "out")
+    ((author, body),) = first.rows("commits", "author_id", "body")
+    assert author.startswith("author-")
+    assert body == f"Ask <email> about it.\n\nCo-authored-by: {author}"
+    assert first.rows("snapshot_files", "text") == [("Mail <email> or git@github.com:x/y\n",)]
+    assert "Bob" not in _everything(first)
+    again = ingest(repository.path, tmp_path / "out")
+    assert again.rows("commits", "author_id") == [(author,)]
+    (tmp_path / "out" / "pseudonym.key").unlink()
+    other = ingest(repository.path, tmp_path / "out")
+    assert other.rows("commits", "author_id") != [(author,)]
+
+
+def test_few_false_marks_in_our_own_code() -> None:
+    from the_block_llm.pipelines.git_ingest.redaction import Redactor
+
+    root = Path(__file__).parents[3] / "src"
+    files = sorted(root.rglob("*.py"))
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    found = Redactor(secrets=True, addresses=False).redact(texts, [str(f) for f in files])
+    n_marks = sum(len(redacted.findings) for redacted in found.values())
+    n_lines = sum(text.count("\n") for text in texts)
+    assert n_marks < n_lines / 1000
