@@ -12,6 +12,7 @@ _START: Final = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
 def build_toy_ledger(folder: Path) -> Path:
     """Write the repository; the same commits each time."""
+    folder.mkdir(parents=True, exist_ok=True)
     _git(folder, "init", "--quiet", "--initial-branch=main")
     for number, (subject, body, changes) in enumerate(_history()):
         for path, text in changes.items():

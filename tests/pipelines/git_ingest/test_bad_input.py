@@ -1,13 +1,16 @@
 """Wrong input ends in one clear sentence before any long work."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.builders.git_repository import GitRepository
+from tests.builders.toy_ledger import build_toy_ledger
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.errors import BlockError, ParameterError, RepositoryError
+from the_block_llm.pipelines.git_ingest.source import locate
 
 
 def test_folders_that_are_no_repository(tmp_path: Path) -> None:
@@ -63,6 +66,31 @@ def test_names_that_git_could_execute(tmp_path: Path, url: str) -> None:
 def test_a_url_that_cannot_be_reached(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="Cannot clone"):
         ingest("file:///nowhere/at/all.git", tmp_path / "out")
+
+
+def test_a_url_is_cloned_once_and_then_fetched(tmp_path: Path) -> None:
+    origin = build_toy_ledger(tmp_path / "origin")
+    first = locate(f"file://{origin}", tmp_path / "clones")
+    assert (first.git_dir / "HEAD").is_file()
+    assert not list(first.git_dir.glob("hooks/*"))
+    subprocess.run(["git", "branch", "later"], cwd=origin, check=True)
+    assert locate(f"file://{origin}", tmp_path / "clones") == first
+    listed = subprocess.run(
+        ["git", "for-each-ref"], cwd=first.git_dir, check=True, capture_output=True, text=True
+    )
+    assert "refs/heads/later" in listed.stdout
+
+
+def test_a_bundle_is_read_like_a_url(tmp_path: Path) -> None:
+    origin = build_toy_ledger(tmp_path / "origin")
+    subprocess.run(
+        ["git", "bundle", "create", "--quiet", str(tmp_path / "whole.bundle"), "--all"],
+        cwd=origin,
+        check=True,
+    )
+    source = locate(str(tmp_path / "whole.bundle"), tmp_path / "clones")
+    assert source.name == "whole"
+    assert (source.git_dir / "HEAD").is_file()
 
 
 def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

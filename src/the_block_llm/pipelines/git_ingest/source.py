@@ -143,9 +143,10 @@ def _mirror(url: str, name: str, clone_folder: Path) -> Path:
             clone.git.update_environment(**cloning_environment())
             clone.git.fetch("--quiet", "--prune", "origin")
         else:
-            git.Repo.clone_from(
-                url, unfinished, env=cloning_environment(), mirror=True, template="", quiet=True
-            )
+            # No template: it would put the hooks of this machine into the clone. By variable,
+            # since GitPython counts the option itself as unsafe.
+            environment = {**cloning_environment(), "GIT_TEMPLATE_DIR": ""}
+            git.Repo.clone_from(url, unfinished, env=environment, mirror=True, quiet=True)
     except git.exc.GitError as error:
         said = str(getattr(error, "stderr", "") or error).strip().strip("'").splitlines()
         shutil.rmtree(unfinished, ignore_errors=True)
