@@ -22,9 +22,10 @@ class BlobReader:
         self._sizes.close()
         self._contents.close()
 
-    def sizes(self, shas: Sequence[str]) -> Iterator[int | None]:
-        """Yield the size of each object in bytes."""
-        yield from self._sizes.ask(shas)
+    def sizes(self, shas: Sequence[str]) -> list[int | None]:
+        """Return the size of each object in bytes."""
+        # A list: a caller that stopped half-way would leave answers to the next question.
+        return list(self._sizes.ask(shas))
 
     def contents(self, shas: Sequence[str]) -> Iterator[bytes | None]:
         """Yield the content of each object, which must be small enough to hold."""

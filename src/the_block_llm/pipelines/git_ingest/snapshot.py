@@ -216,7 +216,7 @@ def _rows(
     tally: Tally,
     missing: list[str],
 ) -> Iterator[tuple[Any, ...]]:
-    sizes = list(blobs.sizes([entry.blob for entry in piece.entries]))
+    sizes = blobs.sizes([entry.blob for entry in piece.entries])
     early: list[DropReason | None] = []
     for entry, size, is_repeat in zip(piece.entries, sizes, piece.repeats, strict=True):
         early.append(_early_verdict(entry, size, max_file_bytes, is_repeat=is_repeat))

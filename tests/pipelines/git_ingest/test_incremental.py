@@ -1,0 +1,153 @@
+"""A later run reads only what is new and gives the same tables as a full one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.builders.git_repository import GitRepository
+from tests.pipelines.git_ingest.ingesting import ingest
+
+from the_block_llm.datasets.parts import ParquetParts, table_exists
+
+
+def _without_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    # Two folders have two pseudonym keys.
+    return [[{k: v for k, v in row.items() if k != "author_id"} for row in t] for t in tables]
+
+
+def test_a_second_run_reads_nothing_and_a_longer_history_only_its_end(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    for i in range(300):
+        repository.commit(f"Set value {i}", {"a.py": f"x = {i}\n"})
+    first = ingest(repository.path, tmp_path / "out")
+    assert first.report["history"][0]["commits_read_now"] == 300
+    rows_before = first.all_rows()
+    again = ingest(repository.path, tmp_path / "out")
+    assert again.report["history"][0]["commits_read_now"] == 0
+    assert again.all_rows() == rows_before
+
+    repository.commit("One more", {"a.py": "y = 1\n"})
+    longer = ingest(repository.path, tmp_path / "out")
+    assert 1 <= longer.report["history"][0]["commits_read_now"] < 301
+    full = ingest(repository.path, tmp_path / "full")
+    assert _without_ids(longer.all_rows()) == _without_ids(full.all_rows())
+
+
+def test_rewritten_history_and_other_options_are_noticed(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    repository.commit("One", {"a.py": "1\n"})
+    kept = repository.commit("Two", {"a.py": "2\n"})
+    repository.commit("Three", {"a.py": "3\n"})
+    ingest(repository.path, tmp_path / "out")
+    repository.commit("Other three", {"a.py": "4\n"}, parents=[kept])
+    got = ingest(repository.path, tmp_path / "out")
+    assert [s for (s,) in got.rows("commits", "subject")] == ["One", "Two", "Other three"]
+    small = ingest(repository.path, tmp_path / "out", max_patch_bytes=5)
+    assert {reason for (reason,) in small.rows("file_changes", "drop_reason")} == {"too_large"}
+
+
+_STEP = st.tuples(
+    st.sampled_from(["add", "edit", "delete", "rename", "merge", "branch"]),
+    st.integers(0, 5),
+    st.sampled_from(["text\n", "naïve\n", "日本\r\n", "", "a\n\nb"]),
+)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=st.lists(_STEP, min_size=1, max_size=8), first_run_after=st.integers(1, 12))
+def test_any_history_full_equals_incremental_and_every_change_is_one_row(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, int, str]],
+    first_run_after: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    repository = GitRepository(folder / "project")
+    repository.commit("Begin", {f"f{i}.txt": f"{i}\n" * (i + 3) for i in range(3)})
+    for number, (what, which, text) in enumerate(steps):
+        _take(repository, number, what, which, text)
+        if number == first_run_after:
+            ingest(repository.path, folder / "out")
+    got = ingest(repository.path, folder / "out")
+
+    full = ingest(repository.path, folder / "full")
+    assert _without_ids(got.all_rows()) == _without_ids(full.all_rows())
+    listed = set()
+    for sha in repository.git("rev-list", "--no-merges", "HEAD").split():
+        raw = repository.git("diff-tree", "--root", "--no-commit-id", "-r", "-M", "-C", sha)
+        listed |= {(sha, line.split("\t")[-1]) for line in raw.splitlines()}
+    rows = got.rows("file_changes", "sha", "path")
+    assert sorted(rows) == sorted(listed)
+    for path, text in got.rows("snapshot_files", "path", "text"):
+        if text is not None:
+            blob = subprocess.check_output(
+                ["git", "cat-file", "blob", f"HEAD:{path}"], cwd=repository.path
+            )
+            assert text.encode() == blob
+
+
+def _take(repository: GitRepository, number: int, what: str, which: int, text: str) -> None:
+    paths = repository.git("ls-tree", "-r", "--name-only", "main").split()
+    message = f"Step {number}"
+    if what == "merge" and repository.git("branch", "--list", "side"):
+        tips = [repository.git("rev-parse", name) for name in ("main", "side")]
+        repository.commit(message, parents=tips)
+    elif what == "branch":
+        tip = repository.git("rev-parse", "main")
+        repository.commit(message, {f"side{which}.txt": text}, branch="side", parents=[tip])
+    elif what == "rename" and paths:
+        old = paths[which % len(paths)]
+        repository.commit(message, renames={old: f"moved{number}.txt"})
+    elif what == "delete" and paths:
+        repository.commit(message, {paths[which % len(paths)]: None})
+    else:
+        repository.commit(message, {f"f{which}.txt": f"{text}{number}\n"})
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from tests.pipelines.git_ingest.ingesting import ingest
+print("ready", flush=True)
+ingest(Path(sys.argv[1]), Path(sys.argv[2]), cutoff=0.5)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_them(
+    tmp_path: Path,
+) -> None:
+    repository = GitRepository(tmp_path / "project")
+    for i in range(40):
+        repository.commit(f"Set value {i}", {f"a{i % 7}.py": f"x = {i}\n"})
+    expected = ingest(repository.path, tmp_path / "full", cutoff=0.5).all_rows()
+    out = tmp_path / "out"
+    dice = random.Random(3)
+    root = Path(__file__).parents[3]
+    for _ in range(20):
+        run = subprocess.Popen(
+            [sys.executable, "-c", _RUN, str(repository.path), str(out)],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+        )
+        assert run.stdout is not None
+        run.stdout.readline()
+        time.sleep(dice.random() * 0.25)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        run.stdout.close()
+        for table in ("commits", "file_changes", "snapshot_files"):
+            if table_exists(out / table):
+                assert list(ParquetParts(out / table).rows())
+    got = ingest(repository.path, out, cutoff=0.5)
+    assert _without_ids(got.all_rows()) == _without_ids(expected)
