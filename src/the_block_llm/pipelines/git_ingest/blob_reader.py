@@ -1,5 +1,6 @@
 """Contents and sizes of single objects, from long-lived ``git cat-file`` processes."""
 
+import functools
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -35,8 +36,13 @@ class BlobReader:
 
 class _Questions:
     def __init__(self, view: PrivateView, mode: str) -> None:
-        self._process = view.start("cat-file", mode, stdin=subprocess.PIPE)
+        self._start = functools.partial(view.start, "cat-file", mode, stdin=subprocess.PIPE)
         self.reader = ByteReader(self._read_block)
+
+    @functools.cached_property
+    def _process(self) -> subprocess.Popen[bytes]:
+        # Only where there is a question: most pieces of a history have none.
+        return self._start()
 
     def ask(self, shas: Sequence[str]) -> Iterator[int | None]:
         assert self._process.stdin is not None  # noqa: S101
@@ -59,6 +65,8 @@ class _Questions:
         return block
 
     def close(self) -> None:
+        if "_process" not in vars(self):
+            return
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

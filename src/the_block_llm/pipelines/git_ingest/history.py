@@ -1,17 +1,31 @@
 """The whole history: pieces that are at hand are reused, the others are read."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
-from the_block_llm.pipelines.git_ingest.history_piece import HistoryOptions, read_history_piece
+from the_block_llm.pipelines.git_ingest.history_piece import (
+    HistoryOptions,
+    close_readers,
+    read_history_piece,
+)
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
 from the_block_llm.progress import progress_bar
+
+
+@contextmanager
+def closing_readers() -> Iterator[None]:
+    """Leave no git process behind where pieces were read in this very process."""
+    try:
+        yield
+    finally:
+        close_readers()
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ def read_history(
         for i in todo:
             yield read_history_piece, (view, pieces[i], options, cache.stem(names[i]))
 
-    with progress_bar("Reading history", len(order)) as bar:
+    with closing_readers(), progress_bar("Reading history", len(order)) as bar:
         bar.advance(len(order) - n_commits)
         for i, note in zip(
             todo, run_jobs(jobs(), n_processes if len(todo) > 3 else 1), strict=True

@@ -92,8 +92,29 @@ def read_history_piece(
         except GitStoppedError:
             # Rare, so the piece is begun again, now going round what cannot be read.
             damaged = damaged | reading.why_stopped(piece)
-        finally:
-            reading.close()
+            close_readers()
+        except BaseException:
+            close_readers()  # they may stand in the middle of an answer
+            raise
+
+
+def close_readers() -> None:
+    """End the git processes that this process keeps from one piece to the next."""
+    for stream, blobs in _READERS.values():
+        stream.close()
+        blobs.close()
+    _READERS.clear()
+
+
+_READERS: Final[dict[Path, tuple[PatchStream, BlobReader]]] = {}
+
+
+def _readers(view: PrivateView) -> tuple[PatchStream, BlobReader]:
+    # Starting git and opening its packs costs as much as reading some dozen commits.
+    if view.git_dir not in _READERS:
+        close_readers()
+        _READERS[view.git_dir] = (PatchStream(view), BlobReader(view))
+    return _READERS[view.git_dir]
 
 
 class _PieceReading:
@@ -103,18 +124,13 @@ class _PieceReading:
         self._view = view
         self._options = options
         self._damaged = damaged
-        self._stream = PatchStream(view)
-        self._blobs = BlobReader(view)
+        self._stream, self._blobs = _readers(view)
         self._tally = Tally()
         self._redaction = RowRedaction(
             Redactor(secrets=options.redact, addresses=options.naming.key is not None), self._tally
         )
         self._missing: set[str] = set()
         self._commit_rows: list[tuple[Any, ...]] = []
-
-    def close(self) -> None:
-        self._stream.close()
-        self._blobs.close()
 
     def write(self, piece: HistoryPiece, stem: Path) -> dict[str, Any]:
         changes = stem.with_name(f"{stem.name}.changes.parquet")
