@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from the_block_llm.pipelines.git_ingest.redaction import EMAIL_KIND
 from the_block_llm.pipelines.git_ingest.tally import Tally
 
 _FEW_COMMITS: Final = 100
@@ -38,7 +39,7 @@ def ingest_report(
     history: Sequence[Mapping[str, Any]],
     snapshots: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Lay out what was read, kept and left out.
+    """Lay out what was read, kept and left out; ``summary`` is a sentence a repository.
 
     Args:
         repository: Facts of the repositories.
@@ -46,6 +47,10 @@ def ingest_report(
         snapshots: Counts of files, one entry a snapshot.
     """
     return {
+        "summary": [
+            _sentence(facts, counts, snapshots)
+            for facts, counts in zip(repository["repositories"], history, strict=True)
+        ],
         "repository": {key: value for key, value in repository.items() if key != "repositories"},
         "warnings": [
             warning
@@ -57,6 +62,19 @@ def ingest_report(
         "history": list(history),
         "snapshots": list(snapshots),
     }
+
+
+def _sentence(
+    facts: Mapping[str, Any], history: Mapping[str, Any], snapshots: Sequence[Mapping[str, Any]]
+) -> str:
+    files = [s for s in snapshots if s["repo"] == facts["name"] and s["sha"] == facts["head"]]
+    n_files, n_kept = (sum(s[key] for s in files) for key in ("rows", "kept_rows"))
+    n_masked = sum(n for kind, n in history["redactions"].items() if kind != EMAIL_KIND)
+    return (
+        f"{facts['name']}: {history['commits']:,} commits ({history['informative_share']:.0%} with "
+        f"a subject that says something), {history['kept_rows']:,} of {history['rows']:,} changes "
+        f"and {n_kept:,} of {n_files:,} files kept, {n_masked:,} secrets masked in the history"
+    )
 
 
 def _warnings(
