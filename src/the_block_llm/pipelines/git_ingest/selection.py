@@ -1,7 +1,7 @@
 """Which files are worth learning from, judged by path and by content.
 
 A verdict is a reason of :data:`the_block_llm.schemas.DropReason`, or None for a file that
-is kept. ``linguist-*`` lines of ``.gitattributes`` go before the patterns here.
+is kept.
 """
 
 import functools
