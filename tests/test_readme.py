@@ -55,9 +55,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, command: str) -> str:
-    # Neither make's own variables nor the one thread of the tiny models.
-    not_a_users = ("MAKE", "MFLAGS", "OMP_NUM_THREADS")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(not_a_users)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     environment |= {
         "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
