@@ -9,7 +9,7 @@ from the_block_llm import schemas
 from the_block_llm.pipelines.behavioral_eval import answering
 from the_block_llm.pipelines.behavioral_eval.answering import answer_probes
 from the_block_llm.pipelines.behavioral_eval.params import ARMS, Sampling
-from the_block_llm.pipelines.behavioral_eval.retrieval import Passage, PassageIndex
+from the_block_llm.retrieval.passages import Passage, PassageIndex
 
 GREEDY = Sampling()
 INDEX = PassageIndex(

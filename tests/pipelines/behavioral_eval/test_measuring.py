@@ -17,9 +17,9 @@ from the_block_llm.pipelines.behavioral_eval.measuring import (
     measure_held_out,
     measure_tasks,
 )
-from the_block_llm.pipelines.behavioral_eval.retrieval import PassageIndex
 from the_block_llm.pipelines.behavioral_eval.task_scores import choice_score
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
+from the_block_llm.retrieval.passages import PassageIndex
 
 ITEM = ChoiceItem("t", "t/1", "c", "one two", (" three", " nine hundred"), 0)
 

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 import pytest
 
 from the_block_llm.errors import StaleDataError
-from the_block_llm.pipelines.behavioral_eval.grounding import known_names
 from the_block_llm.pipelines.behavioral_eval.page import render
 from the_block_llm.pipelines.behavioral_eval.report import build_report, summary_lines
+from the_block_llm.retrieval.citations import known_names
 
 KNOWN = known_names([{"path": "src/cache.rs", "text": "fn evict() {}"}], [{"sha": "ab12" * 10}])
 HOSTILE = "stale </pre><script>alert(1)</script> <img src=x onerror=alert(2)> {{ 7 * 7 }} [INST]"

@@ -1,12 +1,8 @@
 import pytest
 from tests.pipelines.behavioral_eval import toy_history
 
-from the_block_llm.pipelines.behavioral_eval.retrieval import (
-    Passage,
-    PassageIndex,
-    cut_at_lines,
-    passages_at_cutoff,
-)
+from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
+from the_block_llm.retrieval.passages import PassageIndex
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +24,3 @@ def test_commits_are_found_by_message_and_path(passages):
     [found] = PassageIndex(passages).find("Which commit taught trick number 13?", 1)
     assert "ledger: teach it trick number 13" in found.text
     assert "- src/ledger/rules.rs" in found.text
-
-
-def test_files_are_found_by_their_path():
-    index = PassageIndex([Passage("src/vote_count.rs", "fn a() {}"), Passage("b.rs", "fn b() {}")])
-    assert [p.source for p in index.find("What is in voteCount?", 5)] == ["src/vote_count.rs"]
-
-
-@pytest.mark.parametrize("question", ["", "zebra", "?!"])
-def test_what_shares_no_word_is_not_found(question):
-    index = PassageIndex([Passage("a.rs", "fn vote() {}"), Passage("b.rs", "fn count() {}")])
-    assert index.find(question, 3) == []
-
-
-def test_an_empty_repository_has_no_passages():
-    assert PassageIndex([]).find("anything", 3) == []
-
-
-def test_passages_together_are_the_text():
-    text = "\n".join("x" * (n % 17) for n in range(200))
-    pieces = cut_at_lines(text, 50)
-    assert "".join(pieces).replace("\n", "") == text.replace("\n", "")
-    assert all(len(piece) <= 50 for piece in pieces)

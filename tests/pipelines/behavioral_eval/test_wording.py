@@ -1,6 +1,7 @@
 import pytest
 
-from the_block_llm.pipelines.behavioral_eval.wording import Pattern, split_words, without_echo
+from the_block_llm.pipelines.behavioral_eval.wording import Pattern, without_echo
+from the_block_llm.retrieval.words import split_words
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from the_block_llm.pipelines.behavioral_eval.journal import Journal, result_key
 from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget, Sampling
 from the_block_llm.pipelines.behavioral_eval.plan import PlannedProbe
 from the_block_llm.pipelines.behavioral_eval.prompts import encode_prompt, render_prompt
-from the_block_llm.pipelines.behavioral_eval.retrieval import PassageIndex
 from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
 from the_block_llm.progress import ProgressBar, progress_bar
+from the_block_llm.retrieval.passages import PassageIndex
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from statistics import fmean
 from typing import Any
 
 from the_block_llm.errors import StaleDataError
-from the_block_llm.pipelines.behavioral_eval.grounding import Citation, KnownNames, citations
 from the_block_llm.pipelines.behavioral_eval.plan import PlannedProbe, ProbePlan
 from the_block_llm.pipelines.behavioral_eval.scores import AnswerScores, score_answer
 from the_block_llm.pipelines.behavioral_eval.suites import Probe
+from the_block_llm.retrieval.citations import Citation, KnownNames, citations
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from the_block_llm.pipelines.behavioral_eval.suites import FACT, Concept, Probe, Suite
-from the_block_llm.pipelines.behavioral_eval.wording import split_words
+from the_block_llm.retrieval.words import split_words
 
 _FOLDERS_ASKED: Final = 3
 _NOT_CODE: Final = frozenset({"Markdown", "YAML", "JSON", "TOML", "Text", "HTML", "CSS", "XML"})

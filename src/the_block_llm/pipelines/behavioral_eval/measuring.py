@@ -19,11 +19,11 @@ from the_block_llm.pipelines.behavioral_eval.held_out import (
 )
 from the_block_llm.pipelines.behavioral_eval.journal import Journal, result_key
 from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget
-from the_block_llm.pipelines.behavioral_eval.retrieval import PassageIndex
 from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
 from the_block_llm.pipelines.behavioral_eval.task_scores import choice_nats, choice_score
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 from the_block_llm.progress import progress_bar
+from the_block_llm.retrieval.passages import PassageIndex
 
 HELD_OUT: Final = "held_out"
 GENERAL_TEXT: Final = "general_text"

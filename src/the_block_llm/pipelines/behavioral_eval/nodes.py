@@ -22,7 +22,6 @@ from the_block_llm.pipelines.behavioral_eval.general_ability import (
     general_questions,
     general_texts,
 )
-from the_block_llm.pipelines.behavioral_eval.grounding import known_names
 from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
 from the_block_llm.pipelines.behavioral_eval.measuring import (
     measure_general_text,
@@ -31,11 +30,13 @@ from the_block_llm.pipelines.behavioral_eval.measuring import (
 )
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
-from the_block_llm.pipelines.behavioral_eval.retrieval import PassageIndex, passages_at_cutoff
+from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
 from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
 from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
+from the_block_llm.retrieval.citations import known_names
+from the_block_llm.retrieval.passages import PassageIndex
 
 
 def check_suites(

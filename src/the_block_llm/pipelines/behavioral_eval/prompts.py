@@ -6,8 +6,8 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from the_block_llm.errors import ProfileError
-from the_block_llm.pipelines.behavioral_eval.retrieval import Passage
 from the_block_llm.pipelines.behavioral_eval.suites import Probe
+from the_block_llm.retrieval.passages import Passage
 
 
 def render_prompt(

@@ -15,7 +15,6 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
 )
 from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
-from the_block_llm.pipelines.behavioral_eval.grounding import KnownNames
 from the_block_llm.pipelines.behavioral_eval.measures import is_leaked, pair_arms, task_table
 from the_block_llm.pipelines.behavioral_eval.measuring import HELD_OUT
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
@@ -26,6 +25,7 @@ from the_block_llm.pipelines.behavioral_eval.verdict import (
     judge_measures,
     reach_verdict,
 )
+from the_block_llm.retrieval.citations import KnownNames
 
 REPORT_VERSION: Final = 1
 # What the first user's plan asked of a tuned model, as shares of concepts named.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from the_block_llm.pipelines.behavioral_eval.suites import Probe
-from the_block_llm.pipelines.behavioral_eval.wording import Pattern, split_words, without_echo
+from the_block_llm.pipelines.behavioral_eval.wording import Pattern, without_echo
+from the_block_llm.retrieval.words import split_words
 
 # Wordings that carry a step of reasoning, each group one way of doing so.
 _REASONING: Final[dict[str, tuple[str, ...]]] = {

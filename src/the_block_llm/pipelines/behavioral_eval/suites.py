@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from the_block_llm.errors import SuiteError
-from the_block_llm.pipelines.behavioral_eval.wording import Pattern, split_words
+from the_block_llm.pipelines.behavioral_eval.wording import Pattern
+from the_block_llm.retrieval.words import split_words
 
 SUITE_VERSION: Final = 1
 FACT: Final = re.compile(r"\{(project|main_language|folder_[123])\}")

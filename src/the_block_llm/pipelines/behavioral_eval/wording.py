@@ -5,25 +5,14 @@ of words first, and a pattern is compared word by word.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_WORD: Final = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+from the_block_llm.retrieval.words import split_words
+
 _PATTERN_WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)?\*?$")
 # Shorter runs are ordinary English; from here on it is the question's own sentence.
 _ECHO_WORDS: Final = 5
-
-
-def split_words(text: str) -> list[str]:
-    """The words of ``text`` in lower case; identifiers fall into their parts.
-
-    >>> split_words("StateManager's trade-off in `sync_state()`: 2/3")
-    ['state', "manager's", 'trade', 'off', 'in', 'sync', 'state', '2', '3']
-    """
-    normal = _CAMEL.sub(" ", unicodedata.normalize("NFKC", text)).replace("’", "'")
-    return [word.lower() for word in _WORD.findall(normal)]
 
 
 class Pattern:

@@ -15,7 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     trick,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import TwoTimes
-from the_block_llm.pipelines.behavioral_eval.wording import split_words
+from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "text_under_heading"
 _HEADING: Final = re.compile(r"^#{1,4} +(.+?) *#*$", re.MULTILINE)

@@ -15,7 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     trick,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import LaterCommit, TwoTimes
-from the_block_llm.pipelines.behavioral_eval.wording import split_words
+from the_block_llm.retrieval.words import split_words
 
 MESSAGE_TASK: Final = "message_of_patch"
 PATCH_TASK: Final = "patch_of_message"

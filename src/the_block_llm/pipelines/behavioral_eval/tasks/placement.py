@@ -14,7 +14,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     trick,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import LaterChange, TwoTimes
-from the_block_llm.pipelines.behavioral_eval.wording import split_words
+from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "folder_of_new_file"
 _SHOWN_CHARACTERS: Final = 600

@@ -1,0 +1,63 @@
+import pytest
+
+from the_block_llm.retrieval.passages import (
+    Passage,
+    PassageIndex,
+    commit_passages,
+    cut_at_lines,
+    file_passages,
+)
+
+
+def test_files_are_found_by_their_path():
+    index = PassageIndex([Passage("src/vote_count.rs", "fn a() {}"), Passage("b.rs", "fn b() {}")])
+    assert [p.source for p in index.find("What is in voteCount?", 5)] == ["src/vote_count.rs"]
+
+
+@pytest.mark.parametrize("question", ["", "zebra", "?!"])
+def test_what_shares_no_word_is_not_found(question):
+    index = PassageIndex([Passage("a.rs", "fn vote() {}"), Passage("b.rs", "fn count() {}")])
+    assert index.find(question, 3) == []
+
+
+def test_an_empty_repository_has_no_passages(tmp_path):
+    index = PassageIndex([])
+    assert index.find("anything", 3) == []
+    index.save(tmp_path)
+    assert PassageIndex.load([], tmp_path).find("anything", 3) == []
+
+
+def test_a_stored_index_finds_the_same(tmp_path):
+    passages = [Passage(f"{n}.rs", f"fn vote_{n}() {{ tally({n % 3}) }}\n") for n in range(20)]
+    index = PassageIndex(passages)
+    index.save(tmp_path)
+    again = PassageIndex.load(passages, tmp_path)
+    for question in ("vote 7", "tally 2", "3.rs", "nothing"):
+        assert again.find(question, 4) == index.find(question, 4)
+
+
+def test_passages_together_are_the_text():
+    text = "\n".join("x" * (n % 17) for n in range(200))
+    pieces = cut_at_lines(text, 50)
+    assert "".join(piece for _, piece in pieces).replace("\n", "") == text.replace("\n", "")
+    assert all(len(piece) <= 50 for _, piece in pieces)
+
+
+def test_a_passage_names_the_lines_it_stands_on():
+    lines = [f"line {n}\x0c\u2028" for n in range(1, 40)]
+    text = "\r\n".join([*lines, "", "", "end"])
+    for passage in file_passages("a.txt", text, 60):
+        assert passage.first_line is not None
+        assert passage.last_line is not None
+        on = text.split("\n")[passage.first_line - 1 : passage.last_line]
+        assert "\n".join(on) == passage.text.removesuffix("\n")
+
+
+def test_commits_that_are_not_asked_for_are_passed_over():
+    commits = {"a1": {"subject": "one", "body": "why\n"}}
+    changes = [{"sha": sha, "path": f"{n}.rs"} for sha in ("a1", "b2") for n in range(12)]
+    [passage] = commit_passages(commits, changes, 100)
+    assert passage.text == "one\nwhy\nFiles it changed:\n" + "\n".join(
+        f"- {n}.rs" for n in range(10)
+    )
+    assert (passage.first_line, passage.last_line) == (None, None)
