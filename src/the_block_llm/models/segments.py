@@ -41,3 +41,31 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[s
         starts = torch.cumsum(torch.tensor([0, *lengths[:-1]]), dim=0)
         labels[index, starts[starts < width]] = IGNORED_LABEL
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+
+
+def collate_flat_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
+    """Make one micro-batch whose rows stand one behind the other, without padding.
+
+    Everything that the layerwise engine must know on the host is worked out here, on the
+    host, so that a step never waits for the device.
+
+    Args:
+        rows: As for :func:`collate_rows`.
+        pad_token_id: Not needed, for there is no padding; keeps the two calls alike.
+
+    Returns:
+        ``input_ids``, ``position_ids`` and ``labels``, int64 of shape ``(1, tokens)``;
+        ``positions`` and ``targets``, int64 of shape ``(targets,)``: which tokens predict, and
+        what; ``segment_lengths``, a list.
+    """
+    apart = [collate_rows([row], pad_token_id) for row in rows]
+    batch: dict[str, Any] = {
+        name: torch.cat([row[name] for row in apart], dim=1) for name in apart[0]
+    }
+    counted = batch["labels"][0] != IGNORED_LABEL
+    # The first token of a row never counts, so no target is predicted across rows.
+    followers = counted.nonzero().squeeze(1)
+    batch["positions"] = followers - 1
+    batch["targets"] = batch["labels"][0][followers]
+    batch["segment_lengths"] = [int(n) for row in rows for n in row["segment_lengths"] if n]
+    return batch

@@ -1,0 +1,6 @@
+"""Training one decoder layer at a time: an 8B model within the memory of a small card.
+
+Autograd sees a single function. Inside, each layer keeps nothing but its input; its
+gradients are written by hand, so that every buffer's life is known and the plan of
+:mod:`the_block_llm.models.layerwise.plan` can say beforehand what a run will need.
+"""

@@ -1,0 +1,214 @@
+"""The decoder as the Trainer calls it: a loss, and gradients on the LoRA parameters."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from the_block_llm.models.layerwise import kernels
+from the_block_llm.models.layerwise.activations import ActivationStore, Placement
+from the_block_llm.models.layerwise.architecture import DecoderShape
+from the_block_llm.models.layerwise.attention import Segments
+from the_block_llm.models.layerwise.head import VocabularyHead
+from the_block_llm.models.layerwise.layer import Batch, DecoderLayer, Tiling
+from the_block_llm.models.layerwise.layer_store import LayerStore
+from the_block_llm.models.layerwise.projection import LowRank
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How memory is traded for time; the plan chooses, see ``plan.py``."""
+
+    n_resident: int
+    """Layers whose weights stay on the device; the others are streamed."""
+    head_resident: bool
+    """Whether the output matrix stays on the device, or visits it in tiles."""
+    activations: Placement
+    """Where the layers' inputs wait for the backward pass."""
+    mlp_tokens: int
+    """Tokens that go through the MLP together."""
+    head_groups: int
+    """Parts into which attention heads are cut."""
+    loss_positions: int
+    """Positions whose logits exist together."""
+    prefetch_states: bool
+    """Whether the next layer's input is fetched while a layer computes."""
+
+
+@dataclass(frozen=True)
+class FrozenParts:
+    """The base model's weights, wherever they lie."""
+
+    layers: LayerStore
+    embedding: torch.Tensor
+    head: VocabularyHead
+    last_norm: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FlatRows:
+    """A micro-batch, its rows one behind the other.
+
+    All tensors are one-dimensional and on the device, but for ``lengths``.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    lengths: list[int]
+    """Tokens of each segment."""
+    positions: torch.Tensor
+    """Tokens that predict a target."""
+    targets: torch.Tensor
+
+
+class LayerwiseDecoder:
+    """Computes losses and gradients with one layer's weights unpacked at a time."""
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        parts: FrozenParts,
+        settings: EngineSettings,
+        low_ranks: Sequence[dict[str, LowRank]],
+        dropout: float,
+        rotary: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        dtype: torch.dtype,
+        disk_folder: Path | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            shape: Of the decoder.
+            parts: Frozen weights.
+            settings: Memory against time.
+            low_ranks: By layer, the LoRA pairs by the names of their Linear layers.
+            dropout: Of LoRA's input.
+            rotary: Gives cosine and sine, ``(1, n, head_dim)``, for positions ``(1, n)``.
+            dtype: Of hidden states.
+            disk_folder: For activations on disk.
+        """
+        self.shape = shape
+        self.settings = settings
+        self.training = True
+        self._parts = parts
+        self._device = parts.layers.device
+        self._dtype = dtype
+        self._dropout = dropout
+        self._rotary = rotary
+        self._states = ActivationStore(settings.activations, self._device, disk_folder)
+        self._tiling = Tiling(settings.mlp_tokens, settings.head_groups)
+        self._layers = [
+            DecoderLayer(index, shape, parts.layers.layout, pairs, dropout)
+            for index, pairs in enumerate(low_ranks)
+        ]
+        self._anchor = next((pair.down for pairs in low_ranks for pair in pairs.values()), None)
+
+    def loss(self, rows: FlatRows) -> torch.Tensor:
+        """Sum of the cross-entropies of all targets; its backward fills the LoRA gradients."""
+        if torch.is_grad_enabled() and self._anchor is not None:
+            total: torch.Tensor = _Loss.apply(self._anchor, self, rows)  # type: ignore[no-untyped-call]
+            return total
+        batch = self._batch(rows)
+        return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False)[0]
+
+    @torch.no_grad()
+    def next_token_logits(self, input_ids: Sequence[int]) -> torch.Tensor:
+        """Logits of the token after ``input_ids``, ``(vocabulary,)``; no cache, no dropout."""
+        ids = torch.tensor(list(input_ids), device=self._device)
+        nothing = ids[:0]
+        rows = FlatRows(
+            ids, torch.arange(len(ids), device=self._device), [len(ids)], nothing, nothing
+        )
+        was_training, self.training = self.training, False
+        try:
+            last = self._run(rows, self._batch(rows), keep=False)[-1:]
+        finally:
+            self.training = was_training
+        normed = torch.empty_like(last)
+        self._norm(last, normed)
+        return self._parts.head.logits(normed)[0]
+
+    def _batch(self, rows: FlatRows) -> Batch:
+        # A float32 stand-in: the rotary module takes its type and device from it.
+        like = torch.empty(0, dtype=torch.float32, device=self._device)
+        cosine, sine = self._rotary(like, rows.position_ids.unsqueeze(0))
+        half = self.shape.head_dim // 2
+        seed = None
+        if self.training and self._dropout:
+            # From the host's generator, whose state checkpoints keep.
+            seed = int(torch.randint(2**31, ()).item()) << 31
+        return Batch(
+            Segments.of_lengths(rows.lengths, self._device),
+            cosine[0, :, :half].contiguous(),
+            sine[0, :, :half].contiguous(),
+            seed,
+        )
+
+    def _run(self, rows: FlatRows, batch: Batch, keep: bool) -> torch.Tensor:
+        """Hidden states after the last layer, ``(n, hidden)``."""
+        state = kernels.gather_rows(self._parts.embedding, rows.input_ids, self._dtype)
+        for index, views in self._parts.layers.walk(range(self.shape.n_layers)):
+            if keep:
+                self._states.put(index, state)
+            state = self._layers[index].forward(state, views, batch, self._tiling)
+        return state
+
+    def _run_backward(self, slope: torch.Tensor, batch: Batch) -> None:
+        order = range(self.shape.n_layers - 1, -1, -1)
+        for index, views in self._parts.layers.walk(order):
+            self._states.prefetch(index)
+            if self.settings.prefetch_states and index:
+                self._states.prefetch(index - 1)
+            self._layers[index].backward(
+                partial(self._states.fetch, index),
+                slope, views, batch, self._tiling,
+            )  # fmt: skip
+            self._states.drop(index)
+
+    def _head_loss(
+        self, states: torch.Tensor, rows: FlatRows, with_slope: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self._parts.head.loss(
+            states, rows.positions, rows.targets, self._norm, self._add_norm_backward,
+            self.settings.loss_positions, with_slope,
+        )  # fmt: skip
+
+    def _norm(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        norm, eps = self._parts.last_norm, self.shape.norm_eps
+        if self.shape.norm == "rms":
+            kernels.rms_norm(x, norm["weight"], eps, out)
+        else:
+            kernels.layer_norm(x, norm["weight"], norm["bias"], eps, out)
+
+    def _add_norm_backward(self, x: torch.Tensor, slope: torch.Tensor, into: torch.Tensor) -> None:
+        norm, eps = self._parts.last_norm, self.shape.norm_eps
+        if self.shape.norm == "rms":
+            kernels.add_rms_norm_backward(x, norm["weight"], eps, slope, into)
+        else:
+            kernels.add_layer_norm_backward(x, norm["weight"], norm["bias"], eps, slope, into)
+
+
+class _Loss(torch.autograd.Function):
+    """The whole decoder as one function; gradients of LoRA are added to ``.grad`` directly."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchor: torch.Tensor, decoder: LayerwiseDecoder, rows: FlatRows
+    ) -> torch.Tensor:
+        """Compute the loss, keeping the layers' inputs and the gradient of the last state."""
+        del anchor  # makes autograd call backward; its gradient is added there
+        ctx.decoder, ctx.batch = decoder, decoder._batch(rows)
+        total, ctx.slope = decoder._head_loss(
+            decoder._run(rows, ctx.batch, keep=True), rows, with_slope=True
+        )
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[None, None, None]:
+        """Walk the layers from the last to the first."""
+        slope, ctx.slope = ctx.slope, None
+        ctx.decoder._run_backward(slope.mul_(outputs[0]), ctx.batch)
+        return None, None, None

@@ -1,0 +1,173 @@
+"""The loss from the last hidden states, over the positions that count alone."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import torch
+
+from the_block_llm.models.layerwise import kernels
+from the_block_llm.models.layerwise.layer_store import host_buffer
+
+# Rows of the head that visit the device together where it lives in host memory.
+_TILE_ROWS: Final = 16_384
+
+Norm = Callable[[torch.Tensor, torch.Tensor], None]
+"""Writes the normed first argument into the second."""
+NormBackward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Adds to the third the gradient of the first, given that of its normed value."""
+
+
+class VocabularyHead:
+    """The frozen output matrix, on the device or visiting it tile by tile."""
+
+    def __init__(self, weight: torch.Tensor, device: torch.device, resident: bool) -> None:
+        """Place the head.
+
+        Args:
+            weight: ``(vocabulary, hidden)``, in host memory.
+            device: Where the loss is computed.
+            resident: Whether the head stays there.
+        """
+        self._device = device
+        self._streams = device.type == "cuda" and not resident
+        self.weight = weight if self._streams else weight.to(device)
+        if self._streams:
+            self._stream = torch.cuda.Stream(device)
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        targets: torch.Tensor,
+        norm: Norm,
+        norm_backward: NormBackward,
+        chunk: int,
+        with_slope: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Sum of cross-entropies of the targets, and its gradient.
+
+        Args:
+            states: Before the last norm, ``(n, hidden)``.
+            positions: Of the states that predict something, ``(n_targets,)``.
+            targets: What they predict.
+            norm: The last norm.
+            norm_backward: Its gradient.
+            chunk: Positions whose logits exist together.
+            with_slope: Whether the gradient is wanted.
+
+        Returns:
+            A float32 scalar, and ``(n, hidden)``.
+        """
+        if self._streams:
+            return self._loss_in_tiles(
+                states, positions, targets, norm, norm_backward, chunk, with_slope
+            )
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        gradient = torch.zeros_like(states) if with_slope else None
+        for start in range(0, positions.shape[0], chunk):
+            part = slice(start, start + chunk)
+            rows = states.index_select(0, positions[part])
+            normed = torch.empty_like(rows)
+            norm(rows, normed)
+            logits = normed @ self.weight.T
+            total += kernels.cross_entropy_rows(logits, targets[part], with_slope).sum()
+            if gradient is not None:
+                slope = torch.zeros_like(rows)
+                norm_backward(rows, logits @ self.weight, slope)
+                gradient.index_copy_(0, positions[part], slope)
+        return total, gradient
+
+    def logits(self, normed: torch.Tensor) -> torch.Tensor:
+        """Logits of a few normed states, ``(n, vocabulary)``."""
+        return torch.cat([normed @ tile.T for _, tile in self._tiles()], dim=1)
+
+    def _loss_in_tiles(
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        targets: torch.Tensor,
+        norm: Norm,
+        norm_backward: NormBackward,
+        chunk: int,
+        with_slope: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        n_targets = positions.shape[0]
+        normed = states.new_empty(n_targets, states.shape[1])
+        for part in _parts(n_targets, chunk):
+            norm(states.index_select(0, positions[part]), normed[part])
+        log_total = normed.new_full((n_targets,), float("-inf"), dtype=torch.float32)
+        at_target = torch.zeros_like(log_total)
+        for first, tile in self._tiles():
+            for part in _parts(n_targets, chunk):
+                logits = (normed[part] @ tile.T).float()
+                index, inside = _within(targets[part], first, tile.shape[0])
+                at_target[part] += logits.gather(1, index).squeeze(1) * inside
+                log_total[part] = torch.logaddexp(log_total[part], logits.logsumexp(dim=1))
+        total = (log_total - at_target).sum()
+        if not with_slope:
+            return total, None
+        normed_slope = torch.zeros_like(normed)
+        for first, tile in self._tiles():
+            for part in _parts(n_targets, chunk):
+                slope = (normed[part] @ tile.T).float()
+                slope.sub_(log_total[part].unsqueeze(1)).exp_()
+                index, inside = _within(targets[part], first, tile.shape[0])
+                slope.scatter_add_(1, index, -inside.unsqueeze(1).float())
+                normed_slope[part].addmm_(slope.to(tile.dtype), tile)
+        del normed
+        gradient = torch.zeros_like(states)
+        for part in _parts(n_targets, chunk):
+            rows = states.index_select(0, positions[part])
+            slope = torch.zeros_like(rows)
+            norm_backward(rows, normed_slope[part], slope)
+            gradient.index_copy_(0, positions[part], slope)
+        return total, gradient
+
+    def _tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The head's rows, a tile at a time, the next one travelling meanwhile."""
+        if not self._streams:
+            yield 0, self.weight
+            return
+        parts = list(_parts(self.weight.shape[0], _TILE_ROWS))
+        slots = [
+            torch.empty(_TILE_ROWS, self.weight.shape[1], dtype=self.weight.dtype,
+                        device=self._device)
+            for _ in range(2)
+        ]  # fmt: skip
+        current = torch.cuda.current_stream(self._device)
+        arrived = [torch.cuda.Event(), torch.cuda.Event()]
+
+        def send(number: int) -> None:
+            part, slot = parts[number], slots[number % 2]
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                slot[: part.stop - part.start].copy_(self.weight[part], non_blocking=True)
+                arrived[number % 2].record(self._stream)
+
+        send(0)
+        for number, part in enumerate(parts):
+            if number + 1 < len(parts):
+                send(number + 1)
+            arrived[number % 2].wait()
+            yield part.start, slots[number % 2][: part.stop - part.start]
+        for slot in slots:
+            slot.record_stream(self._stream)
+
+
+def pinned(weight: torch.Tensor) -> torch.Tensor:
+    """A copy of ``weight`` in pinned host memory, where there is a GPU to read it."""
+    buffer = host_buffer(weight.numel() * weight.element_size())
+    kept = buffer.view(weight.dtype).view(weight.shape)
+    return kept.copy_(weight)
+
+
+def _parts(n_items: int, size: int) -> Iterator[slice]:
+    for start in range(0, n_items, size):
+        yield slice(start, min(n_items, start + size))
+
+
+def _within(targets: torch.Tensor, first: int, n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each target's index within a tile, and whether it is in it."""
+    index = targets - first
+    inside = (index >= 0) & (index < n_rows)
+    return index.clamp(0, n_rows - 1).unsqueeze(1), inside

@@ -1,0 +1,186 @@
+"""A model for the Trainer and peft whose frozen weights live in the layerwise engine."""
+
+import logging
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.layerwise.architecture import DecoderShape, decoder_shape
+from the_block_llm.models.layerwise.checkpoint_files import CheckpointFiles, open_checkpoint
+from the_block_llm.models.layerwise.engine import (
+    EngineSettings,
+    FlatRows,
+    FrozenParts,
+    LayerwiseDecoder,
+)
+from the_block_llm.models.layerwise.head import VocabularyHead, pinned
+from the_block_llm.models.layerwise.layer_store import LayerStore
+from the_block_llm.models.layerwise.packing import LayerLayout, can_pack, packed_layers
+from the_block_llm.models.layerwise.projection import LowRank
+from the_block_llm.models.loading import compute_dtype
+from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+
+
+def read_shape(profile: ModelProfile) -> DecoderShape | None:
+    """The profile's decoder, or None where only plain training knows it."""
+    location = prepare_base_model(profile)
+    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
+    shape = decoder_shape(config)
+    return shape if shape is not None and can_pack(shape) else None
+
+
+def load_layerwise_model(
+    profile: ModelProfile,
+    settings: EngineSettings,
+    device: torch.device,
+    seed: int,
+    adapter_dtype: torch.dtype = torch.float32,
+    cache_folder: Path | None = None,
+) -> PeftModel:
+    """Build the profile's model with a fresh adapter, its frozen weights in the engine.
+
+    The object saves, loads and counts like any peft model. ``model(…, labels=…)`` gives the
+    loss; its base layers are hollow, so it answers nothing else.
+
+    Args:
+        profile: Which model; its architecture must be known (:func:`read_shape`).
+        settings: How memory is traded for time.
+        device: Where to compute.
+        seed: Of the adapter's first factor.
+        adapter_dtype: Of the adapter's parameters.
+        cache_folder: Where the quantised copy is kept for the next start; none: nowhere.
+
+    Raises:
+        ModelUnavailableError: The weights cannot be had.
+        AdapterTargetError: A target matches no layer.
+    """
+    location = prepare_base_model(profile)
+    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
+    shape = decoder_shape(config)
+    if shape is None:
+        raise ValueError(f"the layerwise engine does not know {config.model_type}")
+    dtype = compute_dtype(device)
+    model = attach_adapter(_hollow_model(config), profile, seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(device, adapter_dtype)
+    files = open_checkpoint(profile, location)
+    rotary = model.get_base_model().get_decoder().rotary_emb.to(device)
+    engine = LayerwiseDecoder(
+        shape,
+        _frozen_parts(files, shape, settings, device, dtype, cache_folder),
+        settings,
+        _low_ranks(model, shape),
+        profile.lora.dropout,
+        rotary,
+        dtype,
+    )
+    _answer_with(engine, model.get_base_model())
+    model.layerwise = engine
+    return model
+
+
+def _hollow_model(config: Any) -> PreTrainedModel:
+    """The architecture without its weights: every frozen parameter has no elements.
+
+    peft reads a Linear layer's sizes, never its weight; and nothing that moves or casts the
+    model can then touch what the engine holds.
+    """
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    for module in model.modules():
+        for name, _ in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(0), requires_grad=False))
+    decoder = model.get_decoder()
+    # Its frequencies are computed, not loaded, and are not there on the meta device.
+    decoder.rotary_emb = type(decoder.rotary_emb)(config)
+    return model
+
+
+def _frozen_parts(
+    files: CheckpointFiles,
+    shape: DecoderShape,
+    settings: EngineSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_folder: Path | None,
+) -> FrozenParts:
+    layout = LayerLayout(shape, dtype)
+    store = LayerStore(layout, device, settings.n_resident)
+    with progress_bar("loading layers", total=shape.n_layers) as bar:
+        for buffer in packed_layers(files, layout, device, cache_folder):
+            store.add(buffer)
+            bar.advance(1)
+    embedding = files.read("model.embed_tokens.weight").to(dtype)
+    if device.type == "cuda":
+        embedding = pinned(embedding)
+    if shape.tied or "lm_head.weight" not in files:
+        head_weight = embedding
+    else:
+        head_weight = files.read("lm_head.weight").to(dtype)
+        if device.type == "cuda" and not settings.head_resident:
+            head_weight = pinned(head_weight)
+    norms = ("weight",) if shape.norm == "rms" else ("weight", "bias")
+    return FrozenParts(
+        store,
+        embedding,
+        VocabularyHead(head_weight, device, settings.head_resident),
+        {name: files.read(f"model.norm.{name}").to(device, dtype) for name in norms},
+    )
+
+
+def _low_ranks(model: PeftModel, shape: DecoderShape) -> list[dict[str, LowRank]]:
+    """By layer, the LoRA pairs by the names of their Linear layers."""
+    found: list[dict[str, LowRank]] = []
+    for layer in model.get_base_model().get_decoder().layers:
+        pairs = {}
+        for linear in shape.linears():
+            module = layer.get_submodule(linear.name)
+            if hasattr(module, "lora_A"):
+                pairs[linear.name] = LowRank(
+                    module.lora_A["default"].weight,
+                    module.lora_B["default"].weight,
+                    float(module.scaling["default"]),
+                )
+        found.append(pairs)
+    return found
+
+
+def _answer_with(engine: LayerwiseDecoder, model: PreTrainedModel) -> None:
+    """Let ``model(…)`` give the engine's loss."""
+
+    def forward(
+        self: PreTrainedModel,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        position_ids: torch.Tensor,
+        positions: torch.Tensor,
+        targets: torch.Tensor,
+        segment_lengths: list[int],
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **options: Any,
+    ) -> Any:
+        del labels, options  # the Trainer counts the labels; peft passes options to every model
+        engine.training = self.training
+        total = engine.loss(
+            FlatRows(input_ids[0], position_ids[0], segment_lengths, positions, targets)
+        )
+        divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
+        if isinstance(divisor, torch.Tensor):
+            divisor = divisor.to(total.device).clamp(min=1)
+        else:
+            divisor = max(divisor, 1)
+        return CausalLMOutputWithPast(loss=total / divisor)
+
+    model.forward = MethodType(forward, model)

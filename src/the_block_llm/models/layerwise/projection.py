@@ -1,0 +1,198 @@
+"""Several frozen 4-bit Linear layers that read the same input, with LoRA, as one product.
+
+The low-rank part costs no pass of its own: the inputs carry its columns behind their own,
+``[x | x Aᵀ]``, the weight has ``[W | s B]``, and one matrix product gives ``x Wᵀ + s x Aᵀ Bᵀ``.
+Its backward product gives the gradients of ``x`` and of ``x Aᵀ`` at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from the_block_llm.models.layerwise.kernels import PackedLinear, dropout_mask
+
+# Tokens to which one mask of dropout is applied at a time; also the mask's own unit.
+_DROPOUT_TOKENS: Final = 2048
+# Matrix products want rows of 16 bytes.
+_COLUMN_MULTIPLE: Final = 8
+
+
+@dataclass
+class LowRank:
+    """The LoRA pair of one Linear layer: ``s B A`` is added to its weight."""
+
+    down: torch.nn.Parameter
+    """A, ``(r, in_features)``."""
+    up: torch.nn.Parameter
+    """B, ``(out_features, r)``."""
+    scale: float
+    down_slope: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+    up_slope: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+
+    def begin(self) -> None:
+        """Start collecting this layer's gradients, in float32 whatever the parameters are."""
+        self.down_slope = torch.zeros_like(self.down, dtype=torch.float32)
+        self.up_slope = torch.zeros_like(self.up, dtype=torch.float32)
+
+    def finish(self) -> None:
+        """Add what was collected to the parameters' gradients, as autograd would."""
+        for parameter, slope in ((self.down, self.down_slope), (self.up, self.up_slope)):
+            if parameter.grad is None:
+                parameter.grad = slope.to(parameter.dtype)
+            else:
+                parameter.grad.add_(slope)
+        self.down_slope = self.up_slope = torch.empty(0)
+
+
+class Projection:
+    """Linear layers side by side: their outputs stand one behind the other."""
+
+    def __init__(
+        self, names: tuple[str, ...], low_ranks: dict[str, LowRank], dropout: float
+    ) -> None:
+        """Describe the layers.
+
+        Args:
+            names: Of the Linear layers, in the order of their outputs.
+            low_ranks: LoRA pairs by name, of those that have one.
+            dropout: Of LoRA's input, in training; one mask serves the layers of a projection.
+        """
+        self.names = names
+        self.dropout = dropout
+        self._pairs = [(name, low_ranks[name]) for name in names if name in low_ranks]
+        self._columns: dict[str, slice] = {}
+        ranks = 0
+        for name, pair in self._pairs:
+            self._columns[name] = slice(ranks, ranks + pair.down.shape[0])
+            ranks += pair.down.shape[0]
+        self.n_columns = -(-ranks // _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+        """Columns behind the input's own, for the low-rank part."""
+
+    @property
+    def pairs(self) -> list[LowRank]:
+        """The LoRA pairs."""
+        return [pair for _, pair in self._pairs]
+
+    def weight(self, linears: dict[str, PackedLinear], dtype: torch.dtype) -> torch.Tensor:
+        """``[W | s B]``, ``(all outputs, in_features + n_columns)``, unpacked."""
+        parts = [linears[name] for name in self.names]
+        width = parts[0].in_features
+        n_rows = sum(part.out_features for part in parts)
+        weight = torch.empty(
+            n_rows, width + self.n_columns, dtype=dtype, device=parts[0].packed.device
+        )
+        if self.n_columns:
+            weight[:, width:].zero_()
+        row = 0
+        rows: dict[str, slice] = {}
+        for name, part in zip(self.names, parts, strict=True):
+            part.unpack_into(weight[row : row + part.out_features, :width])
+            rows[name] = slice(row, row + part.out_features)
+            row += part.out_features
+        for name, pair in self._pairs:
+            target = weight[rows[name], width:][:, self._columns[name]]
+            torch.mul(pair.up.detach(), pair.scale, out=target)
+        return weight
+
+    def bias(self, linears: dict[str, PackedLinear]) -> torch.Tensor | None:
+        """The biases of all outputs."""
+        biases = [linears[name].bias for name in self.names]
+        if biases[0] is None:
+            return None
+        return torch.cat([bias for bias in biases if bias is not None])
+
+    def down_matrix(self, like: torch.Tensor) -> torch.Tensor:
+        """All A one below the other, ``(n_columns, in_features)``, in the type of ``like``."""
+        matrices = [pair.down.detach().to(like.dtype) for pair in self.pairs]
+        spare = self.n_columns - sum(matrix.shape[0] for matrix in matrices)
+        if spare:
+            matrices.append(matrices[0].new_zeros(spare, matrices[0].shape[1]))
+        return torch.cat(matrices)
+
+    def fill_columns(
+        self,
+        x: torch.Tensor,
+        columns: torch.Tensor,
+        seed: int | None,
+        add: bool = False,
+        inputs: slice = slice(None),
+    ) -> None:
+        """Write (or add) ``dropout(x) Aᵀ`` into ``columns``.
+
+        Args:
+            x: ``(n, in_features)``.
+            columns: ``(n, n_columns)``, strided.
+            seed: Of the dropout; none: no dropout.
+            add: Whether to add.
+            inputs: Which of the input's features ``x`` has.
+        """
+        if not self.n_columns:
+            return
+        down = self.down_matrix(x)[:, inputs]
+        for part, mask in self._masked(x, seed):
+            values = (x[part] if mask is None else x[part] * mask) @ down.T
+            if add:
+                columns[part].add_(values)
+            else:
+                columns[part].copy_(values)
+
+    def low_rank_up_backward(
+        self, slope: torch.Tensor, columns: torch.Tensor, rows: dict[str, tuple[slice, slice]]
+    ) -> None:
+        """Collect the gradients of B.
+
+        Args:
+            slope: Gradient of (a group of) outputs, ``(n, …)``.
+            columns: ``x Aᵀ``, ``(n, n_columns)``.
+            rows: By name, the columns of ``slope`` and the rows of B that they belong to.
+        """
+        for name, pair in self._pairs:
+            here, there = rows[name]
+            product = slope[:, here].T @ columns[:, self._columns[name]]
+            pair.up_slope[there].add_(product, alpha=pair.scale)
+
+    def low_rank_down_backward(
+        self,
+        x: torch.Tensor,
+        column_slope: torch.Tensor,
+        into: torch.Tensor,
+        seed: int | None,
+        inputs: slice = slice(None),
+    ) -> None:
+        """Collect the gradients of A, and add to ``into`` what the input gets through it.
+
+        Args:
+            x: The input, or the part ``inputs`` of its features, ``(n, …)``.
+            column_slope: Gradient of ``x Aᵀ``, ``(n, n_columns)``.
+            into: Gradient of ``x``, added to.
+            seed: As in :meth:`fill_columns`.
+            inputs: Which of the input's features ``x`` has.
+        """
+        if not self.n_columns:
+            return
+        down = self.down_matrix(x)[:, inputs]
+        total = torch.zeros(down.shape, dtype=torch.float32, device=down.device)
+        for part, mask in self._masked(x, seed):
+            slope = column_slope[part]
+            if mask is None:
+                total.add_(slope.T @ x[part])
+                into[part].addmm_(slope, down)
+            else:
+                total.add_(slope.T @ (x[part] * mask))
+                into[part].add_((slope @ down) * mask)
+        for name, pair in self._pairs:
+            pair.down_slope[:, inputs].add_(total[self._columns[name]])
+
+    def _masked(
+        self, x: torch.Tensor, seed: int | None
+    ) -> Iterator[tuple[slice, torch.Tensor | None]]:
+        """Runs of tokens and their masks, which are the same again for the same seed."""
+        n_tokens = x.shape[0]
+        if seed is None or not self.dropout:
+            yield slice(0, n_tokens), None
+            return
+        for number, start in enumerate(range(0, n_tokens, _DROPOUT_TOKENS)):
+            part = slice(start, start + _DROPOUT_TOKENS)
+            yield part, dropout_mask(x[part], self.dropout, seed + number)
