@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import click
@@ -9,6 +10,9 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
 from rich.console import Console
 
+from the_block_llm.advisor import ask as ask_command
+from the_block_llm.advisor import serve as serve_command
+from the_block_llm.configuration import project_parameters
 from the_block_llm.errors import BlockError
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
@@ -31,9 +35,28 @@ def cli() -> None:
 def _run(metadata: ProjectMetadata, /, **options: Any) -> Any:
     # Relative paths in parameters mean the project's, from whichever folder it is run.
     os.chdir(metadata.project_path)
+    assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
+    return _without_traceback(kedro_run.callback, **options)
+
+
+@click.pass_obj
+def _ask(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(ask_command.ask, _parameters(metadata), **options)
+
+
+@click.pass_obj
+def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(serve_command.serve, _parameters(metadata), **options)
+
+
+def _parameters(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
+    os.chdir(metadata.project_path)
+    return lambda env: project_parameters(metadata.project_path, env)
+
+
+def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -> Any:
     try:
-        assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
-        return kedro_run.callback(**options)
+        return work(*values, **options)
     except Exception as error:
         mendable = _mendable_cause(error)
         if mendable is None:
@@ -52,3 +75,10 @@ def _mendable_cause(error: BaseException) -> BlockError | None:
 
 
 cli.add_command(click.Command("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
+for _name, _callback, _command in (
+    ("ask", _ask, ask_command),
+    ("serve", _serve, serve_command),
+):
+    cli.add_command(
+        click.Command(_name, callback=_callback, params=_command.OPTIONS, help=_command.HELP)
+    )

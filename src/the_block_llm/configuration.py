@@ -4,13 +4,21 @@ Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalo
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kedro.config import OmegaConfigLoader
 from kedro.utils import find_kedro_project
 from omegaconf import OmegaConf
 
 from the_block_llm.models.profiles import profile_name
+from the_block_llm.parameter_checks import check_parameters
+
+LOADER_ARGS: Final[dict[str, Any]] = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # conf/local replaces single values, not whole top-level keys.
+    "merge_strategy": {"parameters": "soft"},
+}
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -37,3 +45,24 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # Not through custom_resolvers: a second loader in one process would get the first's.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
+
+
+def project_parameters(
+    project: str | Path = ".", env: str | None = None, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The checked parameters of the project in the folder ``project``, without a Kedro session.
+
+    Args:
+        project: Its folder.
+        env: Configuration environment; by default ``local``.
+        params: Values that replace those of the files, as ``--params`` does.
+
+    Raises:
+        ParameterError: A parameter is wrong.
+    """
+    loader = ProjectConfigLoader(
+        str(Path(project).resolve() / "conf"), env=env, runtime_params=params or {}, **LOADER_ARGS
+    )
+    parameters = dict(loader["parameters"])
+    check_parameters(parameters)
+    return parameters

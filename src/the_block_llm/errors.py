@@ -53,9 +53,25 @@ class TrainingError(BlockError):
     """Training cannot start, or had to stop."""
 
 
+class MemoryPlanError(TrainingError):
+    """No way of training fits the memory there is; the message says what would."""
+
+
 class PieceTooLongError(BlockError):
     """A piece of a document is longer than a row."""
 
 
 class SuiteError(BlockError):
     """A probe suite file is wrong; the message names file, line and field."""
+
+
+class RoleError(BlockError):
+    """A model was asked for what its profile cannot do."""
+
+
+class PromptError(BlockError):
+    """A question or a piece of code is empty or longer than the model takes."""
+
+
+class ServerError(BlockError):
+    """The server cannot start as it was asked to."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
@@ -22,6 +23,7 @@ _TYPED: Final[dict[str, type[BaseModel]]] = {
     "sequence_build": SequenceBuildParams,
     "qlora_train": QloraTrainParams,
     "behavioral_eval": BehavioralEvalParams,
+    "advisor": AdvisorParams,
 }
 _TEXTS: Final = ("repository", "model")
 

@@ -10,7 +10,6 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
-from the_block_llm.pipelines.behavioral_eval.report import summary_lines
 
 
 def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: float) -> None:
@@ -98,6 +97,9 @@ def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _evaluated(report: dict[str, Any]) -> list[tuple[str, str]]:
+    # Importing the evaluation imports torch: seconds that other commands need not spend.
+    from the_block_llm.pipelines.behavioral_eval.report import summary_lines  # noqa: PLC0415
+
     first, *rest = summary_lines(report)
     return [("verdict", first), *(("", line) for line in rest)]
 

@@ -7,15 +7,10 @@ import os
 # that: training took three times as long (docs/experiments.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from the_block_llm.configuration import ProjectConfigLoader
+from the_block_llm.configuration import LOADER_ARGS, ProjectConfigLoader
 from the_block_llm.hooks import ProjectHooks
 
 HOOKS = (ProjectHooks(),)
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
-CONFIG_LOADER_ARGS = {
-    "base_env": "base",
-    "default_run_env": "local",
-    # conf/local replaces single values, not whole top-level keys.
-    "merge_strategy": {"parameters": "soft"},
-}
+CONFIG_LOADER_ARGS = LOADER_ARGS

@@ -85,6 +85,23 @@ def load_with_adapter(
         AdapterError: The folder is incomplete, or made for another profile.
         ModelUnavailableError: The base weights cannot be had.
     """
+    return add_adapter(load_base_model(profile, device), profile, adapter)
+
+
+def add_adapter(
+    model: PreTrainedModel | PeftModel, profile: ModelProfile, adapter: Path, name: str = "default"
+) -> PeftModel:
+    """Put the trained adapter in ``adapter`` beside the layers of ``model`` and switch it on.
+
+    Args:
+        model: The profile's base, plain or with other adapters, which stay and are switched off.
+        profile: Whose model it is.
+        adapter: A complete adapter folder.
+        name: To switch to it by, ``model.set_adapter(name)``; without dots.
+
+    Raises:
+        AdapterError: The folder is incomplete, or made for another profile.
+    """
     opened = open_adapter(adapter)
     if opened.manifest.profile != profile.name:
         raise AdapterError(
@@ -92,6 +109,11 @@ def load_with_adapter(
             f"for {profile.name!r}. Choose it with --params=model={opened.manifest.profile}, or "
             "train one for this profile with `kedro run --pipeline=qlora_train`."
         )
-    base = load_base_model(profile, device)
-    model: PeftModel = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
-    return model.eval()
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(adapter), adapter_name=name, is_trainable=False)
+        model.set_adapter(name)
+        return model.eval()
+    adapted: PeftModel = PeftModel.from_pretrained(
+        model, str(adapter), adapter_name=name, is_trainable=False
+    )
+    return adapted.eval()

@@ -105,6 +105,25 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(id_ for id_ in ids if id_ is not None)
 
 
+def generation_settings(
+    model: Any, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
+) -> GenerationConfig:
+    """What transformers needs to know; drawing itself happens in :func:`drawing_steps`."""
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        # Set here all the same: what is left out is taken from the model's own file, where
+        # Llama asks for sampling.
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        eos_token_id=stop_ids(model, tokenizer),
+        pad_token_id=int(tokenizer.pad_token_id),
+    )
+
+
 @torch.no_grad()
 def _generate_batch(
     model: Any,
@@ -124,20 +143,8 @@ def _generate_batch(
     output = causal_model(model).generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
-        generation_config=GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            # Drawing happens in the processors below. Set here all the same: what is left
-            # out is taken from the model's own file, where Llama asks for sampling.
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=50,
-            eos_token_id=stops,
-            pad_token_id=int(tokenizer.pad_token_id),
-        ),
-        logits_processor=_drawing(decoding, prompts),
+        generation_config=generation_settings(model, tokenizer, decoding),
+        logits_processor=drawing_steps(decoding, prompts),
     )
     return [_completion(tokenizer, row, set(stops)) for row in output[:, width:].tolist()]
 
@@ -151,7 +158,8 @@ def _completion(
     return Completion(text=text, n_tokens=len(kept), finish="length" if end is None else "stop")
 
 
-def _drawing(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> LogitsProcessorList:
+def drawing_steps(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> LogitsProcessorList:
+    """What is done to the logits before the largest is taken; nothing at temperature 0."""
     if decoding.temperature == 0:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]

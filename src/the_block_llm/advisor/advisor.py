@@ -1,0 +1,438 @@
+"""The advisor as one object: questions about the repository, completions, and both together."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.advisor.choosing import Choice, Choices
+from the_block_llm.advisor.cited_text import CitationCheck, Part
+from the_block_llm.advisor.loaded_models import LoadedModels
+from the_block_llm.advisor.params import AdvisorBudget, AdvisorParams
+from the_block_llm.advisor.prompting import (
+    Message,
+    chat_ids,
+    middle_ids,
+    middle_marks,
+    passage_heading,
+    with_passages,
+)
+from the_block_llm.advisor.repository_index import (
+    RepositoryIndex,
+    open_index,
+    tables_fingerprint,
+)
+from the_block_llm.advisor.streaming import Finish, StreamEnd, stream_text
+from the_block_llm.advisor.surprise import SurprisingLine, surprising_lines
+from the_block_llm.errors import PromptError, TableError
+from the_block_llm.models.generation import Decoding
+from the_block_llm.retrieval.citations import Citation
+from the_block_llm.retrieval.passages import Passage
+
+# Of a long context, the first words say what it is about.
+_QUERY_CHARACTERS: Final = 4000
+_CODE_AROUND: Final = 3
+_WHAT_IS_ODD: Final = (
+    "A code model found these lines unlikely. Say for each whether it looks like a mistake, is "
+    "unusual but right, or is only a name the model did not know, and what to check."
+)
+
+
+def _ignore(piece: object) -> None:
+    """Nobody is listening."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How an answer is to be made; what is not set follows the parameters."""
+
+    new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop_texts: tuple[str, ...] = ()
+    is_cancelled: Callable[[], bool] = lambda: False
+    deadline: float | None = None
+    """On the clock of ``time.monotonic``."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Code that a model wrote."""
+
+    text: str
+    model: str
+    n_prompt_tokens: int
+    n_tokens: int
+    finish: Finish
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the advisor said, and what it rests on."""
+
+    parts: tuple[Part, ...]
+    passages: tuple[Passage, ...]
+    """What retrieval put before the question."""
+    model: str
+    n_prompt_tokens: int
+    n_tokens: int
+    finish: Finish
+    dropped_turns: int
+    """Earliest turns of the conversation that had to be left out."""
+    is_checked: bool
+    """False where there are no tables to look citations up in."""
+
+    @property
+    def text(self) -> str:
+        """The answer; citations of what does not exist are marked."""
+        return "".join(part.marked() for part in self.parts)
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """Each citation once, in order."""
+        return tuple(dict.fromkeys(p.citation for p in self.parts if p.citation is not None))
+
+
+@dataclass(frozen=True)
+class HybridAnalysis:
+    """What the completion model found unlikely, and what the advisor says about it."""
+
+    surprises: tuple[SurprisingLine, ...]
+    completion_model: str
+    answer: Answer
+
+
+class Advisor:
+    """Answers and completes; models are loaded when they are first needed.
+
+    One thread at a time is served; others wait.
+
+    >>> advisor = Advisor(project_parameters("."))                      # doctest: +SKIP
+    >>> advisor.analyze_architecture("What breaks if consensus stalls?")  # doctest: +SKIP
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> None:
+        """Take the project's parameters; nothing is loaded yet.
+
+        Args:
+            parameters: All of them, as :func:`~the_block_llm.configuration.project_parameters`
+                or a Kedro context gives them.
+            device: Where models go; by default the GPU where there is one.
+        """
+        self.params = AdvisorParams.model_validate(parameters["advisor"])
+        self.choices = Choices(parameters, self.params)
+        self._models = LoadedModels(
+            self.params.memory_cap_gib, self.params.adapters_folder / "base", device
+        )
+        self._index: RepositoryIndex | None = None
+        self._index_lock = threading.Lock()
+        self._turn = threading.RLock()
+
+    @property
+    def budget(self) -> AdvisorBudget:
+        """The budget of the device."""
+        return self.params.budget_for("cuda" if self._models.device.type == "cuda" else "cpu")
+
+    def index(self) -> RepositoryIndex:
+        """The index of the tables as they are now.
+
+        Raises:
+            TableError: git_ingest has not run.
+        """
+        where = (self.params.tables_folder, self.params.repository_file)
+        with self._index_lock:
+            current = tables_fingerprint(*where, self.params.passage_characters)
+            if self._index is None or self._index.fingerprint != current:
+                self._index = open_index(
+                    *where, self.params.index_folder, self.params.passage_characters
+                )
+            return self._index
+
+    def load(self, choice: Choice) -> None:
+        """Load a model now rather than with the first question."""
+        with self._turn, self._models.using(choice.profile, choice.adapter):
+            pass
+
+    def complete_code(
+        self,
+        prefix: str,
+        suffix: str = "",
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        wish: Wish | None = None,
+        on_text: Callable[[str], None] = _ignore,
+    ) -> Completion:
+        """Write the code between ``prefix`` and ``suffix``.
+
+        Of code that is longer than the budget, what is nearest to the gap is read.
+
+        Args:
+            prefix: Code before the gap; not empty.
+            suffix: Code after it.
+            model: Profile with the role completion; by default ``advisor.completion_model``.
+            adapter: Version, or ``base``; by default the newest.
+            wish: How the code is to be made.
+            on_text: Called with each piece as it is written.
+
+        Raises:
+            RoleError: The model cannot complete code.
+            PromptError: There is nothing to go on with.
+        """
+        wish = wish or Wish()
+        choice = self.choices.choose("completion", model, adapter)
+        if not prefix and not suffix:
+            raise PromptError("There is no code to complete: prefix and suffix are empty.")
+        pieces: list[str] = []
+
+        def take(text: str) -> None:
+            pieces.append(text)
+            on_text(text)
+
+        with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
+            decoding = self._decoding(wish)
+            limit = self._prompt_limit(net, decoding)
+            ids = _nearest(tokenizer, prefix, suffix, choice.profile.name, limit)
+            end = stream_text(
+                net, tokenizer, ids, decoding, take,
+                stop_texts=wish.stop_texts, stop_tokens=middle_marks(tokenizer),
+                is_cancelled=wish.is_cancelled, deadline=wish.deadline,
+            )  # fmt: skip
+        return Completion("".join(pieces), choice.name, len(ids), end.n_tokens, end.finish)
+
+    def analyze_architecture(
+        self,
+        question: str,
+        context: str = "",
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        retrieval: bool = True,
+        wish: Wish | None = None,
+        on_part: Callable[[Part], None] = _ignore,
+    ) -> Answer:
+        """Answer a question about the repository.
+
+        Args:
+            question: Not empty.
+            context: Code or facts to put before it.
+            model: Profile with the role advisor; by default the chosen one.
+            adapter: Version, or ``base``; by default the newest.
+            retrieval: Search the repository for passages to put before the question.
+            wish: How the answer is to be made.
+            on_part: Called with each part as it is ready, its citation checked.
+
+        Raises:
+            RoleError: The model cannot answer questions.
+            PromptError: The question is empty or too long.
+            TableError: There is nothing to search.
+        """
+        return self.converse(
+            [Message("user", question)], context=context, model=model, adapter=adapter,
+            retrieval=retrieval, wish=wish, on_part=on_part,
+        )  # fmt: skip
+
+    def converse(
+        self,
+        messages: Sequence[Message],
+        context: str = "",
+        *,
+        model: str | None = None,
+        adapter: str | None = None,
+        retrieval: bool = True,
+        wish: Wish | None = None,
+        on_part: Callable[[Part], None] = _ignore,
+    ) -> Answer:
+        """Answer the last of ``messages``, a question; as :meth:`analyze_architecture`."""
+        wish = wish or Wish()
+        choice = self.choices.choose("advisor", model, adapter)
+        question = _question(messages)
+        index = self._index_where_there_is_one(needed=retrieval)
+        passages: list[Passage] = []
+        if retrieval and index is not None:
+            asked = [m.content for m in messages if m.role == "user"][-2:]
+            query = "\n".join([*asked, context])[-_QUERY_CHARACTERS:]
+            passages = index.find(query, self.budget.passages)
+        project = index.project if index else None
+        check = CitationCheck(index.known if index else None)
+        parts: list[Part] = []
+
+        def take(found: Part) -> None:
+            parts.append(found)
+            on_part(found)
+
+        def take_text(text: str) -> None:
+            for part in check.feed(text):
+                take(part)
+
+        with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
+            decoding = self._decoding(wish)
+            passages = _affordable(tokenizer, passages, self.budget.passage_tokens)
+            last = Message("user", with_passages(question, context, passages, project))
+            ids, dropped = _conversation_ids(
+                tokenizer, [*messages[:-1], last], choice.profile.name,
+                self._prompt_limit(net, decoding),
+            )  # fmt: skip
+            end: StreamEnd = stream_text(
+                net, tokenizer, ids, decoding, take_text,
+                repetition_penalty=self.params.repetition_penalty,
+                stop_texts=wish.stop_texts, is_cancelled=wish.is_cancelled,
+                deadline=wish.deadline,
+            )  # fmt: skip
+        for part in check.flush():
+            take(part)
+        return Answer(
+            parts=tuple(parts),
+            passages=tuple(passages),
+            model=choice.name,
+            n_prompt_tokens=len(ids),
+            n_tokens=end.n_tokens,
+            finish=end.finish,
+            dropped_turns=dropped,
+            is_checked=index is not None,
+        )
+
+    def hybrid_analysis(
+        self,
+        code: str,
+        *,
+        completion_model: str | None = None,
+        model: str | None = None,
+        retrieval: bool = True,
+        wish: Wish | None = None,
+        on_part: Callable[[Part], None] = _ignore,
+    ) -> HybridAnalysis:
+        """Ask the advisor about the lines of ``code`` that surprise the completion model.
+
+        Args:
+            code: What is looked at; at least one line of three tokens.
+            completion_model: Measures; ``profile@base`` for the untuned one.
+            model: Answers, likewise.
+            retrieval: As in :meth:`analyze_architecture`.
+            wish: How the answer is to be made.
+            on_part: Called with each part of the answer as it is ready.
+
+        Raises:
+            PromptError: There is no line to ask about.
+        """
+        measuring = self.choices.choose("completion", completion_model)
+        self.choices.choose("advisor", model)  # a wrong name is said before anything slow
+        with self._turn:
+            with self._models.using(measuring.profile, measuring.adapter) as (net, tokenizer):
+                found = surprising_lines(
+                    net, tokenizer, code, self.params.surprise_lines,
+                    measuring.profile.document_start,
+                )  # fmt: skip
+            if not found:
+                raise PromptError("There is no code to analyse: no line has three tokens or more.")
+            answer = self.analyze_architecture(
+                _WHAT_IS_ODD, _excerpts(code, found), model=model, retrieval=retrieval,
+                wish=wish, on_part=on_part,
+            )  # fmt: skip
+        return HybridAnalysis(tuple(found), measuring.name, answer)
+
+    def _index_where_there_is_one(self, *, needed: bool) -> RepositoryIndex | None:
+        try:
+            return self.index()
+        except TableError:
+            if needed:
+                raise
+            return None
+
+    def _decoding(self, wish: Wish) -> Decoding:
+        most = self.budget.new_tokens
+        return Decoding(
+            max_new_tokens=min(wish.new_tokens or most, most),
+            temperature=wish.temperature,
+            top_p=wish.top_p,
+            seed=wish.seed,
+        )
+
+    def _prompt_limit(self, model: Any, decoding: Decoding) -> int:
+        whole = int(model.config.max_position_embeddings)
+        return max(1, min(self.budget.prompt_tokens, whole - decoding.max_new_tokens))
+
+
+def _question(messages: Sequence[Message]) -> str:
+    if not messages or messages[-1].role != "user":
+        raise PromptError("The last message must be a question of the user.")
+    question = messages[-1].content.strip()
+    if not question:
+        raise PromptError("The question is empty. Ask something about the repository.")
+    return question
+
+
+def _affordable(
+    tokenizer: PreTrainedTokenizerFast, passages: Sequence[Passage], most_tokens: int
+) -> list[Passage]:
+    """The best passages that fit the budget together; the first is cut where it alone does not."""
+    kept: list[Passage] = []
+    left = most_tokens
+    for passage in passages:
+        cost = _cost(tokenizer, passage)
+        while not kept and cost > left and passage.text.strip():
+            shorter = passage.text[: len(passage.text) * left // (cost + 1)]
+            passage = replace(passage, text=shorter)  # noqa: PLW2901
+            cost = _cost(tokenizer, passage)
+        if cost <= left and passage.text.strip():
+            kept.append(passage)
+            left -= cost
+    return kept
+
+
+def _cost(tokenizer: PreTrainedTokenizerFast, passage: Passage) -> int:
+    return len(tokenizer(f"{passage_heading(passage)}\n{passage.text}\n\n")["input_ids"])
+
+
+def _conversation_ids(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], profile: str, limit: int
+) -> tuple[list[int], int]:
+    """Token ids, and how many early turns were left out for them to fit."""
+    system = [m for m in messages[:-1] if m.role == "system"]
+    turns = [m for m in messages[:-1] if m.role != "system"]
+    dropped = 0
+    while True:
+        ids = chat_ids(tokenizer, [*system, *turns[dropped:], messages[-1]], profile)
+        if len(ids) <= limit:
+            return ids, dropped
+        if dropped == len(turns):
+            raise PromptError(
+                f"The prompt is {len(ids):,} tokens long, the limit is {limit:,}. Shorten the "
+                "question or its context, or raise advisor.cpu.prompt_tokens or "
+                "advisor.cuda.prompt_tokens."
+            )
+        # A question goes together with its answer.
+        dropped = min(dropped + 2, len(turns))
+
+
+def _nearest(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, profile: str, limit: int
+) -> list[int]:
+    """Ids of what stands nearest to the gap, three quarters of it before the gap."""
+    while True:
+        ids = middle_ids(tokenizer, prefix, suffix, profile)
+        if len(ids) <= limit:
+            # Nothing at all before the first token: the model needs something to begin with.
+            return ids or [int(tokenizer.eos_token_id)]
+        n_characters = (len(prefix) + len(suffix)) * limit // (len(ids) + 1)
+        after = min(len(suffix), n_characters // 4)
+        prefix, suffix = prefix[len(prefix) - (n_characters - after) :], suffix[:after]
+
+
+def _excerpts(code: str, found: Sequence[SurprisingLine]) -> str:
+    """Each surprising line among its neighbours."""
+    lines = code.split("\n")
+    blocks = []
+    for line in found:
+        first = max(1, line.line - _CODE_AROUND)
+        around = lines[first - 1 : line.line + _CODE_AROUND]
+        shown = "\n".join(f"{first + at:>5}  {text}" for at, text in enumerate(around))
+        blocks.append(
+            f"Line {line.line}, {line.bits_per_token:.1f} bits a token: {line.text.strip()}\n"
+            f"```\n{shown}\n```"
+        )
+    return "\n\n".join(blocks)

@@ -1,0 +1,1 @@
+"""The HTTP interface: what OpenAI's clients speak, and a page."""

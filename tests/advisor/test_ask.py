@@ -1,0 +1,147 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from tests.builders.advised_repository import build_advised_repository
+
+from the_block_llm.advisor import ask
+from the_block_llm.errors import AdapterError, RoleError
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "Who tallies votes?"
+
+
+def run(parameters, *arguments, stdin="", **options):
+    command = click.Command(
+        "ask", params=ask.OPTIONS, callback=lambda **given: ask.ask(lambda env: parameters, **given)
+    )
+    return CliRunner().invoke(command, list(arguments), input=stdin, **options)
+
+
+def test_the_answer_and_nothing_else_goes_to_standard_output(parameters):
+    result = run(parameters, QUESTION, "--new-tokens", "6")
+    assert result.exit_code == 0, result.output
+    assert 1 <= len(result.stdout) < 20
+    assert "\x1b" not in result.stdout, "no colours in a pipe"
+    assert "tiny@2026-01-01T00.00.00Z · read [src/" in result.stderr.replace("\n", " ")
+    assert "cut off after 6 tokens" in result.stderr.replace("\n", " ")
+
+
+def test_a_question_on_standard_input_is_the_same_question(parameters):
+    assert run(parameters, stdin=QUESTION).stdout == run(parameters, QUESTION).stdout
+
+
+def test_json_is_one_object_a_line(parameters):
+    result = run(parameters, QUESTION, "--json", "--base")
+    answer = json.loads(result.stdout)
+    assert result.stdout.count("\n") == 1
+    assert answer["model"] == "tiny@base"
+    assert answer["question"] == QUESTION
+    assert answer["passages"][0]["first_line"] is not None
+    assert answer["citations_checked"] is True
+    assert run(parameters, QUESTION, "--base").stdout.strip("\n") == ask.printable(answer["answer"])
+
+
+def test_the_options_choose(parameters, tmp_path):
+    def answer(*options):
+        return json.loads(run(parameters, QUESTION, "--json", *options).stdout)
+
+    assert answer("--no-retrieval")["passages"] == []
+    assert answer("--adapter", "2026-01-01T00.00.00Z")["model"] == "tiny@2026-01-01T00.00.00Z"
+    assert answer("--model", "tiny@base")["model"] == "tiny@base"
+    note = tmp_path / "note.txt"
+    note.write_text("An odd thing. " * 10)
+    longer = answer("--no-retrieval", "--context", str(note))
+    assert longer["prompt_tokens"] > answer("--no-retrieval")["prompt_tokens"] + 100
+
+
+def test_context_from_standard_input(parameters):
+    result = run(parameters, QUESTION, "--context", "-", "--json", stdin="given here " * 9)
+    assert json.loads(result.stdout)["question"] == QUESTION
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["x", "--adapter", "1999"], AdapterError), (["x", "--model", "tiny-coder@base"], RoleError)],
+)
+def test_what_cannot_be_done_is_an_error_to_mend(parameters, arguments, error):
+    assert isinstance(run(parameters, *arguments).exception, error)
+
+
+def test_base_and_adapter_exclude_each_other(parameters):
+    result = run(parameters, "x", "--base", "--adapter", "1")
+    assert result.exit_code == 2
+    assert "exclude" in result.stderr
+
+
+def test_a_conversation_remembers_until_told_to_forget(parameters, monkeypatch):
+    typed = iter(["Who?", "", "And why?", "/new", "Who?"])
+
+    def read(prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    seen = []
+    from the_block_llm.advisor.advisor import Advisor
+
+    original = Advisor.converse
+    monkeypatch.setattr(
+        Advisor, "converse",
+        lambda self, messages, *rest, **options: (
+            seen.append([m.content for m in messages]), original(self, messages, *rest, **options)
+        )[1],
+    )  # fmt: skip
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    ask.ask(
+        lambda env: parameters, question=None, model=None, adapter=None, base=False,
+        no_retrieval=True, context=None, new_tokens=4, as_json=False, env=None,
+    )  # fmt: skip
+    assert [len(turns) for turns in seen] == [1, 3, 1]
+    assert seen[1][0] == "Who?"
+    assert seen[1][2] == "And why?"
+
+
+SCRIPT = """
+import sys
+from tests.builders.advised_repository import advisor_parameters
+from pathlib import Path
+from the_block_llm.advisor import ask
+budget = {"passages": 1, "passage_tokens": 100, "prompt_tokens": 1500, "new_tokens": 1500}
+ask.ask(lambda env: advisor_parameters(Path(sys.argv[1]), cpu=budget), question="Who?", model=None,
+        adapter=None, base=True, no_retrieval=True, context=None, new_tokens=None, as_json=False,
+        env=None)
+"""
+
+
+@pytest.mark.slow
+def test_in_a_pipe_and_interrupted(tmp_path):
+    folder = build_advised_repository(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(**options):
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(folder)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options,
+        )  # fmt: skip
+
+    with start() as closed, start() as interrupted:
+        # | head: the reader goes away after the first byte.
+        assert closed.stdout.read(1)
+        closed.stdout.close()
+        assert interrupted.stdout.read(1)
+        interrupted.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert closed.wait(30) == 1
+        assert interrupted.wait(30) == 130
+        assert time.monotonic() - started < 30
+        assert b"Traceback" not in closed.stderr.read() + interrupted.stderr.read()
