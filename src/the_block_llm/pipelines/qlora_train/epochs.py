@@ -30,6 +30,7 @@ def plan_epochs(
     effective_batch_rows: int,
     force_epochs: int | None = None,
     max_steps: int | None = None,
+    steps_per_epoch: int | None = None,
 ) -> EpochPlan:
     """Choose ``ceil(target / tokens per epoch)`` epochs, held between the bounds.
 
@@ -43,6 +44,8 @@ def plan_epochs(
         effective_batch_rows: Rows of one optimizer step.
         force_epochs: Wins over everything above.
         max_steps: Cuts the optimizer steps, not the epochs.
+        steps_per_epoch: Where it is not the rows over the batch, since curriculum stages each
+            end with a step.
 
     Raises:
         ParameterError: A number is negative, NaN or out of order.
@@ -74,7 +77,9 @@ def plan_epochs(
         epochs, reason = max_epochs, "the budget would take longer: max_epochs"
     else:
         epochs, reason = math.ceil(wanted), "target_tokens"
-    steps = math.ceil(rows / effective_batch_rows) * epochs
+    if steps_per_epoch is None:
+        steps_per_epoch = math.ceil(rows / effective_batch_rows)
+    steps = steps_per_epoch * epochs
     if max_steps is not None and max_steps < steps:
         steps, reason = max_steps, f"{reason}, cut by max_steps"
     return EpochPlan(

@@ -2,12 +2,25 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 from pydantic import BaseModel
 
-from the_block_llm.datasets.parts import MANIFEST_NAME
+from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
+from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
+
+# Where it works, how it is watched and how rows are split over memory and processes: a run
+# that is cut off may go on with others.
+_NOT_DECISIVE: Final[Any] = {
+    "work_folder": True, "train_folder": True, "validation_folder": True, "git_commit": True,
+    "start_anew": True, "n_processes": True, "probe_questions": True, "probe_new_tokens": True,
+    "tensorboard_folder": True,
+    "values": {"micro_batch_rows", "logging_steps", "save_steps", "checkpoints_kept"},
+    "profile": {"training", "cache_folder"},
+}  # fmt: skip
 
 
 class TrainingJob(BaseModel, frozen=True, extra="forbid"):
@@ -21,19 +34,101 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     validation_folder: Path
     work_folder: Path
     git_commit: str | None
+    early_stopping_patience: int | None = None
+    """Validations without a better loss after which a run ends; none: it runs to its end."""
+    start_anew: bool = False
+    """Discard the unfinished run of the profile, if there is one."""
+    n_processes: int = 1
+    probe_questions: tuple[str, ...] = ()
+    """Asked before training and after every epoch."""
+    probe_new_tokens: int = 48
+    tensorboard_folder: Path | None = None
 
     def data_hashes(self) -> dict[str, str]:
-        """By table, the hash of the manifest that names its parts."""
+        """By table, a hash of its rows.
+
+        Of the parts' content, not their names: the same rows written again are the same data.
+        """
         return {
-            name: hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+            name: _content_hash(ParquetParts(folder))
             for name, folder in (
                 ("train", self.train_folder),
                 ("validation", self.validation_folder),
             )
         }
 
+    def decisive(self) -> dict[str, Any]:
+        """The choices that decide what is computed, and the hashes of the data, as plain values."""
+        return {
+            **self.model_dump(mode="json", exclude=_NOT_DECISIVE),
+            "data": self.data_hashes(),
+        }
+
     def fingerprint(self) -> str:
         """Equal for two jobs that compute the same; a killed run is found again by it."""
-        decisive = self.model_dump(mode="json", exclude={"work_folder", "git_commit"})
-        text = json.dumps([decisive, self.data_hashes()], sort_keys=True)
+        text = json.dumps(self.decisive(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def training_job(
+    profile: ModelProfile,
+    params: QloraTrainParams,
+    train_folder: Path,
+    validation_folder: Path,
+    git_commit: str | None,
+) -> TrainingJob:
+    """Put a run's parameters and its profile together.
+
+    Raises:
+        ParameterError: They contradict each other.
+    """
+    work_folder = Path(params.work_folder)
+    curves = work_folder / profile.name / "tensorboard"
+    return TrainingJob(
+        profile=profile,
+        values=params.apply_to(profile.training),
+        force_epochs=params.force_epochs,
+        max_steps=params.max_steps,
+        train_folder=train_folder,
+        validation_folder=validation_folder,
+        work_folder=work_folder,
+        git_commit=git_commit,
+        early_stopping_patience=params.early_stopping_patience,
+        start_anew=params.start_anew,
+        n_processes=params.n_processes,
+        probe_questions=params.probe_questions,
+        probe_new_tokens=params.probe_new_tokens,
+        tensorboard_folder=curves if params.tensorboard else None,
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed between two :meth:`TrainingJob.decisive`, in words.
+
+    >>> differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
+    ['values.seed 1 → 2']
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return [
+        f"the {name.removeprefix('data.')} rows"
+        if name.startswith("data.")
+        else f"{name} {old.get(name)} → {new.get(name)}"
+        for name in changed
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _content_hash(table: ParquetParts) -> str:
+    digest = hashlib.sha256()
+    for part in table.parts:
+        with part.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -7,9 +7,26 @@ from matplotlib.figure import Figure
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
-from the_block_llm.pipelines.qlora_train.plots import plot_training
+from the_block_llm.pipelines.qlora_train.plots import plot_memory, plot_training
+from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
+
+
+def check_training(
+    train_rows: ParquetParts,
+    validation_rows: ParquetParts,
+    repository: dict[str, Any],
+    models: ModelProfiles,
+    model: str,
+    params: QloraTrainParams,
+) -> dict[str, Any]:
+    """Say what the run will take, and refuse what would not fit."""
+    # Importing torch takes seconds that `kedro registry list` need not spend.
+    from the_block_llm.pipelines.qlora_train.preflight import preflight  # noqa: PLC0415
+
+    job = _job(train_rows, validation_rows, repository, models, model, params)
+    return preflight(job, with_speed=params.preflight_only)
 
 
 def train_adapter(
@@ -19,27 +36,40 @@ def train_adapter(
     models: ModelProfiles,
     model: str,
     params: QloraTrainParams,
-) -> tuple[Path, dict[str, Any]]:
-    """Train; gives the finished adapter folder and the figures of the run."""
-    # Importing torch takes seconds that `kedro registry list` need not spend.
-    from the_block_llm.pipelines.qlora_train.training import train  # noqa: PLC0415
-
-    profile = resolve_profile(models, model)
-    outcome = train(
-        TrainingJob(
-            profile=profile,
-            values=params.apply_to(profile.training),
-            force_epochs=params.force_epochs,
-            max_steps=params.max_steps,
-            train_folder=train_rows.folder,
-            validation_folder=validation_rows.folder,
-            work_folder=Path(params.work_folder),
-            git_commit=repository["head"],
+    preflight: dict[str, Any],
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Train; gives the finished adapter folder, the figures of the run, and the answers."""
+    if params.preflight_only:
+        raise StoppedOnRequest(
+            "Nothing was trained: qlora_train.preflight_only is true. The table above is kept in "
+            "data/08_reporting/training_preflight.json.",
+            exit_code=0,
         )
+    from the_block_llm.pipelines.qlora_train.processes import train_in_processes  # noqa: PLC0415
+
+    del preflight
+    job = _job(train_rows, validation_rows, repository, models, model, params)
+    outcome = train_in_processes(job)
+    return outcome.adapter_folder, outcome.metrics, outcome.answers
+
+
+def draw_training(metrics: dict[str, Any]) -> tuple[Figure, Figure]:
+    """Draw the run's loss curves and its memory."""
+    return plot_training(metrics), plot_memory(metrics)
+
+
+def _job(
+    train_rows: ParquetParts,
+    validation_rows: ParquetParts,
+    repository: dict[str, Any],
+    models: ModelProfiles,
+    model: str,
+    params: QloraTrainParams,
+) -> TrainingJob:
+    return training_job(
+        resolve_profile(models, model),
+        params,
+        train_folder=train_rows.folder,
+        validation_folder=validation_rows.folder,
+        git_commit=repository["head"],
     )
-    return outcome.adapter_folder, outcome.metrics
-
-
-def draw_training(metrics: dict[str, Any]) -> Figure:
-    """Draw the run's loss curves."""
-    return plot_training(metrics)

@@ -20,8 +20,24 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimizer steps."""
     eval_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between validations; a validation that is the best so far is also saved."""
     save_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between checkpoints; a multiple of eval_steps."""
+    """Optimizer steps between checkpoints: what a killed run may lose at most."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """End after so many validations without a better one; none: train to the end. Small values
+    save time, and may end a run in a dip that it would have left."""
+    preflight_only: bool = False
+    """Stop after the table that says what the run would take."""
+    start_anew: bool = False
+    """Discard the profile's unfinished run instead of going on with it."""
+    n_processes: int = Field(default=1, ge=1)
+    """Processes that share each step, one a GPU; must divide the effective batch."""
+    probe_questions: tuple[str, ...] = ()
+    """Asked before training and after every epoch; the answers are kept to be read."""
+    probe_new_tokens: int = Field(default=48, ge=1)
+    """Longest answer to a probe question; each token costs a pass through the model."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard into a folder beside the adapters; needs the package."""
     work_folder: str
     """Where the checkpoints of a run in progress lie, so that a killed run resumes."""
 
@@ -41,15 +57,8 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
         )
         overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         try:
-            merged = TrainingValues.model_validate({**values.model_dump(), **overrides})
+            return TrainingValues.model_validate({**values.model_dump(), **overrides})
         except ValueError as error:
             raise ParameterError(
                 f"qlora_train and the profile do not fit together: {error}"
             ) from error
-        if merged.save_steps % merged.eval_steps:
-            raise ParameterError(
-                f"qlora_train.save_steps {merged.save_steps} is not a multiple of eval_steps "
-                f"{merged.eval_steps}; the best checkpoint could not be kept. Set save_steps to "
-                f"{merged.eval_steps * max(1, merged.save_steps // merged.eval_steps)}."
-            )
-        return merged

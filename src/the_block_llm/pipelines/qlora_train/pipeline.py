@@ -1,32 +1,43 @@
 """Wiring of qlora_train."""
 
+from typing import Final
+
 from kedro.pipeline import Node, Pipeline
 
-from the_block_llm.pipelines.qlora_train.nodes import draw_training, train_adapter
+from the_block_llm.pipelines.qlora_train.nodes import check_training, draw_training, train_adapter
+
+_JOB: Final = [
+    "train_rows",
+    "validation_rows",
+    "repository",
+    "params:models",
+    "params:model",
+    "params:qlora_train",
+]
 
 
 def create_pipeline() -> Pipeline:
-    """Rows in; adapter, metrics and plot out."""
+    """Rows in; adapter, figures, answers and plots out."""
     return Pipeline(
         [
             Node(
+                check_training,
+                inputs=_JOB,
+                outputs="training_preflight",
+                name="check_training",
+                tags=["qlora_train"],
+            ),
+            Node(
                 train_adapter,
-                inputs=[
-                    "train_rows",
-                    "validation_rows",
-                    "repository",
-                    "params:models",
-                    "params:model",
-                    "params:qlora_train",
-                ],
-                outputs=["adapter", "training_metrics"],
+                inputs=[*_JOB, "training_preflight"],
+                outputs=["adapter", "training_metrics", "training_answers"],
                 name="train_adapter",
                 tags=["qlora_train"],
             ),
             Node(
                 draw_training,
                 inputs="training_metrics",
-                outputs="training_plot",
+                outputs=["training_plot", "memory_plot"],
                 name="draw_training",
                 tags=["qlora_train"],
             ),

@@ -39,3 +39,30 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
     axes.legend(handles, [str(handle.get_label()) for handle in handles], frameon=False)
     axes.set_title(f"{metrics['profile']} on {metrics['device']}")
     return figure
+
+
+def plot_memory(metrics: dict[str, Any]) -> Figure:
+    """Draw the memory held over the optimizer steps, beside what was predicted.
+
+    Args:
+        metrics: As in ``training_metrics.json``.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    history = metrics["train_history"]
+    axes.plot(
+        [e["step"] for e in history], [e["memory_gib"] for e in history],
+        color=_TRAIN, marker=".", label="measured",
+    )  # fmt: skip
+    predicted = metrics["predicted_peak_gib"]
+    if predicted is not None:
+        axes.axhline(predicted, color=_VALIDATION, linestyle="--", label="predicted peak")
+    for event in metrics["out_of_memory"]:
+        axes.axvline(event["step"], color=_RATE, linestyle=":", label="ran out of memory")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("memory (GiB)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title(f"{metrics['profile']} on {metrics['device']}")
+    return figure

@@ -1,74 +1,77 @@
 """The figures of a run."""
 
-import math
-import platform
-import resource
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from transformers import Trainer
 
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan
+from the_block_llm.pipelines.qlora_train.history import (
+    best_validation,
+    training_steps,
+    validations,
+)
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.measuring import device_name, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.row_order import RowOrder
 from the_block_llm.pipelines.qlora_train.row_table import RowTable
+from the_block_llm.pipelines.qlora_train.run_folder import RunState
+
+_OF_A_STEP: Final = ("step", "loss", "learning_rate", "tokens", "step_seconds", "memory_gib")
 
 
 def run_metrics(
     job: TrainingJob,
     plan: EpochPlan,
-    train_rows: RowTable,
-    trainer: Trainer,
+    rows: RowTable,
+    order: RowOrder,
+    state: RunState,
+    log: Sequence[Mapping[str, Any]],
     seconds: float,
     device: torch.device,
     resumed_from: str | None,
+    stopped_early: bool,
 ) -> dict[str, Any]:
-    """Every figure of a finished run, as in ``training_metrics.json``."""
-    history = trainer.state.log_history
-    steps = [
-        {"step": e["step"], "loss": e["loss"], "learning_rate": e["learning_rate"]}
-        for e in history
-        if "loss" in e
-    ]
-    validations = [{"step": e["step"], "loss": e["eval_loss"]} for e in history if "eval_loss" in e]
-    best = min((v["loss"] for v in validations), default=math.nan)
-    rows_seen = min(
-        trainer.state.global_step * job.values.effective_batch_rows, plan.rows * plan.epochs
-    )
+    """Every figure of a finished run, as in ``training_metrics.json``.
+
+    ``log`` is the Trainer's and covers the whole run, as do ``seconds``, which include
+    validation and probes.
+    """
+    steps = [{name: entry[name] for name in _OF_A_STEP} for entry in training_steps(log)]
+    measured = validations(log)
+    best = best_validation(log)
+    before = next((v.loss for v in measured if v.step == 0), None)
+    step_seconds = max(1e-9, sum(entry["step_seconds"] for entry in steps))
+    tokens = sum(entry["tokens"] for entry in steps)
+    trained_share = rows.trained_tokens / max(1, int(rows.tokens.sum()))
     return {
         "profile": job.profile.name,
         "device": device_name(device),
+        "n_processes": job.n_processes,
         "epoch_plan": asdict(plan),
-        "rows_without_target": train_rows.rows_without_target,
-        "longest_row_tokens": train_rows.longest_row_tokens,
-        "steps_done": trainer.state.global_step,
-        "resumed_from": None if resumed_from is None else Path(resumed_from).name,
+        "epoch_ends": [end for end in order.epoch_ends if end <= plan.steps],
+        "curriculum_stage_ends": {str(k): v for k, v in order.stage_ends.items() if k},
+        "rows_without_target": rows.rows_without_target,
+        "longest_row_tokens": rows.longest_row_tokens,
+        "effective_batch_rows": job.values.effective_batch_rows,
+        "micro_batch_rows": state.micro_batch_rows,
+        "out_of_memory": state.out_of_memory,
+        "steps_done": len(steps),
+        "stopped_early": stopped_early,
+        "best_step": best.step if best else None,
+        "resumed_from": resumed_from,
         "seconds": round(seconds, 1),
-        "trained_tokens_per_second": round(
-            rows_seen * train_rows.trained_tokens / max(1, len(train_rows)) / seconds, 1
+        "tokens_per_second": round(tokens / step_seconds, 1),
+        "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
+        "predicted_peak_gib": None,
+        "peak_memory_gib": round(
+            max([peak_memory_gib(device), *(entry["memory_gib"] for entry in steps)]), 3
         ),
-        "peak_memory_gib": round(peak_memory_gib(device), 3),
         "train_loss_first": steps[0]["loss"] if steps else None,
         "train_loss_last": steps[-1]["loss"] if steps else None,
-        "validation_loss_before": validations[0]["loss"] if validations else None,
-        "validation_loss_after": None if math.isnan(best) else best,
+        "validation_loss_before": before,
+        "validation_loss_after": best.loss if best else None,
         "train_history": steps,
-        "validation_history": validations,
+        "validation_history": [{"step": v.step, "loss": v.loss} for v in measured],
     }
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory this process has held: allocated by torch on a GPU, resident on the CPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device)) / 2**30
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def device_name(device: torch.device) -> str:
-    """The device as a reader of a report knows it."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"CPU, {torch.get_num_threads()} threads"

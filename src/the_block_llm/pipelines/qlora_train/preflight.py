@@ -1,0 +1,132 @@
+"""What a run will take, said before it starts."""
+
+import logging
+import math
+from dataclasses import asdict
+from typing import Any
+
+from rich import get_console
+from rich.table import Table
+from rich.text import Text
+
+from the_block_llm.pipelines.qlora_train import ranks
+from the_block_llm.pipelines.qlora_train.disk_space import check_disk, disk_need
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.measuring import device_name
+from the_block_llm.pipelines.qlora_train.model_shape import adapter_shape
+from the_block_llm.pipelines.qlora_train.speed_probe import Speed
+from the_block_llm.pipelines.qlora_train.training import RunData, measure, read_rows
+
+_log = logging.getLogger(__name__)
+
+
+def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
+    """Check that the run fits, print the table, and give it as a report.
+
+    Args:
+        job: The run to come.
+        with_speed: Load the model and time real passes, for the expected duration.
+
+    Raises:
+        StorageError: The checkpoints would not fit on the disk.
+        AdapterTargetError: A LoRA target matches no layer.
+        TooLittleDataError: There is no row with a target.
+    """
+    data = read_rows(job)
+    device = ranks.local_device()
+    shape = adapter_shape(job.profile)
+    disk = disk_need(
+        job.work_folder, shape.trained_parameters, job.values.checkpoints_kept,
+        on_gpu=device.type == "cuda",
+    )  # fmt: skip
+    speed = measure(job, data) if with_speed else None
+    report = {
+        "profile": job.profile.name,
+        "device": device_name(device),
+        "epoch_plan": asdict(data.plan),
+        "longest_row_tokens": data.train.longest_row_tokens,
+        "base_parameters": shape.base_parameters,
+        "trained_parameters": shape.trained_parameters,
+        "disk_needed_bytes": disk.needed_bytes,
+        "disk_free_bytes": disk.free_bytes,
+        "speed": None if speed is None else asdict(speed),
+        "expected_seconds": None if speed is None else expected_seconds(data, job, speed),
+    }
+    get_console().print(_table(report))
+    check_disk(disk, job.work_folder)
+    return report
+
+
+def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
+    """Training and validation passes at the measured speed; probes and saving come on top."""
+    plan = data.plan
+    share = plan.steps / max(1, data.order.steps)
+    train_tokens = int(data.train.tokens.sum()) * plan.epochs * share
+    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
+    return round(
+        train_tokens / speed.train_tokens_per_second / job.n_processes
+        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
+        1,
+    )
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in _lines(report):
+        # As Text: names must not be read as markup.
+        table.add_row(label, Text(text))
+    return table
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    plan = report["epoch_plan"]
+    wanted = "none" if plan["epochs_wanted"] is None else f"{plan['epochs_wanted']:.2f}"
+    lines = [
+        ("model", f"{report['profile']} on {report['device']}"),
+        (
+            "rows",
+            (
+                f"{plan['rows']:,} of up to {report['longest_row_tokens']:,} tokens, "
+                f"{plan['trained_tokens_per_epoch']:,} tokens to learn an epoch"
+            ),
+        ),
+        ("epochs", f"{wanted} wanted, {plan['epochs']} chosen ({plan['reason']})"),
+        ("steps", f"{plan['steps']:,}"),
+        (
+            "adapter",
+            (
+                f"{report['trained_parameters']:,} trained parameters beside "
+                f"{report['base_parameters']:,}"
+            ),
+        ),
+        (
+            "disk",
+            (
+                f"{report['disk_needed_bytes'] / 2**20:,.0f} MB for checkpoints and adapter, "
+                f"{report['disk_free_bytes'] / 2**20:,.0f} MB free"
+            ),
+        ),
+    ]
+    speed = report["speed"]
+    if speed is not None:
+        lines.append(
+            (
+                "time",
+                (
+                    f"about {_duration(report['expected_seconds'])}, at "
+                    f"{speed['train_tokens_per_second']:,.0f} tokens/s with "
+                    f"{speed['micro_batch_rows']} rows at a time"
+                ),
+            )
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,88 @@
+"""One of several training processes; started by torchrun, never by hand.
+
+``python -m torch.distributed.run --nproc-per-node=2 --module
+the_block_llm.pipelines.qlora_train.worker FOLDER`` reads ``FOLDER/job.json`` and writes
+``FOLDER/outcome.json``. The first process says what happens as lines of JSON.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from the_block_llm.errors import BlockError
+from the_block_llm.pipelines.qlora_train import ranks
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
+from the_block_llm.pipelines.qlora_train.processes import JOB_FILE, OUTCOME_FILE
+from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
+from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessError, train
+
+
+def main(folder: Path) -> int:
+    """Train the job in ``folder`` together with the other processes; gives the exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if ranks.is_first():
+        logging.getLogger("the_block_llm").addHandler(_JsonLines())
+        logging.getLogger("the_block_llm").setLevel(logging.INFO)
+    job = TrainingJob.model_validate_json((folder / JOB_FILE).read_text(encoding="utf-8"))
+    try:
+        outcome = train(job, show_progress=_progress_lines)
+    except StoppedOnRequest as error:
+        _fail(folder, type(error).__name__, str(error), exit_code=error.exit_code)
+        return 0
+    except BlockError as error:
+        _fail(folder, type(error).__name__, str(error))
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(folder, OutOfMemoryInProcessError.__name__, f"Out of memory: {error}.")
+        return 1
+    if ranks.is_first():
+        (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+class _ProgressLines:
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        _say({"advance": steps, "note": note})
+
+
+@contextmanager
+def _progress_lines(description: str, total: float | None) -> Iterator[_ProgressLines]:
+    del description
+    _say({"total": total})
+    yield _ProgressLines()
+
+
+class _JsonLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say({"log": record.getMessage(), "level": record.levelno})
+
+
+def _say(message: dict[str, Any]) -> None:
+    if ranks.is_first():
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def _fail(folder: Path, kind: str, message: str, **more: Any) -> None:
+    text = json.dumps({"kind": kind, "message": message, **more})
+    (folder / f"failure-{ranks.rank()}.json").write_text(text, encoding="utf-8")
+
+
+def _end_with_parent() -> None:
+    """Stop as if asked to, once the process that started all this is gone."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
