@@ -27,6 +27,7 @@ KNOWN = known_names(
         ("`StateMangler`", [("symbol", "StateMangler", False)]),
         ("e.g. a trade-off, i.e. both; 2/3 of 12345678", []),
         ("StateMangler without backticks", []),
+        ("self.params and Node.js are no files here; lib.rs could be", [("path", "lib.rs", False)]),
         ("", []),
         ("asked.rs is what you asked about", []),
         ("mod.rs and mod.rs", [("path", "mod.rs", True)]),

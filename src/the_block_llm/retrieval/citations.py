@@ -68,6 +68,7 @@ class KnownNames:
             if parent.parts
         }
         self._paths = frozenset(folders | set(line_counts))
+        self._suffixes = frozenset(PurePosixPath(path).suffix for path in line_counts)
         self._by_name: dict[str, list[str]] = {}
         for path in sorted(self._paths):
             self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
@@ -84,6 +85,10 @@ class KnownNames:
         ]
         # A single word is no folder's name: "server/" may be anything.
         return found if "/" in path else [known for known in found if known in self.line_counts]
+
+    def can_be_file(self, text: str) -> bool:
+        """False for a bare ``name.attribute`` that ends like no file of the repository."""
+        return "/" in text or PurePosixPath(text).suffix in self._suffixes
 
     def commits(self, text: str) -> list[str]:
         """Whole shas that begin with ``text``."""
@@ -149,7 +154,7 @@ def citations(answer: str, question: str, known: KnownNames) -> tuple[Citation, 
 def _spans(answer: str, known: KnownNames) -> Iterator[CitedSpan]:
     for match in (*_PATH.finditer(answer), *_FOLDER.finditer(answer)):
         text = match.group().rstrip(".")
-        if text.lower() not in _NOT_A_FILE:
+        if text.lower() not in _NOT_A_FILE and known.can_be_file(text):
             yield _path_span(answer, match.start(), text, known)
     for match in _SHA.finditer(answer):
         shas = known.commits(match.group())

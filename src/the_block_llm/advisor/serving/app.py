@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -134,7 +134,11 @@ def health(request: Request) -> dict[str, Any]:
     return {"status": "ok", "waiting": turns.waiting, "running": turns.running}
 
 
-@_state.get("/metrics", responses={401: ERRORS[401], 403: ERRORS[403]})
+@_state.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={401: ERRORS[401], 403: ERRORS[403]},
+)
 def metrics_text(request: Request) -> Response:
     """Figures for Prometheus."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)

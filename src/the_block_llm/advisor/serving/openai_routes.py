@@ -1,7 +1,7 @@
 """The routes that OpenAI's clients know."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -16,9 +16,15 @@ from the_block_llm.advisor.serving.replies import ERRORS
 from the_block_llm.advisor.serving.turns import Job
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
+_WHOLE_OR_STREAMED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The answer; with `stream`, its pieces as server-sent events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
 async def chat(request: Request, asked: wire.ChatRequest) -> Response:
     """Answer the last message."""
     advisor: Advisor = request.app.state.advisor
@@ -44,7 +50,7 @@ async def chat(request: Request, asked: wire.ChatRequest) -> Response:
     )
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
 async def complete(request: Request, asked: wire.CompletionRequest) -> Response:
     """Complete code, in the middle where there is a suffix."""
     advisor: Advisor = request.app.state.advisor

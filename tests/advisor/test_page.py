@@ -1,0 +1,99 @@
+"""The page in a real browser: ask, read the answer as it comes, follow a citation."""
+
+import shutil
+import time
+
+import pytest
+from tests.builders.advisor_server import serving
+
+from the_block_llm.advisor import advisor as advisor_module
+from the_block_llm.advisor.streaming import StreamEnd
+
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+ANSWER = f"It is in [src/ledger.rs:4], not in [src/made_up.rs:9]. See [1c0ffee0]. {EVIL} done."
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, advisor, monkeypatch):
+    """A page whose server answers slowly, and what went wrong in it."""
+
+    def stream(model, tokenizer, prompt, decoding, on_text, *, is_cancelled, **_):
+        for at in range(0, len(ANSWER), 5):
+            if is_cancelled():
+                return StreamEnd(at, "cancelled")
+            on_text(ANSWER[at : at + 5])
+            time.sleep(0.02)
+        return StreamEnd(len(ANSWER), "stop")
+
+    monkeypatch.setattr(advisor_module, "stream_text", stream)
+    with serving(advisor) as address:
+        page = browser.new_page()
+        wrong = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.goto(address)
+        yield page
+        page.close()
+        assert wrong == []
+
+
+def ask(page, question="Where is a block applied?"):
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def test_ask_read_and_follow(page):
+    assert page.locator("#model option").first.get_attribute("value").startswith("tiny@2026")
+    ask(page)
+    answer = page.locator("article.assistant")
+    answer.get_by_role("link", name="src/ledger.rs:4").wait_for()
+    assert page.get_by_role("button", name="Stop").is_visible(), "still being written"
+    answer.get_by_text("Read:").wait_for()
+    assert answer.locator(".missing").all_inner_texts() == ["src/made_up.rs:9 (not found)"]
+    assert EVIL in answer.inner_text()
+    assert page.title() == "Ask the repository", "what a model writes stays text"
+    assert page.locator("article img, article script").count() == 0
+
+    answer.get_by_role("link", name="src/ledger.rs:4").click()
+    here = page.locator("#source .here")
+    here.wait_for()
+    assert "tally_votes();" in here.inner_text()
+    assert page.locator("#source-title").inner_text() == "src/ledger.rs"
+    answer.get_by_role("link", name="1c0ffee0").click()
+    page.get_by_text("Start the ledger").wait_for()
+
+
+def test_stop_and_ask_again(page):
+    ask(page)
+    page.locator("article.assistant").get_by_text("It is").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    ask(page, "Again?")
+    page.locator("article.assistant").nth(1).get_by_text("done.").wait_for()
+
+
+def test_it_can_be_used_by_keyboard_on_a_small_screen(page):
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.get_by_label("Question").focus()
+    page.keyboard.type("Where?")
+    page.keyboard.press("Enter")
+    page.locator("article.assistant").get_by_text("done.").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
