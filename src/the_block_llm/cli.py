@@ -14,6 +14,8 @@ from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import project_parameters
 from the_block_llm.errors import BlockError
+from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
+from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
 
@@ -61,6 +63,9 @@ def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -
         mendable = _mendable_cause(error)
         if mendable is None:
             raise
+        if isinstance(mendable, StoppedOnRequest):
+            Console(stderr=True).print(str(mendable), markup=False, highlight=False)
+            sys.exit(mendable.exit_code)
         # What, why and the remedy, without a traceback.
         Console(stderr=True).print(f"Error: {mendable}", style="bold red", markup=False)
         sys.exit(1)
@@ -82,3 +87,4 @@ for _name, _callback, _command in (
     cli.add_command(
         click.Command(_name, callback=_callback, params=_command.OPTIONS, help=_command.HELP)
     )
+cli.add_command(adapters_group(_parameters, _without_traceback))
