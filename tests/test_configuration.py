@@ -34,7 +34,7 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
-    whole = pipelines["__default__"]
+    whole = pipelines["__default__"] + pipelines["export"]
     used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
     # Small, and made anew within the pipeline that reads them.
     in_memory = {"probe_suites", "history_counts", "snapshot_counts"}
@@ -47,7 +47,7 @@ def test_every_parameter_group_is_read_by_a_node(
     configure_project("the_block_llm")
     read = {
         re.split(r"[:.]", name)[1]
-        for name in pipelines["__default__"].datasets()
+        for name in (pipelines["__default__"] + pipelines["export"]).datasets()
         if name.startswith("params:")
     }
     # Read by kedro ask and kedro serve, which are no pipeline.

@@ -75,3 +75,7 @@ class PromptError(BlockError):
 
 class ServerError(BlockError):
     """The server cannot start as it was asked to."""
+
+
+class ExportError(BlockError):
+    """An exported model does not answer as the adapter does."""

@@ -13,6 +13,7 @@ from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
@@ -24,6 +25,7 @@ _TYPED: Final[dict[str, type[BaseModel]]] = {
     "qlora_train": QloraTrainParams,
     "behavioral_eval": BehavioralEvalParams,
     "advisor": AdvisorParams,
+    "export": ExportParams,
 }
 _TEXTS: Final = ("repository", "model")
 

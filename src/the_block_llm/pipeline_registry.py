@@ -1,8 +1,9 @@
-"""The four pipelines, alone and in order."""
+"""The pipelines: four in order, and export, which is run by its name alone."""
 
 from kedro.pipeline import Pipeline
 
 from the_block_llm.pipelines.behavioral_eval.pipeline import create_pipeline as behavioral_eval
+from the_block_llm.pipelines.export.pipeline import create_pipeline as export
 from the_block_llm.pipelines.git_ingest.pipeline import create_pipeline as git_ingest
 from the_block_llm.pipelines.qlora_train.pipeline import create_pipeline as qlora_train
 from the_block_llm.pipelines.sequence_build.pipeline import create_pipeline as sequence_build
@@ -16,4 +17,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "qlora_train": qlora_train(),
         "behavioral_eval": behavioral_eval(),
     }
-    return {**pipelines, "__default__": sum(pipelines.values(), start=Pipeline([]))}
+    whole = sum(pipelines.values(), start=Pipeline([]))
+    return {**pipelines, "export": export(), "__default__": whole}

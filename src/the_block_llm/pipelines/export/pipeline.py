@@ -1,0 +1,20 @@
+"""Wiring of export."""
+
+from kedro.pipeline import Node, Pipeline
+
+from the_block_llm.pipelines.export.nodes import export_model
+
+
+def create_pipeline() -> Pipeline:
+    """Adapter in; a folder that other programs load, and a report, out."""
+    return Pipeline(
+        [
+            Node(
+                export_model,
+                inputs=["adapter", "probe_plan", "params:models", "params:model", "params:export"],
+                outputs="export_report",
+                name="export_model",
+                tags=["export"],
+            )
+        ]
+    )

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from tests.builders.advised_repository import write_adapter
+from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
+from tests.builders.tiny_starcoder import save_tiny_starcoder
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from the_block_llm.errors import ExportError
+from the_block_llm.models.adapter_manifest import open_adapter
+from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.pipelines.export import exporting
+from the_block_llm.pipelines.export.elsewhere import modelfile
+from the_block_llm.pipelines.export.exporting import export_adapter
+from the_block_llm.pipelines.export.params import ExportParams
+
+VERSION = "2026-01-01T00.00.00Z"
+PROBES = [{"prompt": f"Why {n}?", "context": "fn a() {}" * (n % 2)} for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    save_tiny_llama(folder / "llama")
+    return tiny_profile(folder / "llama"), open_adapter(write_adapter(folder, VERSION))
+
+
+def params(folder, **changed):
+    values = {
+        "folder": folder, "shard_mib": 1, "probes": 3, "answer_tokens": 12,
+        "most_nats_apart": 0.05, "least_agreement": 0.9,
+    }  # fmt: skip
+    return ExportParams(**{**values, **changed})
+
+
+@pytest.fixture(scope="module")
+def exported(given, tmp_path_factory):
+    profile, adapter = given
+    folder = tmp_path_factory.mktemp("exported")
+    report = export_adapter(adapter, profile, PROBES, params(folder))
+    return folder / f"tiny@{VERSION}", report
+
+
+def test_any_program_loads_it_and_it_answers_as_the_adapter(given, exported):
+    profile, adapter = given
+    folder, report = exported
+    merged, told = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        tuned = load_with_adapter(profile, adapter.path)
+        plain = AutoModelForCausalLM.from_pretrained(profile.folder, dtype=torch.float32)
+        apart = (merged.eval()(ids).logits - tuned(ids).logits).abs().mean()
+        from_base = (plain.eval()(ids).logits - tuned(ids).logits).abs().mean()
+    assert apart < from_base / 20, "the adapter's weights are in it"
+    assert report["agreement"]["n_answers"] == 3
+    assert report["agreement"]["nats_apart"] <= 0.05
+
+
+def test_everything_that_others_need_is_beside_the_weights(exported):
+    folder, report = exported
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [0, 2]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == byte_tokenizer().chat_template
+    assert json.loads((folder / "AGREEMENT.json").read_text()) == report
+    assert "llama.cpp" in (folder / "README.md").read_text()
+    assert report["folder"] == str(folder)
+
+
+def test_weights_in_several_files_are_the_same(given, exported, tmp_path, monkeypatch):
+    profile, adapter = given
+    writing = exporting.write_merged
+    monkeypatch.setattr(
+        exporting, "write_merged", lambda *values: writing(*values[:-1], 50_000)
+    )  # of bytes
+    export_adapter(adapter, profile, PROBES, params(tmp_path))
+    folder = tmp_path / f"tiny@{VERSION}"
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    pieces, whole = (
+        AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (folder, exported[0])
+    )
+    assert pieces.keys() == whole.keys()
+    assert all(torch.equal(pieces[name], whole[name]) for name in whole)
+
+
+def test_what_does_not_agree_is_not_exported(given, tmp_path, monkeypatch):
+    profile, adapter = given
+    loading = exporting._load_merged
+
+    def spoiled(folder):
+        model = loading(folder)
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight.mul_(-1)
+        return model
+
+    monkeypatch.setattr(exporting, "_load_merged", spoiled)
+    with pytest.raises(ExportError, match="Nothing was exported"):
+        export_adapter(adapter, profile, PROBES, params(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_modelfile_says_the_template_as_ollama_reads_it(tmp_path):
+    profile = tiny_profile(tmp_path)
+    text = modelfile(byte_tokenizer(), profile)
+    assert (
+        'TEMPLATE """<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n'
+        '{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>"""' in text
+    )
+    assert 'PARAMETER stop "<|im_end|>"' in text
+
+
+def test_a_default_system_prompt_is_kept_and_an_opening_token_left_to_llama_cpp(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+        + tokenizer.chat_template
+    )
+    assert 'SYSTEM """Be kind."""' in modelfile(tokenizer, tiny_profile(tmp_path))
+
+
+def test_a_completion_model_gets_a_template_with_a_gap(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(save_tiny_starcoder(tmp_path))
+    text = modelfile(tokenizer, tiny_profile(tmp_path).model_copy(update={"role": "completion"}))
+    assert "<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>" in text
