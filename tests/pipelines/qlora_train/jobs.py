@@ -34,13 +34,13 @@ def save_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def make_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
-    """24 steps: six epochs of sixteen rows, four rows a step, dropout as in real profiles."""
+    """16 steps: four epochs of sixteen rows, four rows a step, dropout as in real profiles."""
     profile = tiny_profile(base)
     lora = profile.lora.model_copy(update={"dropout": 0.05})
     job = TrainingJob(
         profile=profile.model_copy(update={"lora": lora}),
         values=profile.training,
-        force_epochs=6,
+        force_epochs=4,
         max_steps=None,
         train_folder=save_rows(folder / "train", [row(TEXT[i:]) for i in range(16)]),
         validation_folder=save_rows(folder / "validation", [row(TEXT[3:])]),

@@ -1,8 +1,11 @@
 """One run in several processes, started by torchrun; on the CPU they talk through gloo."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,12 @@ import pytest
 from tests.pipelines.qlora_train.jobs import change, losses, make_job, trained
 
 from the_block_llm.errors import AdapterTargetError, ParameterError, TrainingError
+from the_block_llm.pipelines.qlora_train import processes
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.processes import train_in_processes
-from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints
+from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
+from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints, run_path
+from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
+from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessError
 
 
 @pytest.fixture(scope="module")
@@ -38,41 +44,49 @@ _TRAIN = """
 import sys
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import train_in_processes
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
-try:
-    train_in_processes(TrainingJob.model_validate_json(sys.stdin.read()))
-except StoppedOnRequest as stopped:
-    print(stopped)
-    sys.exit(stopped.exit_code)
+train_in_processes(TrainingJob.model_validate_json(sys.stdin.read()))
 """
+
+
+def _wait_for_a_checkpoint(job: TrainingJob) -> None:
+    deadline = time.monotonic() + 90
+    while not complete_checkpoints(run_path(job)):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_processes_end_with_the_one_that_started_them_and_lose_nothing(
-    job: TrainingJob, alone: dict[str, Any], number: signal.Signals
+def test_a_signal_reaches_all_processes_and_nothing_is_lost(
+    job: TrainingJob, alone: dict[str, Any]
 ) -> None:
-    shared = change(job, dropout=0.0, n_processes=2)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    process.stdin.write(shared.model_dump_json())
-    process.stdin.close()
-    process.stdin = None
-    unfinished = job.work_folder / "tiny/.unfinished"
-    deadline = time.monotonic() + 90
-    while not complete_checkpoints(unfinished) and time.monotonic() < deadline:
-        assert process.poll() is None, "it must not end before it is stopped"
-        time.sleep(0.01)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=90)
-    if number == signal.SIGTERM:
-        assert process.returncode == 128 + signal.SIGTERM
-        assert "Stopped by SIGTERM after step" in said
-    # The lock is free once the workers are gone; then one process goes on alone.
-    resumed = _once_free(change(job, dropout=0.0), deadline)
+    def interrupt() -> None:
+        _wait_for_a_checkpoint(job)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(StoppedOnRequest, match="Stopped by SIGTERM after step") as stopped:
+        train_in_processes(change(job, dropout=0.0, n_processes=2))
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    # One process goes on where two were stopped.
+    resumed = trained(change(job, dropout=0.0))
+    assert resumed["resumed_from"] is not None
+    assert losses(resumed) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_the_processes_end_with_the_one_that_started_them(
+    job: TrainingJob, alone: dict[str, Any]
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _TRAIN], stdin=subprocess.PIPE, text=True)
+    process.stdin.write(change(job, dropout=0.0, n_processes=2).model_dump_json())  # type: ignore[union-attr]
+    process.stdin.close()  # type: ignore[union-attr]
+    _wait_for_a_checkpoint(job)
+    process.kill()
+    process.wait()
+    # The folder is free once the workers are gone.
+    resumed = _once_free(change(job, dropout=0.0), time.monotonic() + 60)
     assert resumed["resumed_from"] is not None
     assert losses(resumed) == pytest.approx(losses(alone), rel=1e-4)
 
@@ -88,12 +102,42 @@ def _once_free(job: TrainingJob, deadline: float) -> dict[str, Any]:
     pytest.fail("the workers did not end with the process that started them")
 
 
-@pytest.mark.slow
-def test_an_error_in_a_process_is_the_same_error_here(job: TrainingJob) -> None:
-    lora = job.profile.lora.model_copy(update={"target_modules": ("c_attn",)})
-    wrong = job.profile.model_copy(update={"lora": lora})
-    with pytest.raises(AdapterTargetError, match=r"c_attn.*match no layer.*q_proj"):
-        train_in_processes(job.model_copy(update={"profile": wrong, "n_processes": 2}))
+@pytest.mark.parametrize(
+    ("failures", "kind", "message"),
+    [
+        ([("AdapterTargetError", "c_attn matches no layer")], AdapterTargetError, "c_attn"),
+        # The others fail for want of their partner; what it ran out of is the cause.
+        (
+            [("TrainingError", "peer left"), ("OutOfMemoryInProcessError", "out of memory")],
+            OutOfMemoryInProcessError,
+            "out of memory",
+        ),
+        ([], TrainingError, "exit code 3 .*last line"),
+    ],
+)
+def test_an_error_in_a_process_is_the_same_error_here(
+    tmp_path: Path, failures: list[tuple[str, str]], kind: type[Exception], message: str
+) -> None:
+    for rank, (name, text) in enumerate(failures):
+        failure = json.dumps({"kind": name, "message": text})
+        (tmp_path / f"failure-{rank}.json").write_text(failure)
+    with pytest.raises(kind, match=message):
+        outcome_of(tmp_path, None, 3, ["first line", "last line"])
+
+
+def test_memory_that_runs_out_in_a_process_halves_the_rows_of_all(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def launch(job: TrainingJob) -> None:
+        tried.append(job.values.micro_batch_rows)
+        raise OutOfMemoryInProcessError("Out of memory: rank 1.")
+
+    monkeypatch.setattr(processes, "_launch", launch)
+    with pytest.raises(TrainingError, match="Not even one row at a time"):
+        train_in_processes(change(job, micro_batch_rows=4, effective_batch_rows=8, n_processes=2))
+    assert tried == [4, 2, 1]
 
 
 def test_the_effective_batch_must_be_shared_out_evenly(job: TrainingJob) -> None:

@@ -97,7 +97,7 @@ def _launch(job: TrainingJob) -> TrainingOutcome:
                 process.terminate()
                 process.wait()
         reader.join(timeout=5)
-        return _outcome(folder, request.signal, process.returncode, last_words)
+        return outcome_of(folder, request.signal, process.returncode, last_words)
 
 
 def _pass_on(process: "subprocess.Popen[str]", asked: Callable[[], signal.Signals | None]) -> None:
@@ -124,9 +124,16 @@ def _follow(lines: Iterable[str], bar: ProgressBar) -> None:
             _log.log(message["level"], "%s", message["log"], extra={"markup": False})
 
 
-def _outcome(
+def outcome_of(
     folder: Path, asked: signal.Signals | None, returncode: int, last_words: Iterable[str]
 ) -> TrainingOutcome:
+    """What the workers left in ``folder``: their result, or the error that ended them.
+
+    Raises:
+        StoppedOnRequest: They were ``asked`` to end, by this signal.
+        BlockError: One of them failed, as it says.
+        TrainingError: They ended without a word.
+    """
     finished = folder / OUTCOME_FILE
     if finished.is_file():
         return TrainingOutcome.model_validate_json(finished.read_text(encoding="utf-8"))
