@@ -1,0 +1,64 @@
+"""Two models of one repository, side by side, without moving files about."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders.project import copy_project, run_project
+from tests.builders.tiny_llama import save_tiny_llama
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.adapter_manifest import list_adapters
+
+
+def second_profile(project: Path) -> dict[str, Any]:
+    """A completion model with shorter rows and targets of its own."""
+    return {
+        "role": "completion",
+        "folder": str(project / "tiny"),
+        "document_end": "<|endoftext|>",
+        "pad_token": "<|pad|>",
+        "stop_tokens": ["<|endoftext|>"],
+        "context_tokens": 128,
+        "overlap_tokens": 16,
+        "lora": {"r": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"},
+        "training": {
+            "learning_rate": 5e-3, "effective_batch_rows": 4, "target_tokens": 1000,
+            "min_epochs": 1, "max_epochs": 1, "max_rows": 8, "max_validation_rows": 2,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_repository: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    save_tiny_llama(project / "tiny")
+    models = {
+        "tiny": {"folder": str(project / "tiny")},
+        "tiny-code": second_profile(project),
+    }
+    given = {
+        "repository": str(small_repository),
+        "models": models,
+        "qlora_train": {"max_steps": 2, "probe_questions": []},
+    }
+    run_project(project, "git_ingest", **given)
+    for model in ("tiny", "tiny-code", "tiny"):
+        run_project(project, "sequence_build", model=model, **given)
+        run_project(project, "qlora_train", model=model, **given)
+    data = project / "data"
+    longest = {
+        model: max(
+            r["n_tokens"] for r in ParquetParts(data / "05_model_input/train" / model).rows()
+        )
+        for model in ("tiny", "tiny-code")
+    }
+    assert 128 < longest["tiny"] <= 256
+    assert longest["tiny-code"] <= 128
+    adapters = {model: list_adapters(data / "06_models" / model) for model in longest}
+    assert {model: len(found) for model, found in adapters.items()} == {"tiny": 2, "tiny-code": 1}
+    assert adapters["tiny-code"][0].manifest.profile == "tiny-code"
+    first, again = adapters["tiny"]
+    assert first.manifest.data_hashes == again.manifest.data_hashes, (
+        "built twice, yet the same rows"
+    )
