@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 from rich import get_console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from the_block_llm.models.profiles import profile_name
@@ -82,7 +82,7 @@ def _compare(parameters: Mapping[str, Any], first: str, second: str) -> None:
     if not differing:
         click.echo("They do not differ.")
         return
-    table = Table("", first, second, show_edge=False, pad_edge=False)
+    table = Table("", first, second, box=None, pad_edge=False)
     for name, one, two in differing:
         table.add_row(name, Text(one), Text(two))
     get_console().print(table)
@@ -110,9 +110,12 @@ def _folder(parameters: Mapping[str, Any]) -> Path:
 
 
 def _table(versions: list[AdapterVersion]) -> Table:
+    # Versions in full, however narrow the terminal: they are what compare asks for.
+    widest = max(len(version.version) for version in versions)
+    version_column = Column("version", no_wrap=True, min_width=widest)
     table = Table(
-        "profile", "version", "steps", "validation loss", "commit", "MB", "",
-        show_edge=False, pad_edge=False,
+        "profile", version_column, "steps", "loss", "commit", "MB", "",
+        box=None, pad_edge=False,
     )  # fmt: skip
     for one in versions:
         marks = [
@@ -120,8 +123,7 @@ def _table(versions: list[AdapterVersion]) -> Table:
         ]
         table.add_row(
             one.profile,
-            # In full: it is what compare asks for.
-            Text(one.version, no_wrap=True),
+            Text(one.version),
             "–" if one.steps is None else f"{one.steps:,}",
             f"{_loss(one.validation_loss_before)} → {_loss(one.validation_loss_after)}",
             Text((one.git_commit or "–")[:8]),

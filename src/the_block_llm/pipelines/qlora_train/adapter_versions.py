@@ -4,10 +4,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter_manifest import AdapterFolder, list_adapters
+
+_SHOWN_CHARACTERS: Final = 80
 
 
 @dataclass(frozen=True)
@@ -142,4 +144,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"

@@ -52,6 +52,8 @@ class RunWatcher(TrainerCallback):
         self._patience = patience
         self._shown = 0
         self._run_began = self._step_began = time.monotonic()
+        self.step_seconds = 0.0
+        """Of the last optimizer step: forward, backward and update, nothing else."""
         self._seconds_before = 0.0
         self.random_states: RandomStates | None = None
         """As they were after the last finished step."""
@@ -72,11 +74,6 @@ class RunWatcher(TrainerCallback):
         """Of the whole run so far, those of earlier processes included."""
         return self._seconds_before + time.monotonic() - self._run_began
 
-    @property
-    def step_seconds(self) -> float:
-        """Since the current optimizer step began."""
-        return time.monotonic() - self._step_began
-
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -84,6 +81,15 @@ class RunWatcher(TrainerCallback):
         del args, state, control, kwargs
         self.random_states = RandomStates.now()
         self._step_began = time.monotonic()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the watch, before questions, validation and saving take their time."""
+        del state, control, kwargs
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)
+        self.step_seconds = time.monotonic() - self._step_began
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
