@@ -24,7 +24,10 @@ def check_training(
     """Say what the run will take, and refuse what would not fit."""
     # Importing torch takes seconds that `kedro registry list` need not spend.
     from the_block_llm.pipelines.qlora_train.preflight import preflight  # noqa: PLC0415
+    from the_block_llm.pipelines.qlora_train.tensorboard import check_tensorboard  # noqa: PLC0415
 
+    if params.tensorboard:
+        check_tensorboard()
     job = _job(train_rows, validation_rows, repository, models, model, params)
     return preflight(job, with_speed=params.preflight_only)
 

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from the_block_llm.errors import ParameterError
+from the_block_llm.pipelines.qlora_train import ranks
 
 
 def check_tensorboard() -> None:
@@ -25,7 +26,7 @@ def check_tensorboard() -> None:
 
 def tensorboard_callback(folder: Path | None) -> list[TrainerCallback]:
     """What writes the curves into ``folder``; nothing where there is none."""
-    if folder is None:
+    if folder is None or not ranks.is_first():
         return []
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # needs the package
