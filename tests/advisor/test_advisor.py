@@ -166,8 +166,8 @@ def test_two_models_above_the_cap_take_turns(parameters):
     tiny, coder = (resolve_profile(profiles, name) for name in ("tiny", "tiny-coder"))
     cpu = torch.device("cpu")
     need = [weight_bytes(profile, cpu) for profile in (tiny, coder)]
-    both = LoadedModels(sum(need) * 1.2 / 2**30, _scratch(parameters), cpu)
-    one = LoadedModels(max(need) * 1.2 / 2**30, _scratch(parameters), cpu)
+    both = LoadedModels(sum(need) * 1.4 / 2**30, _scratch(parameters), cpu)
+    one = LoadedModels(max(need) * 1.4 / 2**30, _scratch(parameters), cpu)
     for models, together in ((both, ["tiny", "tiny-coder"]), (one, ["tiny-coder"])):
         for profile in (tiny, coder):
             with models.using(profile, None):
