@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.pipelines.qlora_train.jobs import (
+    TEXT,
     change,
     losses,
     make_job,
@@ -250,6 +251,18 @@ def test_other_errors_are_not_taken_for_want_of_memory(
     runs_out_of_memory(monkeypatch, 1, RuntimeError("CUDA error: device-side assert"), 0)
     with pytest.raises(RuntimeError, match="device-side"):
         train(job)
+
+
+def test_a_run_through_stages_resumes_in_the_middle_of_one(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_rows(job.train_folder, [row(TEXT[i:], stage=1 + i // 8) for i in range(16)])
+    staged = change(job, force_epochs=2)
+    uncut = trained(staged)
+    kill_at(monkeypatch, 7, staged)
+    resumed = trained(staged)
+    assert resumed["resumed_from"] == "checkpoint-6"
+    assert trace(resumed) == trace(uncut)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

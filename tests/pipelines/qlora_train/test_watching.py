@@ -63,3 +63,4 @@ def test_the_note_shows_the_mean_of_the_last_steps_and_the_best() -> None:
     assert note(log, 2) == (
         "loss 2.500 · validation 2.600 (best 2.500) · lr 2.0e-04 · 200 tokens/s · 1.0 GiB"
     )
+    assert note(log, 2, short=True) == "loss 2.50 · val 2.60 · 200 tok/s"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import torch
+from rich import get_console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from the_block_llm.errors import TrainingError
@@ -22,6 +23,8 @@ from the_block_llm.pipelines.qlora_train.stopping import StopRequest
 
 # Nats per token above the untrained model: seven times its perplexity.
 _DIVERGED_BY: Final = 2.0
+# Narrower terminals have no room for bar, time left and every figure in one line.
+_WIDE_COLUMNS: Final = 125
 _ADVICE: Final = (
     "The checkpoints up to there are kept. Lower the learning rate (1.5e-4 after 2e-4) and "
     "start anew with --params=qlora_train.start_anew=true, or look for rows that are not text."
@@ -151,12 +154,15 @@ class RunWatcher(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def _show(self, state: TrainerState) -> None:
-        self._bar.advance(state.global_step - self._shown, note(state.log_history, self._window))
+        console = get_console()
+        short = console.is_terminal and console.width < _WIDE_COLUMNS
+        text = note(state.log_history, self._window, short)
+        self._bar.advance(state.global_step - self._shown, text)
         self._shown = state.global_step
 
 
-def note(log: list[Mapping[str, Any]], window: int) -> str:
-    """The figures beside the bar, from the log.
+def note(log: list[Mapping[str, Any]], window: int, short: bool = False) -> str:
+    """The figures beside the bar, from the log; ``short`` leaves out what can wait for the report.
 
     >>> note([{"step": 1, "loss": 2.0, "learning_rate": 1e-4, "tokens": 80,
     ...        "step_seconds": 1.0, "memory_gib": 1.5}], 5)
@@ -166,17 +172,19 @@ def note(log: list[Mapping[str, Any]], window: int) -> str:
     steps = training_steps(log)
     loss, best = mean_loss(log, window), best_validation(log)
     if loss is not None:
-        parts.append(f"loss {loss:.3f}")
+        parts.append(f"loss {loss:.2f}" if short else f"loss {loss:.3f}")
     if measured := validations(log):
-        parts.append(f"validation {measured[-1].loss:.3f}")
-        if best is not None and best.step != measured[-1].step:
+        last = measured[-1]
+        parts.append(f"val {last.loss:.2f}" if short else f"validation {last.loss:.3f}")
+        if best is not None and best.step != last.step and not short:
             parts[-1] += f" (best {best.loss:.3f})"
     if steps:
         recent = steps[-window:]
         seconds = sum(entry["step_seconds"] for entry in recent)
-        parts += [
-            f"lr {steps[-1]['learning_rate']:.1e}",
-            f"{sum(entry['tokens'] for entry in recent) / max(seconds, 1e-9):,.0f} tokens/s",
-            f"{steps[-1]['memory_gib']:.1f} GiB",
-        ]
+        speed = sum(entry["tokens"] for entry in recent) / max(seconds, 1e-9)
+        rate, memory = steps[-1]["learning_rate"], steps[-1]["memory_gib"]
+        if short:
+            parts.append(f"{speed:,.0f} tok/s")
+        else:
+            parts += [f"lr {rate:.1e}", f"{speed:,.0f} tokens/s", f"{memory:.1f} GiB"]
     return " · ".join(parts)
