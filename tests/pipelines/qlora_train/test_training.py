@@ -6,6 +6,7 @@ import torch
 from kedro.io import DatasetError
 from peft import PeftModel
 from safetensors.torch import load_file
+from tests.builders.tiny_llama import byte_tokenizer
 from tests.pipelines.qlora_train.jobs import (
     TEXT,
     change,
@@ -16,7 +17,7 @@ from tests.pipelines.qlora_train.jobs import (
     trace,
     trained,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.datasets.adapter import AdapterDataset
 from the_block_llm.datasets.parts import ParquetParts
@@ -153,6 +154,31 @@ def test_targets_of_another_architecture_fail_with_what_exists(job: TrainingJob)
     )
     with pytest.raises(AdapterTargetError, match=r"c_fc.*c_proj.*down_proj.*up_proj"):
         train(wrong)
+
+
+def test_another_architecture_trains_with_targets_of_its_own(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    folder = tmp_path / "starcoder"
+    torch.manual_seed(0)
+    Starcoder2ForCausalLM(
+        Starcoder2Config(
+            vocab_size=len(byte_tokenizer()), hidden_size=64, intermediate_size=128,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            initializer_range=0.2, bos_token_id=0, eos_token_id=0,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    byte_tokenizer().save_pretrained(folder)
+    targets = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
+    lora = LoraSettings(r=4, alpha=8, target_modules=targets)
+    profile = job.profile.model_copy(
+        update={"name": "tiny-code", "folder": str(folder), "lora": lora}
+    )
+    outcome = train(job.model_copy(update={"profile": profile}))
+    metrics = outcome.metrics
+    assert metrics["validation_loss_after"] < 0.9 * metrics["validation_loss_before"]
+    saved = load_file(outcome.adapter_folder / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in saved} == set(targets)
 
 
 def test_all_linear_trains_every_layer_but_the_head(job: TrainingJob) -> None:
