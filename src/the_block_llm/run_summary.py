@@ -109,10 +109,20 @@ def _page(page: str) -> list[tuple[str, str]]:
     return [("report", "data/08_reporting/behavioral_report.html")]
 
 
+def _exported(report: dict[str, Any]) -> list[tuple[str, str]]:
+    found = report["agreement"]
+    agreement = (
+        f"{found['agreement']:.1%} of {found['n_tokens']:,} tokens as the adapter would write "
+        f"them, {found['nats_apart']:.4f} nats a token apart"
+    )
+    return [("exported", report["folder"]), ("agreement", agreement)]
+
+
 _SECTIONS: Final[dict[str, Callable[[Any], list[tuple[str, str]]]]] = {
     "ingest_report": _ingested,
     "sequence_report": _sequences,
     "training_metrics": _training,
     "behavioral_report": _evaluated,
     "behavioral_page": _page,
+    "export_report": _exported,
 }

@@ -145,3 +145,21 @@ def test_in_a_pipe_and_interrupted(tmp_path):
         assert interrupted.wait(30) == 130
         assert time.monotonic() - started < 30
         assert b"Traceback" not in closed.stderr.read() + interrupted.stderr.read()
+
+
+def test_citations_are_coloured_on_a_terminal(parameters, monkeypatch):
+    from the_block_llm.advisor import advisor as advisor_module
+    from the_block_llm.advisor.streaming import StreamEnd
+
+    def stream(model, tokenizer, prompt, decoding, on_text, **_):
+        on_text("in src/ledger.rs:3, not src/none.rs \x1b[5mhere")
+        return StreamEnd(9, "stop")
+
+    monkeypatch.setattr(advisor_module, "stream_text", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = run(parameters, QUESTION, color=True).stdout
+    assert "\x1b[1;36msrc/ledger.rs:3\x1b[0m" in shown
+    assert "\x1b[1;31msrc/none.rs (not found)\x1b[0m" in shown
+    assert "�[5mhere" in shown, "the answer itself cannot steer the terminal"

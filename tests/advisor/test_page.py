@@ -1,5 +1,6 @@
 """The page in a real browser: ask, read the answer as it comes, follow a citation."""
 
+import itertools
 import shutil
 import time
 
@@ -76,6 +77,11 @@ def test_ask_read_and_follow(page):
     here = page.locator("#source .here")
     here.wait_for()
     assert "tally_votes();" in here.inner_text()
+    shown = page.locator("#source-text").inner_text().split("\n")
+    numbers = [line.split()[0] for line in shown if line.strip()]
+    assert numbers == ["1", "2", "3", "4", "5"], "every line, one below the other"
+    boxes = [row.bounding_box() for row in page.locator("#source-text > span").all()]
+    assert all(above["y"] < below["y"] for above, below in itertools.pairwise(boxes))
     assert page.locator("#source-title").inner_text() == "src/ledger.rs"
     answer.get_by_role("link", name="1c0ffee0").click()
     page.get_by_text("Start the ledger").wait_for()

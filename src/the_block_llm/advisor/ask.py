@@ -86,7 +86,7 @@ def ask(
     reconfigure(stderr=True)
     given = context.read() if context is not None else ""
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read()
+        question = sys.stdin.read().strip()
     try:
         _answer(parameters(env), question, given, model, "base" if base else adapter,
                 retrieval=not no_retrieval, new_tokens=new_tokens, as_json=as_json)  # fmt: skip

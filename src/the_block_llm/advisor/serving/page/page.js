@@ -47,7 +47,7 @@ function showSource(source, line = null) {
     const number = source.first_line === null ? null : source.first_line + at;
     const row = add(shown, "span", number !== null && number === line ? "here" : "");
     if (number !== null) add(row, "span", "number", `${String(number).padStart(5)}  `);
-    row.append(`${text}\n`);
+    row.append(text);
     if (row.className) here = row;
   });
   byId("source").hidden = false;
