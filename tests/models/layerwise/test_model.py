@@ -20,6 +20,7 @@ from the_block_llm.models.segments import collate_flat_rows, collate_rows
 
 CPU = torch.device("cpu")
 WHOLE = EngineSettings(
+    n_layers=2,
     n_resident=2,
     head_resident=True,
     activations="device",

@@ -22,6 +22,7 @@ from the_block_llm.models.layerwise.projection import LowRank
 class EngineSettings:
     """How memory is traded for time; the plan chooses, see ``plan.py``."""
 
+    n_layers: int
     n_resident: int
     """Layers whose weights stay on the device; the others are streamed."""
     head_resident: bool
@@ -115,21 +116,26 @@ class LayerwiseDecoder:
         return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False)[0]
 
     @torch.no_grad()
-    def next_token_logits(self, input_ids: Sequence[int]) -> torch.Tensor:
-        """Logits of the token after ``input_ids``, ``(vocabulary,)``; no cache, no dropout."""
-        ids = torch.tensor(list(input_ids), device=self._device)
-        nothing = ids[:0]
-        rows = FlatRows(
-            ids, torch.arange(len(ids), device=self._device), [len(ids)], nothing, nothing
-        )
+    def next_tokens(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """The likeliest next token of each prompt; no dropout, and no cache of what came before.
+
+        All prompts go through the layers together, so that streamed weights travel once.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        flat = torch.tensor([token for prompt in prompts for token in prompt], device=self._device)
+        positions = torch.cat([torch.arange(length, device=self._device) for length in lengths])
+        rows = FlatRows(flat, positions, lengths, flat[:0], flat[:0])
         was_training, self.training = self.training, False
         try:
-            last = self._run(rows, self._batch(rows), keep=False)[-1:]
+            states = self._run(rows, self._batch(rows), keep=False)
         finally:
             self.training = was_training
+        ends = torch.tensor(lengths, device=self._device).cumsum(0) - 1
+        last = states[ends]
         normed = torch.empty_like(last)
         self._norm(last, normed)
-        return self._parts.head.logits(normed)[0]
+        best: list[int] = self._parts.head.logits(normed).argmax(dim=1).tolist()
+        return best
 
     def _batch(self, rows: FlatRows) -> Batch:
         # A float32 stand-in: the rotary module takes its type and device from it.

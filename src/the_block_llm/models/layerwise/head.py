@@ -9,7 +9,7 @@ from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.layer_store import host_buffer
 
 # Rows of the head that visit the device together where it lives in host memory.
-_TILE_ROWS: Final = 16_384
+TILE_ROWS: Final = 16_384
 
 Norm = Callable[[torch.Tensor, torch.Tensor], None]
 """Writes the normed first argument into the second."""
@@ -128,9 +128,9 @@ class VocabularyHead:
         if not self._streams:
             yield 0, self.weight
             return
-        parts = list(_parts(self.weight.shape[0], _TILE_ROWS))
+        parts = list(_parts(self.weight.shape[0], TILE_ROWS))
         slots = [
-            torch.empty(_TILE_ROWS, self.weight.shape[1], dtype=self.weight.dtype,
+            torch.empty(TILE_ROWS, self.weight.shape[1], dtype=self.weight.dtype,
                         device=self._device)
             for _ in range(2)
         ]  # fmt: skip

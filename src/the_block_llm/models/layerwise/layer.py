@@ -245,7 +245,7 @@ class DecoderLayer:
         self._out.low_rank_up_backward(
             slope, attended.columns, {"self_attn.o_proj": (whole, whole)}
         )
-        gathered = slope.new_empty(slope.shape[0], hidden + self._qkv.n_columns)
+        gathered = slope.new_empty(0)
         # From the list's end, so that each group's memory is free as soon as it is done.
         for group in reversed(range(tiling.head_groups)):
             output = attended.outputs.pop()
@@ -271,9 +271,8 @@ class DecoderLayer:
                 flat, normed[:, hidden:], self._group_places(tiling, group)
             )
             weight, _ = self._group_weight(work, tiling, group)
-            # With beta 0 what was in the memory before is not read.
             first = group == tiling.head_groups - 1
-            torch.addmm(gathered, flat, weight, beta=0 if first else 1, out=gathered)
+            gathered = flat @ weight if first else gathered.addmm_(flat, weight)
             del flat
         self._qkv.low_rank_down_backward(
             normed[:, :hidden], gathered[:, hidden:], gathered[:, :hidden], self._seed(batch, 0)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
@@ -16,7 +17,8 @@ from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 # that is cut off may go on with others.
 _NOT_DECISIVE: Final[Any] = {
     "work_folder": True, "train_folder": True, "validation_folder": True, "git_commit": True,
-    "start_anew": True, "n_processes": True, "probe_questions": True, "probe_new_tokens": True,
+    "start_anew": True, "n_processes": True, "limits": True, "probe_questions": True,
+    "probe_new_tokens": True,
     "tensorboard_folder": True,
     "values": {"micro_batch_rows", "logging_steps", "save_steps", "checkpoints_kept"},
     "profile": {"training", "cache_folder"},
@@ -38,6 +40,8 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     """Validations without a better loss after which a run ends; none: it runs to its end."""
     start_anew: bool = False
     """Discard the unfinished run of the profile, if there is one."""
+    limits: MemoryLimits = MemoryLimits()
+    """What the run may use of the machine."""
     n_processes: int = 1
     probe_questions: tuple[str, ...] = ()
     """Asked before training and after every epoch."""
@@ -95,6 +99,13 @@ def training_job(
         git_commit=git_commit,
         early_stopping_patience=params.early_stopping_patience,
         start_anew=params.start_anew,
+        limits=MemoryLimits(
+            engine=params.engine,
+            layers=params.layers,
+            device_gib=params.memory_cap_gib,
+            host_gib=params.host_memory_gib,
+            micro_batch_rows=params.micro_batch_rows,
+        ),
         n_processes=params.n_processes,
         probe_questions=params.probe_questions,
         probe_new_tokens=params.probe_new_tokens,

@@ -25,6 +25,19 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def spoken_duration(seconds: float) -> str:
+    """Seconds as a person would say them.
+
+    >>> spoken_duration(8000)
+    '2.2 h'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def device_name(device: torch.device) -> str:
     """The device as a reader of a report knows it."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, Field
 
 from the_block_llm.errors import ParameterError
+from the_block_llm.models.limits import EngineChoice, LayerChoice
 from the_block_llm.models.profiles import TrainingValues
 
 
@@ -30,6 +31,18 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     """Stop after the table that says what the run would take."""
     start_anew: bool = False
     """Discard the profile's unfinished run instead of going on with it."""
+    engine: EngineChoice = "auto"
+    """Which code computes: layerwise on a GPU where it knows the architecture, or plain
+    transformers. Both give the same adapter up to rounding."""
+    layers: LayerChoice = "auto"
+    """Whether the frozen layers stay on the GPU or are streamed from host memory, which is
+    slower and leaves room for rows sixteen times as long; auto takes the fastest that fits."""
+    memory_cap_gib: float | None = Field(default=None, gt=0.2)
+    """GPU memory that PyTorch may take; none: what is free. 7.0 is an 8 GB card with a display."""
+    host_memory_gib: float | None = Field(default=None, gt=0)
+    """Host memory for streamed layers and waiting states; none: what is free."""
+    micro_batch_rows: int | None = Field(default=None, ge=1)
+    """Rows that go through the model together; none: what fits."""
     n_processes: int = Field(default=1, ge=1)
     """Processes that share each step, one a GPU; must divide the effective batch."""
     probe_questions: tuple[str, ...] = ()
@@ -54,6 +67,7 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
             "max_rows",
             "eval_steps",
             "save_steps",
+            "micro_batch_rows",
         )
         overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         try:

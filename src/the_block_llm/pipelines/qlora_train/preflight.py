@@ -1,7 +1,6 @@
 """What a run will take, said before it starts."""
 
 import logging
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -9,13 +8,19 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from the_block_llm.models.trainable import device_budget, let_memory_grow_in_place
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.disk_space import check_disk, disk_need
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.measuring import device_name
+from the_block_llm.pipelines.qlora_train.measuring import device_name, spoken_duration
 from the_block_llm.pipelines.qlora_train.model_shape import adapter_shape
 from the_block_llm.pipelines.qlora_train.speed_probe import Speed
-from the_block_llm.pipelines.qlora_train.training import RunData, measure, read_rows
+from the_block_llm.pipelines.qlora_train.training import (
+    expected_seconds,
+    measure,
+    plan_for,
+    read_rows,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -32,14 +37,16 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         AdapterTargetError: A LoRA target matches no layer.
         TooLittleDataError: There is no row with a target.
     """
+    let_memory_grow_in_place()
     data = read_rows(job)
     device = ranks.local_device()
+    job, memory = plan_for(job, data)
     shape = adapter_shape(job.profile)
     disk = disk_need(
         job.work_folder, shape.trained_parameters, job.values.checkpoints_kept,
         on_gpu=device.type == "cuda",
     )  # fmt: skip
-    speed = measure(job, data) if with_speed else None
+    speed = measure(job, memory, data) if with_speed else None
     report = {
         "profile": job.profile.name,
         "device": device_name(device),
@@ -49,25 +56,18 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         "trained_parameters": shape.trained_parameters,
         "disk_needed_bytes": disk.needed_bytes,
         "disk_free_bytes": disk.free_bytes,
+        "memory_plan": None if memory is None else memory.describe(),
+        "memory_items_bytes": None if memory is None else memory.device_items,
+        "memory_free_bytes": (
+            None if memory is None else device_budget(device, job.limits.device_gib)
+        ),
+        "host_memory_bytes": None if memory is None else memory.host_bytes,
         "speed": None if speed is None else asdict(speed),
         "expected_seconds": None if speed is None else expected_seconds(data, job, speed),
     }
     get_console().print(_table(report))
     check_disk(disk, job.work_folder)
     return report
-
-
-def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
-    """Training and validation passes at the measured speed; probes and saving come on top."""
-    plan = data.plan
-    share = plan.steps / max(1, data.order.steps)
-    train_tokens = int(data.train.tokens.sum()) * plan.epochs * share
-    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
-    return round(
-        train_tokens / speed.train_tokens_per_second / job.n_processes
-        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
-        1,
-    )
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -109,24 +109,35 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
     ]
+    lines.extend(_memory_lines(report))
     speed = report["speed"]
     if speed is not None:
         lines.append(
             (
                 "time",
                 (
-                    f"about {_duration(report['expected_seconds'])}, at "
+                    f"about {spoken_duration(report['expected_seconds'])}, at "
                     f"{speed['train_tokens_per_second']:,.0f} tokens/s with "
-                    f"{speed['micro_batch_rows']} rows at a time"
+                    f"{speed['micro_batch_rows']} of the longest rows at a time"
                 ),
             )
         )
     return lines
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def _memory_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    if report["memory_plan"] is None:
+        return []
+    items = report["memory_items_bytes"]
+    lines = [
+        (f"  {name}", f"{n_bytes / 2**20:,.0f} MiB") for name, n_bytes in items.items() if n_bytes
+    ]
+    return [
+        ("plan", report["memory_plan"]),
+        (
+            "GPU memory",
+            f"{sum(items.values()) / 2**30:.2f} of {report['memory_free_bytes'] / 2**30:.2f} GiB",
+        ),
+        *lines,
+        ("host memory", f"{report['host_memory_bytes'] / 2**30:.1f} GiB"),
+    ]

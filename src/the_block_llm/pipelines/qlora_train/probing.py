@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from the_block_llm.models.generation import Completion, Decoding, generate
+from the_block_llm.models.trainable import Trainable
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.out_of_memory import RandomStates, is_out_of_memory
 from the_block_llm.pipelines.qlora_train.run_folder import RunFolder
@@ -26,6 +27,7 @@ class EpochProbe(TrainerCallback):
 
     def __init__(
         self,
+        trainable: Trainable,
         questions: Sequence[str],
         tokenizer: PreTrainedTokenizerFast,
         run: RunFolder,
@@ -33,6 +35,7 @@ class EpochProbe(TrainerCallback):
         max_new_tokens: int,
     ) -> None:
         """Args: ``epoch_ends`` are the optimizer steps after which an epoch is complete."""
+        self._trainable = trainable
         self._prompts = [_prompt(tokenizer, question) for question in questions]
         self._tokenizer = tokenizer
         self._run = run
@@ -72,15 +75,20 @@ class EpochProbe(TrainerCallback):
         was_training, states = model.training, RandomStates.now()
         model.eval()
         try:
-            generate(
-                model,
-                self._tokenizer,
-                self._prompts,
-                self._decoding,
-                batch_rows=len(self._prompts),
-                cache_gib=_CACHE_GIB,
-                on_completion=answers.__setitem__,
-            )
+            if self._trainable.layerwise:
+                answers[:] = self._trainable.greedy_answers(
+                    self._tokenizer, self._prompts, self._decoding.max_new_tokens
+                )
+            else:
+                generate(
+                    model,
+                    self._tokenizer,
+                    self._prompts,
+                    self._decoding,
+                    batch_rows=len(self._prompts),
+                    cache_gib=_CACHE_GIB,
+                    on_completion=answers.__setitem__,
+                )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

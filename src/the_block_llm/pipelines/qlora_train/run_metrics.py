@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 
+from the_block_llm.models.layerwise.plan import MemoryPlan
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan
 from the_block_llm.pipelines.qlora_train.history import (
     best_validation,
@@ -32,6 +33,7 @@ def run_metrics(
     device: torch.device,
     resumed_from: str | None,
     stopped_early: bool,
+    memory: MemoryPlan | None,
 ) -> dict[str, Any]:
     """Every figure of a finished run, as in ``training_metrics.json``.
 
@@ -64,7 +66,8 @@ def run_metrics(
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / step_seconds, 1),
         "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
-        "predicted_peak_gib": None,
+        "memory_plan": None if memory is None else memory.describe(),
+        "predicted_peak_gib": None if memory is None else round(memory.device_bytes / 2**30, 3),
         "peak_memory_gib": round(
             max([peak_memory_gib(device), *(entry["memory_gib"] for entry in steps)]), 3
         ),

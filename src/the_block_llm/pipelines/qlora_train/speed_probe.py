@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from the_block_llm.models.segments import collate_rows
+from the_block_llm.models.trainable import Trainable
 from the_block_llm.pipelines.qlora_train.out_of_memory import free_memory, is_out_of_memory
 from the_block_llm.pipelines.qlora_train.row_table import RowTable
 
@@ -27,7 +27,7 @@ class Speed:
 
 
 def measure_speed(
-    model: Any, rows: RowTable, micro_batch_rows: int, pad_token_id: int, device: torch.device
+    trainable: Trainable, rows: RowTable, micro_batch_rows: int, device: torch.device
 ) -> Speed:
     """Time forward and backward passes over the longest rows; nothing is learned.
 
@@ -36,13 +36,17 @@ def measure_speed(
     Raises:
         RuntimeError: One row is too much for the memory.
     """
+    model = trainable.model
     longest = np.argsort(-rows.tokens, kind="stable")
     together = min(micro_batch_rows, len(rows))
     while True:
         part = [rows[int(index)] for index in longest[:together]]
         tokens = int(rows.tokens[longest[:together]].sum())
         try:
-            inputs = {k: v.to(device) for k, v in collate_rows(part, pad_token_id).items()}
+            inputs = {
+                name: value.to(device) if isinstance(value, torch.Tensor) else value
+                for name, value in trainable.collate(part).items()
+            }
             train = _seconds(lambda: _train_pass(model, inputs), device)  # noqa: B023  # used at once
             validate = _seconds(lambda: _validation_pass(model, inputs), device)  # noqa: B023
         except (RuntimeError, MemoryError) as error:
@@ -55,7 +59,7 @@ def measure_speed(
         free_memory(model)
 
 
-def _train_pass(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+def _train_pass(model: Any, inputs: dict[str, Any]) -> None:
     model.train()
     with _autocast(inputs["input_ids"].device):
         loss = model(**inputs).loss
@@ -64,7 +68,7 @@ def _train_pass(model: Any, inputs: dict[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def _validation_pass(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+def _validation_pass(model: Any, inputs: dict[str, Any]) -> None:
     model.eval()
     with _autocast(inputs["input_ids"].device):
         model(**inputs)

@@ -1,25 +1,31 @@
 """One training run, from packed rows to a finished adapter folder. No Kedro here."""
 
+import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from pydantic import BaseModel
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainingArguments
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError, TooLittleDataError, TrainingError
-from the_block_llm.models.adapters import attach_adapter
 from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.loading import load_base_model
-from the_block_llm.models.loss import compute_loss_in_chunks
-from the_block_llm.models.segments import collate_rows
+from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.trainable import (
+    Trainable,
+    hold_to_cap,
+    let_memory_grow_in_place,
+    load_trainable,
+    plan_memory,
+)
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan, plan_epochs
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
@@ -28,8 +34,9 @@ from the_block_llm.pipelines.qlora_train.finished_adapter import (
     finished_reports,
     save_adapter,
 )
-from the_block_llm.pipelines.qlora_train.history import best_validation
+from the_block_llm.pipelines.qlora_train.history import best_validation, validations_since_best
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.measuring import spoken_duration
 from the_block_llm.pipelines.qlora_train.out_of_memory import (
     free_memory,
     is_out_of_memory,
@@ -49,6 +56,8 @@ from the_block_llm.pipelines.qlora_train.watching import Bar, RunWatcher
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
+# Below this a run tells its own duration as soon as timing it beforehand would.
+_LONG_RUN_MICRO_BATCHES: Final = 200
 ShowProgress = Callable[[str, float | None], AbstractContextManager[Bar]]
 
 
@@ -86,16 +95,19 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: The base weights cannot be had.
     """
+    let_memory_grow_in_place()
     ranks.join_processes()
     data = read_rows(job)
     reports = ranks.from_first(None if job.start_anew else finished_reports(job))
     if reports is not None:
         _log.info("An equal run had finished already; its adapter is put in place")
         return TrainingOutcome(adapter_folder=finished_folder(job), **reports)
-    _log_plan(data.plan)
+    job, memory = plan_for(job, data)
+    if memory is not None:
+        _log.info("Memory: %s", memory.describe())
     run = open_for_all(job)
     try:
-        outcome = _Run(job, data, run, show_progress).complete()
+        outcome = _Run(job, data, memory, run, show_progress).complete()
     except BaseException:
         run.close()
         raise
@@ -154,32 +166,74 @@ def read_rows(job: TrainingJob) -> RunData:
     return RunData(train=train_rows, validation=validation_rows, plan=plan, order=order)
 
 
-def load_trainable(job: TrainingJob, device: torch.device) -> PeftModel:
+def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | None]:
+    """How the run will use memory, and the job with the micro-batch of that plan.
+
+    Raises:
+        MemoryPlanError: Nothing fits; the message says what would.
+    """
+    device = ranks.local_device()
+    hold_to_cap(device, job.limits.device_gib)
+    if ranks.n_processes() > 1:
+        # Gradients are averaged by hooks of autograd, which the layerwise engine goes around.
+        return job, None
+    plan = plan_memory(
+        job.profile,
+        data.train.longest_row_tokens,
+        job.values.effective_batch_rows,
+        device,
+        job.limits,
+    )
+    if plan is None:
+        return job, None
+    values = job.values.model_copy(update={"micro_batch_rows": plan.micro_batch_rows})
+    return job.model_copy(update={"values": values}), plan
+
+
+def load_model(
+    job: TrainingJob, plan: MemoryPlan | None, tokenizer: PreTrainedTokenizerFast
+) -> Trainable:
     """The job's base in 4 bits, with a fresh adapter.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: The base weights cannot be had.
     """
-    base = load_base_model(job.profile, device)
-    keep_differentiable(base)
-    compute_loss_in_chunks(base)
-    return attach_adapter(base, job.profile, job.values.seed)
-
-
-def measure(job: TrainingJob, data: RunData) -> Speed:
-    """Load the model, time real passes over the longest rows, and let go of it."""
     device = ranks.local_device()
-    model = load_trainable(job, device)
-    pad = int(load_tokenizer(job.profile).pad_token_id)
-    return measure_speed(model, data.train, job.values.micro_batch_rows, pad, device)
+    trainable = load_trainable(job.profile, job.values.seed, device, plan, tokenizer)
+    keep_differentiable(trainable.model)
+    return trainable
+
+
+def measure(job: TrainingJob, plan: MemoryPlan | None, data: RunData) -> Speed:
+    """Load the model, time real passes over the longest rows, and let go of it."""
+    trainable = load_model(job, plan, load_tokenizer(job.profile))
+    return measure_speed(trainable, data.train, job.values.micro_batch_rows, ranks.local_device())
+
+
+def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
+    """Training and validation passes at the measured speed; probes and saving come on top."""
+    plan = data.plan
+    share = plan.steps / max(1, data.order.steps)
+    train_tokens = int(data.train.tokens.sum()) * plan.epochs * share
+    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
+    return round(
+        train_tokens / speed.train_tokens_per_second / job.n_processes
+        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
+        1,
+    )
 
 
 class _Run:
     """Model, rows and folder of a run, through as many attempts as memory needs."""
 
     def __init__(
-        self, job: TrainingJob, data: RunData, run: RunFolder, show_progress: ShowProgress
+        self,
+        job: TrainingJob,
+        data: RunData,
+        memory: MemoryPlan | None,
+        run: RunFolder,
+        show_progress: ShowProgress,
     ) -> None:
         self._job = job
         self._data = data
@@ -187,7 +241,9 @@ class _Run:
         self._show_progress = show_progress
         self._device = ranks.local_device()
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(job.profile)
-        self._model = load_trainable(job, self._device)
+        self._memory = memory
+        self._trainable = load_model(job, memory, self._tokenizer)
+        self._model = self._trainable.model
         self._untrained = trainable_tensors(self._model)
 
     def complete(self) -> TrainingOutcome:
@@ -198,20 +254,18 @@ class _Run:
             _log.info("Resuming the run that was cut off, from %s", began_from)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
+        expected = self._say_how_long() if latest is None else None
         with self._show_progress("training", self._data.plan.steps) as bar:
             while True:
                 trainer, watcher = self._attempt(bar)
                 if trainer is not None:
                     break
-        log = trainer.state.log_history
-        best = best_validation(log)
-        if best is not None and best.step != trainer.state.global_step:
-            weights = checkpoint_weights(self._run.checkpoint(best.step))
-            set_peft_model_state_dict(self._model, load_file(weights))
+        log = self._take_best(trainer.state.log_history, trainer.state.global_step)
         metrics = run_metrics(
             self._job, self._data.plan, self._data.train, self._data.order, self._run.state, log,
-            watcher.run_seconds, self._device, began_from, watcher.stopped_early,
+            watcher.run_seconds, self._device, began_from, watcher.stopped_early, self._memory,
         )  # fmt: skip
+        metrics["expected_seconds"] = expected
         reports = {
             "metrics": metrics,
             "answers": {
@@ -225,6 +279,45 @@ class _Run:
             save_adapter(self._job, self._model, self._tokenizer, reports, self._device)
         return TrainingOutcome(adapter_folder=folder, **reports)
 
+    def _say_how_long(self) -> float | None:
+        """Time a few passes before a long run; gives the seconds it will take, without probes."""
+        rows = micro_batch_rows(self._job, self._run)
+        batches = self._data.plan.steps * self._job.values.effective_batch_rows // rows
+        if batches < _LONG_RUN_MICRO_BATCHES:
+            return None
+        speed = measure_speed(self._trainable, self._data.train, rows, self._device)
+        seconds = expected_seconds(self._data, self._job, speed)
+        _log.info(
+            "About %s to go, at %s tokens/s", spoken_duration(seconds),
+            f"{speed.train_tokens_per_second * self._job.n_processes:,.0f}",
+        )  # fmt: skip
+        return seconds
+
+    def _take_best(self, log: list[dict[str, Any]], last_step: int) -> list[dict[str, Any]]:
+        """Put the best weights into the model; gives the log of what they were chosen from."""
+        kept = list(log)
+        while (best := best_validation(kept)) is not None and best.step != last_step:
+            weights = checkpoint_weights(self._run.checkpoint(best.step))
+            if weights.is_file():
+                set_peft_model_state_dict(self._model, load_file(weights))
+                break
+            _log.warning(
+                "The best checkpoint, of step %d, is gone or damaged; the next best is taken",
+                best.step,
+            )
+            lost = best.step
+            kept = [e for e in kept if not ("eval_loss" in e and e["step"] == lost)]
+        return kept
+
+    def _last_step(self, latest: Path | None) -> int:
+        """Where the run ends: as planned, or where a checkpoint shows that patience ran out."""
+        patience = self._job.early_stopping_patience
+        if latest is None or not patience:
+            return self._data.plan.steps
+        state = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))
+        ended = validations_since_best(state["log_history"]) >= patience
+        return int(state["global_step"]) if ended else self._data.plan.steps
+
     def _attempt(self, bar: Bar) -> tuple[RunTrainer | None, RunWatcher]:
         """Train from the newest checkpoint; gives no Trainer where memory ran out."""
         with stop_on_signals() as request:
@@ -233,7 +326,7 @@ class _Run:
                 bar, request, values.logging_steps, self._job.early_stopping_patience
             )
             latest = self._run.latest()
-            trainer = self._trainer(watcher, resumed=latest is not None)
+            trainer = self._trainer(watcher, self._last_step(latest), resumed=latest is not None)
             try:
                 trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
             except (RuntimeError, MemoryError) as error:
@@ -278,7 +371,7 @@ class _Run:
             step, rows, memory_error, rows // 2, extra={"markup": False},
         )  # fmt: skip
 
-    def _trainer(self, watcher: RunWatcher, resumed: bool) -> RunTrainer:
+    def _trainer(self, watcher: RunWatcher, last_step: int, resumed: bool) -> RunTrainer:
         job, data = self._job, self._data
         trainer = RunTrainer(
             rows=data.train,
@@ -287,11 +380,14 @@ class _Run:
             watcher=watcher,
             checkpoints_kept=job.values.checkpoints_kept,
             model=self._model,
-            args=_arguments(job, data.plan, self._run, self._device, resumed),
+            args=_arguments(
+                job, self._run, self._device, last_step, resumed, self._trainable.layerwise
+            ),
             eval_dataset=data.validation,
-            data_collator=lambda rows: collate_rows(rows, self._tokenizer.pad_token_id),
+            data_collator=self._trainable.collate,
             callbacks=[
                 EpochProbe(
+                    self._trainable,
                     job.probe_questions,
                     self._tokenizer,
                     self._run,
@@ -335,37 +431,36 @@ def micro_batch_rows(job: TrainingJob, run: RunFolder) -> int:
     return max(n for n in range(1, run.state.micro_batch_rows + 1) if share % n == 0)
 
 
-def _log_plan(plan: EpochPlan) -> None:
-    wanted = "none" if plan.epochs_wanted is None else f"{plan.epochs_wanted:.2f}"
-    _log.info(
-        "%s rows, %s trained tokens an epoch; %s epochs wanted, %d chosen (%s): %d steps",
-        f"{plan.rows:,}", f"{plan.trained_tokens_per_epoch:,}", wanted, plan.epochs, plan.reason,
-        plan.steps,
-    )  # fmt: skip
-
-
 def _arguments(
-    job: TrainingJob, plan: EpochPlan, run: RunFolder, device: torch.device, resumed: bool
+    job: TrainingJob,
+    run: RunFolder,
+    device: torch.device,
+    last_step: int,
+    resumed: bool,
+    layerwise: bool,
 ) -> TrainingArguments:
     values = job.values
     on_gpu = device.type == "cuda"
+    # The layerwise engine knows its types and recomputes by itself.
+    helped = on_gpu and not layerwise
     rows = micro_batch_rows(job, run)
     return TrainingArguments(
         output_dir=str(run.path),
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
-        max_steps=plan.steps,
+        max_steps=last_step,
         learning_rate=values.learning_rate,
         warmup_steps=values.warmup_ratio,
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
-        optim="paged_adamw_8bit" if on_gpu else "adamw_torch",
-        bf16=on_gpu,
+        # Not the paged one: its managed memory counts as no one's, and moves unasked.
+        optim="adamw_8bit" if on_gpu else "adamw_torch",
+        bf16=helped,
         use_cpu=not on_gpu,
         ddp_backend=ranks.backend(),
         ddp_find_unused_parameters=False,
-        activation_checkpointing=on_gpu,
-        activation_checkpointing_kwargs={"use_reentrant": False} if on_gpu else None,
+        activation_checkpointing=helped,
+        activation_checkpointing_kwargs={"use_reentrant": False} if helped else None,
         # Every step: what a resumed run logs must not depend on where it was cut off.
         logging_steps=1,
         # A loss that is not a number must be seen, not smoothed away.

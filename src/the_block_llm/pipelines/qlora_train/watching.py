@@ -70,6 +70,8 @@ class RunWatcher(TrainerCallback):
         steps = training_steps(state.log_history)
         self._seconds_before = steps[-1]["seconds"] if steps else 0.0
         self._run_began = time.monotonic()
+        # Killed between its early end and the writing of its adapter.
+        self.stopped_early = self._out_of_patience(state)
         self._show(state)
 
     @property
@@ -149,9 +151,13 @@ class RunWatcher(TrainerCallback):
         best = best_validation(state.log_history)
         if best is not None and best.step == last.step:
             control.should_save = True
-        if self._patience and validations_since_best(state.log_history) >= self._patience:
+        if self._out_of_patience(state):
             self.stopped_early = True
             control.should_save = control.should_training_stop = True
+
+    def _out_of_patience(self, state: TrainerState) -> bool:
+        since_best = validations_since_best(state.log_history)
+        return self._patience is not None and since_best >= self._patience
 
     def _show(self, state: TrainerState) -> None:
         console = get_console()

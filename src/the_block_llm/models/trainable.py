@@ -1,0 +1,206 @@
+"""The model that training gets: which engine computes it, within which memory."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from the_block_llm.errors import ParameterError
+from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.generation import Completion
+from the_block_llm.models.layerwise.model import load_layerwise_model, read_shape
+from the_block_llm.models.layerwise.plan import (
+    GIB,
+    MemoryPlan,
+    TrainingSize,
+    measure_rates,
+    plan_training,
+)
+from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.loss import compute_loss_in_chunks
+from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.models.segments import collate_flat_rows, collate_rows
+
+_log = logging.getLogger(__name__)
+Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+# Libraries take memory of their own beside PyTorch's: the CUDA context, cuBLAS.
+_OUTSIDE_PYTORCH: Final = GIB // 4
+# Other programs on the host need some of what is free now.
+_HOST_SHARE: Final = 0.85
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model with a fresh adapter, and how rows become its input."""
+
+    model: PeftModel
+    collate: Collate
+    layerwise: bool
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end an answer of a layerwise model."""
+
+    def greedy_answers(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+    ) -> list[Completion]:
+        """Answer prompts with the likeliest tokens, of a layerwise model."""
+        rows = [list(prompt) for prompt in prompts]
+        answers: list[list[int]] = [[] for _ in rows]
+        unfinished = list(range(len(rows)))
+        for _ in range(max_new_tokens):
+            if not unfinished:
+                break
+            ahead = self.model.layerwise.next_tokens([rows[i] + answers[i] for i in unfinished])
+            for index, token in zip(list(unfinished), ahead, strict=True):
+                if token in self.stop_ids:
+                    unfinished.remove(index)
+                else:
+                    answers[index].append(token)
+        return [
+            Completion(
+                text=str(tokenizer.decode(answer, skip_special_tokens=True)),
+                n_tokens=len(answer),
+                finish="length" if index in unfinished else "stop",
+            )
+            for index, answer in enumerate(answers)
+        ]
+
+
+def let_memory_grow_in_place() -> None:
+    """Ask PyTorch for segments that grow, before it first touches the GPU.
+
+    Long rows need a few large pieces; in a heap of fixed segments a tenth would be lost.
+    """
+    if os.name == "posix":
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def plan_memory(
+    profile: ModelProfile,
+    row_tokens: int,
+    effective_rows: int,
+    device: torch.device,
+    limits: MemoryLimits,
+) -> MemoryPlan | None:
+    """The fastest way to train within the limits.
+
+    Args:
+        profile: What is trained.
+        row_tokens: Of the longest row.
+        effective_rows: Rows of an optimizer step.
+        device: Where.
+        limits: What may be used.
+
+    Returns:
+        None where the model is trained the plain way: on a CPU, which has no second memory to
+        trade with; where the architecture is not known to the layerwise engine; on request.
+
+    Raises:
+        MemoryPlanError: Nothing fits; the message says what would.
+        ParameterError: The layerwise engine is asked for where it cannot serve.
+    """
+    if limits.engine == "plain":
+        return None
+    shape = read_shape(profile)
+    if shape is None or device.type != "cuda":
+        if limits.engine == "layerwise":
+            why = "this architecture" if shape is None else "a CPU"
+            raise ParameterError(
+                f"qlora_train.engine: layerwise does not serve {why}. Use auto or plain."
+            )
+        return None
+    targets = profile.lora.target_modules
+    names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
+    size = TrainingSize(
+        shape=shape,
+        rank=profile.lora.r,
+        targets=frozenset(names if isinstance(targets, str) else targets),
+        row_tokens=row_tokens,
+        effective_rows=effective_rows,
+    )
+    rates = measure_rates(device)
+    torch.cuda.empty_cache()
+    return plan_training(
+        size,
+        device_budget(device, limits.device_gib),
+        host_budget(limits.host_gib),
+        rates,
+        limits.layers,
+        limits.micro_batch_rows,
+    )
+
+
+def device_budget(device: torch.device, cap_gib: float | None) -> int:
+    """Bytes that PyTorch may take on ``device``."""
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device)
+    usable = free - _OUTSIDE_PYTORCH
+    return usable if cap_gib is None else min(usable, int(cap_gib * GIB))
+
+
+def host_budget(cap_gib: float | None) -> int:
+    """Bytes of host memory for weights and states that wait there."""
+    if cap_gib is not None:
+        return int(cap_gib * GIB)
+    return int(psutil.virtual_memory().available * _HOST_SHARE)
+
+
+def hold_to_cap(device: torch.device, cap_gib: float | None) -> None:
+    """Make PyTorch refuse more than ``cap_gib`` of the GPU to this process."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = 1.0 if cap_gib is None else min(1.0, cap_gib * GIB / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def load_trainable(
+    profile: ModelProfile,
+    seed: int,
+    device: torch.device,
+    plan: MemoryPlan | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Trainable:
+    """Load the profile's base in 4 bits, with a fresh adapter.
+
+    Args:
+        profile: Which model.
+        seed: Of the adapter's first factor.
+        device: Where to.
+        plan: How; none: the plain way.
+        tokenizer: Of the profile.
+
+    Raises:
+        AdapterTargetError: A LoRA target matches no layer.
+        ModelUnavailableError: The base weights cannot be had.
+    """
+    if plan is None:
+        base = load_base_model(profile, device)
+        compute_loss_in_chunks(base)
+        model = attach_adapter(base, profile, seed)
+        collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
+        return Trainable(model, collate, layerwise=False)
+    model = load_layerwise_model(
+        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile)
+    )
+    return Trainable(
+        model,
+        partial(collate_flat_rows, pad_token_id=int(tokenizer.pad_token_id)),
+        layerwise=True,
+        stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
+    )
+
+
+def quantised_copy_folder(profile: ModelProfile) -> Path:
+    """Where the 4-bit copy of a profile's layers is kept for the next start."""
+    return Path(profile.cache_folder).expanduser().resolve() / profile.name
