@@ -26,6 +26,7 @@ class Run:
             folder / "documents", DOCUMENTS,
             nodes.render_documents(*inputs, self.screening, *choices),
         )  # fmt: skip
+        self.row_facts = nodes.describe_rows(*choices)
         packers = (nodes.pack_train, nodes.pack_validation, nodes.pack_held_out)
         self.rows: dict[str, ParquetParts] = {
             node.__name__.removeprefix("pack_"): save_parts(
@@ -35,7 +36,7 @@ class Run:
         }
         self.report = nodes.report_sequences(
             tables.repository, tables.commits, self.documents, self.screening,
-            *self.rows.values(), *choices,
+            self.row_facts, *self.rows.values(), *choices,
         )  # fmt: skip
 
     def bytes_on_disk(self) -> list[bytes]:
@@ -146,7 +147,7 @@ def test_a_completion_model_gets_no_chats(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     completion = smollm2_profile.model_copy(update={"role": "completion"})
-    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), completion)
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), completion, fim_share=0)
     assert {row["kind"] for row in run.documents.rows(["kind"])} == {"file", "commit"}
 
 

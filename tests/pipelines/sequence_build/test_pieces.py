@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.errors import PieceTooLongError
 from the_block_llm.pipelines.sequence_build.borders import borders
 from the_block_llm.pipelines.sequence_build.pieces import cut, token_strength
 
@@ -84,10 +83,3 @@ def test_the_best_cut_is_where_something_begins(
     strength = borders(text, kind, source)  # type: ignore[arg-type]
     inside = strength[1:]
     assert text[1 + int(np.argmax(inside)) :].startswith(best)
-
-
-def test_an_uncuttable_document_that_does_not_fit_is_refused() -> None:
-    from the_block_llm.pipelines.sequence_build.pieces import check_fits
-
-    with pytest.raises(PieceTooLongError, match="300 tokens, rows have 256"):
-        check_fits(300, "chat/why/x", 256)

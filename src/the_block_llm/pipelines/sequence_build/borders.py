@@ -40,7 +40,7 @@ _PATCH: Final[_Rules] = (
 _NEWLINE: Final = ord("\n")
 # By first byte: a line that begins so belongs to what is above it.
 _INSIDE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r})]", np.uint8))
-_PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
+PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
 
 
 def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8]:
@@ -86,5 +86,5 @@ def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:
 def _rules(kind: DocumentKind, source: str) -> _Rules:
     if kind == "commit":
         return _PATCH
-    prose = PurePosixPath(source).suffix.lower() in _PROSE_SUFFIXES
+    prose = PurePosixPath(source).suffix.lower() in PROSE_SUFFIXES
     return _PROSE if prose else _CODE

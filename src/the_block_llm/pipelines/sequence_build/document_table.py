@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from the_block_llm.pipelines.sequence_build.curriculum import stage_of
 from the_block_llm.pipelines.sequence_build.drafts import Draft
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer, TokenisedDocument
 from the_block_llm.schemas import DOCUMENTS
@@ -17,21 +18,27 @@ _BATCH_CHARACTERS = 4 * 1024 * 1024
 
 
 def document_batches(
-    drafts: Iterable[Draft], tokenizer: DocumentTokenizer, context_tokens: int
+    drafts: Iterable[Draft],
+    tokenizer: DocumentTokenizer,
+    context_tokens: int,
+    stage_tokens: Sequence[int] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Tokenise drafts and put them into record batches of the schema ``DOCUMENTS``.
 
-    A chat that is longer than a row is left out: a question is never cut from its answer.
+    Args:
+        drafts: In any order, which is kept.
+        tokenizer: The profile's.
+        context_tokens: Capacity of a row. A document that must stay whole and is longer gives
+            way to the one it brings along; one that brings none stays as it is.
+        stage_tokens: Capacity of the rows of each curriculum stage.
     """
     for batch, encodings in _encoded_ahead(_batched(drafts), tokenizer):
         documents = tokenizer.assemble(batch, encodings)
-        kept = [
-            (draft, document)
-            for draft, document in zip(batch, documents, strict=True)
-            if draft.kind != "chat" or len(document.input_ids) <= context_tokens
-        ]
-        if kept:
-            yield _record_batch([draft for draft, _ in kept], [document for _, document in kept])
+        for at, draft in enumerate(batch):
+            if draft.instead is not None and len(documents[at].input_ids) > context_tokens:
+                batch[at] = draft.instead
+                [documents[at]] = tokenizer.encode([draft.instead])
+        yield _record_batch(batch, documents, stage_tokens)
 
 
 def _encoded_ahead(
@@ -63,7 +70,7 @@ def _batched(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
 
 
 def _record_batch(
-    drafts: Sequence[Draft], documents: Sequence[TokenisedDocument]
+    drafts: Sequence[Draft], documents: Sequence[TokenisedDocument], stage_tokens: Sequence[int]
 ) -> pa.RecordBatch:
     segments = [
         [{"text": segment.text, "train": segment.train} for segment in draft.segments]
@@ -82,11 +89,22 @@ def _record_batch(
         "input_ids": list_column([document.input_ids for document in documents]),
         "labels_mask": list_column([document.labels_mask for document in documents]),
         "n_tokens": lengths,
-        "stage": np.zeros(len(drafts), np.int16),
+        "stage": [
+            _stage(draft, int(n_tokens), stage_tokens)
+            for draft, n_tokens in zip(drafts, lengths, strict=True)
+        ],
     }
     return pa.RecordBatch.from_arrays(
         [pa.array(columns[field.name], field.type) for field in DOCUMENTS], schema=DOCUMENTS
     )
+
+
+def _stage(draft: Draft, n_tokens: int, stage_tokens: Sequence[int]) -> int:
+    # Only what is learned has a course to follow.
+    if not stage_tokens or draft.split != "train":
+        return 0
+    n_bytes = sum(len(segment.text.encode()) for segment in draft.segments)
+    return stage_of(n_tokens, n_bytes, stage_tokens)
 
 
 def list_column(values: Sequence[np.ndarray]) -> pa.ListArray:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from the_block_llm.schemas import DocumentKind, Split
+
+IN_THE_MIDDLE: Final = "file-in-the-middle/"
+"""How the ids of documents begin whose middle comes last."""
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,12 @@ class Segment:
 
     text: str
     train: bool
+    shown_before: tuple[str, ...] = ()
+    """Marks of the tokenizer's own, put before the text and never learned."""
+    before: tuple[str, ...] = ()
+    """The same, and learned where the text is."""
+    after: tuple[str, ...] = ()
+    """Marks that close the text, learned where the text is."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,17 @@ class Draft:
     """Path, or sha of the commit."""
     authored_at: datetime
     segments: tuple[Segment, ...]
+    instead: "Draft | None" = None
+    """What to use where this one is longer than a row and must not be cut."""
 
     @property
     def has_target(self) -> bool:
         return any(segment.train and segment.text for segment in self.segments)
+
+
+def must_stay_whole(kind: str, document_id: str) -> bool:
+    """True where a cut would part a question from its answer, or a middle from its sides."""
+    return kind == "chat" or document_id.startswith(IN_THE_MIDDLE)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,26 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
 from the_block_llm.pipelines.sequence_build.params import Mix
 
 _ROUNDS = 200  # of a sum that settles by halves; more than the precision of a float
 
 
-def left_out_by_mix(documents: ParquetParts, mix: Mix) -> frozenset[str]:
+def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> frozenset[str]:
     """Choose the training documents to leave out: of a kind that has too many, the longest.
 
     Args:
         documents: The table ``documents``.
         mix: Most that each kind may take.
+        context_tokens: Capacity of a row; what fits none takes no share.
     """
     by_kind: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in documents.rows(["document_id", "kind", "split", "n_tokens"]):
-        if row["split"] == "train":
+        fits = row["n_tokens"] <= context_tokens
+        if row["split"] == "train" and (
+            fits or not must_stay_whole(row["kind"], row["document_id"])
+        ):
             by_kind[row["kind"]].append((row["n_tokens"], row["document_id"]))
     tokens = {kind: sum(n for n, _ in found) for kind, found in by_kind.items()}
     shares = kept_shares(tokens, mix.model_dump())

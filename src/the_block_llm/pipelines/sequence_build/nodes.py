@@ -1,23 +1,38 @@
 """Thin calls: from git_ingest's tables to documents and packed rows."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.domain_marks import (
+    add_domain_marks,
+    with_domain_marks,
+)
+from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.fill_in_middle import (
+    require_middle_marks,
+    with_middles,
+)
 from the_block_llm.pipelines.sequence_build.history import read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
-from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams, row_shape
+from the_block_llm.pipelines.sequence_build.params import (
+    RowShape,
+    SequenceBuildParams,
+    row_shape,
+)
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def screen_documents(
@@ -48,18 +63,40 @@ def render_documents(
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
     corpus = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    shape = row_shape(params, profile)
+    tokenizer, _ = _tokenizer(profile, params)
+    drafts = usable(corpus.drafts(), Screening.from_json(screening))
     return document_batches(
-        usable(corpus.drafts(), Screening.from_json(screening)),
-        DocumentTokenizer(load_tokenizer(profile), profile),
-        row_shape(params, profile).context_tokens,
+        _laid_out(drafts, tokenizer, profile, params, shape),
+        DocumentTokenizer(tokenizer, profile),
+        shape.context_tokens,
+        shape.stage_tokens,
     )
+
+
+def describe_rows(
+    profiles: ModelProfiles, model: str, params: SequenceBuildParams
+) -> dict[str, Any]:
+    """Say what training must know of the rows: their sizes, added tokens and stages."""
+    profile = resolve_profile(profiles, model)
+    shape = row_shape(params, profile)
+    _, added = _tokenizer(profile, params)
+    return {
+        "context_tokens": shape.context_tokens,
+        "overlap_tokens": shape.overlap_tokens,
+        "added_tokens": added,
+        "curriculum": [
+            {"stage": number, **stage.model_dump()} for number, stage in enumerate(params.stages, 1)
+        ],
+    }
 
 
 def pack_train(
     documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
 ) -> Iterator[pa.RecordBatch]:
     """Pack what is learned."""
-    left_out = left_out_by_mix(documents, params.mix)
+    shape = row_shape(params, resolve_profile(profiles, model))
+    left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
     return _pack(documents, "train", profiles, model, params, left_out)
 
 
@@ -82,6 +119,7 @@ def report_sequences(
     commits: ParquetParts,
     documents: ParquetParts,
     screening: dict[str, Any],
+    row_facts: dict[str, Any],
     train_rows: ParquetParts,
     validation_rows: ParquetParts,
     held_out_rows: ParquetParts,
@@ -92,13 +130,15 @@ def report_sequences(
     """Count what was made."""
     cutoff = read_cutoff(repository, params.cutoff)
     profile = resolve_profile(profiles, model)
+    shape = row_shape(params, profile)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
         read_history(commits, cutoff, params.validation_fraction),
-        row_shape(params, profile),
+        shape,
         Screening.from_json(screening),
-        len(left_out_by_mix(documents, params.mix)),
+        row_facts,
+        len(left_out_by_mix(documents, params.mix, shape.context_tokens)),
         profile.training,
     )
 
@@ -112,8 +152,37 @@ def _pack(
     left_out: frozenset[str] = frozenset(),
 ) -> Iterator[pa.RecordBatch]:
     profile = resolve_profile(profiles, model)
-    token_bytes = DocumentTokenizer(load_tokenizer(profile), profile).byte_lengths
+    tokenizer, _ = _tokenizer(profile, params)
+    token_bytes = DocumentTokenizer(tokenizer, profile).byte_lengths
     return pack_split(documents, split, row_shape(params, profile), token_bytes, left_out)
+
+
+def _tokenizer(
+    profile: ModelProfile, params: SequenceBuildParams
+) -> tuple["PreTrainedTokenizerFast", dict[str, int]]:
+    # Here, so that looking at the project's pipelines need not wait for torch.
+    from the_block_llm.models.base_models import load_tokenizer  # noqa: PLC0415
+
+    tokenizer = load_tokenizer(profile)
+    return tokenizer, add_domain_marks(tokenizer) if params.domain_marks else {}
+
+
+def _laid_out(
+    drafts: Iterator[Draft],
+    tokenizer: "PreTrainedTokenizerFast",
+    profile: ModelProfile,
+    params: SequenceBuildParams,
+    shape: RowShape,
+) -> Iterator[Draft]:
+    """Documents in the form that the profile's role and the parameters ask for."""
+    if params.domain_marks:
+        drafts = map(with_domain_marks, drafts)
+    if profile.role == "completion" and params.fim_share:
+        require_middle_marks(tokenizer.get_vocab(), profile.name)
+        drafts = with_middles(
+            drafts, shape.context_tokens, params.fim_share, params.fim_spm_share, params.seed
+        )
+    return drafts
 
 
 def _corpus(

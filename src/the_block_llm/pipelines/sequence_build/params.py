@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -27,6 +28,18 @@ class Mix(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class CurriculumStage(BaseModel, frozen=True, extra="forbid"):
+    """One stage of a curriculum."""
+
+    context_tokens: int = Field(ge=64, le=131_072)
+    """Capacity of its rows."""
+    epochs: int = Field(default=2, ge=1)
+    """How often the trainer goes through it before the next."""
+
+
+_THREE_STAGES: Final = tuple(CurriculumStage(context_tokens=n) for n in (256, 512, 1024))
+
+
 class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     """How documents are made from a repository and packed into rows."""
 
@@ -43,11 +56,38 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     mix: Mix = Mix()
     incremental_context_sequences: int = Field(default=2, ge=0, le=20)
     """Earlier changes to the same files that are named, unlearned, at the head of a commit."""
+    domain_marks: bool = False
+    """Mark code, questions and answers by tokens that are added to the tokenizer. They must be
+    trained; how many there are stands beside the rows."""
+    fim_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the files that a completion model learns with their middle last; 0: none."""
+    fim_spm_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of those that put the suffix first, then prefix and middle."""
+    curriculum: bool | tuple[CurriculumStage, ...] = False
+    """Stages with rows of their own length, shortest first; true: 256, 512 and 1024 tokens,
+    two epochs each. Short rows first learn wording, and cost steps that are less full."""
     leak_similarity: float = Field(default=0.7, gt=0, le=1)
     """Held-back documents go where training holds this share of their lines, or wording this
     like theirs. Lower finds looser copies, and takes more from evaluation."""
     seed: int = 42
     """Picks the wording of questions."""
+
+    @property
+    def stages(self) -> tuple[CurriculumStage, ...]:
+        """The stages in order; none where there is no curriculum."""
+        if isinstance(self.curriculum, bool):
+            return _THREE_STAGES if self.curriculum else ()
+        return self.curriculum
+
+    @field_validator("curriculum")
+    @classmethod
+    def _stages_grow(
+        cls, value: bool | tuple[CurriculumStage, ...]
+    ) -> bool | tuple[CurriculumStage, ...]:
+        lengths = [] if isinstance(value, bool) else [stage.context_tokens for stage in value]
+        if lengths != sorted(set(lengths)):
+            raise ValueError(f"its stages have {lengths} tokens; each must be longer than the last")
+        return value
 
     @field_validator("cutoff")
     @classmethod
@@ -70,15 +110,32 @@ class RowShape:
 
     context_tokens: int
     overlap_tokens: int
+    stage_tokens: tuple[int, ...] = ()
+    """Capacity of the training rows of each curriculum stage; the last is ``context_tokens``."""
+
+    def of_stage(self, stage: int) -> "RowShape":
+        """The size of the rows of one stage; 0 is no stage."""
+        if stage == 0:
+            return self
+        context = self.stage_tokens[stage - 1]
+        return RowShape(context, min(self.overlap_tokens, context // 4))
 
 
 def row_shape(params: SequenceBuildParams, profile: ModelProfile) -> RowShape:
     """Settle the size of a row.
 
     Raises:
-        ParameterError: The overlap is more than half of the row.
+        ParameterError: The overlap is more than half of the row, or the last stage of a
+            curriculum is not as long as the row.
     """
-    context = params.context_tokens or profile.context_tokens
+    stages = tuple(stage.context_tokens for stage in params.stages)
+    context = params.context_tokens or (stages[-1] if stages else profile.context_tokens)
+    if stages and stages[-1] != context:
+        raise ParameterError(
+            f"The last stage of sequence_build.curriculum has rows of {stages[-1]} tokens, and "
+            f"sequence_build.context_tokens is {context}. Make them equal, or leave "
+            "context_tokens null."
+        )
     overlap = params.overlap_tokens
     if overlap is None:
         # A quarter, as in every profile, where only the row was made shorter.
@@ -88,4 +145,4 @@ def row_shape(params: SequenceBuildParams, profile: ModelProfile) -> RowShape:
             f"sequence_build.overlap_tokens {overlap} is more than half of context_tokens "
             f"{context}: rows would repeat more than they teach. Use at most {context // 2}."
         )
-    return RowShape(context_tokens=context, overlap_tokens=overlap)
+    return RowShape(context_tokens=context, overlap_tokens=overlap, stage_tokens=stages)

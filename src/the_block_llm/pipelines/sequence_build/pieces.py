@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.errors import PieceTooLongError
-
 # A cut is looked for in the last quarter of what fits: further back, rows would have to be
 # filled by much smaller documents than there are.
 _SEARCHED = 4
@@ -155,20 +153,6 @@ def fill_up(
             filled[index + 1] = replace(following, begin=following.begin + taken)
             spare -= taken
     return filled
-
-
-def check_fits(n_tokens: int, document_id: str, context_tokens: int) -> None:
-    """Refuse a document that must not be cut and does not fit.
-
-    Raises:
-        PieceTooLongError: It is longer than a row.
-    """
-    if n_tokens > context_tokens:
-        raise PieceTooLongError(
-            f"The document {document_id} has {n_tokens} tokens, rows have {context_tokens}, and "
-            "a question is never cut from its answer. Run `kedro run --pipeline=sequence_build` "
-            "anew with this sequence_build.context_tokens, which leaves it out."
-        )
 
 
 def _best_border(strength: npt.NDArray[np.int8], first: int, last: int) -> int:

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.sequence_build.nodes import (
+    describe_rows,
     pack_held_out,
     pack_train,
     pack_validation,
@@ -26,6 +27,7 @@ def create_pipeline() -> Pipeline:
                 "documents",
                 name="render_documents",
             ),
+            Node(describe_rows, _PARAMS, "row_facts", name="describe_rows"),
             Node(pack_train, ["documents", *_PARAMS], "train_rows", name="pack_train"),
             Node(
                 pack_validation, ["documents", *_PARAMS], "validation_rows", name="pack_validation"
@@ -34,7 +36,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 report_sequences,
                 [
-                    "repository", "commits", "documents", "screening",
+                    "repository", "commits", "documents", "screening", "row_facts",
                     "train_rows", "validation_rows", "held_out_rows", *_PARAMS,
                 ],
                 "sequence_report",

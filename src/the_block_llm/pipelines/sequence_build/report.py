@@ -10,6 +10,7 @@ import numpy as np
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import TrainingValues
+from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE, must_stay_whole
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.screening import Screening
@@ -26,6 +27,7 @@ def sequence_report(
     history: History,
     shape: RowShape,
     screening: Screening,
+    row_facts: Mapping[str, Any],
     left_out_by_mix: int,
     training: TrainingValues,
 ) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def sequence_report(
         "can_be_evaluated_on_held_out": history.cutoff.holds_out,
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
+        "added_tokens": row_facts["added_tokens"],
+        "curriculum": row_facts["curriculum"],
         "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
         "train_documents_left_out_by_mix": left_out_by_mix,
         "train_duplicates_removed_documents": len(screening.duplicates),
@@ -49,19 +53,26 @@ def sequence_report(
         Counter((leak.split, leak.reason) for leak in screening.leaks).items()
     ):
         report[f"{split}_leaks_removed_{reason}_documents"] = count
-    counts = _count_documents(documents)
+    counts = _count_documents(documents, shape.context_tokens)
     for split in rows:
         report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)
         report |= {key: value for key, value in counts.items() if key.startswith(split)}
+        report.setdefault(f"{split}_longer_than_a_row_documents", 0)
         report |= _count_rows(rows[split], split, shape)
     report |= _expected_training(report, training)
     report["warnings"] = _warnings(report, history, screening)
     return report
 
 
-def _count_documents(documents: ParquetParts) -> dict[str, int]:
+def _count_documents(documents: ParquetParts, context_tokens: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for row in documents.rows(["kind", "split", "source", "n_tokens"]):
+    for row in documents.rows(["document_id", "kind", "split", "source", "n_tokens"]):
+        stays_whole = must_stay_whole(row["kind"], row["document_id"])
+        if stays_whole and row["n_tokens"] > context_tokens:
+            counts[f"{row['split']}_longer_than_a_row_documents"] += 1
+            continue
+        if row["document_id"].startswith(IN_THE_MIDDLE):
+            counts[f"{row['split']}_middle_last_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_tokens"] += row["n_tokens"]
         if row["kind"] == "file":
@@ -71,11 +82,12 @@ def _count_documents(documents: ParquetParts) -> dict[str, int]:
 
 
 def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, Any]:
-    n_tokens = trained = 0
-    for batch in rows.batches(["labels_mask", "n_tokens"]):
+    n_tokens = trained = capacity = 0
+    of_stage = np.array([shape.context_tokens, *shape.stage_tokens], np.int64)
+    for batch in rows.batches(["labels_mask", "n_tokens", "stage"]):
+        capacity += int(of_stage[batch["stage"].to_numpy()].sum())
         n_tokens += int(batch["n_tokens"].to_numpy().sum())
         trained += int(np.count_nonzero(batch["labels_mask"].flatten()))
-    capacity = rows.num_rows * shape.context_tokens
     return {
         f"{split}_rows": rows.num_rows,
         f"{split}_row_tokens": n_tokens,
@@ -110,6 +122,13 @@ def _warnings(report: Mapping[str, Any], history: History, screening: Screening)
         warnings.append(
             "Everything is trained on (cutoff: null), so this model can't be evaluated on "
             "held-out material."
+        )
+    too_long = report["train_longer_than_a_row_documents"]
+    if too_long:
+        warnings.append(
+            f"{too_long} training documents that are never cut (a question with its answer) are "
+            f"longer than a row of {report['context_tokens']} tokens and were left out. Longer "
+            "rows (sequence_build.context_tokens) take them in."
         )
     if screening.validation_repeats:
         warnings.append(

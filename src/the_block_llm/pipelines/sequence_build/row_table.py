@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.borders import borders
 from the_block_llm.pipelines.sequence_build.document_table import list_column
+from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
 from the_block_llm.pipelines.sequence_build.neighbourhood import module_of, pack_by_module
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.pieces import (
     Piece,
-    check_fits,
     cut,
     fill_up,
     token_strength,
@@ -57,17 +57,33 @@ def pack_split(
 
     Args:
         documents: The table ``documents``.
-        split: Which side.
+        split: Which side. Training rows have the length of their curriculum stage.
         shape: Size of a row and of the repeated context.
         token_bytes: Bytes of text that each token stands for, shape ``(vocabulary,)``.
         left_out: Ids of documents that the mix has no room for.
 
     Yields:
-        Batches of the schema ``ROWS``. Pieces without a target are left out.
+        Batches of the schema ``ROWS``, stage by stage. Pieces without a target are left out,
+        and so are documents that must stay whole and are longer than a row.
     """
+    stages = range(1, len(shape.stage_tokens) + 1) if split == "train" else ()
+    for stage in stages or (0,):
+        yield from _pack_stage(
+            documents, split, stage, shape.of_stage(stage), token_bytes, left_out
+        )
+
+
+def _pack_stage(
+    documents: ParquetParts,
+    split: Split,
+    stage: int,
+    shape: RowShape,
+    token_bytes: np.ndarray[Any, np.dtype[np.int64]],
+    left_out: Set[str],
+) -> Iterator[pa.RecordBatch]:
     window: list[_Document] = []
     window_tokens = 0
-    cut_documents = _cut_documents(documents, split, shape, token_bytes, left_out)
+    cut_documents = _cut_documents(documents, split, stage, shape, token_bytes, left_out)
     for number, document in enumerate(cut_documents):
         pieces = tuple(replace(piece, document=number) for piece in document.pieces)
         window.append(replace(document, pieces=pieces))
@@ -81,12 +97,14 @@ def pack_split(
 def _cut_documents(
     documents: ParquetParts,
     split: Split,
+    stage: int,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
     left_out: Set[str],
 ) -> Iterator[_Document]:
     for batch in documents.batches(_COLUMNS, batch_rows=512):
-        chosen = batch.filter(pc.equal(batch["split"], split))
+        of_split = pc.equal(batch["split"], split)
+        chosen = batch.filter(pc.and_(of_split, pc.equal(batch["stage"], stage)))
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
         for row, document_id in enumerate(chosen["document_id"].to_pylist()):
             if document_id in left_out:
@@ -94,15 +112,13 @@ def _cut_documents(
             n_tokens = len(ids[row])
             if n_tokens <= shape.context_tokens:
                 pieces = [Piece(0, 0, 0, 0, n_tokens)]
+            elif must_stay_whole(chosen["kind"][row].as_py(), document_id):
+                continue  # the report counts them
             else:
-                facts = {
-                    name: chosen[name][row].as_py()
-                    for name in ("document_id", "kind", "source", "segments")
-                }
+                facts = {name: chosen[name][row].as_py() for name in ("kind", "source", "segments")}
                 pieces = _cut_long(facts, token_bytes[ids[row]], masks[row], shape)
             kept = tuple(without_targets(pieces, masks[row]))
             if kept:
-                stage = chosen["stage"][row].as_py()
                 # Copies: a slice would keep the whole batch in memory.
                 module = _module(chosen, row)
                 yield _Document(
@@ -124,8 +140,6 @@ def _cut_long(
     shape: RowShape,
 ) -> list[Piece]:
     kind: DocumentKind = facts["kind"]
-    if kind == "chat":
-        check_fits(len(token_bytes), facts["document_id"], shape.context_tokens)
     text = "".join(segment["text"] for segment in facts["segments"]).encode()
     strength = token_strength(borders(text, kind, facts["source"]), token_bytes)
     head_bytes = len(facts["segments"][0]["text"].encode())

@@ -6,18 +6,21 @@ is a handful of ordinary tokens. Marks come from the profile and from the chat t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+_Runs = list[tuple[Ids, bool]]
 
 # Private-use characters: in no template, and no template trims or escapes them.
 _QUESTION: Final = "\ue000\ue001\ue002"
@@ -46,7 +49,7 @@ class ChatFrame:
 class DocumentTokenizer:
     """Tokenises drafts for one profile; takes the tokenizer over for itself."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, profile: ModelProfile) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> None:
         """Read the marks, then have the tokenizer take every text literally.
 
         Raises:
@@ -55,8 +58,11 @@ class DocumentTokenizer:
         self._backend: Any = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._start = self._marks(tokenizer, profile.document_start)
-        self._end = self._marks(tokenizer, profile.document_end)
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self._start = self._marks(
+            () if profile.document_start is None else (profile.document_start,)
+        )
+        self._end = self._marks((profile.document_end,))
         self.chat_frame = (
             chat_frame(tokenizer, profile)
             if profile.role == "advisor" and tokenizer.chat_template
@@ -91,30 +97,40 @@ class DocumentTokenizer:
         for draft in drafts:
             parts = ids[position : position + len(draft.segments)]
             position += len(draft.segments)
-            trains = [segment.train for segment in draft.segments]
+            runs = [
+                self._marked(segment, part)
+                for segment, part in zip(draft.segments, parts, strict=True)
+            ]
             frame = self._framed_chat if draft.kind == "chat" else self._framed_text
-            documents.append(frame(parts, trains))
+            documents.append(frame(runs))
         return documents
 
-    def _framed_text(self, parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
-        learns_end = bool(trains) and trains[-1]
-        return _joined([self._start, *parts, self._end], [False, *trains, learns_end])
+    def _marked(self, segment: Segment, ids: Ids) -> _Runs:
+        runs = [(self._marks(segment.shown_before), False)] if segment.shown_before else []
+        if segment.before:
+            runs.append((self._marks(segment.before), segment.train))
+        runs.append((ids, segment.train))
+        if segment.after:
+            runs.append((self._marks(segment.after), segment.train))
+        return runs
 
-    def _framed_chat(self, parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
+    def _framed_text(self, segments: Sequence[_Runs]) -> TokenisedDocument:
+        runs = [run for segment in segments for run in segment]
+        learns_end = bool(runs) and runs[-1][1]
+        return _joined([(self._start, False), *runs, (self._end, learns_end)])
+
+    def _framed_chat(self, segments: Sequence[_Runs]) -> TokenisedDocument:
         if self.chat_frame is None:
             raise ProfileError(
                 "The model has no chat template, so no chat can be rendered for it. Use the "
                 "instruct variant of the model, or role: completion."
             )
         frame = self.chat_frame
-        question, answer = parts
-        return _joined(
-            [
-                frame.before_question, question, frame.before_answer,
-                answer, frame.turn_end, frame.after_turn,
-            ],
-            [False, trains[0], False, trains[1], trains[1], False],
-        )  # fmt: skip
+        question, answer = segments
+        return _joined([
+            (frame.before_question, False), *question, (frame.before_answer, False),
+            *answer, (frame.turn_end, answer[-1][1]), (frame.after_turn, False),
+        ])  # fmt: skip
 
     def _check_lossless(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
         written = sum(len(text.encode()) for text in texts)
@@ -126,13 +142,11 @@ class DocumentTokenizer:
                 "SmolLM2 and StarCoder2 have."
             )
 
-    @staticmethod
-    def _marks(tokenizer: PreTrainedTokenizerFast, token: str | None) -> Ids:
-        ids = [] if token is None else [tokenizer.convert_tokens_to_ids(token)]
-        return np.array(ids, np.int32)
+    def _marks(self, tokens: Sequence[str]) -> Ids:
+        return np.array([self._vocabulary[token] for token in tokens], np.int32)
 
 
-def chat_frame(tokenizer: PreTrainedTokenizerFast, profile: ModelProfile) -> ChatFrame:
+def chat_frame(tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> ChatFrame:
     """Find out what the chat template writes around a question and its answer.
 
     Raises:
@@ -177,13 +191,14 @@ def byte_lengths(backend: Any) -> npt.NDArray[np.int64]:
     return lengths
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
+def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     return np.array(encoding.ids, np.int32)
 
 
-def _joined(parts: Sequence[Ids], trains: Sequence[bool]) -> TokenisedDocument:
-    ids = np.concatenate(parts)
-    mask = np.repeat(np.array(trains, np.bool_), [len(part) for part in parts])
+def _joined(runs: _Runs) -> TokenisedDocument:
+    ids = np.concatenate([part for part, _ in runs])
+    trains = np.array([train for _, train in runs], np.bool_)
+    mask = np.repeat(trains, [len(part) for part, _ in runs])
     mask[:1] = False  # nothing precedes the first token, so nothing predicts it
     return TokenisedDocument(ids, mask)
