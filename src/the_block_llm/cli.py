@@ -12,10 +12,15 @@ from rich.console import Console
 
 from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
-from the_block_llm.configuration import project_parameters
+from the_block_llm.configuration import (
+    LOADER_ARGS,
+    ProjectConfigLoader,
+    project_parameters,
+)
 from the_block_llm.errors import BlockError
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
+from the_block_llm.pipelines.sequence_build import looking
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
 
@@ -49,6 +54,34 @@ def _ask(metadata: ProjectMetadata, /, **options: Any) -> None:
 @click.pass_obj
 def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
     _without_traceback(serve_command.serve, _parameters(metadata), **options)
+
+
+@click.pass_obj
+def _rows(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(looking.rows, _prepared(metadata), **options)
+
+
+@click.pass_obj
+def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(looking.audit, _prepared(metadata), **options)
+
+
+def _prepared(
+    metadata: ProjectMetadata,
+) -> Callable[[str | None, str | None], looking.Prepared]:
+    os.chdir(metadata.project_path)
+
+    def prepared(env: str | None, model: str | None) -> looking.Prepared:
+        params = {} if model is None else {"model": model}
+        parameters = project_parameters(metadata.project_path, env, params)
+        catalog = ProjectConfigLoader(
+            str(metadata.project_path / "conf"), env=env, runtime_params=params, **LOADER_ARGS
+        )["catalog"]
+        return looking.Prepared(
+            parameters, lambda name: metadata.project_path / catalog[name]["filepath"]
+        )
+
+    return prepared
 
 
 def _parameters(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
@@ -87,4 +120,10 @@ for _name, _callback, _command in (
     cli.add_command(
         click.Command(_name, callback=_callback, params=_command.OPTIONS, help=_command.HELP)
     )
+cli.add_command(
+    click.Command("rows", callback=_rows, params=looking.ROWS_OPTIONS, help=looking.ROWS_HELP)
+)
+cli.add_command(
+    click.Command("audit", callback=_audit, params=looking.AUDIT_OPTIONS, help=looking.AUDIT_HELP)
+)
 cli.add_command(adapters_group(_parameters, _without_traceback))

@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.text import Text
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.errors import ParameterError
+from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.pipelines.sequence_build.audit import Neighbour, nearest_training_documents
 from the_block_llm.pipelines.sequence_build.pieces import Piece, fill_up
-from the_block_llm.pipelines.sequence_build.row_view import show_row
+from the_block_llm.pipelines.sequence_build.row_view import marked_lines, show_row
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -86,3 +88,53 @@ def test_room_goes_to_context_first_and_then_to_the_text_that_follows() -> None:
     assert fill_up([first, last], [[0, 1]], 11) == [first, last]
     # Another document's text does not follow.
     assert fill_up([first, Piece(1, 0, 0, 0, 4)], [[0], [1]], 6)[0] == first
+
+
+def test_without_colours_lines_that_are_learned_are_marked() -> None:
+    text = Text("rule\n", "bold").append("shown\n", "dim").append("one\ntwo", "green").append("\n")
+    assert marked_lines(text) == "  rule\n  shown\n▸ one\n▸ two"
+
+
+def prepared(folder: Path, model: Any = None) -> Any:
+    parameters = {"models": {"m": model.model_dump()} if model else {}, "model": "m"}
+    return lambda env, profile: looking.Prepared(parameters, lambda name: folder / name)
+
+
+def test_the_command_rows_writes_a_row_into_a_pipe(
+    tmp_path: Path, smollm2: Any, smollm2_profile: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, learned = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = '[red]'\n"))
+    row = {
+        "input_ids": [*shown, *learned],
+        "labels_mask": [False] * len(shown) + [True] * len(learned),
+        "segment_lengths": [len(shown) + len(learned)],
+        "document_ids": ["file/a.py"],
+        "n_tokens": len(shown) + len(learned),
+        "stage": 0,
+    }
+    save_parts(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
+    looking.rows(
+        prepared(tmp_path, smollm2_profile), split="held_out", row=0, profile=None, env=None
+    )
+    out = capsys.readouterr().out
+    assert out.splitlines()[1:] == ["  File a.py:", "▸ x = '[red]'"]
+
+
+def test_the_command_audit_names_the_nearest_or_lists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents(
+        tmp_path / "documents",
+        same=("train", "one two three four\nfive six seven eight\n"),
+        new=("held_out", "one two three four\nfive six seven eight\n"),
+        newer=("held_out", "something else\n"),
+    )
+    command = {"neighbours": 5, "profile": None, "env": None}
+    looking.audit(prepared(tmp_path), item=None, **command)
+    assert capsys.readouterr().out == "file/new\nfile/newer\n"
+    looking.audit(prepared(tmp_path), item="file/new", **command)
+    assert "1.000    1.000        1.000  file/same" in capsys.readouterr().out
+    with pytest.raises(ParameterError, match="'file/n' is in the id of 2 held-back documents"):
+        looking.audit(prepared(tmp_path), item="file/n", **command)
+    with pytest.raises(ParameterError, match="of none"):
+        looking.audit(prepared(tmp_path), item="absent", **command)

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
-from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 
-_LEARNED = "green"
-_SHOWN = "dim"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_LEARNED: Final = "green"
+_SHOWN: Final = "dim"
 
 
-def show_row(rows: ParquetParts, number: int, tokenizer: PreTrainedTokenizerFast) -> Text:
+def show_row(rows: ParquetParts, number: int, tokenizer: "PreTrainedTokenizerFast") -> Text:
     """Decode one row: learned tokens in colour, shown ones dim, a rule before each segment.
 
     Args:
@@ -35,6 +37,19 @@ def show_row(rows: ParquetParts, number: int, tokenizer: PreTrainedTokenizerFast
             text.append(decoded, _LEARNED if is_learned else _SHOWN)
         text.append("\n")
     return text
+
+
+def marked_lines(text: Text) -> str:
+    """A row without colours: lines that hold something learned begin with a mark."""
+    learned = [(span.start, span.end) for span in text.spans if span.style == _LEARNED]
+    lines: list[str] = []
+    start = 0
+    for line in text.plain.split("\n"):
+        end = start + len(line) + 1
+        is_learned = any(begin < end and start < stop for begin, stop in learned)
+        lines.append(f"{'▸' if is_learned else ' '} {line}".rstrip())
+        start = end
+    return "\n".join(lines).rstrip("\n")
 
 
 def _row(rows: ParquetParts, number: int) -> dict[str, Any]:
