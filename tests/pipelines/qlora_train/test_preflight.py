@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from tests.builders.project import copy_project
 from tests.builders.tiny_llama import save_tiny_llama
-from tests.pipelines.qlora_train.jobs import TEXT, change, row, save_rows
+from tests.pipelines.qlora_train.jobs import TEXT, change, row, save_rows, trace, trained
 
 from the_block_llm.errors import AdapterTargetError, StorageError
 from the_block_llm.models.adapter_manifest import list_adapters
 from the_block_llm.models.adapters import attach_adapter
 from the_block_llm.models.loading import load_base_model
-from the_block_llm.pipelines.qlora_train import disk_space
+from the_block_llm.pipelines.qlora_train import disk_space, training
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.out_of_memory import trainable_tensors
 from the_block_llm.pipelines.qlora_train.preflight import preflight
@@ -62,6 +62,20 @@ def test_checkpoints_that_would_not_fit_are_refused_with_what_would(
     with pytest.raises(StorageError, match=r"5 checkpoints of 20 MB.*110 MB are free.*keep 2 "):
         preflight(job, with_speed=False)
     preflight(change(job, checkpoints_kept=2), with_speed=False)
+
+
+def test_a_long_run_is_timed_before_it_begins_and_learns_the_same(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = change(job, max_steps=4)
+    untimed = trained(short)
+    assert untimed["expected_seconds"] is None
+    monkeypatch.setattr(training, "_LONG_RUN_MICRO_BATCHES", 4)
+    caplog.set_level("INFO")
+    timed = trained(short)
+    assert "to go, at" in caplog.text
+    assert timed["expected_seconds"] > 0
+    assert trace(timed) == trace(untimed)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Whatever happens to a run, nothing is lost and nothing changes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,40 @@ def test_killed_after_training_and_before_the_adapter_is_written(
     assert resumed["resumed_from"] == "checkpoint-16"
     assert trace(resumed) == trace(whole)
     assert resumed["validation_loss_after"] == whole["validation_loss_after"]
+
+
+def test_a_run_that_ended_early_does_not_go_on_when_it_is_killed_then(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from the_block_llm.pipelines.qlora_train import training
+
+    save_rows(job.validation_folder, [row("0123456789 =+* zyxwv %&!? 9876543210")])
+    impatient = change(job, learning_rate=2e-2, early_stopping_patience=1)
+    uncut = trained(impatient)
+    assert uncut["stopped_early"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_adapter", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(impatient)
+    resumed = trained(impatient)
+    assert resumed["stopped_early"]
+    assert trace(resumed) == trace(uncut)
+    assert resumed["best_step"] == uncut["best_step"]
+
+
+def test_a_best_checkpoint_that_is_gone_gives_way_to_the_next_best(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_rows(job.validation_folder, [row("0123456789 =+* zyxwv %&!? 9876543210")])
+    worsening = change(job, learning_rate=2e-2)
+    uncut = trained(worsening)
+    kill_at(monkeypatch, 15, worsening)
+    shutil.rmtree(unfinished(job) / f"checkpoint-{uncut['best_step']}")
+    caplog.set_level("WARNING")
+    resumed = trained(worsening)
+    assert f"best checkpoint, of step {uncut['best_step']}, is gone" in caplog.text
+    assert losses(resumed) == losses(uncut)
+    assert resumed["validation_loss_after"] > uncut["validation_loss_after"]
 
 
 def runs_out_of_memory(

@@ -14,7 +14,6 @@ from the_block_llm.pipelines.qlora_train.disk_space import check_disk, disk_need
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.measuring import device_name, spoken_duration
 from the_block_llm.pipelines.qlora_train.model_shape import adapter_shape
-from the_block_llm.pipelines.qlora_train.speed_probe import Speed
 from the_block_llm.pipelines.qlora_train.training import (
     expected_seconds,
     measure,

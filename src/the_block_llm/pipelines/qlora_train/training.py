@@ -1,6 +1,5 @@
 """One training run, from packed rows to a finished adapter folder. No Kedro here."""
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import torch
 from peft import set_peft_model_state_dict
 from pydantic import BaseModel
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainingArguments
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError, TooLittleDataError, TrainingError
@@ -309,14 +309,14 @@ class _Run:
             kept = [e for e in kept if not ("eval_loss" in e and e["step"] == lost)]
         return kept
 
-    def _last_step(self, latest: Path | None) -> int:
-        """Where the run ends: as planned, or where a checkpoint shows that patience ran out."""
+    def _ended(self, checkpoint: Path | None) -> TrainerState | None:
+        """The state of a run that was over before it was killed; none where steps are left."""
+        if checkpoint is None:
+            return None
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         patience = self._job.early_stopping_patience
-        if latest is None or not patience:
-            return self._data.plan.steps
-        state = json.loads((latest / "trainer_state.json").read_text(encoding="utf-8"))
-        ended = validations_since_best(state["log_history"]) >= patience
-        return int(state["global_step"]) if ended else self._data.plan.steps
+        gave_up = patience and validations_since_best(state.log_history) >= patience
+        return state if gave_up or state.global_step >= self._data.plan.steps else None
 
     def _attempt(self, bar: Bar) -> tuple[RunTrainer | None, RunWatcher]:
         """Train from the newest checkpoint; gives no Trainer where memory ran out."""
@@ -326,7 +326,12 @@ class _Run:
                 bar, request, values.logging_steps, self._job.early_stopping_patience
             )
             latest = self._run.latest()
-            trainer = self._trainer(watcher, self._last_step(latest), resumed=latest is not None)
+            trainer = self._trainer(watcher, resumed=latest is not None)
+            if latest is not None and (ended := self._ended(latest)) is not None:
+                set_peft_model_state_dict(self._model, load_file(checkpoint_weights(latest)))
+                trainer.state = ended
+                watcher.on_train_begin(trainer.args, ended, trainer.control)
+                return trainer, watcher
             try:
                 trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
             except (RuntimeError, MemoryError) as error:
@@ -371,7 +376,7 @@ class _Run:
             step, rows, memory_error, rows // 2, extra={"markup": False},
         )  # fmt: skip
 
-    def _trainer(self, watcher: RunWatcher, last_step: int, resumed: bool) -> RunTrainer:
+    def _trainer(self, watcher: RunWatcher, resumed: bool) -> RunTrainer:
         job, data = self._job, self._data
         trainer = RunTrainer(
             rows=data.train,
@@ -381,7 +386,7 @@ class _Run:
             checkpoints_kept=job.values.checkpoints_kept,
             model=self._model,
             args=_arguments(
-                job, self._run, self._device, last_step, resumed, self._trainable.layerwise
+                job, data.plan, self._run, self._device, resumed, self._trainable.layerwise
             ),
             eval_dataset=data.validation,
             data_collator=self._trainable.collate,
@@ -433,9 +438,9 @@ def micro_batch_rows(job: TrainingJob, run: RunFolder) -> int:
 
 def _arguments(
     job: TrainingJob,
+    plan: EpochPlan,
     run: RunFolder,
     device: torch.device,
-    last_step: int,
     resumed: bool,
     layerwise: bool,
 ) -> TrainingArguments:
@@ -448,7 +453,7 @@ def _arguments(
         output_dir=str(run.path),
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
-        max_steps=last_step,
+        max_steps=plan.steps,
         learning_rate=values.learning_rate,
         warmup_steps=values.warmup_ratio,
         weight_decay=values.weight_decay,
