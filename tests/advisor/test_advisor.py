@@ -236,3 +236,23 @@ def test_before_git_ingest_only_retrieval_is_missing(tmp_path):
     answer = advisor.analyze_architecture("Who?", retrieval=False)
     assert not answer.is_checked
     assert answer.citations == ()
+
+
+def test_adapters_are_swapped_not_collected(tmp_path):
+    from tests.builders.advised_repository import write_adapter
+
+    folder = build_advised_repository(tmp_path)
+    first = "2026-01-01T00.00.00Z"
+    second = write_adapter(folder, "2026-02-01T00.00.00Z", seed=2).name
+    advisor = Advisor(advisor_parameters(folder))
+
+    def say(version):
+        answer = advisor.analyze_architecture("Who?", retrieval=False, adapter=version)
+        return answer.text
+
+    said = {version: say(version) for version in (first, "base", second)}
+    assert len(set(said.values())) == 3
+    assert {version: say(version) for version in reversed(said)} == said
+    choice = advisor.choices.choose("advisor")
+    with advisor._models.using(choice.profile, choice.adapter) as (model, _):
+        assert list(model.peft_config) == ["2026-02-01T00_00_00Z"]

@@ -116,6 +116,10 @@ def test_completion_in_the_middle(client):
     )
     assert given.usage.prompt_tokens == len("fn a() {}") + 3
     assert spelled.choices[0].text == given.choices[0].text
+    among_others = client.completions.create(
+        **options, prompt="<file_sep>b.rs\nx<file_sep><fim_prefix>fn a(<fim_suffix>) {}<fim_middle>"
+    )
+    assert among_others.usage.prompt_tokens == len("b.rs\nx\nfn a() {}") + 3
     stream = client.completions.create(**options, prompt="fn a(", suffix=") {}", stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream) == given.choices[0].text
 

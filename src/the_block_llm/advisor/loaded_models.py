@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +30,13 @@ _WORKING_SHARE: Final = 0.2
 
 @dataclass
 class _Resident:
-    """A model that is loaded, with the adapters that were asked for so far."""
+    """A model that is loaded, with the adapter that was asked for last."""
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerFast
     n_bytes: int
-    adapters: set[Path] = field(default_factory=set)
+    adapter: Path | None = None
+    has_answered: bool = False
 
 
 class LoadedModels:
@@ -82,18 +83,22 @@ class LoadedModels:
             AdapterError: The adapter does not fit.
             ModelUnavailableError: The weights cannot be had, or are above the cap alone.
         """
+        if adapter is not None and self._must_load_again(profile, adapter):
+            del self._active[profile.name]
         resident = self._resident(profile)
         # A key of the active ones again at the end: the most recently used.
         self._active[profile.name] = self._active.pop(profile.name)
-        if adapter is not None:
-            name = adapter.name.replace(".", "_")
-            if adapter not in resident.adapters:
-                resident.model = add_adapter(resident.model, profile, adapter, name)
-                resident.adapters.add(adapter)
-            resident.model.set_adapter(name)
+        if adapter is not None and adapter != resident.adapter:
+            resident.model = add_adapter(resident.model, profile, adapter, _name(adapter))
+            if resident.adapter is not None:
+                # One at a time: a server that runs for months sees many.
+                resident.model.delete_adapter(_name(resident.adapter))
+            resident.adapter = adapter
+            resident.n_bytes = resident.model.get_memory_footprint()
         switched: AbstractContextManager[Any] = nullcontext()
         if adapter is None and isinstance(resident.model, PeftModel):
             switched = resident.model.disable_adapter()
+        resident.has_answered = True
         with switched:
             yield resident.model, resident.tokenizer
 
@@ -103,6 +108,17 @@ class LoadedModels:
             if profile.name in group:
                 return group[profile.name].tokenizer
         return load_tokenizer(profile)
+
+    def _must_load_again(self, profile: ModelProfile, adapter: Path) -> bool:
+        """True where another adapter cannot simply be put beside the base as it is.
+
+        Some processors compute from packed weights, which loading an adapter unpacks with a
+        loss: the base under it would no longer be the one that was tuned.
+        """
+        active = self._active.get(profile.name)
+        if active is None or self.device.type != "cpu":
+            return False
+        return active.has_answered and adapter != active.adapter
 
     def _resident(self, profile: ModelProfile) -> _Resident:
         if profile.name in self._active:
@@ -136,6 +152,11 @@ class LoadedModels:
 
     def _bytes_active(self) -> int:
         return sum(resident.n_bytes for resident in self._active.values())
+
+
+def _name(adapter: Path) -> str:
+    """What peft calls the adapter; it allows no dots."""
+    return adapter.name.replace(".", "_")
 
 
 def weight_bytes(profile: ModelProfile, device: torch.device) -> int:

@@ -17,10 +17,12 @@ from the_block_llm.advisor.advisor import Answer, Completion
 from the_block_llm.advisor.cited_text import Part
 from the_block_llm.advisor.prompting import passage_heading
 
-# Editors write the marks for the middle into the prompt themselves.
+# Editors write the marks for the middle into the prompt themselves, other open files before them.
 _MIDDLE: Final = re.compile(
-    r"<\|?fim_prefix\|?>(?P<prefix>.*)<\|?fim_suffix\|?>(?P<suffix>.*)<\|?fim_middle\|?>", re.DOTALL
+    r"(?P<others>.*?)<\|?fim_prefix\|?>(?P<prefix>.*)<\|?fim_suffix\|?>(?P<suffix>.*)<\|?fim_middle\|?>",
+    re.DOTALL,
 )
+_FILE_MARK: Final = re.compile(r"<\|?file_sep\|?>")
 _Stop = Annotated[
     str | list[Annotated[str, Field(min_length=1)]] | None,
     Field(description="The answer ends before the first of these; at most four."),
@@ -107,7 +109,8 @@ class CompletionRequest(Sampling):
         """Code before and after what is to be written."""
         marked = _MIDDLE.fullmatch(self.prompt)
         if marked and not self.suffix:
-            return marked["prefix"], marked["suffix"]
+            others = _FILE_MARK.sub("\n", marked["others"]).lstrip("\n")
+            return others + marked["prefix"], marked["suffix"]
         return self.prompt, self.suffix or ""
 
 
