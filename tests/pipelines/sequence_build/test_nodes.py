@@ -199,3 +199,26 @@ def test_what_validation_commits_brought_is_shown_but_not_learned(
     names = [line for line in brought if line.startswith("def ")]
     assert names
     assert not [line for line in names if line in learned]
+
+
+def test_the_pictures_show_every_kind_and_side(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    mix, rows = nodes.plot_sequences(run.report, *run.rows.values())
+    bars = {
+        container.get_label(): [bar.get_width() for bar in container]
+        for container in mix.axes[0].containers
+    }
+    assert bars["chat"][0] * 1e6 == pytest.approx(run.report["train_chat_tokens"])
+    assert set(bars) == {"file", "commit", "chat"}
+    labels = [text.get_text() for text in rows.axes[0].get_legend().get_texts()]
+    assert labels[0] == f"train: {run.report['train_fill_percent']} % full"
+
+
+def test_an_empty_side_can_be_drawn(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, long_story.tables(tmp_path, None), smollm2_profile, cutoff=None)
+    _, rows = nodes.plot_sequences(run.report, *run.rows.values())
+    assert len(rows.axes[0].get_legend().get_texts()) == 2

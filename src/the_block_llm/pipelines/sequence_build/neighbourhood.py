@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from the_block_llm.pipelines.sequence_build.packing import best_fit
@@ -11,6 +10,8 @@ from the_block_llm.pipelines.sequence_build.packing import best_fit
 _FULL: Final = 0.99
 _FULL_ENOUGH: Final = 0.97  # for a row that can be filled up with context
 _PATH_IN_PATCH: Final = re.compile(r"^(?:\+\+\+ b/|created |deleted )(.+)$", re.MULTILINE)
+
+_Group = tuple[list[int], int, bool]  # pieces, their tokens together, whether one is elastic
 
 
 def module_of(kind: str, source: str, segments: Sequence[Mapping[str, Any]]) -> str:
@@ -41,33 +42,49 @@ def pack_by_module(
     >>> pack_by_module([5, 4, 5, 6], ["a", "b", "a", "b"], [False] * 4, context_tokens=10)
     [[0, 2], [1, 3]]
     """
-    waiting: dict[str, list[list[int]]] = defaultdict(list)
+    # Groups carry their size and whether they can be filled up, so that neither is summed anew
+    # on every level of folders.
+    waiting: dict[str, list[_Group]] = defaultdict(list)
     for index, module in enumerate(modules):
-        waiting[module].append([index])
+        waiting[module].append(([index], lengths[index], elastic[index]))
     for folder in _with_parents(waiting):
         waiting.setdefault(folder, [])
     full: list[list[int]] = []
     for folder in sorted(waiting, key=lambda name: (-_depth(name), name)):
         if folder == "":
             continue
-        for row in _packed(waiting[folder], lengths, context_tokens):
-            wanted = _FULL_ENOUGH if any(elastic[index] for index in row) else _FULL
-            is_full = sum(lengths[index] for index in row) >= wanted * context_tokens
-            (full if is_full else waiting[_folder(folder)]).append(row)
+        for group in _packed(waiting[folder], context_tokens):
+            row, size, is_elastic = group
+            if size >= (_FULL_ENOUGH if is_elastic else _FULL) * context_tokens:
+                full.append(row)
+            else:
+                waiting[_folder(folder)].append(group)
     # At the top nothing is kept together any more, so that the rows get as full as they can.
-    loose = [[index] for row in waiting.get("", []) for index in row]
-    return sorted(sorted(row) for row in (*full, *_packed(loose, lengths, context_tokens)))
-
-
-def _packed(
-    groups: Sequence[Sequence[int]], lengths: Sequence[int], context_tokens: int
-) -> list[list[int]]:
-    sizes = [sum(lengths[index] for index in group) for group in groups]
-    if sum(sizes) <= context_tokens:
-        return [[index for group in groups for index in group]] if groups else []
-    return [
-        [index for at in row for index in groups[at]] for row in best_fit(sizes, context_tokens)
+    loose = [
+        ([index], lengths[index], elastic[index])
+        for row, _, _ in waiting.get("", [])
+        for index in row
     ]
+    return sorted(
+        sorted(row) for row in (*full, *(row for row, _, _ in _packed(loose, context_tokens)))
+    )
+
+
+def _packed(groups: Sequence[_Group], context_tokens: int) -> list[_Group]:
+    sizes = [size for _, size, _ in groups]
+    if sum(sizes) <= context_tokens:
+        return [_merged(groups)] if groups else []
+    return [_merged([groups[at] for at in row]) for row in best_fit(sizes, context_tokens)]
+
+
+def _merged(groups: Sequence[_Group]) -> _Group:
+    if len(groups) == 1:
+        return groups[0]
+    return (
+        [index for row, _, _ in groups for index in row],
+        sum(size for _, size, _ in groups),
+        any(is_elastic for _, _, is_elastic in groups),
+    )
 
 
 def _with_parents(folders: Mapping[str, object]) -> set[str]:
@@ -80,9 +97,8 @@ def _with_parents(folders: Mapping[str, object]) -> set[str]:
 
 
 def _folder(path: str) -> str:
-    parent = PurePosixPath(path).parent.as_posix()
-    return "" if parent == "." else parent
+    return path.rpartition("/")[0]
 
 
 def _depth(folder: str) -> int:
-    return len(PurePosixPath(folder).parts)
+    return folder.count("/") + 1 if folder else 0

@@ -32,6 +32,7 @@ from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerFast
 
 
@@ -141,6 +142,20 @@ def report_sequences(
         len(left_out_by_mix(documents, params.mix, shape.context_tokens)),
         profile.training,
     )
+
+
+def plot_sequences(
+    report: dict[str, Any],
+    train_rows: ParquetParts,
+    validation_rows: ParquetParts,
+    held_out_rows: ParquetParts,
+) -> tuple["Figure", "Figure"]:
+    """Draw the mix of documents, and the lengths of rows and segments."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+    from the_block_llm.pipelines.sequence_build.plots import plot_mix, plot_rows  # noqa: PLC0415
+
+    rows = {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows}
+    return plot_mix(report), plot_rows(rows, report)
 
 
 def _pack(

@@ -7,6 +7,7 @@ from the_block_llm.pipelines.sequence_build.nodes import (
     pack_held_out,
     pack_train,
     pack_validation,
+    plot_sequences,
     render_documents,
     report_sequences,
     screen_documents,
@@ -41,6 +42,12 @@ def create_pipeline() -> Pipeline:
                 ],
                 "sequence_report",
                 name="report_sequences",
+            ),
+            Node(
+                plot_sequences,
+                ["sequence_report", "train_rows", "validation_rows", "held_out_rows"],
+                ["sequence_mix_plot", "sequence_rows_plot"],
+                name="plot_sequences",
             ),
         ]
     )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Pictures of what is shown to the model: how much of which kind, and how full the rows are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.schemas import DOCUMENT_KINDS, SPLITS
+
+# Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.
+_COLOUR_OF: Final = dict(zip(DOCUMENT_KINDS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+_MILLION: Final = 1_000_000
+
+
+def plot_mix(report: Mapping[str, Any]) -> Figure:
+    """Draw the tokens of each kind of document on each side of the cut-off.
+
+    Args:
+        report: As in ``sequence_report.json``.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(SPLITS))
+    for kind in DOCUMENT_KINDS:
+        tokens = [report.get(f"{split}_{kind}_tokens", 0) for split in SPLITS]
+        axes.barh(SPLITS, np.array(tokens) / _MILLION, left=left / _MILLION, label=kind,
+                  color=_COLOUR_OF[kind])  # fmt: skip
+        left += tokens
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens of documents (millions)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title("What is learned and what is held back, before the mix")
+    return figure
+
+
+def plot_rows(rows: Mapping[str, ParquetParts], report: Mapping[str, Any]) -> Figure:
+    """Draw the lengths of the rows and of the segments in them.
+
+    Args:
+        rows: By side of the cut-off.
+        report: As in ``sequence_report.json``.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    of_rows, of_segments = figure.subplots(1, 2)
+    context = report["context_tokens"]
+    for (split, table), colour in zip(rows.items(), _COLOUR_OF.values(), strict=True):
+        row_lengths, segment_lengths = _lengths(table)
+        label = f"{split}: {report[f'{split}_fill_percent']} % full"
+        for axes, lengths in ((of_rows, row_lengths), (of_segments, segment_lengths)):
+            if len(lengths):
+                share = np.full(len(lengths), 100 / len(lengths))
+                axes.hist(lengths, bins=32, range=(0, context), weights=share,
+                          histtype="step", color=colour, label=label)  # fmt: skip
+    of_rows.set_xlabel("tokens in a row")
+    of_rows.set_ylabel("share (%)")
+    of_rows.set_yscale("log")  # nearly all rows are full: the few that are not should show
+    of_segments.set_xlabel("tokens in a segment")
+    for axes in (of_rows, of_segments):
+        axes.grid(alpha=0.3)
+    if of_rows.get_legend_handles_labels()[0]:
+        of_rows.legend(frameon=False, fontsize="small", loc="upper left")
+    return figure
+
+
+def _lengths(table: ParquetParts) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rows: Sequence[Any] = [np.empty(0, np.int32)]
+    segments: Sequence[Any] = [np.empty(0, np.int32)]
+    for batch in table.batches(["n_tokens", "segment_lengths"]):
+        rows = [*rows, batch["n_tokens"].to_numpy()]
+        segments = [*segments, batch["segment_lengths"].flatten().to_numpy()]
+    return np.concatenate(rows), np.concatenate(segments)
