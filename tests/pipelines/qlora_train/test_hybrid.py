@@ -40,6 +40,8 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     given = {
         "repository": str(small_repository),
         "models": models,
+        # The byte tokenizer has no tokens for filling in the middle.
+        "sequence_build": {"fim_share": 0},
         "qlora_train": {"max_steps": 2, "probe_questions": []},
     }
     run_project(project, "git_ingest", **given)

@@ -86,6 +86,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row(TEXT[i:]) for i in range(16)]
     save_rows(folder / "data/05_model_input/train/tiny", rows)
     save_rows(folder / "data/05_model_input/validation/tiny", rows[:1])
+    facts = {"added_tokens": {}, "curriculum": [], "context_tokens": 256, "overlap_tokens": 32}
+    (folder / "data/05_model_input/row_facts").mkdir()
+    (folder / "data/05_model_input/row_facts/tiny.json").write_text(json.dumps(facts))
     (folder / "data/01_raw").mkdir()
     (folder / "data/01_raw/repository.json").write_text(json.dumps({"head": "0" * 40}))
     return folder

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import TrainingError
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
@@ -23,6 +24,19 @@ _NOT_DECISIVE: Final[Any] = {
     "values": {"micro_batch_rows", "logging_steps", "save_steps", "checkpoints_kept"},
     "profile": {"training", "cache_folder"},
 }  # fmt: skip
+
+
+class _Stage(BaseModel, frozen=True):
+    stage: int
+    epochs: int
+
+
+class RowFacts(BaseModel, frozen=True):
+    """What is read of ``row_facts``, which stands beside the rows."""
+
+    added_tokens: dict[str, int] = {}
+    """Ids of tokens that the model's own tokenizer does not have."""
+    curriculum: tuple[_Stage, ...] = ()
 
 
 class TrainingJob(BaseModel, frozen=True, extra="forbid"):
@@ -46,6 +60,8 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     probe_questions: tuple[str, ...] = ()
     """Asked before training and after every epoch."""
     probe_new_tokens: int = 48
+    stage_epochs: dict[int, int] = {}
+    """Epochs of each curriculum stage; empty where the token budget decides."""
     tensorboard_folder: Path | None = None
 
     def data_hashes(self) -> dict[str, str]:
@@ -80,12 +96,21 @@ def training_job(
     train_folder: Path,
     validation_folder: Path,
     git_commit: str | None,
+    row_facts: Mapping[str, Any],
 ) -> TrainingJob:
-    """Put a run's parameters and its profile together.
+    """Put a run's parameters, its profile and its rows together.
 
     Raises:
         ParameterError: They contradict each other.
+        TrainingError: The rows hold tokens that the model does not have.
     """
+    facts = RowFacts.model_validate(row_facts)
+    if facts.added_tokens:
+        raise TrainingError(
+            f"The rows hold {', '.join(facts.added_tokens)}, which {profile.name} has no vectors "
+            "for, and training does not add them. Build the rows without, with "
+            "--params=sequence_build.domain_marks=false, and train on those."
+        )
     work_folder = Path(params.work_folder)
     curves = work_folder / profile.name / "tensorboard"
     return TrainingJob(
@@ -109,6 +134,7 @@ def training_job(
         n_processes=params.n_processes,
         probe_questions=params.probe_questions,
         probe_new_tokens=params.probe_new_tokens,
+        stage_epochs={stage.stage: stage.epochs for stage in facts.curriculum},
         tensorboard_folder=curves if params.tensorboard else None,
     )
 

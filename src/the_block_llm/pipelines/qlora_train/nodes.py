@@ -20,6 +20,7 @@ def check_training(
     models: ModelProfiles,
     model: str,
     params: QloraTrainParams,
+    row_facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Say what the run will take, and refuse what would not fit."""
     # Importing torch takes seconds that `kedro registry list` need not spend.
@@ -28,7 +29,7 @@ def check_training(
 
     if params.tensorboard:
         check_tensorboard()
-    job = _job(train_rows, validation_rows, repository, models, model, params)
+    job = _job(train_rows, validation_rows, repository, models, model, params, row_facts)
     return preflight(job, with_speed=params.preflight_only)
 
 
@@ -39,6 +40,7 @@ def train_adapter(
     models: ModelProfiles,
     model: str,
     params: QloraTrainParams,
+    row_facts: dict[str, Any],
     preflight: dict[str, Any],
 ) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Train; gives the finished adapter folder, the figures of the run, and the answers."""
@@ -51,7 +53,7 @@ def train_adapter(
     from the_block_llm.pipelines.qlora_train.processes import train_in_processes  # noqa: PLC0415
 
     del preflight
-    job = _job(train_rows, validation_rows, repository, models, model, params)
+    job = _job(train_rows, validation_rows, repository, models, model, params, row_facts)
     outcome = train_in_processes(job)
     return outcome.adapter_folder, outcome.metrics, outcome.answers
 
@@ -68,6 +70,7 @@ def _job(
     models: ModelProfiles,
     model: str,
     params: QloraTrainParams,
+    row_facts: dict[str, Any],
 ) -> TrainingJob:
     return training_job(
         resolve_profile(models, model),
@@ -75,4 +78,5 @@ def _job(
         train_folder=train_rows.folder,
         validation_folder=validation_rows.folder,
         git_commit=repository["head"],
+        row_facts=row_facts,
     )

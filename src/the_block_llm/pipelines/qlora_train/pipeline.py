@@ -13,6 +13,7 @@ _JOB: Final = [
     "params:models",
     "params:model",
     "params:qlora_train",
+    "row_facts",
 ]
 
 

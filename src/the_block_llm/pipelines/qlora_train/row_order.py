@@ -5,7 +5,7 @@ together nor on how many processes share them. So a run that was cut off, ran ou
 is spread over several processes sees the same rows in the same steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,10 @@ class RowOrder:
 
 
 def order_rows(
-    stages: Sequence[int] | np.ndarray[Any, Any], epochs: int, batch_rows: int, seed: int
+    stages: Sequence[int] | np.ndarray[Any, Any],
+    epochs: int | Mapping[int, int],
+    batch_rows: int,
+    seed: int,
 ) -> RowOrder:
     """Shuffle the rows of each epoch; where rows have stages, finish one before the next.
 
@@ -42,7 +45,8 @@ def order_rows(
         stages: Curriculum stage of each row, shape ``(rows,)``. Stages are gone through in
             ascending order, each for all its epochs; rows of stage 0 belong to no stage and
             come with the last.
-        epochs: How often each row is seen.
+        epochs: How often each row is seen, or how often those of each stage; once where a
+            stage has no number.
         batch_rows: Rows of one optimizer step. An epoch's last step is filled with blanks.
         seed: Of the shuffling.
 
@@ -59,7 +63,8 @@ def order_rows(
     for stage in sorted({int(stage) for stage in settled}):
         members = np.flatnonzero(settled == stage)
         blanks = np.full(-len(members) % batch_rows, BLANK)
-        for epoch in range(epochs):
+        times = epochs if isinstance(epochs, int) else epochs.get(stage, 1)
+        for epoch in range(times):
             shuffled = np.random.default_rng([seed, stage, epoch]).permutation(members)
             places += [shuffled, blanks]
             steps += (len(members) + len(blanks)) // batch_rows

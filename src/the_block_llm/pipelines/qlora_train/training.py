@@ -4,10 +4,11 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from peft import set_peft_model_state_dict
 from pydantic import BaseModel
@@ -44,7 +45,7 @@ from the_block_llm.pipelines.qlora_train.out_of_memory import (
     trainable_tensors,
 )
 from the_block_llm.pipelines.qlora_train.probing import EpochProbe
-from the_block_llm.pipelines.qlora_train.row_order import RowOrder, order_rows
+from the_block_llm.pipelines.qlora_train.row_order import BLANK, RowOrder, order_rows
 from the_block_llm.pipelines.qlora_train.row_table import RowTable
 from the_block_llm.pipelines.qlora_train.run_folder import RunFolder, open_run, run_path
 from the_block_llm.pipelines.qlora_train.run_metrics import run_metrics
@@ -163,6 +164,14 @@ def read_rows(job: TrainingJob) -> RunData:
         steps_per_epoch=one_epoch.steps,
     )
     order = order_rows(train_rows.stages, plan.epochs, batch, values.seed)
+    if job.stage_epochs and job.force_epochs is None and bool(np.any(train_rows.stages)):
+        order = order_rows(train_rows.stages, job.stage_epochs, batch, values.seed)
+        plan = replace(
+            plan,
+            epochs=max(job.stage_epochs.values()),
+            reason="the stages of the curriculum",
+            steps=min(order.steps, job.max_steps or order.steps),
+        )
     return RunData(train=train_rows, validation=validation_rows, plan=plan, order=order)
 
 
@@ -215,7 +224,8 @@ def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
     """Training and validation passes at the measured speed; probes and saving come on top."""
     plan = data.plan
     share = plan.steps / max(1, data.order.steps)
-    train_tokens = int(data.train.tokens.sum()) * plan.epochs * share
+    places = data.order.rows[data.order.rows != BLANK]
+    train_tokens = int(data.train.tokens[places].sum()) * share
     validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
     return round(
         train_tokens / speed.train_tokens_per_second / job.n_processes
