@@ -88,10 +88,12 @@ def _print_fill(documents: ParquetParts, rows: ParquetParts, shape: RowShape) ->
     overlapped = _concatenated(lengths, shape.context_tokens, shape.overlap_tokens)
     _print_row("concatenate and cut, 25 % overlap", *overlapped)
     _print_row("cut each document, no packing", *_truncated(lengths, shape.context_tokens))
-    if (trl := _trl(lengths, shape.context_tokens)) is not None:
-        _print_row("TRL, packing_strategy=bfd", *trl)
-    else:
+    if importlib.util.find_spec("trl") is None:
         print("TRL: not installed")
+    else:
+        for strategy in ("bfd", "bfd_split", "wrapped"):
+            name = f"TRL, packing_strategy={strategy}"
+            _print_row(name, *_trl(lengths, shape.context_tokens, strategy))
     print("lost, twice: tokens never learned, learned twice · repeated: shown again, not learned")
     return fill
 
@@ -120,21 +122,29 @@ def _truncated(lengths: Sequence[int], context: int) -> tuple[int, float, int, i
     return len(lengths), fill, sum(lengths) - kept, 0, 0, cut
 
 
-def _trl(lengths: Sequence[int], context: int) -> tuple[int, float, int, int, int, int] | None:
-    if importlib.util.find_spec("trl") is None:
-        return None
+def _trl(
+    lengths: Sequence[int], context: int, strategy: str
+) -> tuple[int, float, int, int, int, int]:
     pack_dataset = importlib.import_module("trl.data_utils").pack_dataset
     Dataset = importlib.import_module("datasets").Dataset  # noqa: N806
-    data: Any = Dataset.from_dict({"input_ids": [list(range(length)) for length in lengths]})
-    packed = pack_dataset(data, seq_length=context, strategy="bfd")
-    kept = sum(len(row) for row in packed["input_ids"])
-    cut = sum(length > context for length in lengths)
-    return len(packed), 100 * kept / (context * len(packed)), sum(lengths) - kept, 0, 0, cut
+    # Every token is the number of its document, so that what became of it can be counted.
+    data: Any = Dataset.from_dict({"input_ids": [[n] * length for n, length in enumerate(lengths)]})
+    packed = pack_dataset(data, seq_length=context, strategy=strategy)
+    rows = [np.asarray(row, np.int64) for row in packed["input_ids"]]
+    kept = np.bincount(np.concatenate(rows), minlength=len(lengths))
+    n_rows_of = np.bincount(
+        np.concatenate([np.unique(row) for row in rows]), minlength=len(lengths)
+    )
+    cut = int(((n_rows_of > 1) | (kept < lengths)).sum())
+    lost = int(np.maximum(0, np.array(lengths) - kept).sum())
+    twice = int(np.maximum(0, kept - np.array(lengths)).sum())
+    return len(rows), 100 * int(kept.sum()) / (context * len(rows)), lost, twice, 0, cut
 
 
 def _bare(tokenizer: DocumentTokenizer, drafts: list[Draft]) -> None:
     for batch in (drafts[at : at + 500] for at in range(0, len(drafts), 500)):
-        tokenizer.encode_texts(batch)
+        texts = [segment.text for draft in batch for segment in draft.segments]
+        tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False)
 
 
 def _build(

@@ -3,14 +3,20 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from the_block_llm.pipelines.sequence_build.curriculum import stage_of
 from the_block_llm.pipelines.sequence_build.drafts import Draft
-from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer, TokenisedDocument
+from the_block_llm.pipelines.sequence_build.reuse import TokenisedTexts
+from the_block_llm.pipelines.sequence_build.tokens import (
+    DocumentTokenizer,
+    Ids,
+    TokenisedDocument,
+)
 from the_block_llm.schemas import DOCUMENTS
 
 # Enough texts to keep every core busy, little enough to hold several times over.
@@ -22,6 +28,7 @@ def document_batches(
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int] = (),
+    reuse_folder: Path | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Tokenise drafts and put them into record batches of the schema ``DOCUMENTS``.
 
@@ -31,8 +38,23 @@ def document_batches(
         context_tokens: Capacity of a row. A document that must stay whole and is longer gives
             way to the one it brings along; one that brings none stays as it is.
         stage_tokens: Capacity of the rows of each curriculum stage.
+        reuse_folder: Where ids of earlier runs are; none: everything is tokenised anew.
     """
-    for batch, encodings in _encoded_ahead(_batched(drafts), tokenizer):
+    with ExitStack() as stack:
+        earlier = reuse_folder and stack.enter_context(
+            TokenisedTexts(reuse_folder, tokenizer.backend)
+        )
+        yield from _batches(drafts, tokenizer, context_tokens, stage_tokens, earlier or None)
+
+
+def _batches(
+    drafts: Iterable[Draft],
+    tokenizer: DocumentTokenizer,
+    context_tokens: int,
+    stage_tokens: Sequence[int],
+    earlier: TokenisedTexts | None,
+) -> Iterator[pa.RecordBatch]:
+    for batch, encodings in _encoded_ahead(_batched(drafts), tokenizer, earlier):
         documents = tokenizer.assemble(batch, encodings)
         for at, draft in enumerate(batch):
             if draft.instead is not None and len(documents[at].input_ids) > context_tokens:
@@ -42,13 +64,13 @@ def document_batches(
 
 
 def _encoded_ahead(
-    batches: Iterator[list[Draft]], tokenizer: DocumentTokenizer
-) -> Iterator[tuple[list[Draft], list[Any]]]:
+    batches: Iterator[list[Draft]], tokenizer: DocumentTokenizer, earlier: TokenisedTexts | None
+) -> Iterator[tuple[list[Draft], list[Ids]]]:
     """Tokenise one batch while the one before it is put together and written."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        waiting: deque[tuple[list[Draft], Future[list[Any]]]] = deque()
+        waiting: deque[tuple[list[Draft], Future[list[Ids]]]] = deque()
         for batch in batches:
-            waiting.append((batch, worker.submit(tokenizer.encode_texts, batch)))
+            waiting.append((batch, worker.submit(tokenizer.encode_texts, batch, earlier)))
             if len(waiting) > 1:
                 ready, encodings = waiting.popleft()
                 yield ready, encodings.result()

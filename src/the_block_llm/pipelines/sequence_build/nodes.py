@@ -1,6 +1,7 @@
 """Thin calls: from git_ingest's tables to documents and packed rows."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -72,6 +73,7 @@ def render_documents(
         DocumentTokenizer(tokenizer, profile),
         shape.context_tokens,
         shape.stage_tokens,
+        None if params.reuse_folder is None else Path(params.reuse_folder),
     )
 
 

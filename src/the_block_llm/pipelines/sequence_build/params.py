@@ -69,6 +69,8 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     leak_similarity: float = Field(default=0.7, gt=0, le=1)
     """Held-back documents go where training holds this share of their lines, or wording this
     like theirs. Lower finds looser copies, and takes more from evaluation."""
+    reuse_folder: str | None = None
+    """Where token ids are kept for later runs, at most 1 GiB; none: tokenise everything anew."""
     seed: int = 42
     """Picks the wording of questions."""
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+from the_block_llm.pipelines.sequence_build.reuse import TokenisedTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,9 +56,9 @@ class DocumentTokenizer:
         Raises:
             ProfileError: The chat template loses the question, or never ends a turn.
         """
-        self._backend: Any = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self.backend: Any = tokenizer.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._start = self._marks(
             () if profile.document_start is None else (profile.document_start,)
@@ -68,28 +69,42 @@ class DocumentTokenizer:
             if profile.role == "advisor" and tokenizer.chat_template
             else None
         )
-        self._backend.encode_special_tokens = True
-        self.byte_lengths = byte_lengths(self._backend)
+        self.backend.encode_special_tokens = True
+        self.byte_lengths = byte_lengths(self.backend)
 
     def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
         """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
         return self.assemble(drafts, self.encode_texts(drafts))
 
-    def encode_texts(self, drafts: Sequence[Draft]) -> list[Any]:
-        """Run the tokenizer over every segment, without holding up other Python threads."""
-        texts = [segment.text for draft in drafts for segment in draft.segments]
-        encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return encodings
+    def encode_texts(
+        self, drafts: Sequence[Draft], earlier: TokenisedTexts | None = None
+    ) -> list[Ids]:
+        """Tokenise every segment, without holding up other Python threads.
 
-    def assemble(
-        self, drafts: Sequence[Draft], encodings: Sequence[Any]
-    ) -> list[TokenisedDocument]:
+        Args:
+            drafts: The documents.
+            earlier: Where texts that were tokenised before are found, and new ones kept.
+        """
+        texts = [segment.text for draft in drafts for segment in draft.segments]
+        if earlier is None:
+            return self._encode(texts)
+        found = earlier.find(texts)
+        new = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        encoded = self._encode(new)
+        earlier.remember(new, encoded)
+        remaining = iter(encoded)
+        return [next(remaining) if ids is None else ids for ids in found]
+
+    def _encode(self, texts: Sequence[str]) -> list[Ids]:
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
+
+    def assemble(self, drafts: Sequence[Draft], ids: Sequence[Ids]) -> list[TokenisedDocument]:
         """Put the marks around encoded segments, and say what is learned.
 
         Raises:
             ProfileError: The tokenizer changes text, so what is learned is not what is written.
         """
-        ids = [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
         texts = [segment.text for draft in drafts for segment in draft.segments]
         self._check_lossless(texts, ids)
         documents: list[TokenisedDocument] = []
