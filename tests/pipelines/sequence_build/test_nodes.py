@@ -11,7 +11,7 @@ from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
-from the_block_llm.schemas import DOCUMENTS, ROWS
+from the_block_llm.schemas import COMMITS, DOCUMENTS, FILE_CHANGES, ROWS, SNAPSHOT_FILES
 
 
 class Run:
@@ -222,3 +222,51 @@ def test_an_empty_side_can_be_drawn(
     run = Run(tmp_path, long_story.tables(tmp_path, None), smollm2_profile, cutoff=None)
     _, rows = nodes.plot_sequences(run.report, *run.rows.values())
     assert len(rows.axes[0].get_legend().get_texts()) == 2
+
+
+def test_two_repositories_keep_their_trees_and_paths_apart(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    one = long_story.tables(tmp_path / "one", 0.85)
+    facts = {**one.repository, "name": "story"}
+    # The other has the same paths, later and elsewhere, and commits of its own.
+    other = {**facts, "name": "other", "head": "f" * 40}
+    other["cutoff"] = {**facts["cutoff"], "sha": "e" * 40}
+
+    def both(table: ParquetParts, schema: pa.Schema, change: Any) -> ParquetParts:
+        rows = list(table.rows())
+        again = [{**row, "repo": "other", **change(row)} for row in rows]
+        batch = pa.RecordBatch.from_pylist(rows + again, schema)
+        return save_parts(tmp_path / "both" / table.folder.name, schema, [batch])
+
+    def sha(row: Any) -> dict[str, str]:
+        return {"sha": row["sha"][::-1]}
+
+    def of_tree(row: Any) -> dict[str, str]:
+        at_cutoff = row["sha"] == facts["cutoff"]["sha"]
+        return {
+            "sha": "e" * 40 if at_cutoff else "f" * 40,
+            "text": row["text"].upper() + f"# the other {row['path']}\n",
+        }
+
+    one.repository = {**facts, "repositories": [facts, other]}
+    one.commits = both(
+        one.commits, COMMITS, lambda row: {**sha(row), "subject": f"{row['subject']} X"}
+    )
+    one.file_changes = both(
+        one.file_changes,
+        FILE_CHANGES,
+        lambda row: {**sha(row), "patch": (row["patch"] or "").upper()},
+    )
+    one.snapshot_files = both(one.snapshot_files, SNAPSHOT_FILES, of_tree)
+    run = Run(tmp_path, one, smollm2_profile)
+    files = {
+        row["source"]: "".join(segment["text"] for segment in row["segments"])
+        for row in run.documents.rows(["kind", "source", "segments", "document_id"])
+        if row["document_id"].startswith("file/")
+    }
+    assert {path.split("/")[0] for path in files} == {"story", "other"}
+    assert "# the other pkg/part0.py" in files["other/pkg/part0.py"]
+    assert "# the other" not in files["story/pkg/part0.py"]
+    ids = [row["document_id"] for row in run.documents.rows(["document_id"])]
+    assert len(ids) == len(set(ids))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
+from typing import Any, Protocol
 
-from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.chat_files import (
     dependency_chats,
     description_chat,
@@ -32,13 +32,21 @@ from the_block_llm.schemas import Split
 _PATHS_LOOKED_UP = 20  # of a commit, when looking for earlier changes to the same files
 
 
+class RowSource(Protocol):
+    """A table, or the part of one that belongs to a repository."""
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows in order as dictionaries."""
+        ...
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The repository's tables and the choices that turn them into drafts."""
 
     history: History
-    file_changes: ParquetParts
-    snapshot_files: ParquetParts
+    file_changes: RowSource
+    snapshot_files: RowSource
     with_chats: bool
     incremental_context_sequences: int
     seed: int
@@ -140,7 +148,7 @@ class Corpus:
         by_order = self._by_order
         return [by_order[number] for number in sorted(before)[-wanted:]]
 
-    def _tree(self, sha: str) -> Iterator[SnapshotFile]:
+    def _tree(self, sha: str | None) -> Iterator[SnapshotFile]:
         for row in self.snapshot_files.rows(["sha", "path", "language", "text", "kept"]):
             if row["sha"] == sha and row["kept"] and row["text"]:
                 yield SnapshotFile(row["path"], row["language"], row["text"])
@@ -207,7 +215,7 @@ class _Changes:
     held_back: HeldBack
 
 
-def _read_changes(table: ParquetParts, history: History) -> _Changes:
+def _read_changes(table: RowSource, history: History) -> _Changes:
     paths_of: dict[str, list[str]] = defaultdict(list)
     commits_of: dict[str, list[str]] = defaultdict(list)
     written: dict[bool, dict[str, datetime]] = {False: {}, True: {}}

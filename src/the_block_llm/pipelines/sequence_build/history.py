@@ -39,7 +39,8 @@ class Commit:
 class Cutoff:
     """T0: the commit whose tree is trained on."""
 
-    sha: str
+    sha: str | None
+    """None where the repository began after the cut-off, so that nothing of it is trained on."""
     time: datetime
     head_sha: str
 

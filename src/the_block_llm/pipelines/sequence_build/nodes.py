@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
-from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.domain_marks import (
     add_domain_marks,
@@ -19,7 +18,7 @@ from the_block_llm.pipelines.sequence_build.fill_in_middle import (
     require_middle_marks,
     with_middles,
 )
-from the_block_llm.pipelines.sequence_build.history import read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
@@ -29,6 +28,7 @@ from the_block_llm.pipelines.sequence_build.params import (
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
+from the_block_llm.pipelines.sequence_build.several import Drafts, corpora
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
 
@@ -48,8 +48,8 @@ def screen_documents(
 ) -> dict[str, Any]:
     """Find what is held back and yet known, and what would be learned twice."""
     profile = resolve_profile(profiles, model)
-    corpus = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
-    return screen(corpus.drafts, corpus.history, params.leak_similarity).to_json()
+    corpus, history = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    return screen(corpus.drafts, history, params.leak_similarity).to_json()
 
 
 def render_documents(
@@ -64,7 +64,7 @@ def render_documents(
 ) -> Iterator[pa.RecordBatch]:
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
-    corpus = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    corpus, _ = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
     shape = row_shape(params, profile)
     tokenizer, _ = _tokenizer(profile, params)
     drafts = usable(corpus.drafts(), Screening.from_json(screening))
@@ -209,13 +209,17 @@ def _corpus(
     snapshot_files: ParquetParts,
     profile: ModelProfile,
     params: SequenceBuildParams,
-) -> Corpus:
+) -> tuple[Drafts, History]:
     cutoff = read_cutoff(repository, params.cutoff)
-    return Corpus(
-        history=read_history(commits, cutoff, params.validation_fraction),
-        file_changes=file_changes,
-        snapshot_files=snapshot_files,
+    history = read_history(commits, cutoff, params.validation_fraction)
+    found = corpora(
+        repository,
+        history,
+        commits,
+        file_changes,
+        snapshot_files,
         with_chats=profile.role == "advisor",
         incremental_context_sequences=params.incremental_context_sequences,
         seed=params.seed,
     )
+    return found, history
