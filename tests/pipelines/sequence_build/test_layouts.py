@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
+from the_block_llm.datasets.parts import save_parts
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
@@ -20,8 +21,10 @@ from the_block_llm.pipelines.sequence_build.domain_marks import (
 )
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.fill_in_middle import with_middles
-from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams, row_shape
+from the_block_llm.pipelines.sequence_build.params import RowShape, SequenceBuildParams, row_shape
+from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.schemas import DOCUMENTS, ROWS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -240,3 +243,33 @@ def test_chats_longer_than_a_row_are_counted(
     in_rows = {n for row in run.rows["train"].rows(["document_ids"]) for n in row["document_ids"]}
     assert not too_long & in_rows
     assert any("longer than a row of 90 tokens" in w for w in run.report["warnings"])
+
+
+def test_rows_may_hold_a_whole_context_of_131072_tokens(
+    tmp_path: Path, smollm2: Any, smollm2_profile: ModelProfile
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    texts = [f"def f{n}(x):\n    return x + {n}\n\n" * 12_000 for n in range(2)]
+    written = [a_file(text, f"pkg/{n}.py") for n, text in enumerate(texts)]
+    documents = save_parts(tmp_path / "d", DOCUMENTS, document_batches(written, tokenizer, 131_072))
+    shape = RowShape(131_072, 1024)
+    rows = save_parts(
+        tmp_path / "r", ROWS, pack_split(documents, "train", shape, tokenizer.byte_lengths)
+    )
+    lengths = [row["n_tokens"] for row in rows.rows(["n_tokens"])]
+    assert max(lengths) == 131_072
+    assert len(lengths) == 3  # two texts of 168,000 tokens
+    learned = sum(sum(row["labels_mask"]) for row in rows.rows(["labels_mask"]))
+    assert learned == sum(sum(row["labels_mask"]) for row in documents.rows(["labels_mask"]))
+
+
+def test_the_number_of_workers_changes_nothing(
+    smollm2: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    written = [a_file(f"x{n} = {n}\n" * n, f"{n}.py") for n in range(60)]
+    made = []
+    for parallel in ("false", "true"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallel)
+        made.append(list(document_batches(written, tokenizer, 256)))
+    assert made[0] == made[1]
