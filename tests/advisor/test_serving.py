@@ -141,6 +141,8 @@ def test_models(client):
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),
         ({"messages": [{"role": "god", "content": "x"}]}, openai.UnprocessableEntityError, "role"),
         ({"temperature": 9}, openai.UnprocessableEntityError, "temperature"),
+        ({"temperature": "0.5"}, openai.UnprocessableEntityError, "temperature"),
+        ({"max_tokens": True}, openai.UnprocessableEntityError, "max_tokens"),
         ({"n": 3}, openai.UnprocessableEntityError, "n:"),
         ({"tools": [{"type": "function"}]}, openai.UnprocessableEntityError, "tools"),
         ({"stop": ["a", "b", "c", "d", "e"]}, openai.UnprocessableEntityError, "four"),

@@ -30,21 +30,24 @@ _Stop = Annotated[
 
 
 class Sampling(BaseModel):
-    """Fields that both kinds of request have; unknown ones are passed over, as OpenAI does."""
+    """Fields that both kinds of request have; unknown ones are passed over, as OpenAI does.
+
+    Numbers and truth values must be that: "0.7" or "yes" is a mistake to hear of.
+    """
 
     model: str | None = Field(
         default=None, max_length=300, description="One of /v1/models, or a profile's name alone."
     )
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, le=2**31)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float = Field(strict=True, default=0.0, ge=0, le=2)
+    top_p: float = Field(strict=True, default=1.0, gt=0, le=1)
+    seed: int | None = Field(strict=True, default=None, ge=0, le=2**31)
+    max_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
     stop: _Stop = None
-    stream: bool | None = False
+    stream: bool | None = Field(default=False, strict=True)
     stream_options: "StreamOptions | None" = None
-    n: int | None = Field(default=1, ge=1, le=1, description="One answer a request.")
-    presence_penalty: float | None = Field(default=0, ge=0, le=0)
-    frequency_penalty: float | None = Field(default=0, ge=0, le=0)
+    n: int | None = Field(strict=True, default=1, ge=1, le=1, description="One answer a request.")
+    presence_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
+    frequency_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -61,7 +64,7 @@ class Sampling(BaseModel):
 class StreamOptions(BaseModel):
     """What a stream ends with."""
 
-    include_usage: bool | None = False
+    include_usage: bool | None = Field(default=False, strict=True)
 
 
 class TextPiece(BaseModel):
@@ -88,8 +91,10 @@ class ChatRequest(Sampling):
     """``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    retrieval: bool = Field(default=True, description="Search the repository. Ours, not OpenAI's.")
+    max_completion_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
+    retrieval: bool = Field(
+        strict=True, default=True, description="Search the repository. Ours, not OpenAI's."
+    )
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
 
     @property
@@ -103,7 +108,7 @@ class CompletionRequest(Sampling):
     prompt: str = Field(min_length=1)
     suffix: str | None = None
     echo: Literal[False] | None = False
-    best_of: int | None = Field(default=1, ge=1, le=1)
+    best_of: int | None = Field(strict=True, default=1, ge=1, le=1)
 
     def gap(self) -> tuple[str, str]:
         """Code before and after what is to be written."""
