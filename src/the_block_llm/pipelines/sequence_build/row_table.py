@@ -103,8 +103,9 @@ def _cut_documents(
     left_out: Set[str],
 ) -> Iterator[_Document]:
     for batch in documents.batches(_COLUMNS, batch_rows=512):
-        of_split = pc.equal(batch["split"], split)
-        chosen = batch.filter(pc.and_(of_split, pc.equal(batch["stage"], stage)))
+        wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["stage"], stage))
+        # Most batches are of one side, and filtering would copy all their ids.
+        chosen = batch if pc.all(wanted).as_py() else batch.filter(wanted)
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
         for row, document_id in enumerate(chosen["document_id"].to_pylist()):
             if document_id in left_out:

@@ -1,0 +1,77 @@
+"""Peak memory of sequence_build over a generated corpus, from drafts to packed rows.
+
+Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--profile NAME]
+
+Documents are made up on the way, so the corpus itself is never in memory.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sequence_build import _profile
+from the_block_llm.datasets.parts import save_parts
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.pipelines.sequence_build.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
+from the_block_llm.pipelines.sequence_build.file_documents import head
+from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.params import Mix, RowShape
+from the_block_llm.pipelines.sequence_build.row_table import pack_split
+from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.schemas import DOCUMENTS, ROWS
+
+_FILE_BYTES = 12_000
+_WORDS = 20_000
+_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("megabytes", type=float)
+    parser.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
+    arguments = parser.parse_args()
+    profile = _profile(arguments.profile)
+    tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
+    shape = RowShape(1024, 256)
+    print(f"before: {_peak_gib():.2f} GiB")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        made = document_batches(_drafts(arguments.megabytes * 1e6), tokenizer, shape.context_tokens)
+        documents = save_parts(Path(folder) / "documents", DOCUMENTS, made)
+        print(f"documents: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s")
+        left_out = left_out_by_mix(documents, Mix(), shape.context_tokens)
+        packed = pack_split(documents, "train", shape, tokenizer.byte_lengths, left_out)
+        rows = save_parts(Path(folder) / "rows", ROWS, packed)
+        print(f"rows: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s, {rows.num_rows}")
+
+
+def _drafts(most_bytes: float) -> Iterator[Draft]:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlu_", k=rng.randint(2, 9))) for _ in range(_WORDS)]
+    n_bytes = number = 0
+    while n_bytes < most_bytes:
+        lines: list[str] = []
+        size = 0
+        while size < _FILE_BYTES:
+            name, *rest = rng.choices(words, k=9)
+            lines.append(f"def {name}(x):\n    return {' + '.join(rest)}\n\n")
+            size += len(lines[-1])
+        path = f"pkg{number % 997}/part{number}.py"
+        segments = (head(path), Segment("".join(lines), train=True))
+        yield Draft(f"file/{path}", "file", "train", path, _AT, segments)
+        n_bytes += size
+        number += 1
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+if __name__ == "__main__":
+    main()
