@@ -1,5 +1,6 @@
 """Who wrote a commit: stable pseudonyms, and which authors are programs."""
 
+import functools
 import hashlib
 import hmac
 import os
@@ -27,6 +28,7 @@ class AuthorNaming:
     key: bytes | None
     """Of the keyed hash; None leaves names as they are."""
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019, a few of these exist in a run
     def author_id(self, name: str, email: str) -> str:
         if self.key is None:
             return f"{name} <{email}>"
@@ -39,6 +41,7 @@ class AuthorNaming:
         return hashlib.sha256(b"naming" + (self.key or b"")).hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=4096)
 def is_bot(name: str, email: str) -> bool:
     """True where the author is a program.
 

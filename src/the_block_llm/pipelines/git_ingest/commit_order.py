@@ -16,7 +16,7 @@ from typing import Final
 from the_block_llm.errors import ParameterError, RepositoryError
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 
-_MEAN_COMMITS_A_PIECE: Final = 64
+_MEAN_COMMITS_A_PIECE: Final = 128
 _MAX_COMMITS_A_PIECE: Final = 256
 LATEST_TIME: Final = 253_402_300_799
 """The last second of the year 9999; commit times beyond are damage."""

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from the_block_llm.schemas import COMMITS
 
 _RECURS_FROM: Final = 4
 """A subject that stands on that many commits says nothing of any one of them."""
-_BATCH_ROWS: Final = 4096
 _SHORT_SHA: Final = 7
 
 
@@ -20,35 +18,37 @@ def commit_batches(pieces: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of the table ``commits`` from the commits of all pieces, oldest first.
 
     Args:
-        pieces: Files in the schema PIECE_COMMITS.
+        pieces: Arrow files in the schema PIECE_COMMITS.
     """
     forms = Counter[int]()
-    for piece in pieces:
-        forms.update(_column(piece, "subject_form"))
+    for batch in _stored(pieces):
+        forms.update(batch["subject_form"].to_pylist())
     recurring = {form for form, n_commits in forms.items() if n_commits >= _RECURS_FROM}
     reverts = _resolved_reverts(pieces)
     informative_at = COMMITS.get_field_index("informative")
     reverts_at = COMMITS.get_field_index("reverts")
     start = 0
+    for batch in _stored(pieces):
+        told = [
+            said and form not in recurring
+            for said, form in zip(
+                batch["informative"].to_pylist(), batch["subject_form"].to_pylist(), strict=True
+            )
+        ]
+        undone = [reverts.get(start + i) for i in range(batch.num_rows)]
+        start += batch.num_rows
+        yield (
+            batch.select(COMMITS.names)
+            .set_column(informative_at, COMMITS.field("informative"), pa.array(told))
+            .set_column(reverts_at, COMMITS.field("reverts"), pa.array(undone, pa.string()))
+        )
+
+
+def _stored(pieces: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     for piece in pieces:
-        with pq.ParquetFile(piece) as rows:
-            for batch in rows.iter_batches(_BATCH_ROWS):
-                told = [
-                    said and form not in recurring
-                    for said, form in zip(
-                        batch["informative"].to_pylist(),
-                        batch["subject_form"].to_pylist(),
-                        strict=True,
-                    )
-                ]
-                undone = [reverts.get(start + i) for i in range(batch.num_rows)]
-                start += batch.num_rows
-                settled = (
-                    batch.select(COMMITS.names)
-                    .set_column(informative_at, COMMITS.field("informative"), pa.array(told))
-                    .set_column(reverts_at, COMMITS.field("reverts"), pa.array(undone, pa.string()))
-                )
-                yield settled.cast(COMMITS)  # Parquet gives seconds back as milliseconds
+        with pa.OSFile(str(piece)) as file, pa.ipc.open_file(file) as reader:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
 
 
 def _resolved_reverts(pieces: Sequence[Path]) -> dict[int, str]:
@@ -61,9 +61,8 @@ def _resolved_reverts(pieces: Sequence[Path]) -> dict[int, str]:
     reverts: dict[int, str] = {}
     index = 0
     names = ["sha", "reverts", "reverted_subject", "subject_id", "change_id", "inverse_id"]
-    for piece in pieces:
-        table = pq.read_table(piece, columns=names)
-        for row in zip(*(table[name].to_pylist() for name in names), strict=True):
+    for batch in _stored(pieces):
+        for row in zip(*(batch[name].to_pylist() for name in names), strict=True):
             sha, stated, subject, subject_id, change_id, inverse_id = row
             undone = (
                 earlier.named(stated)
@@ -95,8 +94,3 @@ class _Earlier:
         """Return the whole sha of an earlier commit that is named by its start."""
         found = None if sha is None else self._by_start.get(sha[:_SHORT_SHA])
         return found if found is not None and sha is not None and found.startswith(sha) else None
-
-
-def _column(piece: Path, name: str) -> list[int]:
-    values: list[int] = pq.read_table(piece, columns=[name])[name].to_pylist()
-    return values

@@ -85,7 +85,7 @@ def read_history(
         tally.add(note["tally"])
     return History(
         changes=[cache.folder / f"{name}.changes.parquet" for name in names],
-        commits=[cache.folder / f"{name}.commits.parquet" for name in names],
+        commits=[cache.folder / f"{name}.commits.arrow" for name in names],
         tally=tally,
         n_read=n_commits,
     )

@@ -81,7 +81,7 @@ def read_history_piece(
 ) -> dict[str, Any]:
     """Read the commits of ``piece`` and write them beside ``stem``; returns the notes.
 
-    Writes ``<stem>.changes.parquet`` in the schema FILE_CHANGES, ``<stem>.commits.parquet``
+    Writes ``<stem>.changes.parquet`` in the schema FILE_CHANGES, ``<stem>.commits.arrow``
     in PIECE_COMMITS, both in the order of the piece, then the notes.
     """
     damaged: set[str] = set()
@@ -139,12 +139,13 @@ class _PieceReading:
             FILE_CHANGES,
             batches(FILE_CHANGES, self._rows(piece), _PATCH_COLUMN, self._finish_changes),
         )
-        commits = stem.with_name(f"{stem.name}.commits.parquet")
-        write_part(
-            commits,
-            PIECE_COMMITS,
-            batches(PIECE_COMMITS, self._commit_rows, _BODY_COLUMN, self._finish_commits),
-        )
+        commits = stem.with_name(f"{stem.name}.commits.arrow")
+        # Arrow's own format: these are read back once or twice and never by anybody else.
+        with pa.OSFile(str(commits), "wb") as file, pa.ipc.new_file(file, PIECE_COMMITS) as writer:
+            for batch in batches(
+                PIECE_COMMITS, self._commit_rows, _BODY_COLUMN, self._finish_commits
+            ):
+                writer.write_batch(batch)
         return finish_piece(
             stem,
             [changes, commits],

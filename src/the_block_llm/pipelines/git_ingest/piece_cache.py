@@ -8,12 +8,11 @@ a rewritten history asks for other names, and what nobody asked for is swept awa
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from the_block_llm.datasets.parts import write_text_atomically
 
 _NOTES = ".notes.json"
 
@@ -35,9 +34,15 @@ class PieceCache:
             )
         except (OSError, ValueError):
             return None
-        if not all((self.folder / file).exists() for file in notes["files"]):
-            return None
-        return notes
+        return notes if self._is_whole(notes["files"]) else None
+
+    def _is_whole(self, files: Mapping[str, int]) -> bool:
+        # Sizes, because what was written is not forced to the disk piece by piece: after a
+        # power failure a file can be there and be empty.
+        try:
+            return all((self.folder / file).stat().st_size == n for file, n in files.items())
+        except OSError:
+            return False
 
     def sweep(self, keep: Iterable[str]) -> None:
         """Remove every file that does not belong to one of the pieces in ``keep``."""
@@ -49,8 +54,10 @@ class PieceCache:
 
 def finish_piece(stem: Path, files: Iterable[Path], notes: Mapping[str, Any]) -> dict[str, Any]:
     """Declare the piece of that stem finished; returns the notes as they will be read."""
-    told = {"files": [file.name for file in files], **notes}
-    write_text_atomically(stem.with_name(f"{stem.name}{_NOTES}"), json.dumps(told))
+    told = {"files": {file.name: file.stat().st_size for file in files}, **notes}
+    unfinished = stem.with_name(f".{stem.name}.{os.getpid()}.unfinished")
+    unfinished.write_text(json.dumps(told), encoding="utf-8")
+    unfinished.replace(stem.with_name(f"{stem.name}{_NOTES}"))
     return told
 
 

@@ -1,14 +1,11 @@
 """Marks in the place of secrets and of e-mail addresses, in many texts at a time."""
 
-import functools
+import bisect
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from the_block_llm.pipelines.git_ingest.keyed_values import (
     Span,
@@ -19,8 +16,10 @@ from the_block_llm.pipelines.git_ingest.keyed_values import (
 from the_block_llm.pipelines.git_ingest.secret_rules import (
     EMAIL,
     PRIVATE_KEY_BEGIN,
+    SecretRule,
     line_filters,
     rules,
+    rules_to_try,
 )
 
 EMAIL_KIND: Final = "email"
@@ -80,25 +79,31 @@ class Redactor:
 
     def _suspicious(self, texts: Sequence[str | bytes]) -> Iterator[tuple[int, list[int]]]:
         """Yield the index of each text that needs a look, and the lines to look at, from 0."""
-        column = pa.array(texts, pa.binary()).cast(pa.large_string())
-        split = pc.split_pattern(column, "\n")
-        lines = split.flatten()
-        hits = functools.reduce(
-            pc.or_,
-            (
-                pc.match_substring_regex(lines, pattern)
-                for pattern in line_filters(secrets=self.secrets, addresses=self.addresses)
-            ),
-        )
-        at = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
-        if not len(at):
-            return
-        starts = split.offsets.to_numpy()
-        owners = np.searchsorted(starts, at, side="right") - 1
-        borders = np.flatnonzero(np.diff(owners)) + 1
-        for group in np.split(np.arange(len(at)), borders):
-            owner = int(owners[group[0]])
-            yield owner, (at[group] - starts[owner]).tolist()
+        # One buffer for all: a search that finds nothing then costs no Python at all.
+        encoded = [text.encode() if isinstance(text, str) else text for text in texts]
+        joined = b"\n".join(encoded)
+        starts = [0, *itertools.accumulate(len(text) + 1 for text in encoded)]
+        borders = set[int]()
+        for pattern in line_filters(secrets=self.secrets, addresses=self.addresses):
+            at = 0
+            while (found := pattern.search(joined, at)) is not None:
+                # White space in a pattern can reach over a line's end: look at both lines.
+                borders.update(joined.rfind(b"\n", 0, place) + 1 for place in found.span())
+                at = joined.find(b"\n", found.end())
+                if at < 0:
+                    break
+        owner, lines, number, counted_to = -1, list[int](), 0, 0
+        for border in sorted(borders):
+            if border >= starts[owner + 1]:
+                if lines:
+                    yield owner, lines
+                owner = bisect.bisect_right(starts, border) - 1
+                lines, number, counted_to = [], 0, starts[owner]
+            number += joined.count(b"\n", counted_to, border)
+            counted_to = border
+            lines.append(number)
+        if lines:
+            yield owner, lines
 
     def _masked(self, text: str, numbers: Sequence[int], *, in_config: bool) -> Redacted:
         lines = text.split("\n")
@@ -121,7 +126,7 @@ class Redactor:
     def _spans(self, line: str, *, in_config: bool) -> list[Span]:
         found: list[Span] = []
         if self.secrets:
-            for rule in rules():
+            for rule in _rules_for(line):
                 found.extend((*_secret_of(m), rule.kind) for m in rule.pattern.finditer(line))
             found.extend(keyed_values(line, in_config=in_config))
             found.extend(random_values(line))
@@ -130,6 +135,13 @@ class Redactor:
                 (*m.span(), EMAIL_KIND) for m in EMAIL.finditer(line) if not _NOBODY.search(m[0])
             )
         return _without_overlaps(found)
+
+
+def _rules_for(line: str) -> Sequence[SecretRule]:
+    any_rule, others = rules_to_try()
+    if line.isascii() and any_rule.search(line.encode()) is None:
+        return others
+    return rules()
 
 
 def _secret_of(match: re.Match[str]) -> tuple[int, int]:

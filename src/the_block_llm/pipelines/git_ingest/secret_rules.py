@@ -9,8 +9,9 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import re2  # type: ignore[import-untyped]
 from detect_secrets.plugins.aws import AWSKeyDetector
 from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
 from detect_secrets.plugins.base import RegexBasedDetector
@@ -143,6 +144,7 @@ _BEGINNINGS: Final = (
     r"|\.[\w\-]{6}\.[\w\-]{27}|glc_|AccountKey=|SharedAccessKey="
     r"|(?i:(?:bearer|basic|token)\s+[\w.~+/=\-]{20}|--(?:password|passwd|token|secret|api-key)[= ])"
 )
+_AUTOMATON_BYTES: Final = 8 << 20
 EMAIL: Final = re.compile(
     r"(?<![\w.+%-])([A-Za-z0-9][A-Za-z0-9._%+-]*)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b(?!:)"
 )
@@ -162,9 +164,50 @@ def rules() -> tuple[SecretRule, ...]:
 
 
 @functools.cache
-def line_filters(*, secrets: bool, addresses: bool) -> tuple[str, ...]:
-    """Return RE2 patterns one of which is true for every line worth the slower look."""
+def line_filters(*, secrets: bool, addresses: bool) -> tuple[Any, ...]:
+    """Return compiled patterns one of which is true for every line worth the slower look.
+
+    They read UTF-8 as bytes.
+    """
     # Two automata of some hundred states run several times faster than one of thousands.
-    if not secrets:
-        return (_ADDRESS,)
-    return (f"{_NAMED_VALUE}|{_BEGINNINGS}", f"{_LONG_RUN}|{_ADDRESS}" if addresses else _LONG_RUN)
+    patterns = [_ADDRESS]
+    if secrets:
+        long_run = f"{_LONG_RUN}|{_ADDRESS}" if addresses else _LONG_RUN
+        patterns = [f"{_NAMED_VALUE}|{_BEGINNINGS}", long_run]
+    return tuple(_linear(pattern) for pattern in patterns)
+
+
+@functools.cache
+def rules_to_try() -> tuple[Any, tuple[SecretRule, ...]]:
+    r"""Return one pattern that is true where a rule could be, and the rules it cannot speak for.
+
+    Most lines that pass the filters are paths and hashes: one automaton answers for some
+    eighty patterns. It holds for ASCII only, where both engines mean the same by ``\w``.
+    """
+    joined, others = [], []
+    for rule in rules():
+        pattern = rule.pattern.pattern
+        if rule.pattern.flags & re.IGNORECASE:
+            pattern = f"(?i:{pattern})"
+        if rule.pattern.flags & re.VERBOSE or not _is_linear(pattern):
+            others.append(rule)
+        else:
+            joined.append(f"(?:{pattern})")
+    return _linear("|".join(joined)), tuple(others)
+
+
+def _is_linear(pattern: str) -> bool:
+    try:
+        _linear(pattern)
+    except re2.error:
+        return False  # it looks ahead or behind
+    return True
+
+
+def _linear(pattern: str) -> Any:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.never_capture = True
+    options.log_errors = False
+    options.max_mem = _AUTOMATON_BYTES
+    return re2.compile(pattern.encode("ascii"), options)

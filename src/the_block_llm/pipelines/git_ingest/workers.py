@@ -5,13 +5,15 @@ fork would copy a parent that may hold a model, and multiprocessing's spawn woul
 whole of Kedro again.
 """
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final
 
 from the_block_llm.errors import BlockError
@@ -27,7 +29,7 @@ def run_jobs(jobs: Iterable[Job], n_processes: int) -> Iterator[Any]:
 
     Args:
         jobs: What to run; functions and arguments must be such that pickle can send them.
-        n_processes: With 1 everything runs in this process.
+        n_processes: How many work, this one included.
 
     Raises:
         BlockError: A worker ended unexpectedly, or the job raised this.
@@ -36,39 +38,122 @@ def run_jobs(jobs: Iterable[Job], n_processes: int) -> Iterator[Any]:
         for function, arguments in jobs:
             yield arguments[0] if function is None else function(*arguments)
         return
-    workers = _Workers()
-    pool = ThreadPoolExecutor(n_processes, thread_name_prefix="git-ingest")
-    pending: list[Future[Any]] = []
+    # This process works too: it needs no start, so a small repository waits for nobody, and
+    # it holds the libraries in memory anyway.
+    queue = _Queue(jobs, limit=n_processes * (1 + _AHEAD))
+    workers = [_Worker(queue) for _ in range(n_processes - 1)]
     try:
-        for job in jobs:
+        while (pending := queue.oldest()) is not None:
+            while not pending.done() and (mine := queue.take()) is not None:
+                _run_here(*mine)
+            yield queue.finish(pending)
+    finally:
+        queue.stop()
+        for worker in workers:
+            worker.stop()
+
+
+def _run_here(job: Job, future: Future[Any]) -> None:
+    function, arguments = job
+    assert function is not None  # noqa: S101
+    try:
+        future.set_result(function(*arguments))
+    except BaseException as error:
+        future.set_exception(error)
+        raise
+
+
+class _Queue:
+    """Jobs in their order, taken by several threads, a few ahead of what was yielded."""
+
+    def __init__(self, jobs: Iterable[Job], limit: int) -> None:
+        self._jobs = iter(jobs)
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: deque[tuple[Job, Future[Any]]] = deque()
+        self._unfinished: deque[Future[Any]] = deque()
+        self._is_stopped = False
+
+    def oldest(self) -> Future[Any] | None:
+        """Return the result that is due next, None after the last."""
+        with self._lock:
+            self._fill()
+            return self._unfinished[0] if self._unfinished else None
+
+    def take(self) -> tuple[Job, Future[Any]] | None:
+        """Return a job that nobody has begun, None where there is none at the moment."""
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def wait(self) -> tuple[Job, Future[Any]] | None:
+        """Return a job as soon as there is one, None when there will be none."""
+        with self._lock:
+            self._changed.wait_for(lambda: self._waiting or self._is_stopped)
+            return None if self._is_stopped else self._waiting.popleft()
+
+    def finish(self, pending: Future[Any]) -> Any:
+        result = pending.result()
+        with self._lock:
+            self._unfinished.popleft()
+            self._fill()
+        return result
+
+    def stop(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def _fill(self) -> None:
+        # Only the thread that yields comes here, so the iterator is never shared.
+        while len(self._unfinished) < self._limit:
+            job = next(self._jobs, None)
+            if job is None:
+                return
+            future: Future[Any] = Future()
+            self._unfinished.append(future)
             function, arguments = job
             if function is None:
-                pending.append(Future())
-                pending[-1].set_result(arguments[0])
+                future.set_result(arguments[0])
             else:
-                pending.append(pool.submit(workers.call, job))
-            if len(pending) >= n_processes * (1 + _AHEAD):
-                yield pending.pop(0).result()
-        while pending:
-            yield pending.pop(0).result()
-    finally:
-        for future in pending:
-            future.cancel()
-        workers.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+                self._waiting.append((job, future))
+                self._changed.notify()
 
 
-class _Workers:
-    """One process for each thread that calls."""
+class _Worker:
+    """A process, and the thread that hands jobs to it."""
 
-    def __init__(self) -> None:
-        self._local = threading.local()
-        self._all: list[subprocess.Popen[bytes]] = []
+    def __init__(self, queue: _Queue) -> None:
+        self._queue = queue
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._thread = threading.Thread(target=self._work, name="git-ingest", daemon=True)
+        self._thread.start()
 
-    def call(self, job: Job) -> Any:
-        process: subprocess.Popen[bytes] | None = getattr(self._local, "process", None)
-        if process is None:
-            process = self._local.process = self._start()
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+
+    def _work(self) -> None:
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            pickle.load(self._process.stdout)  # type: ignore[arg-type]  # noqa: S301, it is ready
+        while (taken := self._queue.wait()) is not None:
+            job, future = taken
+            try:
+                future.set_result(self._call(job))
+            except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
+                future.set_exception(error)
+
+    def _call(self, job: Job) -> Any:
+        process = self._process
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
         try:
             pickle.dump(job, process.stdin)
@@ -84,26 +169,17 @@ class _Workers:
             raise error
         return result
 
-    def close(self) -> None:
-        for process in self._all:
-            process.kill()
-            process.wait()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._all.append(process)
-        return process
-
 
 def _serve() -> None:
     # Anything printed by a library must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Before the first job is asked for: until then the parent does the work.
+    import the_block_llm.pipelines.git_ingest.history_piece  # noqa: PLC0415
+    import the_block_llm.pipelines.git_ingest.snapshot  # noqa: F401, PLC0415
+
+    pickle.dump("ready", answers)
+    answers.flush()
     while True:
         try:
             function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301, from our parent
