@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 
-
 def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: float) -> None:
     """Print a table of the run's results.
 

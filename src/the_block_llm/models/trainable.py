@@ -11,7 +11,7 @@ from typing import Any, Final
 import psutil
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapters import attach_adapter
@@ -187,6 +187,8 @@ def load_trainable(
     if plan is None:
         base = load_base_model(profile, device)
         compute_loss_in_chunks(base)
+        if device.type == "cuda":
+            _recompute_layers(base)
         model = attach_adapter(base, profile, seed)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
         return Trainable(model, collate, layerwise=False)
@@ -199,6 +201,12 @@ def load_trainable(
         layerwise=True,
         stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )
+
+
+def _recompute_layers(base: PreTrainedModel) -> None:
+    # The method was renamed within version 5 of transformers; the Trainer's argument as well.
+    enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def quantised_copy_folder(profile: ModelProfile) -> Path:

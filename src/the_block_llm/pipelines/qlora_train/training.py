@@ -474,8 +474,6 @@ def _arguments(
         use_cpu=not on_gpu,
         ddp_backend=ranks.backend(),
         ddp_find_unused_parameters=False,
-        activation_checkpointing=helped,
-        activation_checkpointing_kwargs={"use_reentrant": False} if helped else None,
         # Every step: what a resumed run logs must not depend on where it was cut off.
         logging_steps=1,
         # A loss that is not a number must be seen, not smoothed away.
