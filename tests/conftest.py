@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import rich
 
 # Before anything imports them: no test asks a hub, a telemetry service or a font server.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 # Paths of this checkout's own run must not leak into those of a test.
 os.environ.pop("KEDRO_ENV", None)
+
+
+@pytest.fixture(autouse=True)
+def console_on_standard_output() -> None:
+    """`kedro ask` and `kedro serve` turn the process's console to standard error for good."""
+    rich.reconfigure()
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def test_stop_and_ask_again(page):
     page.get_by_text("Stopped.").wait_for()
     ask(page, "Again?")
     page.locator("article.assistant").nth(1).get_by_text("done.").wait_for()
+    assert page.locator("article.assistant").count() == 2
 
 
 def test_it_can_be_used_by_keyboard_on_a_small_screen(page):

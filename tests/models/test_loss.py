@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_llama import tiny_llama
 
+from the_block_llm.errors import ProfileError
 from the_block_llm.models import loss as loss_module
 from the_block_llm.models.loss import compute_loss_in_chunks, target_loss
 from the_block_llm.models.segments import collate_rows
@@ -107,3 +108,14 @@ def test_segments_stay_apart_in_training_without_being_asked_to() -> None:
         return float(model(**collate_rows([row], pad_token_id=3)).loss)
 
     assert loss([4] * 20) == loss(list(range(30, 50)))
+
+
+def test_models_that_change_their_logits_are_refused() -> None:
+    capped = tiny_llama()
+    capped.config.final_logit_softcapping = 30.0
+    with pytest.raises(ProfileError, match="final_logit_softcapping"):
+        compute_loss_in_chunks(capped)
+    biased = tiny_llama()
+    biased.lm_head.bias = torch.nn.Parameter(torch.zeros(biased.config.vocab_size))
+    with pytest.raises(ProfileError, match="a bias of the head"):
+        compute_loss_in_chunks(biased)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from the_block_llm.errors import ProfileError
 from the_block_llm.models.segments import IGNORED_LABEL
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
@@ -85,7 +86,11 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
     """Let ``model(…, labels=…)`` give the loss without ever holding a row's logits.
 
     Without labels the model answers as before. The head must be frozen and in 16 or 32 bits.
+
+    Raises:
+        ProfileError: The model changes its logits after the head, which would be left out.
     """
+    _refuse_changed_logits(model)
     plain_forward = model.forward
 
     def forward(
@@ -109,5 +114,27 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
     model.forward = MethodType(forward, model)
 
 
+def _refuse_changed_logits(model: PreTrainedModel) -> None:
+    changes = [
+        name
+        for name, neutral in _LOGIT_CHANGES.items()
+        if getattr(model.config, name, None) not in (None, neutral)
+    ]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        changes.append("a bias of the head")
+    if changes:
+        raise ProfileError(
+            f"Models of type {model.config.model_type} cannot be trained yet: they change their "
+            f"logits by {', '.join(changes)}, which the loss here leaves out. Choose a model "
+            "without, such as a Llama, Mistral, Qwen or StarCoder2."
+        )
+
+
+# What configurations call it, and the value that changes nothing.
+_LOGIT_CHANGES: Final = {
+    "final_logit_softcapping": 0.0,  # Gemma 2
+    "logits_scaling": 1.0,  # Granite
+    "logit_scale": 1.0,  # Cohere
+}
 # The Trainer and peft pass these to every model; decoders take no notice of them.
 _NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})

@@ -2,7 +2,7 @@
 
 Maintained libraries have most of these, but with outputs of their own layout; here they
 write into strided views (a hidden state with room beside it for LoRA's low-rank columns)
-and in place, which is what saves the passes over memory. docs/decisions/0002 has figures.
+and in place, which is what saves the passes over memory. docs/decisions/0002-*.md says why.
 """
 
 from typing import Final
