@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -29,6 +30,7 @@ from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import collate_flat_rows, collate_rows
+from the_block_llm.models.token_rows import start_rows
 
 _log = logging.getLogger(__name__)
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
@@ -170,6 +172,7 @@ def load_trainable(
     device: torch.device,
     plan: MemoryPlan | None,
     tokenizer: PreTrainedTokenizerBase,
+    added_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Trainable:
     """Load the profile's base in 4 bits, with a fresh adapter.
 
@@ -179,6 +182,7 @@ def load_trainable(
         device: Where to.
         plan: How; none: the plain way.
         tokenizer: Of the profile.
+        added_tokens: Ids by token of those whose vectors are trained as well.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
@@ -189,15 +193,24 @@ def load_trainable(
         compute_loss_in_chunks(base)
         if device.type == "cuda":
             _recompute_layers(base)
-        model = attach_adapter(base, profile, seed)
+        embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+        start = start_rows(
+            added_tokens, tokenizer, embedding, None if head is embedding else head, profile.name
+        )
+        model = attach_adapter(base, profile, seed, start)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
         return Trainable(model, collate, layerwise=False)
     model = load_layerwise_model(
-        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile)
-    )
+        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile),
+        tokenizer, added_tokens,
+    )  # fmt: skip
     return Trainable(
         model,
-        partial(collate_flat_rows, pad_token_id=int(tokenizer.pad_token_id)),
+        partial(
+            collate_flat_rows,
+            pad_token_id=int(tokenizer.pad_token_id),
+            added_ids=frozenset(added_tokens.values()),
+        ),
         layerwise=True,
         stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )

@@ -34,13 +34,14 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
     Raises:
         StorageError: The checkpoints would not fit on the disk.
         AdapterTargetError: A LoRA target matches no layer.
+        ProfileError: The added tokens leave a gap behind the model's own.
         TooLittleDataError: There is no row with a target.
     """
     let_memory_grow_in_place()
     data = read_rows(job)
     device = ranks.local_device()
     job, memory = plan_for(job, data)
-    shape = adapter_shape(job.profile)
+    shape = adapter_shape(job.profile, job.added_tokens)
     disk = disk_need(
         job.work_folder, shape.trained_parameters, job.values.checkpoints_kept,
         on_gpu=device.type == "cuda",

@@ -209,14 +209,16 @@ def load_model(
         ModelUnavailableError: The base weights cannot be had.
     """
     device = ranks.local_device()
-    trainable = load_trainable(job.profile, job.values.seed, device, plan, tokenizer)
+    trainable = load_trainable(
+        job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens
+    )
     keep_differentiable(trainable.model)
     return trainable
 
 
 def measure(job: TrainingJob, plan: MemoryPlan | None, data: RunData) -> Speed:
     """Load the model, time real passes over the longest rows, and let go of it."""
-    trainable = load_model(job, plan, load_tokenizer(job.profile))
+    trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
     return measure_speed(trainable, data.train, job.values.micro_batch_rows, ranks.local_device())
 
 
@@ -250,7 +252,7 @@ class _Run:
         self._run = run
         self._show_progress = show_progress
         self._device = ranks.local_device()
-        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(job.profile)
+        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(job.profile, job.added_tokens)
         self._memory = memory
         self._trainable = load_model(job, memory, self._tokenizer)
         self._model = self._trainable.model
