@@ -12,14 +12,10 @@ from the_block_llm.models.trainable import device_budget, let_memory_grow_in_pla
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.disk_space import check_disk, disk_need
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loading import measure, plan_for
 from the_block_llm.pipelines.qlora_train.measuring import device_name, spoken_duration
 from the_block_llm.pipelines.qlora_train.model_shape import adapter_shape
-from the_block_llm.pipelines.qlora_train.training import (
-    expected_seconds,
-    measure,
-    plan_for,
-    read_rows,
-)
+from the_block_llm.pipelines.qlora_train.run_data import expected_seconds, read_rows
 
 _log = logging.getLogger(__name__)
 
