@@ -13,6 +13,7 @@ from tests.pipelines.qlora_train.jobs import (
     save_rows,
     trained,
 )
+from tests.pipelines.qlora_train.killing import kill_at
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from the_block_llm.models.adapter_manifest import open_adapter
@@ -27,7 +28,6 @@ from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.qlora_train.preflight import preflight
-from the_block_llm.pipelines.qlora_train.trainer import RunTrainer
 from the_block_llm.pipelines.qlora_train.training import TrainingOutcome, train
 
 MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
@@ -123,23 +123,13 @@ def test_eight_times_one_and_one_times_eight_are_the_same_run(base: Path, tmp_pa
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-5)
 
 
-def test_a_run_resumes_with_its_rows(base: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_rows(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = trained(marked_job(base, tmp_path / "whole"))
     cut = marked_job(base, tmp_path / "cut")
 
-    class CutError(Exception):
-        pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        saved = RunTrainer._save_checkpoint
-
-        def save_and_die(self: Any, model: Any, trial: Any) -> None:
-            saved(self, model, trial)
-            raise CutError
-
-        patch.setattr(RunTrainer, "_save_checkpoint", save_and_die)
-        with pytest.raises(CutError):
-            train(cut)
+    kill_at(monkeypatch, 3, cut)
     resumed = trained(cut)
     assert resumed["resumed_from"] == "checkpoint-2"
     assert losses(resumed) == losses(whole)

@@ -110,12 +110,22 @@ class LayerwiseDecoder:
             DecoderLayer(index, shape, parts.layers.layout, pairs, dropout)
             for index, pairs in enumerate(low_ranks)
         ]
-        self._anchor = next((pair.down for pairs in low_ranks for pair in pairs.values()), None)
+        trained = [
+            parameter
+            for pairs in low_ranks
+            for pair in pairs.values()
+            for parameter in (pair.down, pair.up)
+        ]
+        self._trained = [*trained, *(parts.added.parameters if parts.added else [])]
+        self.returns_gradients = False
+        """Whether gradients go through autograd, which takes room for them twice; so that its
+        hooks, which average them over several processes, see them."""
 
     def loss(self, rows: FlatRows) -> torch.Tensor:
         """Sum of the cross-entropies of all targets; its backward fills the LoRA gradients."""
-        if torch.is_grad_enabled() and self._anchor is not None:
-            total: torch.Tensor = _Loss.apply(self._anchor, self, rows)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() and self._trained:
+            inputs = self._trained if self.returns_gradients else self._trained[:1]
+            total: torch.Tensor = _Loss.apply(self, rows, *inputs)  # type: ignore[no-untyped-call]
             return total
         batch = self._batch(rows)
         return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False).total
@@ -212,10 +222,10 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: torch.Tensor, decoder: LayerwiseDecoder, rows: FlatRows
+        ctx: Any, decoder: LayerwiseDecoder, rows: FlatRows, *trained: torch.Tensor
     ) -> torch.Tensor:
         """Compute the loss, keeping the layers' inputs and the gradient of the last state."""
-        del anchor  # makes autograd call backward; its gradient is added there
+        del trained  # one at least, so that autograd calls backward
         ctx.decoder, ctx.batch, ctx.rows = decoder, decoder._batch(rows), rows
         total, ctx.slope, ctx.head_slope = decoder._head_loss(
             decoder._run(rows, ctx.batch, keep=True), rows, with_slope=True
@@ -223,11 +233,25 @@ class _Loss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Walk the layers from the last to the first."""
+        decoder: LayerwiseDecoder = ctx.decoder
+        if not decoder.returns_gradients:
+            _Loss._add_gradients(ctx, outputs[0])
+            return None, None, None
+        collected = [parameter.grad for parameter in decoder._trained]
+        for parameter in decoder._trained:
+            parameter.grad = None
+        _Loss._add_gradients(ctx, outputs[0])
+        given = [parameter.grad for parameter in decoder._trained]
+        for parameter, gradient in zip(decoder._trained, collected, strict=True):
+            parameter.grad = gradient
+        return None, None, *given
+
+    @staticmethod
+    def _add_gradients(ctx: Any, scale: torch.Tensor) -> None:
         slope, ctx.slope = ctx.slope, None
-        ctx.decoder._run_backward(slope.mul_(outputs[0]), ctx.batch)
+        ctx.decoder._run_backward(slope.mul_(scale), ctx.batch)
         added = ctx.decoder._parts.added
         if added is not None:
-            added.finish(slope, ctx.rows.added, ctx.head_slope.mul_(outputs[0]))
-        return None, None, None
+            added.finish(slope, ctx.rows.added, ctx.head_slope.mul_(scale))

@@ -20,15 +20,17 @@ def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan |
     """
     device = ranks.local_device()
     hold_to_cap(device, job.limits.device_gib)
-    if ranks.n_processes() > 1:
-        # Gradients are averaged by hooks of autograd, which the layerwise engine goes around.
-        return job, None
-    plan = plan_memory(
-        job.profile,
-        data.train.longest_row_tokens,
-        job.values.effective_batch_rows,
-        device,
-        job.limits,
+    # Processes must not differ in how many rows they take at a time.
+    plan = ranks.from_first(
+        plan_memory(
+            job.profile,
+            data.train.longest_row_tokens,
+            job.values.effective_batch_rows,
+            device,
+            job.limits,
+            job.n_processes,
+            len(job.added_tokens),
+        )
     )
     if plan is None:
         return job, None
@@ -49,6 +51,8 @@ def load_model(
     trainable = load_trainable(
         job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens
     )
+    if trainable.layerwise and ranks.n_processes() > 1:
+        trainable.model.layerwise.returns_gradients = True
     keep_differentiable(trainable.model)
     return trainable
 

@@ -244,7 +244,7 @@ class _Run:
         step = trainer.state.global_step
         rows = self._run.state.micro_batch_rows
         if ranks.n_processes() > 1:
-            raise OutOfMemoryInProcessError(memory_error)
+            raise OutOfMemoryInProcessError(memory_error, rows)
         if rows == 1:
             raise TrainingError(_nothing_left_to_halve(self._data, step, memory_error))
         free_memory(self._model)
@@ -297,6 +297,11 @@ class _Run:
 
 class OutOfMemoryInProcessError(TrainingError):
     """One of several processes ran out of memory; all of them begin again with fewer rows."""
+
+    def __init__(self, message: str, rows: int | None = None) -> None:
+        """Say it, and with how many ``rows`` at a time, where that is known."""
+        super().__init__(message)
+        self.rows = rows
 
 
 def _nothing_left_to_halve(data: RunData, step: int, memory_error: str) -> str:
