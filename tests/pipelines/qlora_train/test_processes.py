@@ -131,6 +131,23 @@ def test_memory_that_runs_out_in_a_process_halves_the_rows_of_all(
     assert tried == [4, 2, 1]
 
 
+def test_what_the_memory_plan_chose_is_what_is_halved(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[int | None] = []
+    used = iter([8, 2, 1])
+
+    def launch(job: TrainingJob) -> None:
+        allowed.append(job.limits.micro_batch_rows)
+        raise OutOfMemoryInProcessError("Out of memory: rank 1.", rows=next(used))
+
+    monkeypatch.setattr(processes, "_launch", launch)
+    with pytest.raises(TrainingError, match="Not even one row at a time"):
+        train_in_processes(change(job, effective_batch_rows=16, n_processes=2))
+    # Half of what was in use, whatever the profile's own number is.
+    assert allowed == [None, 4, 1]
+
+
 def test_the_effective_batch_must_be_shared_out_evenly(job: TrainingJob) -> None:
     with pytest.raises(ParameterError, match="n_processes 3 does not divide.* 4 rows"):
         train_in_processes(change(job, n_processes=3))
