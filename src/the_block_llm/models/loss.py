@@ -194,7 +194,12 @@ def _head_is_not_all(model: PreTrainedModel) -> bool:
         del decoder.forward
         if replaced is not None:
             decoder.forward = replaced
-    expected = functional.linear(states, weight).float()
+    rows = active_token_rows(model)
+    expected = functional.linear(states, weight)
+    if rows is not None:
+        own = functional.linear(states, rows.head.to(weight.dtype))
+        expected = widened_logits(expected, own, rows.first_id)
+    expected = expected.float()
     return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())
 
 

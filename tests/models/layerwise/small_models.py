@@ -15,6 +15,7 @@ from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.plan import MemoryPlan
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 from the_block_llm.models.trainable import Trainable, load_trainable
+from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 
 CPU = torch.device("cpu")
 EVERY_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -135,6 +136,8 @@ def load(
         plan = MemoryPlan(settings, 1, torch.float32, {}, 0, 0.0)
     tokenizer = load_tokenizer(profile, marks or {})
     trainable = load_trainable(profile, 7, CPU, plan, tokenizer, marks or {})
+    # Else some processors round to bfloat16 where no gradient is wanted.
+    keep_differentiable(trainable.model)
     wake(trainable.model)
     return trainable
 

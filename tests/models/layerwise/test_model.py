@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.builders.tiny_llama import byte_tokenizer
 from tests.models.layerwise.small_models import (
     CPU,
     MARKS,
@@ -19,6 +20,8 @@ from tests.models.layerwise.small_models import (
     step,
 )
 
+from the_block_llm.models.domain_marks import add_tokens
+from the_block_llm.models.generation import Completion, Decoding, generate
 from the_block_llm.models.layerwise import head
 from the_block_llm.models.layerwise.activations import ActivationStore
 from the_block_llm.models.layerwise.engine import EngineSettings
@@ -138,6 +141,30 @@ def test_no_segment_sees_another(models: Any) -> None:
     assert loss == loss_then
     for name, gradient in gradients.items():
         assert torch.equal(gradient, gradients_then[name]), name
+
+
+@pytest.mark.parametrize("how", ["everything resident", "all together"])
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_probe_questions_get_the_answers_of_plain_generation(
+    models: Any, name: str, how: str
+) -> None:
+    ours, plain = models(name, how, marked=True), models(name, marked=True)
+    tokenizer = byte_tokenizer()
+    add_tokens(tokenizer, MARKS)
+    prompts = [[262, 40, 41, 260, 42], [43, 44]]
+    answers: dict[int, Completion] = {}
+    was_training = plain.model.training
+    generate(
+        plain.model.eval(), tokenizer, prompts, Decoding(max_new_tokens=6), batch_rows=1,
+        cache_gib=0.1, on_completion=answers.__setitem__,
+    )  # fmt: skip
+    plain.model.train(was_training)
+    # The small models never stop by themselves; the engine's answers are not stripped.
+    found = [
+        replace(answer, text=answer.text.strip())
+        for answer in ours.greedy_answers(tokenizer, prompts, 6)
+    ]
+    assert found == [answers[0], answers[1]]
 
 
 def test_states_in_pageable_memory_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
