@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from the_block_llm.errors import ParameterError, RepositoryError
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 
 # Mean size of a piece from that many commits on. A short history has pieces enough for every
@@ -106,6 +107,26 @@ def list_commits(
         )
     order = sorted(range(len(names)), key=times.__getitem__)
     return CommitOrder([names[i] for i in order], array("q", (times[i] for i in order)))
+
+
+def remember_order(cache: PieceCache, name: str, order: CommitOrder) -> None:
+    """Keep ``order`` under ``name``, in the place of any other."""
+    stem = cache.stem(name)
+    names, times = stem.with_suffix(".names"), stem.with_suffix(".times")
+    names.write_bytes(b"\n".join(order.names))
+    times.write_bytes(order.times.tobytes())
+    finish_piece(stem, [names, times], {})
+    cache.sweep([name])
+
+
+def remembered_order(cache: PieceCache, name: str) -> CommitOrder | None:
+    """Return the order that was kept under ``name``, None where there is none."""
+    if cache.notes(name) is None:
+        return None
+    stem = cache.stem(name)
+    times = array("q")
+    times.frombytes(stem.with_suffix(".times").read_bytes())
+    return CommitOrder(stem.with_suffix(".names").read_bytes().split(b"\n"), times)
 
 
 def cutoff_time(times: "array[int]", cutoff: Cutoff) -> int:
