@@ -13,7 +13,11 @@ from the_block_llm.datasets.parts import write_part
 from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
-from the_block_llm.pipelines.git_ingest.damaged import changed_blobs, read_damaged_commit
+from the_block_llm.pipelines.git_ingest.damaged import (
+    changed_blobs,
+    lacks_objects,
+    read_damaged_commit,
+)
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_message, decode_path
 from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.patch_stream import (
@@ -215,9 +219,9 @@ class _PieceReading:
                 if self._changes.n_batches > before[0]:
                     raise _BeginAgainError(self._culprit(shas, at)) from None
                 del self._changes.waiting[before[1] :], self._counts[before[1] :]
-                # Git may have ended at this commit or at the beginning of the next one:
-                # alone it shows which.
-                if is_alone:
+                # Git may have ended at this commit or at the beginning of the next one: where
+                # nothing is missing, alone it shows which.
+                if is_alone or lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
                     self._damaged.add(shas[at])
                 is_alone = True
         if (batch := self._changes.rest()) is not None:
@@ -228,6 +232,8 @@ class _PieceReading:
 
     def _culprit(self, shas: Sequence[str], at: int) -> str:
         """Return the commit that ended git while it was to print the one at ``at``."""
+        if lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
+            return shas[at]
         try:
             for _ in self._readers.stream.commits(shas[at : at + 1]):
                 pass
