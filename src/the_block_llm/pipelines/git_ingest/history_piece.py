@@ -87,8 +87,10 @@ class Readers:
         self.blobs = BlobReader(view)
         self._stream: PatchStream | None = None
 
-    @property
-    def stream(self) -> PatchStream:
+    def stream_for(self, shas: Sequence[str]) -> PatchStream:
+        """Return a stream that answers for ``shas`` next."""
+        if self._stream is not None and not self._stream.can_answer(shas):
+            self.close_stream()
         if self._stream is None:
             self._stream = PatchStream(self.view)
         return self._stream
@@ -113,7 +115,7 @@ def read_history_piece(
 ) -> dict[str, Any]:
     """Read the commits of ``piece`` and write them beside ``stem``; returns the notes.
 
-    ``then`` are the commits of the piece that these readers will read next.
+    ``then`` are the commits of the piece that these readers will probably read next.
     Writes ``<stem>.changes.parquet`` in the schema FILE_CHANGES, ``<stem>.commits.arrow``
     in PIECE_COMMITS, both in the order of the piece, then the notes.
     """
@@ -209,7 +211,7 @@ class _PieceReading:
             after = then if at + len(asked) == len(shas) else ()
             before = self._changes.n_batches, len(self._changes.waiting)
             try:
-                for header, patches in self._readers.stream.commits(asked, after):
+                for header, patches in self._readers.stream_for(asked).commits(asked, after):
                     yield from self._commit(header, patches)
                     at += 1
                     before = self._changes.n_batches, len(self._changes.waiting)
@@ -235,7 +237,8 @@ class _PieceReading:
         if lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
             return shas[at]
         try:
-            for _ in self._readers.stream.commits(shas[at : at + 1]):
+            alone = shas[at : at + 1]
+            for _ in self._readers.stream_for(alone).commits(alone):
                 pass
         except GitStoppedError:
             self._readers.close_stream()
