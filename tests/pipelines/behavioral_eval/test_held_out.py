@@ -124,6 +124,7 @@ def test_an_empty_table_says_what_to_do(tmp_path):
         choose_rows(table, documents, 4, seed=1)
 
 
-def test_batches_hold_at_most_4096_tokens_or_one_row():
+def test_batches_hold_what_one_pass_may_read_or_one_row():
     rows = [(n, {"input_ids": [0] * width}) for n, width in enumerate([2048, 2048, 10, 9000, 5])]
-    assert [[n for n, _ in batch] for batch in batches_of_rows(rows)] == [[0, 1], [2], [3], [4]]
+    batches = batches_of_rows(rows, most_tokens=4096)
+    assert [[n for n, _ in batch] for batch in batches] == [[0, 1], [2], [3], [4]]

@@ -96,7 +96,8 @@ def test_general_ability_is_whole():
     assert max(places.values()) < 12, "the right answer must not stand in one place"
 
 
-def test_general_text_is_measured_in_both_arms(subject, tmp_path):
-    rows = measure_general_text(subject, general_texts(2), tmp_path)
+def test_general_text_is_measured_in_both_arms(subject, params, tmp_path):
+    budget = params.budgets["cpu"]
+    rows = measure_general_text(subject, general_texts(2), budget, tmp_path)
     assert [row["arm"] for row in rows] == ["base", "base", "tuned", "tuned"]
-    assert rows == measure_general_text(subject, general_texts(2), tmp_path)
+    assert rows == measure_general_text(subject, general_texts(2), budget, tmp_path)

@@ -23,7 +23,6 @@ from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
 # Questions are made by this project, in a form that tuned models are trained on; what counts
 # is text that people wrote.
 WRITTEN_BY_PEOPLE: Final = ("commit", "file")
-_BATCH_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,13 @@ def held_out_sources(
 
 
 def batches_of_rows(
-    rows: Sequence[tuple[int, dict[str, Any]]],
+    rows: Sequence[tuple[int, dict[str, Any]]], most_tokens: int
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Put rows together up to a number of tokens that any device can take; at least one."""
+    """Put rows together up to ``most_tokens``, padded to the longest; at least one."""
     batch: list[tuple[int, dict[str, Any]]] = []
     for numbered in rows:
         width = max(len(row["input_ids"]) for _, row in [*batch, numbered])
-        if batch and width * (len(batch) + 1) > _BATCH_TOKENS:
+        if batch and width * (len(batch) + 1) > most_tokens:
             yield batch
             batch = []
         batch.append(numbered)

@@ -100,7 +100,7 @@ def evaluate_arms(
     scores = [
         *measure_held_out(subject, rows, held_out_sources(documents, rows), folder),
         *measure_tasks(subject, items, params.arms, budget, index, folder),
-        *measure_general_text(subject, general_texts(budget.general_items), folder),
+        *measure_general_text(subject, general_texts(budget.general_items), budget, folder),
         *measure_tasks(
             subject,
             general_questions(budget.general_items),
