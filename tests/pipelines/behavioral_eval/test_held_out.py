@@ -15,6 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.held_out import (
     held_out_sources,
     measure_rows,
 )
+from the_block_llm.pipelines.behavioral_eval.leaks import Familiar
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 
@@ -68,7 +69,7 @@ def test_a_piece_without_targets_is_left_out(tokenizer):
 def test_rows_of_another_documents_table(tokenizer, tmp_path):
     documents = save_parts(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(StaleDataError, match="document d0"):
-        held_out_sources(documents, [(0, row(tokenizer, "ab"))])
+        held_out_sources(documents, [(0, row(tokenizer, "ab"))], Familiar({}, {}))
 
 
 @pytest.fixture

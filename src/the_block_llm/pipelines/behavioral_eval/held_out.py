@@ -18,7 +18,7 @@ from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.likelihood import target_nats
 from the_block_llm.models.segments import collate_rows
-from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
+from the_block_llm.pipelines.behavioral_eval.leaks import Familiar
 
 # Questions are made by this project, in a form that tuned models are trained on; what counts
 # is text that people wrote.
@@ -97,7 +97,7 @@ def _one_each(
 
 
 def held_out_sources(
-    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]]
+    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]], familiar: Familiar
 ) -> dict[str, Source]:
     """By document id, where each document in ``rows`` comes from, and how familiar it is.
 
@@ -105,12 +105,11 @@ def held_out_sources(
         StaleDataError: A row names a document that the table does not hold.
     """
     wanted = {document_id for _, row in rows for document_id in row["document_ids"]}
-    familiar = familiar_shares(documents, wanted)
     found = {
         row["document_id"]: Source(
             kind=row["kind"],
             source=row["source"],
-            familiar=familiar.get(row["document_id"], 0.0),
+            familiar=familiar.by_document.get(row["document_id"], 0.0),
         )
         for row in documents.rows(["document_id", "kind", "source", "split"])
         if row["split"] == "held_out" and row["document_id"] in wanted

@@ -29,29 +29,29 @@ from the_block_llm.retrieval.passages import PassageIndex
 
 HELD_OUT: Final = "held_out"
 GENERAL_TEXT: Final = "general_text"
-_PLAIN_ARMS: Final[tuple[Arm, ...]] = ("base", "tuned")
 
 
 def measure_held_out(
     subject: Subject,
     rows: Sequence[tuple[int, dict[str, Any]]],
     sources: Mapping[str, Source],
+    arms: Sequence[Arm],
     journal_folder: Path,
 ) -> list[dict[str, Any]]:
-    """Measure held-out rows in the arms ``base`` and ``tuned``.
+    """Measure held-out rows in ``arms``; retrieval plays no part in it.
 
     Returns:
         Rows of the schema ``ITEM_SCORES``: bits as value, bytes as weight.
     """
     scores: list[dict[str, Any]] = []
-    n_tokens = len(_PLAIN_ARMS) * sum(len(row["input_ids"]) for _, row in rows)
+    n_tokens = len(arms) * sum(len(row["input_ids"]) for _, row in rows)
     with progress_bar("Measuring held-out text", n_tokens) as bar:
-        for arm in _PLAIN_ARMS:
+        for arm in arms:
             weights = subject.weights_of(arm)
             with Journal(journal_folder, weights) as journal, subject.as_arm(arm) as model:
                 keys = {number: _row_key(number, row) for number, row in rows}
                 missing = [(n, row) for n, row in rows if keys[n] not in journal]
-                bar.advance(n_tokens / 2 - sum(len(row["input_ids"]) for _, row in missing))
+                bar.advance(n_tokens / len(arms) - sum(len(row["input_ids"]) for _, row in missing))
                 for batch in batches_of_rows(missing, tokens_at_once(model)):
                     found: dict[int, list[PieceCost]] = {number: [] for number, _ in batch}
                     for piece in measure_rows(model, subject.tokenizer, batch):
@@ -106,17 +106,21 @@ def measure_tasks(
 
 
 def measure_general_text(
-    subject: Subject, texts: Sequence[str], budget: Budget, journal_folder: Path
+    subject: Subject,
+    texts: Sequence[str],
+    arms: Sequence[Arm],
+    budget: Budget,
+    journal_folder: Path,
 ) -> list[dict[str, Any]]:
-    """Measure texts that have nothing to do with the repository, in ``base`` and ``tuned``.
+    """Measure texts that have nothing to do with the repository.
 
     Returns:
         Rows of the schema ``ITEM_SCORES``: bits as value, bytes as weight.
     """
     scores: list[dict[str, Any]] = []
     keys = {text: result_key("text", text) for text in texts}
-    with progress_bar("Measuring general ability", len(_PLAIN_ARMS) * len(texts)) as bar:
-        for arm in _PLAIN_ARMS:
+    with progress_bar("Measuring general ability", len(arms) * len(texts)) as bar:
+        for arm in arms:
             weights = subject.weights_of(arm)
             with Journal(journal_folder, weights) as journal:
                 missing = {

@@ -50,6 +50,9 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     suites: tuple[str, ...] = Field(min_length=1)
     """Names of files in conf/base/suites. Those for the other role of model are passed over."""
     arms: tuple[Arm, ...] = ("base", "tuned")
+    further_models: tuple[str, ...] = ()
+    """Put to the same items, without retrieval: ``VERSION`` of an earlier adapter,
+    ``PROFILE@VERSION``, ``PROFILE@base``. Each takes as long as one arm and its loading."""
     max_items: int | None = Field(default=None, ge=1)
     """Cap on every budget below that counts items; none: the budget of the device."""
     sampling: Sampling = Sampling()
@@ -61,6 +64,8 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Random swaps of the arms, to see how often chance alone would have said better."""
     journal_folder: str
     """Results are kept here as they come; a killed run goes on from them."""
+    trend_folder: str
+    """One small file an evaluated adapter is kept here, for the trend in the report."""
     seed: int = 42
     """Of everything drawn: which items, which resamples."""
 

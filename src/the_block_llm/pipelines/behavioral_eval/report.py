@@ -16,8 +16,7 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
 from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
 from the_block_llm.pipelines.behavioral_eval.measures import is_leaked, pair_arms, task_table
-from the_block_llm.pipelines.behavioral_eval.measuring import HELD_OUT
-from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.behavioral_eval.params import ARMS, BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.verdict import (
     RULES,
@@ -115,9 +114,13 @@ def _also_compared(
     item_scores: Sequence[Mapping[str, Any]],
     params: BehavioralEvalParams,
 ) -> list[dict[str, Any]]:
-    arms = {answer.arm for answer in answers}
+    arms = {answer.arm for answer in answers} | {row["arm"] for row in item_scores}
+    further = sorted(arms - set(ARMS))
     compared = []
-    for first, second, title in _ALSO_COMPARED:
+    for first, second, title in (
+        *_ALSO_COMPARED,
+        *((name, "tuned", f"This adapter instead of {name}") for name in further),
+    ):
         if {first, second} <= arms:
             paired = pair_arms(answers, item_scores, first, second)
             judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
@@ -127,9 +130,8 @@ def _also_compared(
 
 
 def _leaked(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sources of held-out text that stands in the training documents as well."""
-    held_out = [row for row in item_scores if row["task"] == HELD_OUT]
-    return sorted({row["cluster"] for row in held_out if is_leaked(row)})
+    """Sources of held-out text and of tasks that stand in the training documents as well."""
+    return sorted({row["cluster"] for row in item_scores if is_leaked(row)})
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ class ChoiceScore:
                 "chosen": self.chosen,
                 "nats": [round(value, 4) for value in self.nats],
                 "tricks": item.tricks,
+                "familiar": item.familiar,
             }
         )
 

@@ -1,9 +1,10 @@
 """All tasks that are made from the repository, and what each one shows."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from the_block_llm.pipelines.behavioral_eval.leaks import Familiar
 from the_block_llm.pipelines.behavioral_eval.tasks import (
     abstention,
     co_change,
@@ -46,3 +47,8 @@ def draw_items(times: TwoTimes, n_items: int, seed: int) -> list[ChoiceItem]:
             list(task.make(times, seed)), n_items, seed, whole_clusters=task.in_pairs
         )
     ]
+
+
+def mark_familiar(items: Sequence[ChoiceItem], familiar: Familiar) -> list[ChoiceItem]:
+    """Note on each item how much of its commit or file training has seen."""
+    return [replace(item, familiar=familiar.by_source.get(item.cluster, 0.0)) for item in items]
