@@ -14,7 +14,6 @@ from the_block_llm.models.adapter_manifest import (
     WEIGHTS_NAME,
     AdapterFolder,
     list_adapters,
-    open_adapter,
 )
 from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
@@ -105,14 +104,14 @@ def find_further_models(
                 f"behavioral_eval.further_models names {name!r}, which is evaluated anyway. "
                 "Name an earlier adapter, or another profile."
             )
-        if version != BASE and not (folder / version).is_dir():
-            there = ", ".join(a.path.name for a in list_adapters(folder)) or "none"
+        known = {adapter.path.name: adapter for adapter in list_adapters(folder)}
+        if version != BASE and version not in known:
             raise AdapterError(
                 f"behavioral_eval.further_models names {name!r}, but there is no adapter "
-                f"{version!r} of {profile.name} in {folder}. There: {there}. "
+                f"{version!r} of {profile.name} in {folder}. There: {', '.join(known) or 'none'}. "
                 f"{profile.name}@{BASE} is the model without one."
             )
-        adapter = None if version == BASE else open_adapter(folder / version)
+        adapter = known.get(version)
         found.append(FurtherModel(full_name, profile, adapter, same_tokens=is_same))
     return found
 

@@ -37,7 +37,7 @@ def trend_entry(
         "adapter": adapter,
         "trained_at": trained_at,
         "material": material,
-        "outcome": report["verdict"]["outcome"],
+        "verdict": report["verdict"]["outcome"],
         "measures": measures,
     }
 
