@@ -102,3 +102,37 @@ def test_general_text_is_measured_in_both_arms(subject, params, tmp_path):
     rows = measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
     assert [row["arm"] for row in rows] == ["base", "base", "tuned", "tuned"]
     assert rows == measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+
+
+def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_path, monkeypatch):
+    budget = params.budgets["cpu"]
+    items = general_questions(6)
+    whole = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole")
+    whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
+    real, measured = measuring.measure_continuations, []
+
+    def dies_in_the_middle(model, texts, *, cache_gib, on_measured):
+        def keep(place, nats):
+            if len(measured) == 5:
+                raise KeyboardInterrupt
+            measured.append(place)
+            on_measured(place, nats)
+
+        real(model, texts, cache_gib=cache_gib, on_measured=keep)
+
+    folder = tmp_path / "cut"
+    monkeypatch.setattr(measuring, "measure_continuations", dies_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
+    again = []
+
+    def counts(model, texts, **options):
+        again.extend(texts)
+        real(model, texts, **options)
+
+    monkeypatch.setattr(measuring, "measure_continuations", counts)
+    resumed = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
+    resumed += measure_general_text(subject, general_texts(4), PLAIN, budget, folder)
+    assert len(again) == 2 * 6 - 5 + 2 * 4
+    assert [row["key"] for row in resumed] == [row["key"] for row in whole]
+    assert [row["value"] for row in resumed] == pytest.approx([row["value"] for row in whole])

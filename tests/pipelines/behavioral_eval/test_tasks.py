@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -77,6 +78,19 @@ def test_only_documentation_that_is_new_is_asked_about(times):
     ]
     assert headings
     assert all(heading.endswith(("part 2", "part 3")) for heading in headings)
+
+
+def test_a_paragraph_that_moved_or_was_touched_up_is_not_new(times):
+    old = times.documents_before["docs/ledger.md"]
+    paragraph = max((p for p in old.split("\n\n") if "#" not in p), key=len).strip()
+    touched_up = paragraph.replace(" ", " also ", 1)
+    known = dict(times.documents_after)
+    known["docs/moved.md"] = f"# Moved\n\n{paragraph}\n\n# Touched up\n\n{touched_up}\n"
+    task = next(task for task in TASKS if task.name == "text_under_heading")
+    asked = list(task.make(replace(times, documents_after=known), 1))
+    assert {item.cluster for item in asked} == {
+        item.cluster for item in items_of(times, "text_under_heading")
+    }
 
 
 def test_half_of_the_files_do_not_exist(times):
