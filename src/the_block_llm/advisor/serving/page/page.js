@@ -46,7 +46,7 @@ function showSource(source, line = null) {
   source.lines.forEach((text, at) => {
     const number = source.first_line === null ? null : source.first_line + at;
     const row = add(shown, "span", number === null ? "plain" : number === line ? "here" : "");
-    if (number !== null) add(row, "span", "number", `${String(number).padStart(6)}  `);
+    if (number !== null) add(row, "span", "number", String(number));
     add(row, "span", "", text);
     if (row.className === "here") here = row;
   });
