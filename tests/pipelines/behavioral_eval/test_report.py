@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from the_block_llm.errors import StaleDataError
-from the_block_llm.pipelines.behavioral_eval.page import render, trend_rows
+from the_block_llm.pipelines.behavioral_eval.page import mark_citations, render, trend_rows
 from the_block_llm.pipelines.behavioral_eval.report import build_report, summary_lines
 from the_block_llm.retrieval.citations import known_names
 
@@ -220,3 +220,20 @@ def test_the_page_shows_earlier_adapters_and_draws_those_of_the_same_text(report
     assert "Adapter by adapter" in page
     assert page.count("on other text") == 1
     assert "Adapter by adapter" not in render({**shown, "trend": trend[:1]})
+
+
+def test_what_an_answer_cites_is_marked_where_it_stands():
+    cited = [{"text": "src/a.rs", "exists": True}, {"text": "src/a.rs.bak", "exists": False}]
+    answer = {"completion": "<b> src/a.rs, src/a.rs.bak", "citations": cited}
+    assert mark_citations(answer) == (
+        '&lt;b&gt; <mark class="yes">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
+    )
+    assert mark_citations({"completion": "a < b", "citations": []}) == "a &lt; b"
+
+
+def test_every_item_stands_in_the_report_with_its_arms(report):
+    assert len(report["items"]) == 20
+    assert report["items"][0] == {
+        "task": "held_out", "item_id": "i0", "cluster": "c0", "weight": 1000.0,
+        "left_out": False, "values": {"base": 1000.0, "tuned": 900.0},
+    }  # fmt: skip

@@ -4,12 +4,13 @@ Answers of a model and names in a repository are hostile input: everything is es
 policy in the page forbids scripts even so.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from the_block_llm.pipelines.behavioral_eval.forest import forest_plot
 from the_block_llm.pipelines.behavioral_eval.glance import cards, next_step
@@ -43,6 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
     environment.filters["chance"] = lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"
+    environment.filters["marked"] = mark_citations
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     source = files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -59,6 +61,23 @@ def render(report: Mapping[str, Any]) -> str:
         cells={(row["category"], row["arm"]): row for row in report["categories"]},
         # Our own markup, in which every text from outside is escaped.
         forest=Markup(forest_plot(report["measures"])),  # noqa: S704
+    )
+
+
+def mark_citations(answer: Mapping[str, Any]) -> Markup:
+    """The answer's text, what it cites marked by whether it exists; all of it escaped."""
+    exists = {cited["text"]: cited["exists"] for cited in answer["citations"] if cited["text"]}
+    text = str(answer["completion"])
+    if not exists:
+        return escape(text)
+    # The longest first: a path may begin with another one.
+    names = sorted(exists, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
+    return Markup().join(
+        Markup('<mark class="{}">{}</mark>').format("yes" if exists[piece] else "warn", piece)
+        if piece in exists
+        else escape(piece)
+        for piece in pieces
     )
 
 

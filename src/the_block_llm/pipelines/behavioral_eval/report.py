@@ -56,8 +56,9 @@ def build_report(
         provenance: JSON values that say which model, adapter and data this is about.
 
     Returns:
-        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer,
-        ``measures`` the evidence, ``answers`` every answer.
+        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer, ``measures``
+        the evidence, ``answers`` every answer, ``items`` every item (bits of ``weight`` bytes,
+        or 1 for right and 0 for wrong).
 
     Raises:
         StaleDataError: Answers and questions do not belong together.
@@ -80,6 +81,7 @@ def build_report(
         "criteria": _criteria(categories),
         "coherence": coherence_report(answers),
         "answers": _side_by_side(answers),
+        "items": _items(item_scores),
         "questions": {
             "asked": len(plan.probes),
             "available": plan.n_available,
@@ -132,6 +134,25 @@ def _also_compared(
 def _leaked(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sources of held-out text and of tasks that stand in the training documents as well."""
     return sorted({row["cluster"] for row in item_scores if is_leaked(row)})
+
+
+def _items(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every item measured by likelihood, with its value in each arm."""
+    items: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in item_scores:
+        item = items.setdefault(
+            (row["task"], row["item_id"]),
+            {
+                "task": row["task"],
+                "item_id": row["item_id"],
+                "cluster": row["cluster"],
+                "weight": row["weight"],
+                "left_out": is_leaked(row),
+                "values": {},
+            },
+        )
+        item["values"][row["arm"]] = row["value"]
+    return list(items.values())
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
