@@ -11,6 +11,7 @@ from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.loading import pick_device
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.models.trainable import hold_to_cap
 from the_block_llm.pipelines.behavioral_eval import page, plan, report
 from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
 from the_block_llm.pipelines.behavioral_eval.evaluating import (
@@ -80,9 +81,11 @@ def evaluate_arms(
     documents: ParquetParts,
     model: str,
     models: ModelProfiles,
+    memory_cap_gib: float | None,
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
-    """Ask and measure every arm; one model is loaded at a time."""
+    """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
+    hold_to_cap(pick_device(), memory_cap_gib)
     further = find_further_models(params.further_models, adapter, models)
     budget = params.budget_for(pick_device().type)
     cutoff = read_cutoff(repository)
