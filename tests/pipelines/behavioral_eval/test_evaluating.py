@@ -126,3 +126,10 @@ def test_a_further_model_keeps_its_name_as_arm(evaluated, profiles, material, pa
     [further] = find_further_models([FIRST], evaluated, profiles)
     answers, scores = evaluate_further(subject, further, material, params)
     assert {row["arm"] for row in (*answers, *scores)} == {further.name}
+
+
+def test_lists_may_come_as_words_from_the_command_line(params):
+    given = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
+    read = type(params).model_validate(given)
+    assert read.suites == ("general", "blockchain")
+    assert read.arms == ("base", "tuned")
