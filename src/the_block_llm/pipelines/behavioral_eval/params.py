@@ -56,7 +56,8 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Parameters of the pipeline ``behavioral_eval``."""
 
     suites: Names = Field(min_length=1)
-    """Names of files in conf/base/suites; a list, or one text of words. Those for the other role of model are passed over."""
+    """Names of files in conf/base/suites; a list, or one text of words. Those for the other role
+    of model are passed over."""
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_split)] = ("base", "tuned")
     further_models: Names = ()
     """Put to the same items, without retrieval: ``VERSION`` of an earlier adapter,
