@@ -133,8 +133,8 @@ def _ability(measures: Sequence[Mapping[str, Any]]) -> Card | None:
 
 def _citations(categories: Sequence[Mapping[str, Any]]) -> Card | None:
     overall = {row["arm"]: row for row in categories if row["category"] == "overall"}
-    if not all(overall.get(arm) for arm in ("base", "tuned")) or not any(
-        row["citations"] for row in overall.values()
+    if not all(arm in overall for arm in ("base", "tuned")) or not (
+        overall["base"]["citations"] or overall["tuned"]["citations"]
     ):
         return None
 
