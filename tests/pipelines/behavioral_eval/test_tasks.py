@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -70,6 +71,33 @@ def test_folders_are_asked_without_the_name_of_the_file(times):
     for item in items_of(times, "folder_of_new_file"):
         assert "new_" not in item.prefix
         assert all(choice.endswith("/\n") for choice in item.choices)
+
+
+def test_functions_are_asked_by_their_own_text(times):
+    items = items_of(times, "file_of_new_function")
+    assert len(items) == toy_history.N_LATER
+    for item in items:
+        shown = item.prefix.split("\n\n")[1]
+        assert shown.startswith("pub fn rule_")
+        assert shown.endswith("}")
+        assert "fn run" not in item.prefix
+        assert "fn end" not in item.prefix
+        assert item.choices[item.answer].strip().endswith("/rules.rs")
+
+
+def test_a_function_that_was_there_before_is_not_new(times):
+    changed = [
+        replace(
+            change, patch=(change.patch or "").replace("+\n", f"-pub fn rule_{n}(old: u64) {{\n")
+        )
+        for commit in times.later
+        for change in commit.changes
+        for n in re.findall(r"rule_(\d+)", change.patch or "")
+    ]
+    assert changed
+    later = [replace(times.later[0], changes=tuple(changed))]
+    task = next(task for task in TASKS if task.name == "file_of_new_function")
+    assert list(task.make(replace(times, later=later), 1)) == []
 
 
 def test_only_documentation_that_is_new_is_asked_about(times):

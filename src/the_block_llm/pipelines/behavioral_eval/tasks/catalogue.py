@@ -33,6 +33,7 @@ TASKS: Final = (
     Task(messages.MESSAGE_TASK, "Which message fits this change", messages.message_of_patch),
     Task(messages.PATCH_TASK, "Which change fits this message", messages.patch_of_message),
     Task(placement.TASK, "Where a new file lives", placement.folder_of_new_file),
+    Task(placement.FUNCTION_TASK, "Where a new function belongs", placement.file_of_new_function),
     Task(documentation.TASK, "What stands under a heading", documentation.text_under_heading),
     Task(abstention.TASK, "Whether a file exists", abstention.exists_or_not, in_pairs=True),
 )
