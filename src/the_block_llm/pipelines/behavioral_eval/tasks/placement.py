@@ -50,9 +50,6 @@ def file_of_new_function(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
     Distractors are files of the same kind, changed about as often, with paths of about the same
     length. The function's own text is shown, nothing of what stands around it.
     """
-    of_kind: dict[str, list[str]] = {}
-    for path in sorted(times.paths_before):
-        of_kind.setdefault(PurePosixPath(path).suffix, []).append(path)
     for commit in times.later:
         source = random.Random(f"{seed}/{FUNCTION_TASK}/{commit.sha}")  # noqa: S311
         added = [
@@ -62,7 +59,8 @@ def file_of_new_function(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
         ]
         touched = {change.path for change in commit.changes}
         for path, text in source.sample(added, min(_FILES_A_COMMIT, len(added))):
-            candidates = [p for p in of_kind[PurePosixPath(path).suffix] if p not in touched]
+            alike = times.paths_by_suffix[PurePosixPath(path).suffix]
+            candidates = [other for other in alike if other not in touched]
             if item := _function_item(times, commit.sha, path, text, candidates, source):
                 yield item
 
