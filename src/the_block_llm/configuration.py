@@ -3,6 +3,7 @@
 Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalog without hooks.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
         is_project = (beside / "pyproject.toml").is_file()
         project = beside if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
 
+        # The loader resolves every file anew each time it is asked, a tenth of a second for each
+        # dataset; what is chosen does not change while it lives.
+        @cache
         def chosen(name: str) -> str:
             value = str(self["parameters"][name])
             return profile_name(value) if name == "model" else value

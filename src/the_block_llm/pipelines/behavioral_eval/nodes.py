@@ -1,42 +1,33 @@
-"""Nodes of the pipeline ``behavioral_eval``."""
+"""Nodes of the pipeline ``behavioral_eval``.
+
+What imports torch is imported where it is used: `kedro registry list` and runs of other
+pipelines need not wait seconds for it.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.loading import pick_device
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
-from the_block_llm.pipelines.behavioral_eval import page, plan, report
-from the_block_llm.pipelines.behavioral_eval.answering import answer_probes
+from the_block_llm.pipelines.behavioral_eval import page, plan
 from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
 from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
-from the_block_llm.pipelines.behavioral_eval.general_ability import (
-    general_questions,
-    general_texts,
-)
-from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
-from the_block_llm.pipelines.behavioral_eval.measuring import (
-    measure_general_text,
-    measure_held_out,
-    measure_tasks,
-)
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
-from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
 from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
 from the_block_llm.retrieval.citations import known_names
-from the_block_llm.retrieval.passages import PassageIndex
+
+if TYPE_CHECKING:
+    from the_block_llm.pipelines.behavioral_eval.subject import Subject
 
 
 def check_suites(
@@ -56,6 +47,8 @@ def plan_probes(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Fix what will be asked."""
+    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+
     cutoff = read_cutoff(repository)
     columns = ["repo", "sha", "path", "language", "size_bytes", "kept"]
     files = [row for row in snapshot_files.rows(columns) if row["sha"] == cutoff.sha]
@@ -84,6 +77,24 @@ def evaluate_arms(
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Ask and measure every arm with one loaded model."""
+    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.answering import answer_probes  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.general_ability import (  # noqa: PLC0415
+        general_questions,
+        general_texts,
+    )
+    from the_block_llm.pipelines.behavioral_eval.held_out import (  # noqa: PLC0415
+        choose_rows,
+        held_out_sources,
+    )
+    from the_block_llm.pipelines.behavioral_eval.measuring import (  # noqa: PLC0415
+        measure_general_text,
+        measure_held_out,
+        measure_tasks,
+    )
+    from the_block_llm.pipelines.behavioral_eval.subject import retrieves  # noqa: PLC0415
+    from the_block_llm.retrieval.passages import PassageIndex  # noqa: PLC0415
+
     planned = ProbePlan.model_validate(probe_plan)
     budget = params.budget_for(pick_device().type)
     cutoff = read_cutoff(repository)
@@ -127,6 +138,8 @@ def judge(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Score what is stored and say what it shows; no model is loaded."""
+    from the_block_llm.pipelines.behavioral_eval import report  # noqa: PLC0415
+
     manifest = adapter.manifest
     return report.build_report(
         ProbePlan.model_validate(probe_plan),
@@ -155,7 +168,12 @@ def render_page(behavioral_report: Mapping[str, Any]) -> str:
 
 def _load_subject(
     adapter: AdapterFolder, role: Literal["advisor", "completion"], profile: ModelProfile
-) -> Subject:
+) -> "Subject":
+    from the_block_llm.models.adapters import load_with_adapter  # noqa: PLC0415
+    from the_block_llm.models.base_models import load_tokenizer  # noqa: PLC0415
+    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.subject import Subject  # noqa: PLC0415
+
     manifest = adapter.manifest
     return Subject(
         model=load_with_adapter(profile, adapter.path),
