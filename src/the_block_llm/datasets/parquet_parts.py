@@ -57,6 +57,15 @@ class ParquetPartsDataset(
             }
         )
 
+    def statistics(self) -> dict[str, int]:
+        """Rows, columns and bytes on disk, from the manifest alone."""
+        parts = ParquetParts(self._folder)
+        return {
+            "rows": parts.num_rows,
+            "columns": len(self._schema),
+            "file_size": sum(part.stat().st_size for part in parts.parts),
+        }
+
     def _exists(self) -> bool:
         return table_exists(self._folder)
 

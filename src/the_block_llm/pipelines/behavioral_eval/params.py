@@ -14,6 +14,7 @@ class Sampling(BaseModel, frozen=True, extra="forbid"):
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 is greedy: one answer, repeatable. Above 0, give several seeds: one draw is noise."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """With a temperature, draw from the likeliest tokens that make up this share."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """One answer a seed; greedy decoding uses the first only."""
 
@@ -50,6 +51,7 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     suites: tuple[str, ...] = Field(min_length=1)
     """Names of files in conf/base/suites. Those for the other role of model are passed over."""
     arms: tuple[Arm, ...] = ("base", "tuned")
+    """Who is asked; base and tuned always are, since the verdict compares them."""
     max_items: int | None = Field(default=None, ge=1)
     """Cap on every budget below that counts items; none: the budget of the device."""
     sampling: Sampling = Sampling()

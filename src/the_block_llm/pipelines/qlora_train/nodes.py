@@ -1,16 +1,13 @@
 """Nodes of qlora_train: thin calls."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def check_training(
@@ -58,9 +55,10 @@ def train_adapter(
     return outcome.adapter_folder, outcome.metrics, outcome.answers
 
 
-def draw_training(metrics: dict[str, Any]) -> tuple["Figure", "Figure"]:
-    """Draw the run's loss curves and its memory."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+def draw_training(metrics: dict[str, Any]) -> tuple[Any, Any]:
+    """Draw the run's loss curves and its memory; gives two matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib; for the same
+    # reason no Figure is in the annotations, which Kedro and Kedro-Viz resolve.
     from the_block_llm.pipelines.qlora_train.plots import (  # noqa: PLC0415
         plot_memory,
         plot_training,

@@ -1,0 +1,137 @@
+"""The pictures of the documentation, taken anew: ``make screenshots``, after ``make demo``."""
+
+import contextlib
+import functools
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from the_block_llm.graph_site import build_graph_site
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "docs/images"
+REPORTS = ROOT / "data/08_reporting"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ASK_PORT = 8097
+STILL_MS = 1500  # nodes move into place for a while
+# Plots are drawn by the run itself; their names say what they show.
+PLOTS = ("sequence_mix", "sequence_rows", "training_loss", "training_memory")
+QUESTION = "Where are secrets masked?"
+# The whole graph with nothing beside it, for a picture that is wide and low.
+BARE = """localStorage.KedroViz = JSON.stringify({
+    orientation: "horizontal", showFeatureHints: false, theme: "light",
+    visible: {sidebar: false, miniMap: false, graph: true},
+})"""
+
+
+def main() -> None:
+    """Take every picture."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        sys.exit("Error: there is no chromium. Install it: apt-get install chromium")
+    if not (REPORTS / "behavioral_report.html").is_file():
+        sys.exit("Error: there is nothing to show yet. Run `make demo` first.")
+    for name in PLOTS:
+        shutil.copy(REPORTS / f"{name}.png", IMAGES / f"{name}.png")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        _report(browser)
+        _graph(browser)
+        _ask_page(browser)
+        browser.close()
+    print("The pictures are in docs/images. Look at each before you commit it.")
+
+
+def settle(page: Page, address: str) -> None:
+    """Open Kedro-Viz and wait until it is drawn."""
+    page.goto(address)
+    page.locator(".pipeline-node").first.wait_for()
+
+
+def open_dataset(page: Page, name: str) -> None:
+    """Click a dataset in the list, and wait for its panel."""
+    page.locator(f'.node-list-row button[title="{name}"]').first.click()
+    panel = page.locator(".pipeline-metadata")
+    panel.get_by_role("heading", name=name).wait_for()
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve ``folder`` on a free port of this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+
+
+def _report(browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    page.goto((REPORTS / "behavioral_report.html").as_uri())
+    page.screenshot(path=IMAGES / "report.png")
+    page.close()
+
+
+def _graph(browser: Browser) -> None:
+    with served(build_graph_site(ROOT)) as address:
+        page = browser.new_page(viewport={"width": 2400, "height": 520})
+        page.add_init_script(BARE)
+        settle(page, address)
+        page.wait_for_timeout(STILL_MS)
+        page.screenshot(path=IMAGES / "viz_default.png")
+        page.close()
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        settle(page, address)
+        for name, picture in (("file_changes", "viz_table"), ("training_plot", "viz_plot")):
+            open_dataset(page, name)
+            page.wait_for_timeout(STILL_MS)
+            page.screenshot(path=IMAGES / f"{picture}.png")
+        page.close()
+
+
+def _ask_page(browser: Browser) -> None:
+    address = f"http://127.0.0.1:{ASK_PORT}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "kedro", "serve", "--port", str(ASK_PORT)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        _wait_for(f"{address}/health")
+        page = browser.new_page(viewport={"width": 1000, "height": 800})
+        page.goto(address)
+        page.get_by_label("Question").fill(QUESTION)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.locator("article.assistant").get_by_text("Read:").wait_for(timeout=600_000)
+        page.screenshot(path=IMAGES / "ask_page.png")
+        page.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(address: str, seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address):
+            return
+        time.sleep(1)
+    sys.exit(f"Error: {address} did not answer within {seconds:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
