@@ -23,7 +23,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ASK_PORT = 8097
 STILL_MS = 1500  # nodes move into place for a while
 # Plots are drawn by the run itself; their names say what they show.
-PLOTS = ("sequence_mix", "sequence_rows", "training_loss", "training_memory")
+PLOTS = (
+    "ingest_history", "ingest_left_out", "sequence_mix", "sequence_rows",
+    "training_loss", "training_memory",
+)  # fmt: skip
 QUESTION = "Where are secrets masked?"
 # The whole graph with nothing beside it, for a picture that is wide and low.
 BARE = """localStorage.KedroViz = JSON.stringify({

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
+    draw_ingest,
     find_repositories,
     read_commits,
     read_files,
@@ -45,6 +46,13 @@ def create_pipeline() -> Pipeline:
                 inputs=["repository", "history_counts", "snapshot_counts"],
                 outputs="ingest_report",
                 name="report_ingest",
+                tags=["report"],
+            ),
+            Node(
+                draw_ingest,
+                inputs=["repository", "commits", "ingest_report"],
+                outputs=["history_plot", "left_out_plot"],
+                name="draw_ingest",
                 tags=["report"],
             ),
         ]
