@@ -54,5 +54,9 @@ def test_help_and_lists_import_nothing_slow(project: Path) -> None:
 
 
 def test_reading_a_repository_imports_nothing_slow(project: Path, small_repository: Path) -> None:
-    run_each(project, f"kedro run --pipeline=git_ingest --params=repository={small_repository}")
+    run_each(
+        project,
+        "kedro run --nodes=find_repositories,read_commits,read_files,report_ingest "
+        f"--params=repository={small_repository}",
+    )
     assert (project / "data/08_reporting/ingest_report.json").is_file()
