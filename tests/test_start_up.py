@@ -56,6 +56,7 @@ def test_help_and_lists_import_nothing_slow(project: Path) -> None:
 def test_reading_a_repository_imports_nothing_slow(project: Path, small_repository: Path) -> None:
     run_each(
         project,
+        # All but the last node, which draws, and imports matplotlib for it.
         "kedro run --nodes=find_repositories,read_commits,read_files,report_ingest "
         f"--params=repository={small_repository}",
     )
