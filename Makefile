@@ -47,7 +47,7 @@ types: $(READY)  ## mypy, strict on src
 	$(BIN)/mypy
 
 docs: $(READY)  ## build this documentation into site/, strictly
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 PORT ?= 4141
 viz: $(READY)  ## see pipelines, tables, reports and plots in a browser; PORT=4141

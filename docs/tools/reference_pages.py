@@ -5,6 +5,7 @@ MkDocs calls :func:`on_files` before it reads the pages; nothing of this is kept
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def parameters_page() -> str:
     """Every parameter with its type, its value in conf/base and what it does."""
     values = configured()
     lines = [
+        "---\nhide: [toc]\n---",
         "# Parameters",
         "",
         "Written from the typed parameters and `conf/base`. Set one for a run with",
@@ -224,6 +226,7 @@ def _type(field: FieldInfo) -> str:
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
             if getattr(limit, name, None) is not None:
                 text += f", {sign} {getattr(limit, name):,}"
+    text = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " | "), text)
     return text.replace("|", "\\|").replace("NoneType", "None").replace("None", "null")
 
 

@@ -28,7 +28,9 @@ PLOTS = (
     "training_loss", "training_memory",
 )  # fmt: skip
 QUESTION = "Where are secrets masked?"
-# The whole graph with nothing beside it, for a picture that is wide and low.
+# Pipelines that are shown, with the size of the window; the whole needs a wide one.
+GRAPHS = (("__default__", 2400, 520), ("sequence_build", 1400, 420), ("qlora_train", 1400, 420))
+# The graph with nothing beside it, for a picture that is wide and low.
 BARE = """localStorage.KedroViz = JSON.stringify({
     orientation: "horizontal", showFeatureHints: false, theme: "light",
     visible: {sidebar: false, miniMap: false, graph: true},
@@ -92,12 +94,13 @@ def _report(browser: Browser) -> None:
 
 def _graph(browser: Browser) -> None:
     with served(build_graph_site(ROOT)) as address:
-        page = browser.new_page(viewport={"width": 2400, "height": 520})
-        page.add_init_script(BARE)
-        settle(page, address)
-        page.wait_for_timeout(STILL_MS)
-        page.screenshot(path=IMAGES / "viz_default.png")
-        page.close()
+        for name, width, height in GRAPHS:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.add_init_script(BARE)
+            settle(page, f"{address}?pid={name}")
+            page.wait_for_timeout(STILL_MS)
+            page.screenshot(path=IMAGES / f"viz_{name.strip('_')}.png")
+            page.close()
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         settle(page, address)
         for name, picture in (("file_changes", "viz_table"), ("training_plot", "viz_plot")):

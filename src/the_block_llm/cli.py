@@ -118,17 +118,11 @@ def _mendable_cause(error: BaseException) -> BlockError | None:
 
 
 cli.add_command(click.Command("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
-for _name, _callback, _command in (
-    ("ask", _ask, ask_command),
-    ("serve", _serve, serve_command),
+for _name, _callback, _options, _help in (
+    ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
+    ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),
+    ("rows", _rows, looking.ROWS_OPTIONS, looking.ROWS_HELP),
+    ("audit", _audit, looking.AUDIT_OPTIONS, looking.AUDIT_HELP),
 ):
-    cli.add_command(
-        click.Command(_name, callback=_callback, params=_command.OPTIONS, help=_command.HELP)
-    )
-cli.add_command(
-    click.Command("rows", callback=_rows, params=looking.ROWS_OPTIONS, help=looking.ROWS_HELP)
-)
-cli.add_command(
-    click.Command("audit", callback=_audit, params=looking.AUDIT_OPTIONS, help=looking.AUDIT_HELP)
-)
+    cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
 cli.add_command(adapters_group(_parameters, _without_traceback))

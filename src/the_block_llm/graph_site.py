@@ -1,8 +1,9 @@
 """The graph of the project as a static site: ``make viz``.
 
-Kedro-Viz builds the site. Four things are then mended in the files it wrote: a font that it
-loads from another host, one file that its page asks for and its build leaves out, the direction
-in which a reader sees the graph first, and the path of the project, which no page needs to tell.
+Kedro-Viz builds the site. What is then mended in the files it wrote: a font that it loads from
+another host, one file that its page asks for and its build leaves out, the direction in which a
+reader sees the graph first, the path of the project, which no page needs to tell, and the order
+of layers in single pipelines, where it is that of the alphabet unless the pipeline decides it.
 """
 
 import argparse
@@ -18,18 +19,19 @@ from typing import Final
 from kedro_viz.api.rest.utils import get_package_compatibilities
 
 from the_block_llm.datasets.parts import write_text_atomically
-from the_block_llm.errors import BlockError
+from the_block_llm.errors import BlockError, GraphSiteError
 
+# As the folders under data/ are numbered.
+_LAYERS: Final = (
+    "raw", "intermediate", "primary", "feature", "model_input", "models", "model_output",
+    "reporting",
+)  # fmt: skip
 _ELSEWHERE: Final = re.compile(r'\s*<link\s[^>]*href="https?://[^>]*>')
 # Only where the reader has no choice of his own in this browser yet.
 _FIRST_VIEW: Final = (
     "<script>localStorage.KedroViz ??= JSON.stringify("
     '{orientation: "horizontal", showFeatureHints: false});</script>'
 )
-
-
-class GraphSiteError(BlockError):
-    """The site cannot be built or served."""
 
 
 def build_graph_site(project: Path) -> Path:
@@ -60,6 +62,10 @@ def build_graph_site(project: Path) -> Path:
     for answer in (path for path in (site / "api").rglob("*") if path.is_file()):
         text = answer.read_text(encoding="utf-8")
         write_text_atomically(answer, _without_path(text, project))
+    for graph in (site / "api/main", *(site / "api/pipelines").iterdir()):
+        content = json.loads(graph.read_text(encoding="utf-8"))
+        content["layers"].sort(key=_LAYERS.index)
+        write_text_atomically(graph, json.dumps(content))
     compatible = [package.model_dump() for package in get_package_compatibilities()]
     metadata = {"has_missing_dependencies": False, "package_compatibilities": compatible}
     write_text_atomically(site / "api/metadata", json.dumps(metadata))

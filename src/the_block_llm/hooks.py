@@ -1,7 +1,6 @@
 """What happens around a run: early checks, the stage that is running, the summary."""
 
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -83,6 +82,3 @@ def _check_storage(folder: Path) -> None:
             f"Only {free / 2**20:,.0f} MB are free under {folder}; a run needs at least "
             f"{_LEAST_FREE_BYTES / 2**20:,.0f} MB. Free some space, then run again."
         )
-    if os.environ.get("TOKENIZERS_PARALLELISM") is None:
-        # Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
-        os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -74,6 +74,24 @@ def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 25
 
 
+# Being written beside this; a name that is there by now is to be taken off this list.
+COMING = {
+    "how_we_could_be_fooled.md",
+    "memory_and_speed.md",
+    "reading_the_report.md",
+    "scale_out.md",
+}
+
+
+def test_every_page_of_the_menu_is_there() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = set(re.findall(r": (\S+\.md)$", menu, re.MULTILINE))
+    generated = {page for page in pages if page.startswith("reference/")}
+    there = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
+    assert pages - generated - there <= COMING
+    assert len(generated) == 3
+
+
 @pytest.mark.slow
 def test_the_site_builds_strictly_with_every_link_and_anchor(tmp_path: Path) -> None:
     done = subprocess.run(

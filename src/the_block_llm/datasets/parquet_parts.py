@@ -35,7 +35,7 @@ class ParquetPartsDataset(
             metadata: For Kedro-Viz; not used here.
         """
         self._folder = Path(PurePosixPath(filepath))
-        self._filepath = self._folder
+        self._filepath = self._folder  # by this name Kedro-Viz shows where it is
         self._table = table
         self._schema: pa.Schema = getattr(schemas, table)
         self.metadata = metadata
