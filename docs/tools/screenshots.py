@@ -1,11 +1,19 @@
 """The pictures of the documentation, taken anew: ``make screenshots``, after ``make demo``."""
 
 import contextlib
+import fcntl
 import functools
 import http.server
+import io
+import os
+import pty
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import tempfile
+import termios
 import threading
 import time
 import urllib.request
@@ -13,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from rich.console import Console
+from rich.text import Text
 
 from the_block_llm.graph_site import build_graph_site
 
@@ -21,6 +31,7 @@ IMAGES = ROOT / "docs/images"
 REPORTS = ROOT / "data/08_reporting"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ASK_PORT = 8097
+COLUMNS = 110
 STILL_MS = 1500  # nodes move into place for a while
 # Plots are drawn by the run itself; their names say what they show.
 PLOTS = (
@@ -51,6 +62,7 @@ def main() -> None:
         _report(browser)
         _graph(browser)
         _ask_page(browser)
+        _progress(browser)
         browser.close()
     print("The pictures are in docs/images. Look at each before you commit it.")
 
@@ -128,6 +140,36 @@ def _ask_page(browser: Browser) -> None:
     finally:
         server.terminate()
         server.wait()
+
+
+def _progress(browser: Browser) -> None:
+    """A training under way, as a terminal shows it; it is then stopped and leaves nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        terminal, its_end = pty.openpty()
+        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
+        command = ["run", "--pipeline=qlora_train", f"--params=qlora_train.work_folder={folder}"]
+        training = subprocess.Popen(
+            [sys.executable, "-m", "kedro", *command],
+            cwd=ROOT, stdin=its_end, stdout=its_end, stderr=its_end,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)},
+        )  # fmt: skip
+        os.close(its_end)
+        seen = ""
+        while "· loss" not in seen.rpartition("\n")[2]:
+            seen += os.read(terminal, 65_536).decode(errors="replace")
+        training.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the terminal closes with the program
+            while os.read(terminal, 65_536):
+                pass
+        training.wait()
+    # Of a line that was written again and again, the last state.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in seen.split("\n")]
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text.from_ansi("\n".join(["$ kedro " + command[0] + " " + command[1], *lines])))
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page.set_content(console.export_svg(title="kedro"))
+    page.locator("svg").first.screenshot(path=IMAGES / "progress.png")
+    page.close()
 
 
 def _wait_for(address: str, seconds: float = 300) -> None:
