@@ -175,6 +175,7 @@ def _load_subject(
     from the_block_llm.pipelines.behavioral_eval.subject import Subject  # noqa: PLC0415
 
     manifest = adapter.manifest
+    added = adapter.added_tokens
     return Subject(
         model=load_with_adapter(profile, adapter.path),
         tokenizer=load_tokenizer(profile),
@@ -182,6 +183,8 @@ def _load_subject(
         # The same weights answer a little differently on another kind of device.
         base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
         adapter_id=_adapter_hash(adapter),
+        tuned_tokenizer=load_tokenizer(profile, added) if added else None,
+        added_ids=frozenset(added.values()),
     )
 
 

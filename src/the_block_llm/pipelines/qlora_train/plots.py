@@ -45,7 +45,7 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
 
 @plot_style.common_style
 def plot_memory(metrics: dict[str, Any]) -> Figure:
-    """Draw the memory held over the optimizer steps, beside what was predicted.
+    """Draw the memory held over the optimizer steps, beside what was predicted and allowed.
 
     Args:
         metrics: As in ``training_metrics.json``.
