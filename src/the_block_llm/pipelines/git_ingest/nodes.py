@@ -43,7 +43,7 @@ def report_ingest(
     return ingest_report(repository, history, snapshots)
 
 
-def draw_ingest(
+def plot_ingest(
     repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     """Draw the history and what was left out of it; gives two matplotlib figures."""

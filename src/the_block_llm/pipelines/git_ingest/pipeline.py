@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
-    draw_ingest,
+    plot_ingest,
     find_repositories,
     read_commits,
     read_files,
@@ -49,10 +49,10 @@ def create_pipeline() -> Pipeline:
                 tags=["report"],
             ),
             Node(
-                draw_ingest,
+                plot_ingest,
                 inputs=["repository", "commits", "ingest_report"],
-                outputs=["history_plot", "left_out_plot"],
-                name="draw_ingest",
+                outputs=["ingest_history_plot", "ingest_left_out_plot"],
+                name="plot_ingest",
                 tags=["report"],
             ),
         ]
