@@ -3,8 +3,8 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
-    plot_ingest,
     find_repositories,
+    plot_ingest,
     read_commits,
     read_files,
     report_ingest,
