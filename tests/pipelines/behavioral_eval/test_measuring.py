@@ -48,7 +48,7 @@ def test_the_base_arm_is_the_model_without_its_adapter(subject, held_out, tmp_pa
 
 def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path):
     rows, sources = held_out
-    plain = measure_held_out(subject, rows, sources, tmp_path / "plain")
+    plain = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "plain")
     marked = []
     for number, row in rows:
         ids = row["input_ids"]
@@ -63,6 +63,11 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
                 },
             )
         )
+    # An adapter that was trained without them is shown the rows without them, too.
+    earlier = replace(subject, added_ids=frozenset(MARKS.values()))
+    found = measure_held_out(earlier, marked, sources, ["tuned"], tmp_path / "earlier")
+    tuned = [row["value"] for row in plain if row["arm"] == "tuned"]
+    assert [row["value"] for row in found] == pytest.approx(tuned)
     tokenizer = byte_tokenizer()
     add_tokens(tokenizer, MARKS)
     told = replace(
@@ -71,7 +76,7 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
         tuned_tokenizer=tokenizer,
         added_ids=frozenset(MARKS.values()),
     )
-    found = measure_held_out(told, marked, sources, tmp_path / "marked")
+    found = measure_held_out(told, marked, sources, PLAIN, tmp_path / "marked")
     for before, now in zip(plain, found, strict=True):
         assert before["arm"] == now["arm"]
         # Marks have no bytes; what they open and close is measured all the same.

@@ -3,7 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,11 +62,14 @@ class FurtherModel:
     adapter: AdapterFolder | None
     same_tokens: bool
     """It reads the held-out rows as they are packed."""
+    added_ids: frozenset[int] = frozenset()
+    """Ids of tokens in those rows that the evaluated adapter was trained with."""
 
     def load(self) -> Subject:
         """Load it; whatever was loaded before should be gone by then."""
         if self.adapter is not None:
-            return load_subject(self.adapter, self.profile)
+            subject = load_subject(self.adapter, self.profile)
+            return replace(subject, added_ids=subject.added_ids | self.added_ids)
         location = prepare_base_model(self.profile)
         revision = base_revision(self.profile, location)
         return Subject(
@@ -75,6 +78,7 @@ class FurtherModel:
             role=self.profile.role,
             base_id=f"{location}@{revision} on {pick_device().type}",
             adapter_id="none",
+            added_ids=self.added_ids,
         )
 
 
@@ -112,7 +116,8 @@ def find_further_models(
                 f"{profile.name}@{BASE} is the model without one."
             )
         adapter = known.get(version)
-        found.append(FurtherModel(full_name, profile, adapter, same_tokens=is_same))
+        ids = frozenset(evaluated.added_tokens.values())
+        found.append(FurtherModel(full_name, profile, adapter, is_same, added_ids=ids))
     return found
 
 

@@ -50,8 +50,8 @@ def measure_held_out(
         for arm in arms:
             weights = subject.weights_of(arm)
             read = rows
-            if arm == "base" and subject.added_ids:
-                read = [(number, without_tokens(row, subject.added_ids)) for number, row in rows]
+            if unread := subject.unread_by(arm):
+                read = [(number, without_tokens(row, unread)) for number, row in rows]
             with Journal(journal_folder, weights) as journal, subject.as_arm(arm) as model:
                 keys = {number: _row_key(number, row) for number, row in read}
                 missing = [(n, row) for n, row in read if keys[n] not in journal]

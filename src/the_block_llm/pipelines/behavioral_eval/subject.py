@@ -30,12 +30,17 @@ class Subject:
     tuned_tokenizer: PreTrainedTokenizerBase | None = None
     """The same with the tokens that the adapter was trained with; none: it has no more."""
     added_ids: frozenset[int] = frozenset()
-    """Ids of those tokens, which the base cannot read."""
+    """Ids of tokens that stand in held-out rows and that the base cannot read."""
 
     def tokenizer_of(self, arm: Arm) -> PreTrainedTokenizerBase:
         """What writes the prompts of ``arm``."""
         tuned = self.tuned_tokenizer if is_tuned(arm) else None
         return tuned or self.tokenizer
+
+    def unread_by(self, arm: Arm) -> frozenset[int]:
+        """Which of them ``arm`` cannot read: nor can an adapter that was trained without them."""
+        reads = is_tuned(arm) and self.tuned_tokenizer is not None
+        return frozenset() if reads else self.added_ids
 
     @contextmanager
     def as_arm(self, arm: Arm) -> Iterator[PeftModel | PreTrainedModel]:
