@@ -115,11 +115,13 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
             unfinished, schema, compression="zstd", use_dictionary=with_dictionary
         ) as writer:
             group: list[pa.RecordBatch] = []
+            n_bytes = 0
             for batch in batches:
                 group.append(batch)
-                if sum(b.nbytes for b in group) >= _ROW_GROUP_BYTES:
+                n_bytes += batch.nbytes
+                if n_bytes >= _ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_batches(group, schema))
-                    group = []
+                    group, n_bytes = [], 0
             if group:
                 writer.write_table(pa.Table.from_batches(group, schema))
         unfinished.replace(path)
