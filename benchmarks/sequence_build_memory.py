@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--profile NAME]
 
-Documents are made up on the way, so the corpus itself is never in memory.
+Documents are made up on the way, so the corpus itself is never in memory. The peak is printed
+every so often, which shows whether it grows with the text.
 """
 
 import argparse
@@ -10,9 +11,11 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+import pyarrow as pa
 
 from sequence_build import _profile
 from the_block_llm.datasets.parts import save_parts
@@ -28,6 +31,7 @@ from the_block_llm.schemas import DOCUMENTS, ROWS
 
 _FILE_BYTES = 12_000
 _WORDS = 20_000
+_TOLD_EVERY_TOKENS = 100_000_000
 _AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -42,13 +46,29 @@ def main() -> None:
     print(f"before: {_peak_gib():.2f} GiB")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        made = document_batches(_drafts(arguments.megabytes * 1e6), tokenizer, shape.context_tokens)
-        documents = save_parts(Path(folder) / "documents", DOCUMENTS, made)
+        drafts = _drafts(arguments.megabytes * 1e6)
+        made = document_batches(drafts, tokenizer, shape.context_tokens)
+        documents = save_parts(Path(folder) / "documents", DOCUMENTS, _told(made, started))
         print(f"documents: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s")
         left_out = left_out_by_mix(documents, Mix(), shape.context_tokens)
         packed = pack_split(documents, "train", shape, tokenizer.byte_lengths, left_out)
-        rows = save_parts(Path(folder) / "rows", ROWS, packed)
+        rows = save_parts(Path(folder) / "rows", ROWS, _told(packed, started))
         print(f"rows: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s, {rows.num_rows}")
+
+
+def _told(batches: Iterable[pa.RecordBatch], started: float) -> Iterator[pa.RecordBatch]:
+    """Hand batches on, and print the peak each time that many tokens have passed."""
+    n_tokens, next_time = 0, _TOLD_EVERY_TOKENS
+    for batch in batches:
+        yield batch
+        n_tokens += int(batch["n_tokens"].to_numpy().sum())
+        if n_tokens >= next_time:
+            seconds = time.monotonic() - started
+            print(
+                f"  {n_tokens / 1e6:6.0f} M tokens: {_peak_gib():.2f} GiB, {seconds:.0f} s",
+                flush=True,
+            )
+            next_time += _TOLD_EVERY_TOKENS
 
 
 def _drafts(most_bytes: float) -> Iterator[Draft]:

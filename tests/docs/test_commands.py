@@ -47,6 +47,7 @@ def test_every_command_that_needs_a_finished_run(
         "kedro run --pipeline=export --params=export.least_agreement=0.5,export.most_nats_apart=1",
         "kedro run --tags=report",
         "kedro rows --row 3",
+        "kedro rows --samples 10",
         "kedro audit",
         f"kedro audit {held_out} --neighbours 2",
         "kedro adapters list --all",

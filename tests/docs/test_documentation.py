@@ -30,7 +30,7 @@ RUN_BY = {
         r"kedro run --pipeline=(sequence_build|qlora_train|behavioral_eval|export)",
         r"kedro run --pipeline=qlora_train --params=(repository=PATH,)?qlora_train\.\S+",
         r"kedro run --nodes=check_suites,plan_probes,judge,render_page",
-        r"kedro rows --row \d+.*",
+        r"kedro rows --(row|samples) \d+.*",
         r"kedro audit .*",
         r"kedro adapters (list|compare|prune).*",
     ),

@@ -108,8 +108,12 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
     """Write one zstd Parquet file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    # Of token ids a dictionary is larger than what zstd makes of them, and takes longer.
+    with_dictionary = [field.name for field in schema if not pa.types.is_list(field.type)]
     try:
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            unfinished, schema, compression="zstd", use_dictionary=with_dictionary
+        ) as writer:
             group: list[pa.RecordBatch] = []
             n_bytes = 0
             for batch in batches:

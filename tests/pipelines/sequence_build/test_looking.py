@@ -114,10 +114,43 @@ def test_the_command_rows_writes_a_row_into_a_pipe(
     }
     save_parts(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
     looking.rows(
-        prepared(tmp_path, smollm2_profile), split="held_out", row=0, profile=None, env=None
-    )
+        prepared(tmp_path, smollm2_profile), split="held_out", row=0, samples=None, sort="",
+        profile=None, env=None,
+    )  # fmt: skip
     out = capsys.readouterr().out
     assert out.splitlines()[1:] == ["  File a.py:", "▸ x = '[red]'"]
+
+
+def test_samples_show_segments_of_each_sort_once(
+    tmp_path: Path, smollm2: Any, smollm2_profile: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, learned = (smollm2(text)["input_ids"] for text in ("Asked\n", "Said\n" * 60))
+    names = ["file/a.py", "file/b.py", "chat/why/1", "file/a.py"]
+    rows = [
+        {
+            "input_ids": [*shown, *learned] * 2,
+            "labels_mask": ([False] * len(shown) + [True] * len(learned)) * 2,
+            "segment_lengths": [len(shown) + len(learned)] * 2,
+            "document_ids": names[at : at + 2],
+            "n_tokens": 2 * (len(shown) + len(learned)),
+            "stage": 0,
+        }
+        for at in (0, 2)
+    ]
+    save_parts(tmp_path / "train_rows", ROWS, [pa.RecordBatch.from_pylist(rows, ROWS)])
+    choices = {"split": "train", "row": 0, "samples": 10, "profile": None, "env": None}
+    looking.rows(prepared(tmp_path, smollm2_profile), sort="", **choices)
+    page = capsys.readouterr().out
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## file", "## chat/why",
+    ]  # fmt: skip
+    assert page.count("── file/a.py · ") == 1
+    assert "  Asked\n▸ Said\n" in page
+    assert "  … 26 more lines\n````" in page  # a rule, Asked and 60 lines are 62
+    looking.rows(prepared(tmp_path, smollm2_profile), sort="chat", **choices)
+    assert "## file" not in capsys.readouterr().out
+    with pytest.raises(ParameterError, match=r"sort 'commit'.*There are: chat/why, file"):
+        looking.rows(prepared(tmp_path, smollm2_profile), sort="commit", **choices)
 
 
 def test_the_command_audit_names_the_nearest_or_lists(

@@ -55,8 +55,8 @@ def test_the_line_that_says_where_one_is_is_repeated() -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "text", "place"),
     [
-        ("file", "a.rs", b"impl A {\n    // so\n    fn f() {\n@", b"impl A {\n"),
-        ("file", "a.py", b"def f(\n    x,\n):\n    y = 1\n@", b"def f(\n"),
+        ("file", "a.rs", b"File a.rs:\n\nimpl A {\n    // so\n    fn f() {\n@", b"impl A {\n"),
+        ("file", "a.py", b"File a.py:\n\ndef f(\n    x,\n):\n    y = 1\n@", b"def f(\n"),
         ("file", "a.md", b"# One\n\ntext\n\n## Two\n\ntext\n@", b"## Two\n"),
         ("commit", "c", b"say\n\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n+b\n@", b"+++ b/x\n"),
         ("file", "a.txt", b"no heading\n@", b""),

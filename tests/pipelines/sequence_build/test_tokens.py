@@ -23,6 +23,8 @@ AWKWARD = {
     "emoji": "👩‍👩‍👧‍👦 ﷽ ｆｕｌｌ e\u0301",
     "empty": "",
     "a line of a million characters": "abc d" * 200_000,
+    "a word of a million characters": "ab" * 500_000,
+    "noncharacters": "\ufffe\uffff\U0010ffff \ue000\ue001\ue002",
 }
 
 

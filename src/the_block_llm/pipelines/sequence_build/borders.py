@@ -15,27 +15,25 @@ PARAGRAPH: Final = 2
 INNER: Final = 3  # a method, a hunk, a heading below the second level
 OUTER: Final = 4  # a top-level definition, a chapter, the patch of another file
 
-_Rules = Sequence[tuple[int, re.Pattern[bytes]]]
+_Rules = Sequence[tuple[int, npt.NDArray[np.bool_], re.Pattern[bytes]]]
 
 
-def _rule(strength: int, pattern: bytes) -> tuple[int, re.Pattern[bytes]]:
-    return strength, re.compile(pattern, re.MULTILINE)
+def _rule(
+    strength: int, first: bytes, pattern: bytes
+) -> tuple[int, npt.NDArray[np.bool_], re.Pattern[bytes]]:
+    is_first = np.isin(np.arange(256), np.frombuffer(first, np.uint8))
+    return strength, is_first, re.compile(pattern)
 
 
-# Code of any language: a method or a comment inside something, after a blank line.
+# By first byte of a line, what it must go on with. Code of any language: a method or a comment
+# inside something, after a blank line.
 _CODE: Final[_Rules] = (
-    _rule(
-        INNER,
-        rb"(?<=\n\n)(?=[ \t]+(?:[@#/*]|async |def |class |pub |fn |func |function ))",
-    ),
+    _rule(INNER, b" \t", rb"[ \t]+(?:[@#/*]|async |def |class |pub |fn |func |function )"),
 )
-_PROSE: Final[_Rules] = (
-    _rule(INNER, rb"^(?=#{3,6} )"),
-    _rule(OUTER, rb"^(?=#{1,2} )"),
-)
+_PROSE: Final[_Rules] = (_rule(INNER, b"#", rb"#{3,6} "), _rule(OUTER, b"#", rb"#{1,2} "))
 _PATCH: Final[_Rules] = (
-    _rule(INNER, rb"^(?=@@ )"),
-    _rule(OUTER, rb"^(?=--- |created |deleted |moved )"),
+    _rule(INNER, b"@", rb"@@ "),
+    _rule(OUTER, b"-cdm", rb"--- |created |deleted |moved "),
 )
 _NEWLINE: Final = ord("\n")
 # By first byte: a line that begins so belongs to what is above it.
@@ -62,10 +60,15 @@ def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8
     [4, 0, 0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 0]
     """
     rules = _rules(kind, source)
-    strength = _blank_lines(text, code=rules is _CODE)
-    for value, pattern in rules:
-        for match in pattern.finditer(text):
-            strength[match.start()] = max(value, strength[match.start()])
+    in_code = rules is _CODE
+    strength = _blank_lines(text, code=in_code)
+    # Numpy picks the lines, so that patterns are tried on few of them.
+    lines = np.flatnonzero(strength >= (PARAGRAPH if in_code else LINE))
+    firsts = np.frombuffer(text, np.uint8)[lines]
+    for value, is_first, pattern in rules:
+        for start in lines[is_first[firsts]].tolist():
+            if pattern.match(text, start):
+                strength[start] = max(value, strength[start])
     return strength
 
 
@@ -86,9 +89,10 @@ class Signposts:
             self._starts = np.array(found, np.int64)
         else:
             at = np.frombuffer(text, np.uint8)
-            before = np.concatenate(([_NEWLINE], at[:-1])) if len(at) else at
-            telling = ~_TELLS_NO_PLACE[at] if self._in_code else at == _HASH
-            self._starts = np.flatnonzero((before == _NEWLINE) & telling)
+            lines = np.flatnonzero(at[:-1] == _NEWLINE) + 1
+            firsts = at[lines]
+            telling = ~_TELLS_NO_PLACE[firsts] if self._in_code else firsts == _HASH
+            self._starts = lines[telling]
 
     def before(self, offset: int) -> tuple[int, int]:
         """The bytes ``[first, last)`` of the last such line before ``offset``; empty for none.
@@ -112,11 +116,13 @@ def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:
     own, the comments and attributes before a definition included.
     """
     at = np.frombuffer(text, np.uint8)
-    before = np.concatenate(([_NEWLINE], at[:-1]))
-    before_that = np.concatenate(([0, 0], at[:-2]))[: len(at)]
-    starts_line = (before == _NEWLINE) & (at != _NEWLINE)
-    after_blank = starts_line & (before_that == _NEWLINE)
-    strength = starts_line.astype(np.int8) * LINE
+    is_newline = at == _NEWLINE
+    starts_line = ~is_newline
+    starts_line[1:] &= is_newline[:-1]
+    after_blank = starts_line.copy()
+    after_blank[:2] = False
+    after_blank[2:] &= is_newline[:-2]
+    strength = starts_line.view(np.int8) * np.int8(LINE)
     strength[after_blank] = PARAGRAPH
     if code:
         strength[after_blank & ~_INSIDE[at]] = OUTER

@@ -171,8 +171,10 @@ def history_chats(
     times: Counter[str] = Counter()
     told: dict[str, list[str]] = defaultdict(list)
     for commit in commits:
-        headline = headline_of(commit)
-        for path in paths_of.get(commit.sha, ()):
+        paths = paths_of.get(commit.sha, ())
+        # What a sweep says is not about any of its files, and would be said of all of them.
+        headline = headline_of(commit) if len(paths) <= _MOST_FILES else ""
+        for path in paths:
             times[path] += 1
             if headline and path in existing:
                 at = f"{commit.authored_at:%Y-%m-%d}"

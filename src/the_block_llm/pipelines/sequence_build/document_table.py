@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from the_block_llm.pipelines.sequence_build.curriculum import stage_of
-from the_block_llm.pipelines.sequence_build.drafts import Draft
+from the_block_llm.pipelines.sequence_build.drafts import Draft, writable
 from the_block_llm.pipelines.sequence_build.reuse import TokenisedTexts
 from the_block_llm.pipelines.sequence_build.tokens import (
     DocumentTokenizer,
@@ -82,7 +82,7 @@ def _batched(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
     batch: list[Draft] = []
     characters = 0
     for draft in drafts:
-        batch.append(draft)
+        batch.append(writable(draft))
         characters += sum(len(segment.text) for segment in draft.segments)
         if characters >= _BATCH_CHARACTERS:
             yield batch

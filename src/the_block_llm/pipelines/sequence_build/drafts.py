@@ -1,6 +1,6 @@
 """A document before it is tokenised."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -46,6 +46,26 @@ class Draft:
     @property
     def has_target(self) -> bool:
         return any(segment.train and segment.text for segment in self.segments)
+
+
+def writable(draft: Draft) -> Draft:
+    """The draft, with "?" for lone surrogates, which UTF-8 has no bytes for.
+
+    Tables of git_ingest hold none. Where another source does, neither a tokenizer nor a table
+    could take the text.
+    """
+    try:
+        for segment in draft.segments:
+            segment.text.encode()
+    except UnicodeEncodeError:
+        return replace(
+            draft,
+            segments=tuple(
+                replace(segment, text=segment.text.encode(errors="replace").decode())
+                for segment in draft.segments
+            ),
+        )
+    return draft
 
 
 def must_stay_whole(kind: str, document_id: str) -> bool:

@@ -17,8 +17,10 @@ from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.audit import nearest_training_documents
 from the_block_llm.pipelines.sequence_build.row_view import marked_lines, show_row
+from the_block_llm.pipelines.sequence_build.samples import sample_page
 
 _SPLITS: Final = ("train", "validation", "held_out")
+_SAMPLE_SEED: Final = 0  # the same rows give the same page
 _PROFILE: Final[list[click.Parameter]] = [
     click.Option(["--profile"], metavar="NAME", help="Of the rows; by default the chosen model."),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
@@ -33,12 +35,17 @@ no colours, in a pipe, lines with learned tokens begin with a mark.
 Examples:
   kedro rows --row 61
   kedro rows --split held_out --row 0 --profile llama-3.1-8b | less
+  kedro rows --samples 10 --sort chat > samples.md
 """
 ROWS_OPTIONS: Final[list[click.Parameter]] = [
     click.Option(["--split"], type=click.Choice(_SPLITS), default="train", show_default=True,
                  help="Side of the cut-off."),
     click.Option(["--row"], type=int, default=0, show_default=True, metavar="N",
                  help="Number of the row, from 0."),
+    click.Option(["--samples"], type=click.IntRange(min=1), metavar="N",
+                 help="Instead of a row, a Markdown page of N segments of every sort."),
+    click.Option(["--sort"], default="", metavar="SORT",
+                 help="Of the samples: how their ids begin, such as commit or chat/why."),
     *_PROFILE,
 ]  # fmt: skip
 
@@ -75,6 +82,8 @@ def rows(
     *,
     split: str,
     row: int,
+    samples: int | None,
+    sort: str,
     profile: str | None,
     env: str | None,
 ) -> None:
@@ -84,6 +93,8 @@ def rows(
         prepared: Gives the project, for an environment and a profile.
         split: Side of the cut-off.
         row: From 0.
+        samples: Instead of the row, so many segments of every sort, as Markdown.
+        sort: Of the samples; empty for all.
         profile: Whose rows.
         env: Configuration environment.
 
@@ -102,6 +113,11 @@ def rows(
     tokenizer = load_tokenizer(resolve_profile(models, project.parameters["model"]))
     if (project.parameters.get("sequence_build") or {}).get("domain_marks"):
         add_domain_marks(tokenizer)
+    if samples is not None:
+        with _reader_may_leave():
+            for part in sample_page(table, tokenizer, samples, sort, _SAMPLE_SEED):
+                click.echo(part)
+        return
     console = Console(highlight=False, soft_wrap=True)
     text = show_row(table, row, tokenizer)
     with _reader_may_leave():

@@ -1,7 +1,7 @@
 """Documents that are longer than a row, cut into pieces that follow on one another."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,7 @@ _NOWHERE = (0, 0)
 _SHARE_OF_PLACE = 4  # of the overlap, that a line may take which says where one is
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Tokens ``[begin, end)`` of a document, after some that came before.
 
     What is repeated is shown, never learned: every token is learned in exactly one piece. It is
@@ -39,7 +38,7 @@ class Piece:
         context = max(self.head, self.context - spare_tokens)
         if self.place != _NOWHERE:
             if context >= self.place[1]:
-                return replace(self, context=context)
+                return self._replace(context=context)
             # The line comes into sight, so it need not stand there a second time.
             length = self.place[1] - self.place[0]
             context = max(self.head, self.context - spare_tokens - length)
@@ -155,11 +154,11 @@ def fill_up(
     filled = list(pieces)
     for row in rows:
         spare = context_tokens - sum(filled[index].n_tokens for index in row)
-        for index in row:
+        for index in row if spare else ():
             wider = filled[index].widened(spare)
             spare -= wider.n_tokens - filled[index].n_tokens
             filled[index] = wider
-        for index in row:
+        for index in row if spare else ():
             following = filled[index + 1] if index + 1 < len(filled) else None
             piece = filled[index]
             if following is None or (following.document, following.begin) != (
@@ -168,8 +167,8 @@ def fill_up(
             ):
                 continue
             taken = min(spare, following.end - following.begin - 1)
-            filled[index] = replace(piece, end=piece.end + taken)
-            filled[index + 1] = replace(following, begin=following.begin + taken)
+            filled[index] = piece._replace(end=piece.end + taken)
+            filled[index + 1] = following._replace(begin=following.begin + taken)
             spare -= taken
     return filled
 

@@ -18,6 +18,7 @@ from the_block_llm.schemas import Split
 
 _FEWEST_ROWS: Final = 500
 _FEWEST_TOKENS: Final = 50_000
+_FULL: Final = 0.99
 _UNIFORM: Final = 0.9  # share of one commit kind above which a history counts as uniform
 
 
@@ -82,16 +83,19 @@ def _count_documents(documents: ParquetParts, context_tokens: int) -> dict[str, 
 
 
 def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, Any]:
-    n_tokens = trained = capacity = 0
+    n_tokens = trained = capacity = short = 0
     of_stage = np.array([shape.context_tokens, *shape.stage_tokens], np.int64)
     for batch in rows.batches(["labels_mask", "n_tokens", "stage"]):
-        capacity += int(of_stage[batch["stage"].to_numpy()].sum())
-        n_tokens += int(batch["n_tokens"].to_numpy().sum())
+        room, lengths = of_stage[batch["stage"].to_numpy()], batch["n_tokens"].to_numpy()
+        capacity += int(room.sum())
+        n_tokens += int(lengths.sum())
+        short += int(np.count_nonzero(lengths < _FULL * room))
         trained += int(np.count_nonzero(batch["labels_mask"].flatten()))
     return {
         f"{split}_rows": rows.num_rows,
         f"{split}_row_tokens": n_tokens,
         f"{split}_trained_tokens": trained,
+        f"{split}_rows_under_99_percent": short,
         f"{split}_fill_percent": round(100 * n_tokens / capacity, 2) if capacity else 0.0,
         f"{split}_trained_percent": round(100 * trained / capacity, 2) if capacity else 0.0,
     }

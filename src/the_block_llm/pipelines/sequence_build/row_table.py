@@ -5,7 +5,7 @@ same memory; pieces that leave a row half empty wait for the next window.
 """
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -83,10 +83,8 @@ def _pack_stage(
 ) -> Iterator[pa.RecordBatch]:
     window: list[_Document] = []
     window_tokens = 0
-    cut_documents = _cut_documents(documents, split, stage, shape, token_bytes, left_out)
-    for number, document in enumerate(cut_documents):
-        pieces = tuple(replace(piece, document=number) for piece in document.pieces)
-        window.append(replace(document, pieces=pieces))
+    for document in _cut_documents(documents, split, stage, shape, token_bytes, left_out):
+        window.append(document)
         window_tokens += len(document.input_ids)
         if window_tokens >= _WINDOW_TOKENS:
             yield from _pack_window(window, shape)
@@ -102,6 +100,7 @@ def _cut_documents(
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
     left_out: Set[str],
 ) -> Iterator[_Document]:
+    number = 0
     for batch in documents.batches(_COLUMNS, batch_rows=512):
         wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["stage"], stage))
         # Most batches are of one side, and filtering would copy all their ids.
@@ -112,12 +111,12 @@ def _cut_documents(
                 continue
             n_tokens = len(ids[row])
             if n_tokens <= shape.context_tokens:
-                pieces = [Piece(0, 0, 0, 0, n_tokens)]
+                pieces = [Piece(number, 0, 0, 0, n_tokens)]
             elif must_stay_whole(chosen["kind"][row].as_py(), document_id):
                 continue  # the report counts them
             else:
                 facts = {name: chosen[name][row].as_py() for name in ("kind", "source", "segments")}
-                pieces = _cut_long(facts, token_bytes[ids[row]], masks[row], shape)
+                pieces = _cut_long(number, facts, token_bytes[ids[row]], masks[row], shape)
             kept = tuple(without_targets(pieces, masks[row]))
             if kept:
                 # Copies: a slice would keep the whole batch in memory.
@@ -125,6 +124,7 @@ def _cut_documents(
                 yield _Document(
                     document_id, ids[row].copy(), masks[row].copy(), stage, module, kept
                 )
+                number += 1
 
 
 def _module(batch: pa.RecordBatch, row: int) -> str:
@@ -135,6 +135,7 @@ def _module(batch: pa.RecordBatch, row: int) -> str:
 
 
 def _cut_long(
+    number: int,
     facts: dict[str, Any],
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
     labels_mask: Mask,
@@ -155,7 +156,7 @@ def _cut_long(
         return int(first), int(last)
 
     return cut(
-        0,
+        number,
         len(labels_mask),
         head_tokens,
         strength,

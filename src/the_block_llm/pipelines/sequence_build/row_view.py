@@ -1,6 +1,6 @@
 """Rows made readable: which tokens are learned, which are shown, where segments begin."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,13 +29,25 @@ def show_row(rows: ParquetParts, number: int, tokenizer: "PreTrainedTokenizerFas
     """
     row = _row(rows, number)
     text = Text()
-    for document_id, ids, learned in _segments(row):
-        n_learned = sum(learned)
-        text.append(f"── {document_id} · {len(ids)} tokens, {n_learned} learned ──\n", "bold")
-        for is_learned, run in groupby(zip(ids, learned, strict=True), key=lambda pair: pair[1]):
-            decoded = tokenizer.decode([id_ for id_, _ in run], clean_up_tokenization_spaces=False)
-            text.append(decoded, _LEARNED if is_learned else _SHOWN)
-        text.append("\n")
+    for segment in range(len(row["document_ids"])):
+        text.append_text(show_segment(row, segment, tokenizer))
+    return text
+
+
+def show_segment(
+    row: Mapping[str, Any], segment: int, tokenizer: "PreTrainedTokenizerFast"
+) -> Text:
+    """Decode one segment of a row, as :func:`show_row` does with all of them."""
+    start = sum(row["segment_lengths"][:segment])
+    end = start + row["segment_lengths"][segment]
+    ids, learned = row["input_ids"][start:end], row["labels_mask"][start:end]
+    text = Text()
+    document_id = row["document_ids"][segment]
+    text.append(f"── {document_id} · {len(ids)} tokens, {sum(learned)} learned ──\n", "bold")
+    for is_learned, run in groupby(zip(ids, learned, strict=True), key=lambda pair: pair[1]):
+        decoded = tokenizer.decode([id_ for id_, _ in run], clean_up_tokenization_spaces=False)
+        text.append(decoded, _LEARNED if is_learned else _SHOWN)
+    text.append("\n")
     return text
 
 
@@ -64,11 +76,3 @@ def _row(rows: ParquetParts, number: int) -> dict[str, Any]:
             return found
         left -= batch.num_rows
     raise AssertionError("num_rows counts the rows of all batches")
-
-
-def _segments(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[bool]]]:
-    start = 0
-    for document_id, length in zip(row["document_ids"], row["segment_lengths"], strict=True):
-        end = start + length
-        yield document_id, row["input_ids"][start:end], row["labels_mask"][start:end]
-        start = end
