@@ -118,7 +118,7 @@ import sys
 from pathlib import Path
 from tests.pipelines.git_ingest.ingesting import ingest
 print("ready", flush=True)
-ingest(Path(sys.argv[1]), Path(sys.argv[2]), cutoff=0.5)
+ingest(Path(sys.argv[1]), Path(sys.argv[2]), cutoff=0.5, n_processes=2)
 """
 
 
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
     tmp_path: Path,
 ) -> None:
     repository = GitRepository(tmp_path / "project")
-    for i in range(40):
+    for i in range(200):
         repository.commit(f"Set value {i}", {f"a{i % 7}.py": f"x = {i}\n"})
     expected = ingest(repository.path, tmp_path / "full", cutoff=0.5).all_rows()
     out = tmp_path / "out"
@@ -137,7 +137,7 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
         run = subprocess.Popen(
             [sys.executable, "-c", _RUN, str(repository.path), str(out)],
             cwd=root,
-            env=os.environ | {"PYTHONPATH": str(root)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
             stdout=subprocess.PIPE,
         )
         assert run.stdout is not None

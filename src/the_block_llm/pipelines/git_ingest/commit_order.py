@@ -55,24 +55,27 @@ class CommitOrder:
             mean = _MEAN_COMMITS_FROM.get(index, mean)
             ends_here = int(name[:8], 16) % mean == 0
             if ends_here or index - start + 1 >= _MAX_OF_MEAN * mean:
-                yield HistoryPiece.of(self.names[start : index + 1])
+                yield HistoryPiece(self.names[start : index + 1])
                 start = index + 1
         if start < len(self.names):
-            yield HistoryPiece.of(self.names[start:])
+            yield HistoryPiece(self.names[start:])
 
 
 @dataclass(frozen=True)
 class HistoryPiece:
     """A run of commits that is read, written and kept as one."""
 
-    shas: list[str]
-    digest: str
-    """Of the shas and parents: a shallow clone that was deepened has other parents."""
+    names: list[bytes]
+    """Of each commit its sha and those of its parents, as in :class:`CommitOrder`."""
 
-    @classmethod
-    def of(cls, names: list[bytes]) -> "HistoryPiece":
-        digest = hashlib.sha256(b"\n".join(names)).hexdigest()[:24]
-        return cls([name.split(b" ", 1)[0].decode() for name in names], digest)
+    @property
+    def shas(self) -> list[str]:
+        return [name.split(b" ", 1)[0].decode() for name in self.names]
+
+    @property
+    def digest(self) -> str:
+        """Of shas and parents: a shallow clone that was deepened has other parents."""
+        return hashlib.sha256(b"\n".join(self.names)).hexdigest()[:24]
 
 
 def list_commits(

@@ -42,7 +42,7 @@ DIFF_OPTIONS: Final = (
 # Names what changed by hashes alone and opens no file content; finds exact renames only.
 RAW_OPTIONS: Final = ("-r", "-z", "--raw", "-M100%", "--full-index", "--root")
 _CHANGE: Final = re.compile(
-    rb":(\d+) (\d+) ([0-9a-f]+) ([0-9a-f]+) (?:([RC])(\d+)\0([^\0]+)|([A-Z])\d*)\0([^\0]+)\0"
+    rb":(\d+) (\d+) ([0-9a-f]+) ([0-9a-f]+) (?:([RC])(\d+)\0([^\0]+)|([ADMTUX])\d*)\0([^\0]+)\0"
 )
 
 

@@ -40,7 +40,7 @@ _CONFIG: Final = """\
 	bigFileThreshold = {max_file_bytes}
 	packedGitWindowSize = 4m
 	packedGitLimit = 32m
-	deltaBaseCacheLimit = 48m
+	deltaBaseCacheLimit = 24m
 [extensions]
 	objectFormat = {object_format}{ref_storage}
 [attr]

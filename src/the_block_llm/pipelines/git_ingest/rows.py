@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-_BATCH_BYTES: Final = 4 << 20
+_BATCH_BYTES: Final = 2 << 20
 _BATCH_ROWS: Final = 4096
 
 Row = tuple[Any, ...]
