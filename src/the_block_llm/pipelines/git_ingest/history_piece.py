@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parts import write_part
 from the_block_llm.errors import RepositoryError
+from the_block_llm.pipelines.git_ingest.attributes import Attributes, FileMarks, marks_of
 from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
@@ -74,6 +75,7 @@ class HistoryOptions:
     redact: bool
     max_patch_bytes: int
     max_message_bytes: int
+    attributes: Attributes
 
 
 def read_history_piece(
@@ -125,6 +127,7 @@ class _PieceReading:
         self._options = options
         self._damaged = damaged
         self._stream, self._blobs = _readers(view)
+        self._marks = marks_of(options.attributes)
         self._tally = Tally()
         self._redaction = RowRedaction(
             Redactor(secrets=options.redact, addresses=options.naming.key is not None), self._tally
@@ -205,10 +208,11 @@ class _PieceReading:
     def _change_row(self, sha: str, patch: FilePatch) -> tuple[Any, ...]:
         change = patch.change
         path = decode_path(change.path)
-        language = language_of(path[path.rfind("/") + 1 :])
-        text, encoding, reason, n_bytes = self._judged(path, patch)
+        marks = self._marks(change.path)
+        language = marks.language or language_of(path[path.rfind("/") + 1 :])
+        text, encoding, reason, n_bytes = self._judged(path, patch, marks)
         if reason is None:
-            self._tally.keep(n_bytes, language, encoding, path)
+            self._tally.keep(n_bytes, marks.counted_as(language), encoding, path)
         else:
             self._tally.drop(reason, n_bytes)
         has_lines = not (patch.is_binary or patch.is_missing)
@@ -230,7 +234,7 @@ class _PieceReading:
         )
 
     def _judged(
-        self, path: str, patch: FilePatch
+        self, path: str, patch: FilePatch, marks: FileMarks
     ) -> tuple[bytes | str | None, str | None, DropReason | None, int]:
         """Return text, encoding, reason to drop it, and size in bytes."""
         change, hunks = patch.change, patch.hunks
@@ -243,7 +247,7 @@ class _PieceReading:
         modes = (change.old_mode, change.new_mode)
         if _SUBMODULE in modes or _SYMLINK in modes:
             return None, None, "submodule" if _SUBMODULE in modes else "symlink", n_bytes
-        reason = path_verdict(path)
+        reason = path_verdict(path, marks)
         if patch.is_binary:
             sides = [b for b in (change.old_blob, change.new_blob) if b.strip("0")]
             size = max((size or 0 for size in self._blobs.sizes(sides)), default=0)
@@ -251,7 +255,7 @@ class _PieceReading:
             return None, None, reason or ("too_large" if is_large else "binary"), size
         if reason is None and n_bytes > self._options.max_patch_bytes:
             reason = "too_large"
-        reason = reason or patch_verdict(path, hunks)
+        reason = reason or patch_verdict(path, hunks, marks)
         if reason is not None:
             return None, None, reason, n_bytes
         if hunks.isascii():

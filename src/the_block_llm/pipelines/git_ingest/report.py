@@ -111,6 +111,11 @@ def _warnings(
             "The repository borrows objects from another one, which is not read. If you trust "
             "it, set git_ingest.follow_alternates=true."
         )
+    if history["attributes_left_out"]:
+        told.append(
+            f"{history['attributes_left_out']:,} lines or files of .gitattributes are passed over: "
+            "read are 1,000 files of up to 256 KiB, and of them 1,000 lines about linguist."
+        )
     if history["informative_share"] < 0.5:
         told.append(
             f"{1 - history['informative_share']:.0%} of the subjects say nothing about their "

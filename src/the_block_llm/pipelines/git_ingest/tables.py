@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.pipelines.git_ingest.attributes import read_attributes
 from the_block_llm.pipelines.git_ingest.authors import load_naming
 from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
 from the_block_llm.pipelines.git_ingest.git_program import require_git
@@ -26,6 +27,7 @@ from the_block_llm.pipelines.git_ingest.piece_cache import (
 from the_block_llm.pipelines.git_ingest.report import describe_tally
 from the_block_llm.pipelines.git_ingest.repositories import cache_folder, opened
 from the_block_llm.pipelines.git_ingest.snapshot import SnapshotOptions, read_snapshots
+from the_block_llm.pipelines.git_ingest.tree import list_tree
 from the_block_llm.schemas import COMMITS
 
 
@@ -52,15 +54,16 @@ def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> Hi
     commit_parts: list[Path] = []
     tables = HistoryTables(_rows_of(commit_parts), [], [])
     for facts in repository["repositories"]:
-        options = HistoryOptions(
-            repo=facts["name"],
-            naming=naming,
-            redact=params.redact,
-            max_patch_bytes=params.max_patch_bytes,
-            max_message_bytes=params.max_message_bytes,
-        )
         cache = PieceCache(cache_folder(facts, params, "history"))
         with opened(facts, params) as (view, order):
+            options = HistoryOptions(
+                repo=facts["name"],
+                naming=naming,
+                redact=params.redact,
+                max_patch_bytes=params.max_patch_bytes,
+                max_message_bytes=params.max_message_bytes,
+                attributes=read_attributes(view, list_tree(view, facts["head"])),
+            )
             history = read_history(view, order, options, cache, _version(facts), params.n_workers)
         commits, counts = _commits_table(
             history.commits, PieceCache(cache_folder(facts, params, "commits"))
@@ -72,6 +75,7 @@ def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> Hi
                 "repo": facts["name"],
                 **counts,
                 "commits_read_now": history.n_read,
+                "attributes_left_out": options.attributes.n_left_out,
                 **describe_tally(history.tally),
             }
         )
