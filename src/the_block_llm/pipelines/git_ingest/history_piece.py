@@ -149,6 +149,7 @@ class _PieceReading:
                 PIECE_COMMITS, self._commit_rows, _BODY_COLUMN, self._finish_commits
             ):
                 writer.write_batch(batch)
+        self._redaction.tallied_paths()
         return finish_piece(
             stem,
             [changes, commits],
@@ -156,11 +157,10 @@ class _PieceReading:
         )
 
     def _finish_changes(self, rows: list[Row]) -> list[Row]:
-        self._redaction.text(
+        # Paths first: findings in a text name the path.
+        self._redaction.short(rows, sha=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN))
+        return self._redaction.text(
             rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_PATCH_COLUMN, count=_COUNT_COLUMN
-        )
-        return self._redaction.short(
-            rows, sha=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN)
         )
 
     def _finish_commits(self, rows: list[Row]) -> list[Row]:
@@ -242,7 +242,9 @@ class _PieceReading:
         if patch.is_missing:
             sides = [b for b in (change.old_blob, change.new_blob) if b.strip("0")]
             sizes = zip(sides, self._blobs.sizes(sides), strict=True)
-            self._missing.update(blob for blob, size in sizes if size is None)
+            missing = [blob for blob, size in sizes if size is None]
+            self._missing.update(missing)
+            self._tally.note_missing(missing, path)
             return None, None, "missing_object", 0
         modes = (change.old_mode, change.new_mode)
         if _SUBMODULE in modes or _SYMLINK in modes:

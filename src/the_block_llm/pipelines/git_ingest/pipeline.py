@@ -4,6 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
     find_repositories,
+    plot_ingest,
     read_commits,
     read_files,
     report_ingest,
@@ -42,6 +43,12 @@ def create_pipeline() -> Pipeline:
                 inputs=["repository", "history_counts", "snapshot_counts"],
                 outputs="ingest_report",
                 name="report_ingest",
+            ),
+            Node(
+                plot_ingest,
+                inputs="ingest_report",
+                outputs=["ingest_history_plot", "ingest_kept_plot", "ingest_left_out_plot"],
+                name="plot_ingest",
             ),
         ]
     )

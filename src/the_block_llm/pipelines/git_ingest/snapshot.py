@@ -226,12 +226,13 @@ def read_snapshot_piece(
         redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
 
         def finish(rows: list[Row]) -> list[Row]:
-            redaction.text(
+            redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
+            return redaction.text(
                 rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
             )
-            return redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
 
         write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
+        redaction.tallied_paths()
     finally:
         blobs.close()
     return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})
@@ -254,6 +255,7 @@ def _rows(
         early.append(_early_verdict(entry, size, mark, max_file_bytes, is_repeat=is_repeat))
         if early[-1] == "missing_object":
             missing.append(entry.blob)
+            tally.note_missing([entry.blob], decode_path(entry.path))
     wanted = [e.blob for e, reason in zip(piece.entries, early, strict=True) if reason is None]
     contents = blobs.contents(wanted)
     for entry, size, mark, reason_before in zip(piece.entries, sizes, marks, early, strict=True):

@@ -126,6 +126,7 @@ def _commits_table(pieces: Sequence[Path], cache: PieceCache) -> tuple[Path, dic
 def _count_commits(part: Path) -> dict[str, Any]:
     columns = ["committed_at", "kind", "is_merge", "is_bot", "informative", "author_id", "reverts"]
     months, kinds, authors = Counter[str](), Counter[str](), Counter[str]()
+    telling_months = Counter[str]()
     n_commits = n_merges = n_bots = n_informative = n_reverts = 0
     for batch in _batches(part, columns):
         n_commits += batch.num_rows
@@ -133,7 +134,9 @@ def _count_commits(part: Path) -> dict[str, Any]:
         n_bots += pc.sum(batch["is_bot"]).as_py()
         n_informative += pc.sum(batch["informative"]).as_py()
         n_reverts += batch.num_rows - batch["reverts"].null_count
-        months.update(pc.strftime(batch["committed_at"], "%Y-%m").to_pylist())
+        month = pc.strftime(batch["committed_at"], "%Y-%m")
+        months.update(month.to_pylist())
+        telling_months.update(month.filter(batch["informative"]).to_pylist())
         kinds.update(batch["kind"].to_pylist())
         authors.update(batch["author_id"].to_pylist())
     return {
@@ -145,6 +148,7 @@ def _count_commits(part: Path) -> dict[str, Any]:
         "informative_share": n_informative / max(1, n_commits),
         "kinds": dict(kinds.most_common()),
         "commits_by_month": dict(sorted(months.items())),
+        "informative_by_month": dict(sorted(telling_months.items())),
     }
 
 
