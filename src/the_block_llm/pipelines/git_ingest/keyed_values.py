@@ -25,7 +25,7 @@ _ABOUT: Final = re.compile(
     r"|regex|rule|rules|hint|help|error|message|msg|prompt|desc|description|budget|limit|index"
     r"|offset|mask|ref|class|schema|version|status|state|provider|store|manager|reset|required"
     r"|min|max|arn|scope|scopes|issuer|audience|word|words|kinds|symbol|address|mint|contract"
-    r"|price|amount|per_\w+|at)$"
+    r"|price|amount|per_\w+|at)$|(?i:tokeni[sz](?:ers?|ed|e|ation)$)"
 )
 _NEVER: Final = re.compile(
     r"^(?:.*(?:example|placeholder|change_?-?me|redacted|your[_-]|insert|dummy|xxx|\*\*\*|\.\.\."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,9 +10,6 @@ from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
 from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
 from the_block_llm.pipelines.git_ingest.tables import history_tables, snapshot_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def find_repositories(
@@ -45,9 +42,10 @@ def report_ingest(
     return ingest_report(repository, history, snapshots)
 
 
-def plot_ingest(report: Mapping[str, Any]) -> tuple["Figure", "Figure", "Figure"]:
-    """Draw the history, what is kept of the files, and what is left out."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+def plot_ingest(report: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Draw the history, what is kept of the files, and what is left out; three figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib. For the
+    # same reason the figures are Any above: kedro warns of annotations it cannot resolve.
     from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
         plot_history,
         plot_kept,

@@ -14,6 +14,7 @@ _FIRST, _SECOND, _THIRD = "#0072B2", "#D55E00", "#009E73"
 _KILO, _MEGA = 1_000, 1_000_000
 _MOST_BARS: Final = 12
 _LABEL_CHARACTERS: Final = 44
+_FEW_MONTHS: Final = 36
 
 
 def plot_history(report: Mapping[str, Any]) -> Figure:
@@ -33,10 +34,14 @@ def plot_history(report: Mapping[str, Any]) -> Figure:
     over_time.bar(at, said, width=1 / 12, color=_FIRST, label="the subject says something")
     over_time.bar(at, silent, width=1 / 12, bottom=said, color=_SECOND,
                   label="the subject says nothing")  # fmt: skip
-    over_time.set_xlabel("year")
     over_time.set_ylabel("commits a month")
-    over_time.xaxis.get_major_locator().set_params(integer=max(at) - min(at) > 2)
-    over_time.ticklabel_format(axis="x", useOffset=False)
+    if len(months) <= _FEW_MONTHS:
+        every = -(-len(months) // 6)
+        over_time.set_xticks(at[::every], list(months)[::every])
+        over_time.set_xlabel("month")
+    else:
+        over_time.xaxis.get_major_locator().set_params(integer=True)
+        over_time.set_xlabel("year")
     over_time.grid(axis="y", alpha=0.3)
     over_time.legend(frameon=False, fontsize="small")
     kinds = _sum(counts["kinds"] for counts in history)
@@ -89,14 +94,17 @@ def plot_left_out(report: Mapping[str, Any]) -> Figure:
             name for name, _ in (_dropped(files, "rows") + _dropped(history, "rows")).most_common()
         ]
         _bars(axes, reasons, [(in_files, _FIRST, "files"), (in_patches, _SECOND, "changes")])
+    # A thousand of one reason must not hide a few of another.
+    of_rows.set_xscale("symlog", linthresh=1)
     of_rows.set_xlabel("left out (files, changes)")
+    of_bytes.set_xscale("symlog", linthresh=0.01)
     of_bytes.set_xlabel("left out (MB)")
     of_bytes.set_yticklabels([])
     if of_rows.get_legend_handles_labels()[0]:
         of_rows.legend(frameon=False, fontsize="small", loc="lower right")
     masks = _sum(counts["redactions"] for counts in (*history, *files))
     _bars(of_masks, [kind for kind, _ in masks.most_common(_MOST_BARS)], [(masks, _THIRD, "")])
-    of_masks.set_xlabel("masked in texts and file names (marks)")
+    of_masks.set_xlabel("masked (marks)")
     figure.suptitle(f"{_names(report)}: what is not learned from")
     return figure
 
