@@ -101,6 +101,21 @@ class GitRepository:
         """Run any git command in the repository and return what it prints."""
         return self._run(*arguments)
 
+    def write_object(self, kind: str, content: bytes) -> str:
+        """Write one object as it is and return its sha."""
+        return self._run("hash-object", "-t", kind, "-w", "--stdin", stdin=content)
+
+    def write_tree(self, entries: Mapping[str, tuple[str, str]]) -> str:
+        """Write a tree of mode and sha by name, which may be the same tree many times."""
+        ordered = sorted(
+            entries.items(), key=lambda e: e[0] + ("/" if e[1][0] == "40000" else "")
+        )
+        content = b"".join(
+            b"%s %s\0%s" % (mode.encode(), _bytes(name), bytes.fromhex(sha))
+            for name, (mode, sha) in ordered
+        )
+        return self.write_object("tree", content)
+
     def checkout(self) -> None:
         self._run("reset", "-q", "--hard")
 
