@@ -107,9 +107,7 @@ class GitRepository:
 
     def write_tree(self, entries: Mapping[str, tuple[str, str]]) -> str:
         """Write a tree of mode and sha by name, which may be the same tree many times."""
-        ordered = sorted(
-            entries.items(), key=lambda e: e[0] + ("/" if e[1][0] == "40000" else "")
-        )
+        ordered = sorted(entries.items(), key=lambda e: e[0] + ("/" if e[1][0] == "40000" else ""))
         content = b"".join(
             b"%s %s\0%s" % (mode.encode(), _bytes(name), bytes.fromhex(sha))
             for name, (mode, sha) in ordered
