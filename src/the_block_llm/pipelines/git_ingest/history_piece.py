@@ -52,6 +52,8 @@ _SHA_COLUMN: Final = COMMITS.get_field_index("sha")  # the same in both tables
 _SUBJECT_COLUMN: Final = COMMITS.get_field_index("subject")
 _BODY_COLUMN: Final = COMMITS.get_field_index("body")
 _CUT: Final = "\n[...]"
+_SIDES_AT_A_TIME: Final = 4 * 1024  # so that a commit of a million files fits into memory
+_digest: Final = functools.partial(hashlib.blake2b, digest_size=8)
 
 PIECE_COMMITS: Final = pa.schema(
     [
@@ -259,18 +261,23 @@ class _PieceReading:
     def _commit(
         self, header: CommitHeader, patches: Iterator[FilePatch]
     ) -> Iterator[pa.RecordBatch]:
-        insertions = deletions = 0
+        insertions = deletions = n_changes = 0
         sides: list[bytes] = []
+        ids = _ChangeIds()
         for patch in patches:
             insertions += patch.additions
             deletions += patch.deletions
             change = patch.change
             sides += (change.old_path or change.path, change.old_blob, change.path, change.new_blob)
+            n_changes += 1
+            if len(sides) >= _SIDES_AT_A_TIME:
+                ids.add(sides)
+                sides.clear()
             if (batch := self._changes.add(self._change_row(header.sha, patch))) is not None:
                 yield batch
         self._commit_rows.append(
-            _commit_row(header, self._options, len(sides) // 4, insertions, deletions)
-            + _change_ids(sides)
+            _commit_row(header, self._options, n_changes, insertions, deletions)
+            + ids.numbers(sides)
         )
 
     def _change_row(self, sha: str, patch: FilePatch) -> Row:
@@ -307,6 +314,10 @@ class _PieceReading:
             blobs = changed_blobs(change)
             sizes = self._readers.blobs.sizes(blobs)
             missing = [b for b, size in zip(blobs, sizes, strict=True) if size is None]
+            largest = max((size or 0 for size in sizes), default=0)
+            if not missing and largest > self._readers.view.max_file_bytes:
+                # So large that git was not allowed to load it.
+                return None, None, facts.verdict or "too_large", largest
             self._missing.update(missing)
             self._tally.note_missing(missing, facts.path)
             return None, None, "missing_object", 0
@@ -369,27 +380,39 @@ def _commit_row(
 
 def text_id(text: str) -> int:
     """Return a number of 64 bits that stands for ``text``, the same in every process."""
-    return _number(text.encode("utf-8", "surrogatepass"))
+    return _number(_digest(text.encode("utf-8", "surrogatepass")))
 
 
-def _number(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+def _number(digest: "hashlib.blake2b") -> int:
+    return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-def _change_ids(sides: Sequence[bytes]) -> tuple[int | None, int | None]:
-    """Return numbers for a set of changes and for the one that undoes it.
+class _ChangeIds:
+    """Numbers for a set of changes and for the one that undoes it."""
 
-    Args:
-        sides: Old path, old blob, new path and new blob of each change in turn.
-    """
-    if not sides:
-        return None, None
-    # A commit undoes another exactly where it takes every file back from blob B to blob A.
-    inverse = list(sides)
-    inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
-        sides[2::4], sides[3::4], sides[0::4], sides[1::4],
-    )  # fmt: skip
-    return _number(b"\0".join(sides)), _number(b"\0".join(inverse))
+    def __init__(self) -> None:
+        self._digests: tuple[hashlib.blake2b, hashlib.blake2b] | None = None
+
+    def add(self, sides: Sequence[bytes]) -> None:
+        """Take old path, old blob, new path and new blob of each change in turn."""
+        if self._digests is None:
+            self._digests = _digest(), _digest()
+        # A commit undoes another exactly where it takes every file back from blob B to blob A.
+        inverse = list(sides)
+        inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
+            sides[2::4], sides[3::4], sides[0::4], sides[1::4],
+        )  # fmt: skip
+        for digest, parts in zip(self._digests, (sides, inverse), strict=True):
+            digest.update(b"\0".join(parts) + b"\0")
+
+    def numbers(self, sides: Sequence[bytes]) -> tuple[int | None, int | None]:
+        """Return the two numbers of all that was added and of ``sides``; None for no change."""
+        if sides:
+            self.add(sides)
+        if self._digests is None:
+            return None, None
+        forth, back = self._digests
+        return _number(forth), _number(back)
 
 
 def _clamped(seconds: bytes | str) -> int:
