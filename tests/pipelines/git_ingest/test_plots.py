@@ -25,13 +25,13 @@ def test_every_picture_shows_what_was_counted(tmp_path: Path) -> None:
     repository.commit("Count votes", {"a$b$.rs": "x" * 3000 + "\n"}, at=1_704_110_400)
     repository.commit("wip", {"Cargo.lock": "y" * 4_000_000}, at=1_706_788_800)
     repository.commit("Fix the count", {"b.py": f"key = '{token}'\n"}, at=1_706_788_800)
-    report = ingest(repository.path, tmp_path / "out", cutoff=None).report
+    got = ingest(repository.path, tmp_path / "out", cutoff=None)
 
-    history, kept, left_out = nodes.plot_ingest(report)
+    history, kept, left_out = nodes.plot_ingest(got.repository, got.commits, got.report)
 
-    over_time, of_kind = history.axes
-    said, silent = ([bar.get_height() for bar in group] for group in over_time.containers)
-    assert (said, silent) == ([1, 1], [0, 1])
+    _, of_kind = history.axes
+    labels = [text.get_text() for text in history.legends[0].get_texts()]
+    assert labels == ["says something: 2", "says nothing: 1", "merge: 0", "cut-off"]
     assert _bars(of_kind) == {"fix": [1], "other": [2]}
     of_language, of_file = kept.axes
     assert _bars(of_language)["Rust"] == [0.003001, pytest.approx(0.003, abs=1e-4)]
@@ -51,8 +51,8 @@ def test_every_picture_shows_what_was_counted(tmp_path: Path) -> None:
 def test_nothing_left_out_and_odd_names_are_drawn_as_well(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "$ _ project")
     repository.commit("One", {"a\n\x01$" + "long" * 30 + ".md": "Text\n"})
-    report = ingest(repository.path, tmp_path / "out").report
+    got = ingest(repository.path, tmp_path / "out")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in nodes.plot_ingest(report):
+        for figure in nodes.plot_ingest(got.repository, got.commits, got.report):
             figure.savefig(BytesIO())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
 from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
@@ -42,14 +43,15 @@ def report_ingest(
     return ingest_report(repository, history, snapshots)
 
 
-def plot_ingest(report: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Draw the history, what is kept of the files, and what is left out; three figures."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib. For the
-    # same reason the figures are Any above: kedro warns of annotations it cannot resolve.
+def plot_ingest(
+    repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
+) -> tuple[Any, Any, Any]:
+    """Draw the history, what is kept and what was left out; gives three matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib.
     from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
         plot_history,
         plot_kept,
         plot_left_out,
     )
 
-    return plot_history(report), plot_kept(report), plot_left_out(report)
+    return plot_history(commits, repository), plot_kept(report), plot_left_out(report)
