@@ -18,6 +18,7 @@ from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.pipelines.git_ingest.git_program import reading_environment
+from the_block_llm.pipelines.git_ingest.leftovers import own_name, sweep_leftovers
 from the_block_llm.pipelines.git_ingest.source import RepositorySource
 
 # Git loads a file that was added or deleted whole, however large, before it says "binary".
@@ -167,7 +168,8 @@ def private_view(
     """
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(prefix="view-", dir=cache_folder)
+        sweep_leftovers(cache_folder)
+        holder = tempfile.TemporaryDirectory(prefix=f"{own_name('view')}-", dir=cache_folder)
     except OSError as error:
         raise StorageError(
             f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "
