@@ -204,3 +204,11 @@ def test_fewer_than_one_false_mark_in_a_thousand_lines_of_this_project() -> None
 )
 def test_names_alphabets_and_digests_are_no_secrets(line: str) -> None:
     assert Redactor(secrets=True, addresses=False).redact([line], ["notes.yml"]) == {}
+
+
+def test_the_host_after_a_password_stays() -> None:
+    line = "url = 'http://user:" + "hunter2@db.corp.dev/x'"
+    redacted = Redactor(secrets=True, addresses=True).redact([line], ["a.py"])[0]
+    text = redacted.text if isinstance(redacted.text, str) else redacted.text.decode()
+    assert text == "url = 'http://user:[REDACTED:url-password]@db.corp.dev/x'"
+    assert [finding.kind for finding in redacted.findings] == ["url-password"]
