@@ -36,11 +36,16 @@ def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
     commits = sum(history["commits"] for history in report["history"])
     files = report["snapshots"]
     # The last snapshot of a repository is the tree at the ref.
-    newest = {snapshot["repo"]: snapshot for snapshot in files}.values()
+    newest = list({snapshot["repo"]: snapshot for snapshot in files}.values())
     dropped: Counter[str] = Counter()
     for counts in (*report["history"], *newest):
         dropped.update({reason: n["rows"] for reason, n in counts["dropped"].items()})
-    redacted = sum(sum(c["redactions"].values()) for c in (*report["history"], *files))
+    redacted = sum(
+        n
+        for counts in (*report["history"], *newest)
+        for kind, n in counts["redactions"].items()
+        if kind != "email"
+    )
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in dropped.most_common(5)) or "nothing"
     return [
         (

@@ -97,9 +97,34 @@ class GitRepository:
         said = self._run("fast-import", "--quiet", "--done", "--force", stdin=b"\n".join(lines))
         return said.split()[0]
 
+    def commit_many(self, commits: Sequence[tuple[str, Mapping[str, Content]]]) -> None:
+        """Commit on ``main``, with one process for all: message and files of each."""
+        lines: list[bytes] = [b"feature done"]
+        for message, files in commits:
+            self._clock += 60
+            lines += [b"commit refs/heads/main"]
+            lines += [b"committer Ann Author <ann@example.org> %d +0000" % self._clock]
+            lines += [b"data %d" % len(_bytes(message)), _bytes(message)]
+            for path, content in files.items():
+                lines += _change(path, content)
+        self._run("fast-import", "--quiet", "--force", stdin=b"\n".join([*lines, b"done", b""]))
+
     def git(self, *arguments: str) -> str:
         """Run any git command in the repository and return what it prints."""
         return self._run(*arguments)
+
+    def write_object(self, kind: str, content: bytes) -> str:
+        """Write one object as it is and return its sha."""
+        return self._run("hash-object", "-t", kind, "-w", "--stdin", stdin=content)
+
+    def write_tree(self, entries: Mapping[str, tuple[str, str]]) -> str:
+        """Write a tree of mode and sha by name, which may be the same tree many times."""
+        ordered = sorted(entries.items(), key=lambda e: e[0] + ("/" if e[1][0] == "40000" else ""))
+        content = b"".join(
+            b"%s %s\0%s" % (mode.encode(), _bytes(name), bytes.fromhex(sha))
+            for name, (mode, sha) in ordered
+        )
+        return self.write_object("tree", content)
 
     def checkout(self) -> None:
         self._run("reset", "-q", "--hard")

@@ -93,14 +93,13 @@ def test_merges_are_rows_without_a_patch_and_several_roots_are_read(
 
 def test_paths_with_any_byte_in_them(repository: GitRepository, tmp_path: Path) -> None:
     paths = ["new\nline", 'quo"te', "tab\there", "back\\slash", "spaces in it", "naïve", "a\x01b"]
-    long_path = "/".join(["deep" * 10] * 97)
-    repository.commit("Odd", {path: f"{i}\n" for i, path in enumerate([*paths, long_path])})
+    repository.commit("Odd", {path: f"{i}\n" for i, path in enumerate(paths)})
     repository.commit("Bytes", {b"lat\xedn": "x\n"})
 
     got = ingest(repository.path, tmp_path / "out")
 
     found = dict(got.rows("file_changes", "path", "patch"))
-    assert set(found) == {*paths, long_path, "lat\\xedn"}
+    assert set(found) == {*paths, "lat\\xedn"}
     assert found["new\nline"] == "@@ -0,0 +1 @@\n+0\n"
     assert {path for (path,) in got.rows("snapshot_files", "path")} == set(found)
 
@@ -134,3 +133,60 @@ def test_author_time_zone_and_mailmap(repository: GitRepository, tmp_path: Path)
     assert row["author_id"] == "Right Name <right@example.org>"
     assert row["tz_offset_min"] == -450
     assert row["authored_at"].timestamp() == 1_600_000_000
+
+
+def test_reverts_are_known_by_sha_by_subject_and_by_the_inverse_patch(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    repository.commit("Begin", {"a": "1\n", "b": "1\n"})
+    by_sha = repository.commit("Count twice", {"a": "2\n"})
+    repository.commit(f"Back\n\nThis reverts commit {by_sha[:12]}.", {"a": "3\n"})
+    by_subject = repository.commit("Drop the cache", {"a": "4\n"})
+    repository.commit('Revert "Drop the cache"', {"a": "5\n"})
+    by_patch = repository.commit("Try another way", {"a": "6\n", "b": "6\n"})
+    repository.commit("It was better before", {"a": "5\n", "b": "1\n"})
+    repository.commit("This reverts commit 0000000 which nobody has", {"b": "7\n"})
+    got = ingest(repository.path, tmp_path / "out")
+    reverts = [sha for (sha,) in got.rows("commits", "reverts")]
+    assert reverts == [None, None, by_sha, None, by_subject, None, by_patch, None]
+    assert got.report["history"][0]["reverts"] == 3
+
+
+def test_all_branches_and_since(repository: GitRepository, tmp_path: Path) -> None:
+    repository.commit("Old", {"a": "1\n"}, at=1_600_000_000)
+    tip = repository.commit("New", {"a": "2\n"}, at=1_700_000_000)
+    repository.commit("Aside", {"b": "1\n"}, branch="side", parents=[tip])
+    subjects = {
+        name: [
+            s for (s,) in ingest(repository.path, tmp_path / name, **c).rows("commits", "subject")
+        ]
+        for name, c in (
+            ("head", {}),
+            ("all", {"all_branches": True}),
+            ("since", {"since": "2021-01-01", "all_branches": True}),
+            ("ref", {"ref": "side"}),
+        )
+    }
+    assert subjects == {
+        "head": ["Old", "New"],
+        "all": ["Old", "New", "Aside"],
+        "since": ["New", "Aside"],
+        "ref": ["Old", "New", "Aside"],
+    }
+
+
+def test_subjects_that_say_nothing_are_marked_also_where_they_only_recur(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    silent = ["codex cli local changes", "wip", "fix", "update", ".", "Merge branch 'main'"]
+    telling = ["Reject votes from a stale epoch", "Explain how leaders are chosen"]
+    recurring = [f"Nightly ledger export {i}" for i in range(4)]
+    for i, subject in enumerate([*silent, *telling, *recurring]):
+        repository.commit(subject, {"a": f"{i}\n"})
+    got = ingest(repository.path, tmp_path / "out")
+    informative = {s for s, said in got.rows("commits", "subject", "informative") if said}
+    assert informative == set(telling)
+    assert got.report["history"][0]["informative_share"] == 2 / 12
+    assert any("say nothing" in warning for warning in got.report["warnings"])
+    assert any("Only 12 commits" in warning for warning in got.report["warnings"])
+    assert any("bytes of files are kept" in warning for warning in got.report["warnings"])

@@ -8,8 +8,10 @@ import string
 from pathlib import Path
 
 import pytest
-from tests.builders.git_repository import GitRepository
+from tests.builders.git_repository import Content, GitRepository
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
+
+from the_block_llm.pipelines.git_ingest.redaction import Redactor
 
 _DICE = random.Random(7)
 _ALNUM = string.ascii_letters + string.digits
@@ -22,6 +24,10 @@ def _some(n_characters: int, alphabet: str = _ALNUM) -> str:
     return body + ("a7Q" if alphabet == _ALNUM else alphabet[:3])
 
 
+def _number() -> int:
+    return _DICE.randrange(1000, 10_000)
+
+
 def _corpus() -> dict[str, tuple[str, str]]:
     """By kind: the secret, and a line of text with %s in its place."""
     upper = string.ascii_uppercase + string.digits
@@ -31,8 +37,8 @@ def _corpus() -> dict[str, tuple[str, str]]:
         "aws secret key": (_some(40), 'aws_secret_key = "%s"'),
         "anthropic": ("sk-ant-" + _some(40), "client = Client(%s)"),
         "azure account key": (_some(86) + "==", "AccountName=x;AccountKey=%s"),
-        "basic auth url": ("hunter2pass", "url: https://user:%s@host.example.org/db"),
-        "database url": ("s3cr3tPa55", "DATABASE_URL=postgres://app:%s@db:5432/app"),
+        "basic auth url": (f"hunter{_number()}pass", "url: https://user:%s@host.example.org/db"),
+        "database url": (f"s3cr3tPa{_number()}", "DATABASE_URL=postgres://app:%s@db:5432/app"),
         "bearer header": (_some(32), 'headers = {"Authorization": "Bearer %s"}'),
         "databricks": ("dapi" + _some(32, _HEX), "dbx %s"),
         "digitalocean": ("dop_v1_" + _some(64, _HEX), "do: %s"),
@@ -50,10 +56,10 @@ def _corpus() -> dict[str, tuple[str, str]]:
         "mailchimp": (_some(32, _HEX) + "-us12", "mc %s"),
         "npm": ("npm_" + _some(36), "//registry.npmjs.org/:_authToken=%s"),
         "openai": ("sk-proj-" + _some(60), "openai %s"),
-        "password in yaml": ("Tr0ub4dor&3", "password: %s"),
-        "password in code": ("correct-h0rse!", 'db.connect(password="%s")'),
-        "password option": ("S3same0pen", "mysql --password %s"),
-        "connection string": ("p4ssw0rd!x", "Server=db;User Id=sa;Password=%s;"),
+        "password in yaml": (f"Tr0ub4dor&{_number()}", "password: %s"),
+        "password in code": (f"correct-h0rse!{_number()}", 'db.connect(password="%s")'),
+        "password option": (f"S3same0pen{_number()}", "mysql --password %s"),
+        "connection string": (f"p4ssw0rd!{_number()}", "Server=db;User Id=sa;Password=%s;"),
         "api key": (_some(24), 'api_key = "%s"'),
         "hex secret": (_some(64, _HEX), 'private_key = "0x%s"'),
         "high entropy": (_some(44), 'value = "%s"'),
@@ -70,28 +76,39 @@ def _corpus() -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-CORPUS = _corpus()
+PLACES = ("settings", "code", "old patch", "message", "file name")
+# Each place has values of its own, so that none is found because another was.
+CORPUS = {place: _corpus() for place in PLACES}
 _KEY_BODY = [_some(64) for _ in range(5)]
 PRIVATE_KEY = "\n".join(
     ["-----BEGIN RSA " + "PRIVATE KEY-----", *_KEY_BODY, "-----END RSA " + "PRIVATE KEY-----"]
 )
 
 
+def _line(place: str, kind: str) -> str:
+    secret, line = CORPUS[place][kind]
+    return line % secret
+
+
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder = tmp_path_factory.mktemp("leaky")
     repository = GitRepository(folder / "project")
-    lines = [line % secret for secret, line in CORPUS.values()]
-    for index, line in enumerate(lines):
+    files: dict[str | bytes, Content] = {}
+    for index, kind in enumerate(CORPUS["code"]):
+        lines = {place: _line(place, kind) for place in PLACES}
         extra = "\n".join(f"setting_{i} = {i}" for i in range(5))
-        repository.commit(
-            f"Add setting {index}\n\nUse {line} there",
-            {f"settings/{index}.yml": f"{extra}\n{line}\n", f"src/{index}.py": f"# {line}\n"},
-        )
-    repository.commit("Forget them", {f"settings/{i}.yml": "gone: yes\n" for i in range(20)})
+        files |= {
+            f"settings/{index}.yml": f"{extra}\n{lines['settings']}\n",
+            f"src/{index}.py": f"# {lines['code']}\n",
+            f"src/forgotten{index}.py": f"# {lines['old patch']}\n",
+        }
+        if "//" not in lines["file name"]:  # which cannot stand in a path
+            files[f"named/{lines['file name']}.txt"] = f"{index}\n"
+        repository.commit(f"Add setting {index}\n\nUse {lines['message']} there", files)
+        files = {f"src/forgotten{index}.py": None}
+    repository.commit("Forget the last", files)
     repository.commit("Key", {"deploy/notes.md": f"Use\n{PRIVATE_KEY}\nto log in.\n"})
-    token = CORPUS["github"][0]
-    repository.commit("Name", {f"dumps/{token}.txt": "x\n"})
     return ingest(repository.path, folder / "out")
 
 
@@ -99,9 +116,13 @@ def _everything(got: Ingested) -> str:
     return str(got.all_rows()) + str(got.report)
 
 
-@pytest.mark.parametrize("kind", CORPUS)
-def test_no_planted_secret_is_left_anywhere(leaky: Ingested, kind: str) -> None:
-    assert CORPUS[kind][0] not in _everything(leaky)
+def test_of_planted_secrets_at_least_99_percent_are_gone_everywhere(leaky: Ingested) -> None:
+    everything = _everything(leaky)
+    planted = [(place, kind) for place in PLACES for kind in CORPUS[place]]
+    planted = [(p, k) for p, k in planted if p != "file name" or "//" not in _line(p, k)]
+    assert len({kind for _, kind in planted}) >= 25
+    left = [(p, k) for p, k in planted if CORPUS[p][k][0] in everything]
+    assert len(left) <= len(planted) / 100, left
 
 
 def test_private_key_blocks_go_whole_and_lines_stay_counted(leaky: Ingested) -> None:
@@ -117,7 +138,7 @@ def test_findings_name_path_and_line_and_no_value(leaky: Ingested) -> None:
     findings = leaky.report["history"][0]["findings"]
     places = {(f["path"], f["line"]) for f in findings}
     assert ("settings/0.yml", 6) in places
-    assert leaky.report["history"][0]["n_findings"] >= 3 * len(CORPUS)
+    assert leaky.report["history"][0]["n_findings"] >= 4 * len(CORPUS["code"])
 
 
 def test_marks_are_typed_and_counted(leaky: Ingested) -> None:
@@ -127,7 +148,7 @@ def test_marks_are_typed_and_counted(leaky: Ingested) -> None:
 
 def test_redaction_can_be_turned_off(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
-    secret = CORPUS["github"][0]
+    secret = CORPUS["code"]["github"][0]
     repository.commit("One", {"a.py": f"x = '{secret}'\n"})
     assert secret in _everything(ingest(repository.path, tmp_path / "out", redact=False))
 
@@ -152,13 +173,42 @@ def test_people_become_ids_that_stay_the_same(tmp_path: Path) -> None:
     assert other.rows("commits", "author_id") != [(author,)]
 
 
-def test_few_false_marks_in_our_own_code() -> None:
-    from the_block_llm.pipelines.git_ingest.redaction import Redactor
-
-    root = Path(__file__).parents[3] / "src"
-    files = sorted(root.rglob("*.py"))
+def test_fewer_than_one_false_mark_in_a_thousand_lines_of_this_project() -> None:
+    root = Path(__file__).parents[3]
+    folders = ("src", "tests", "benchmarks", "conf", "docs")
+    files = [
+        file
+        for folder in folders
+        for file in sorted((root / folder).rglob("*"))
+        if file.suffix in {".py", ".yml", ".md", ".toml"}
+    ]
     texts = [file.read_text(encoding="utf-8") for file in files]
     found = Redactor(secrets=True, addresses=False).redact(texts, [str(f) for f in files])
     n_marks = sum(len(redacted.findings) for redacted in found.values())
     n_lines = sum(text.count("\n") for text in texts)
+    assert n_lines > 10_000
     assert n_marks < n_lines / 1000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "See `docs/archive/PHASES_2-4_COMPLETE.md` and `src/net/TestHTTPServerOAuth2.rs`.",
+        'ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"',
+        'BASE58 = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"',
+        "LLAMA_TOKENIZER := llama-models==0.3.0",
+        'digest = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="',
+        "commit 0123456789abcdef0123456789abcdef01234567",
+        "password: ${DB_PASSWORD}",
+    ],
+)
+def test_names_alphabets_and_digests_are_no_secrets(line: str) -> None:
+    assert Redactor(secrets=True, addresses=False).redact([line], ["notes.yml"]) == {}
+
+
+def test_the_host_after_a_password_stays() -> None:
+    line = "url = 'http://user:" + "hunter2@db.corp.dev/x'"
+    redacted = Redactor(secrets=True, addresses=True).redact([line], ["a.py"])[0]
+    text = redacted.text if isinstance(redacted.text, str) else redacted.text.decode()
+    assert text == "url = 'http://user:[REDACTED:url-password]@db.corp.dev/x'"
+    assert [finding.kind for finding in redacted.findings] == ["url-password"]

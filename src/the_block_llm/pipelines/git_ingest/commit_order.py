@@ -8,6 +8,7 @@ anywhere changes the piece it falls into and hardly any other.
 import datetime as dt
 import hashlib
 import math
+import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,16 +90,23 @@ def list_commits(
     names: list[bytes] = []
     times = array("q")
     earliest = int(since.timestamp()) if since else None
-    branches = ("--branches", "--remotes") if all_branches else ()
+    tips = f"{head}\n".encode()
+    if all_branches:
+        # By sha: of a ref whose name or commit is broken, rev-list would give up altogether.
+        tips += view.read("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes")
     try:
-        for line in view.lines(
-            "rev-list", "--topo-order", "--reverse", "--parents", "--timestamp", *branches, head
-        ):
-            stamp, name = line.split(b" ", 1)
-            time = min(max(int(stamp), 0), LATEST_TIME)
-            if earliest is None or time >= earliest:
-                names.append(name)
-                times.append(time)
+        with tempfile.TemporaryFile() as file:
+            file.write(tips)
+            file.seek(0)
+            for line in view.lines(
+                "rev-list", "--topo-order", "--reverse", "--parents", "--timestamp",
+                "--ignore-missing", "--stdin", stdin=file,
+            ):  # fmt: skip
+                stamp, name = line.split(b" ", 1)
+                time = min(max(int(stamp), 0), LATEST_TIME)
+                if earliest is None or time >= earliest:
+                    names.append(name)
+                    times.append(time)
     except GitStoppedError as error:
         raise RepositoryError(
             "The repository lacks commits of its own history, so its order is unknown. Repair it "

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.pipelines.git_ingest.attributes import Attributes, FileMarks, marks_of
 from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
@@ -51,6 +52,8 @@ _SHA_COLUMN: Final = COMMITS.get_field_index("sha")  # the same in both tables
 _SUBJECT_COLUMN: Final = COMMITS.get_field_index("subject")
 _BODY_COLUMN: Final = COMMITS.get_field_index("body")
 _CUT: Final = "\n[...]"
+_SIDES_AT_A_TIME: Final = 4 * 1024  # so that a commit of a million files fits into memory
+_digest: Final = functools.partial(hashlib.blake2b, digest_size=8)
 
 PIECE_COMMITS: Final = pa.schema(
     [
@@ -74,6 +77,7 @@ class HistoryOptions:
     redact: bool
     max_patch_bytes: int
     max_message_bytes: int
+    attributes: Attributes
 
 
 class Readers:
@@ -141,12 +145,14 @@ class _PathFacts(NamedTuple):
     path: str
     language: str | None
     verdict: DropReason | None
+    marks: FileMarks
 
 
 @functools.lru_cache(maxsize=65_536)
-def _facts_of(path: bytes) -> _PathFacts:
+def _facts_of(path: bytes, marks: FileMarks) -> _PathFacts:
     text = decode_path(path)
-    return _PathFacts(text, language_of(text[text.rfind("/") + 1 :]), path_verdict(text))
+    language = marks.language or language_of(text[text.rfind("/") + 1 :])
+    return _PathFacts(text, language, path_verdict(text, marks), marks)
 
 
 class _PieceReading:
@@ -156,6 +162,7 @@ class _PieceReading:
         self._readers = readers
         self._options = options
         self._damaged = damaged
+        self._marks = marks_of(options.attributes)
         self._tally = Tally()
         self._redaction = RowRedaction(
             Redactor(secrets=options.redact, addresses=options.naming.key is not None), self._tally
@@ -176,6 +183,7 @@ class _PieceReading:
                 PIECE_COMMITS, self._commit_rows, _BODY_COLUMN, self._finish_commits
             ):
                 writer.write_batch(batch)
+        self._redaction.tallied_paths()
         return finish_piece(
             stem,
             [changes, commits],
@@ -190,11 +198,10 @@ class _PieceReading:
             else:
                 self._tally.drop(reason, n_bytes)
         self._counts = []
-        self._redaction.text(
+        # Paths first: findings in a text name the path.
+        self._redaction.short(rows, sha=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN))
+        return self._redaction.text(
             rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_PATCH_COLUMN, count=_COUNT_COLUMN
-        )
-        return self._redaction.short(
-            rows, sha=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN)
         )
 
     def _finish_commits(self, rows: list[Row]) -> list[Row]:
@@ -254,25 +261,31 @@ class _PieceReading:
     def _commit(
         self, header: CommitHeader, patches: Iterator[FilePatch]
     ) -> Iterator[pa.RecordBatch]:
-        insertions = deletions = 0
+        insertions = deletions = n_changes = 0
         sides: list[bytes] = []
+        ids = _ChangeIds()
         for patch in patches:
             insertions += patch.additions
             deletions += patch.deletions
             change = patch.change
             sides += (change.old_path or change.path, change.old_blob, change.path, change.new_blob)
+            n_changes += 1
+            if len(sides) >= _SIDES_AT_A_TIME:
+                ids.add(sides)
+                sides.clear()
             if (batch := self._changes.add(self._change_row(header.sha, patch))) is not None:
                 yield batch
         self._commit_rows.append(
-            _commit_row(header, self._options, len(sides) // 4, insertions, deletions)
-            + _change_ids(sides)
+            _commit_row(header, self._options, n_changes, insertions, deletions)
+            + ids.numbers(sides)
         )
 
     def _change_row(self, sha: str, patch: FilePatch) -> Row:
         change = patch.change
-        facts = _facts_of(change.path)
+        facts = _facts_of(change.path, self._marks(change.path))
         text, encoding, reason, n_bytes = self._judged(facts, patch)
-        self._counts.append((reason, n_bytes, facts.language, encoding, facts.path))
+        counted_as = facts.marks.counted_as(facts.language)
+        self._counts.append((reason, n_bytes, counted_as, encoding, facts.path))
         has_lines = not (patch.is_binary or patch.is_missing)
         return (
             self._options.repo,
@@ -300,7 +313,13 @@ class _PieceReading:
         if patch.is_missing:
             blobs = changed_blobs(change)
             sizes = self._readers.blobs.sizes(blobs)
-            self._missing.update(b for b, size in zip(blobs, sizes, strict=True) if size is None)
+            missing = [b for b, size in zip(blobs, sizes, strict=True) if size is None]
+            largest = max((size or 0 for size in sizes), default=0)
+            if not missing and largest > self._readers.view.max_file_bytes:
+                # So large that git was not allowed to load it.
+                return None, None, facts.verdict or "too_large", largest
+            self._missing.update(missing)
+            self._tally.note_missing(missing, facts.path)
             return None, None, "missing_object", 0
         modes = (change.old_mode, change.new_mode)
         if _SUBMODULE in modes or _SYMLINK in modes:
@@ -313,7 +332,7 @@ class _PieceReading:
             return None, None, reason or ("too_large" if is_large else "binary"), size
         if reason is None and n_bytes > self._options.max_patch_bytes:
             reason = "too_large"
-        reason = reason or patch_verdict(facts.path, hunks)
+        reason = reason or patch_verdict(facts.path, hunks, facts.marks)
         if reason is not None:
             return None, None, reason, n_bytes
         if hunks.isascii():
@@ -361,27 +380,39 @@ def _commit_row(
 
 def text_id(text: str) -> int:
     """Return a number of 64 bits that stands for ``text``, the same in every process."""
-    return _number(text.encode("utf-8", "surrogatepass"))
+    return _number(_digest(text.encode("utf-8", "surrogatepass")))
 
 
-def _number(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+def _number(digest: "hashlib.blake2b") -> int:
+    return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-def _change_ids(sides: Sequence[bytes]) -> tuple[int | None, int | None]:
-    """Return numbers for a set of changes and for the one that undoes it.
+class _ChangeIds:
+    """Numbers for a set of changes and for the one that undoes it."""
 
-    Args:
-        sides: Old path, old blob, new path and new blob of each change in turn.
-    """
-    if not sides:
-        return None, None
-    # A commit undoes another exactly where it takes every file back from blob B to blob A.
-    inverse = list(sides)
-    inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
-        sides[2::4], sides[3::4], sides[0::4], sides[1::4],
-    )  # fmt: skip
-    return _number(b"\0".join(sides)), _number(b"\0".join(inverse))
+    def __init__(self) -> None:
+        self._digests: tuple[hashlib.blake2b, hashlib.blake2b] | None = None
+
+    def add(self, sides: Sequence[bytes]) -> None:
+        """Take old path, old blob, new path and new blob of each change in turn."""
+        if self._digests is None:
+            self._digests = _digest(), _digest()
+        # A commit undoes another exactly where it takes every file back from blob B to blob A.
+        inverse = list(sides)
+        inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
+            sides[2::4], sides[3::4], sides[0::4], sides[1::4],
+        )  # fmt: skip
+        for digest, parts in zip(self._digests, (sides, inverse), strict=True):
+            digest.update(b"\0".join(parts) + b"\0")
+
+    def numbers(self, sides: Sequence[bytes]) -> tuple[int | None, int | None]:
+        """Return the two numbers of all that was added and of ``sides``; None for no change."""
+        if sides:
+            self.add(sides)
+        if self._digests is None:
+            return None, None
+        forth, back = self._digests
+        return _number(forth), _number(back)
 
 
 def _clamped(seconds: bytes | str) -> int:

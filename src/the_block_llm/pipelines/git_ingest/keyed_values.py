@@ -25,7 +25,7 @@ _ABOUT: Final = re.compile(
     r"|regex|rule|rules|hint|help|error|message|msg|prompt|desc|description|budget|limit|index"
     r"|offset|mask|ref|class|schema|version|status|state|provider|store|manager|reset|required"
     r"|min|max|arn|scope|scopes|issuer|audience|word|words|kinds|symbol|address|mint|contract"
-    r"|price|amount|per_\w+|at)$"
+    r"|price|amount|per_\w+|at)$|(?i:tokeni[sz](?:ers?|ed|e|ation)$)"
 )
 _NEVER: Final = re.compile(
     r"^(?:.*(?:example|placeholder|change_?-?me|redacted|your[_-]|insert|dummy|xxx|\*\*\*|\.\.\."
@@ -61,6 +61,10 @@ _SECRET_NEAR: Final = re.compile(
 )
 _RANDOM_BITS: Final = 4.4  # bits a character; words and paths stay below 4.2
 _HEX_BITS: Final = 3.0
+# Paths, long names and alphabets are made of words; of 10,000 random strings of 32 characters
+# and more, fewer than 30 are by chance.
+_WORD_IN_NAME: Final = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z]{4,}")
+_WORDS_SHARE: Final = 0.7
 
 
 def is_config(path: str) -> bool:
@@ -128,5 +132,8 @@ def _is_random(value: str) -> bool:
     if not all(any(is_kind(c) for c in value) for is_kind in kinds):
         return False
     if value.count("/") > len(value) // 12 or value.count("_") + value.count("-") > 5:
+        return False
+    in_words = sum(map(len, _WORD_IN_NAME.findall(value)))
+    if in_words >= _WORDS_SHARE * sum(map(str.isalnum, value)):
         return False
     return bits(value) >= _RANDOM_BITS

@@ -50,6 +50,27 @@ def language_of(file_name: str) -> str | None:
     return next((name for pattern, name in patterns if fnmatchcase(file_name, pattern)), None)
 
 
+@functools.lru_cache(maxsize=1024)
+def known_language(name: str) -> str | None:
+    """Return the language that somebody calls ``name``, as this module spells it.
+
+    >>> known_language("rust"), known_language("Common-Lisp"), known_language("no such")
+    ('Rust', 'Common Lisp', None)
+    """
+    return _spellings().get(name.lower())
+
+
+@functools.cache
+def _spellings() -> dict[str, str]:
+    spelt: dict[str, str] = {}
+    for name, aliases, _, _ in get_all_lexers(plugins=False):
+        for alias in (name, name.replace(" ", "-"), *aliases):
+            spelt.setdefault(alias.lower(), name)
+    for name in (*_PREFERRED.values(), *_PREFERRED_NAMES.values()):
+        spelt |= {name.lower(): name, name.lower().replace(" ", "-"): name}
+    return spelt
+
+
 @functools.cache
 def _pygments_table() -> tuple[dict[str, str], list[tuple[str, str]]]:
     endings: dict[str, str] = {}

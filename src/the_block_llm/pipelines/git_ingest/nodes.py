@@ -45,12 +45,13 @@ def report_ingest(
 
 def plot_ingest(
     repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """Draw the history and what was left out of it; gives two matplotlib figures."""
+) -> tuple[Any, Any, Any]:
+    """Draw the history, what is kept and what was left out; gives three matplotlib figures."""
     # Here, so that looking at the project's pipelines need not wait for matplotlib.
     from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
         plot_history,
+        plot_kept,
         plot_left_out,
     )
 
-    return plot_history(commits, repository), plot_left_out(report)
+    return plot_history(commits, repository), plot_kept(report), plot_left_out(report)

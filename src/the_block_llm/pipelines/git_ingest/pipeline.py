@@ -51,7 +51,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 plot_ingest,
                 inputs=["repository", "commits", "ingest_report"],
-                outputs=["ingest_history_plot", "ingest_left_out_plot"],
+                outputs=["ingest_history_plot", "ingest_kept_plot", "ingest_left_out_plot"],
                 name="plot_ingest",
                 tags=["report"],
             ),

@@ -18,9 +18,11 @@ from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.pipelines.git_ingest.git_program import reading_environment
+from the_block_llm.pipelines.git_ingest.leftovers import own_name, sweep_leftovers
 from the_block_llm.pipelines.git_ingest.source import RepositorySource
 
-_MAX_ALLOCATION_BYTES: Final = 256 << 20
+# Git loads a file that was added or deleted whole, however large, before it says "binary".
+_MAX_ALLOCATION_BYTES: Final = 128 << 20
 _SHA256: Final = re.compile(rb"objectformat\s*=\s*sha256", re.IGNORECASE)
 _SHA: Final = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$")
 _EMPTY_TREE: Final = {
@@ -65,13 +67,17 @@ class PrivateView:
     git_dir: Path
     max_file_bytes: int
 
+    @property
+    def _max_allocation_bytes(self) -> int:
+        return max(_MAX_ALLOCATION_BYTES, 4 * self.max_file_bytes)
+
     def start(
         self, *arguments: str | bytes, stdin: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start git with its output, and where ``stdin`` asks for it its input, in pipes."""
         return subprocess.Popen(
             ["git", *arguments],
-            env=reading_environment(self.git_dir, _MAX_ALLOCATION_BYTES),
+            env=reading_environment(self.git_dir, self._max_allocation_bytes),
             cwd=self.git_dir,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
@@ -87,7 +93,7 @@ class PrivateView:
         """
         done = subprocess.run(
             ["git", *arguments],
-            env=reading_environment(self.git_dir, _MAX_ALLOCATION_BYTES),
+            env=reading_environment(self.git_dir, self._max_allocation_bytes),
             cwd=self.git_dir,
             input=stdin,
             capture_output=True,
@@ -97,13 +103,17 @@ class PrivateView:
             raise GitStoppedError(done.stderr.decode("utf-8", "replace").strip())
         return done.stdout
 
-    def lines(self, *arguments: str, separator: bytes = b"\n") -> Iterator[bytes]:
+    def lines(
+        self, *arguments: str, separator: bytes = b"\n", stdin: IO[bytes] | None = None
+    ) -> Iterator[bytes]:
         """Yield what git prints, piece by piece, without the separator.
+
+        ``stdin`` is a file that git reads.
 
         Raises:
             GitStoppedError: It ended with another exit code than 0.
         """
-        process = self.start(*arguments)
+        process = self.start(*arguments, stdin=stdin)
         assert process.stdout is not None  # noqa: S101
         try:
             rest = b""
@@ -158,7 +168,8 @@ def private_view(
     """
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(prefix="view-", dir=cache_folder)
+        sweep_leftovers(cache_folder)
+        holder = tempfile.TemporaryDirectory(prefix=f"{own_name('view')}-", dir=cache_folder)
     except OSError as error:
         raise StorageError(
             f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "

@@ -166,11 +166,21 @@ def _spans_of(raw: bytes, in_config: bool, secrets: bool, addresses: bool) -> tu
         if not knows_letters or could_be_named_value().search(raw) is not None:
             found.extend(keyed_values(line, in_config=in_config))
         found.extend(random_values(line))
+    secrets_found = tuple(found)
     if addresses:
+        # The password and the host of a URL look like an address: the host may stay.
         found.extend(
-            (*m.span(), EMAIL_KIND) for m in EMAIL.finditer(line) if not _NOBODY.search(m[0])
+            (*m.span(), EMAIL_KIND)
+            for m in EMAIL.finditer(line)
+            if not _NOBODY.search(m[0]) and not _is_secret(m.start(), m[0], secrets_found)
         )
     return tuple(_without_overlaps(found))
+
+
+def _is_secret(start: int, address: str, secrets_found: Sequence[Span]) -> bool:
+    """True where all that stands before the ``@`` is masked already."""
+    at = start + address.find("@")
+    return any(first <= start and at <= last for first, last, _ in secrets_found)
 
 
 _remembered_spans = functools.lru_cache(maxsize=16_384)(_spans_of)

@@ -27,6 +27,7 @@ def describe_tally(tally: Tally) -> dict[str, Any]:
         "findings": tally.findings,
         "n_findings": tally.n_findings,
         "missing_objects": tally.missing_objects,
+        "missing": tally.missing,
         "unreadable_commits": tally.unreadable_commits,
         "largest_kept": [
             {"path": path, "bytes": n_bytes} for n_bytes, path in tally.largest[:_N_LARGEST]
@@ -97,9 +98,11 @@ def _warnings(
         )
     n_missing = history["missing_objects"] + sum(s["missing_objects"] for s in snapshots)
     if n_missing:
+        objects = {m["object"] for counts in (history, *snapshots) for m in counts["missing"]}
         told.append(
-            f"{n_missing} changes and files could not be read because objects are missing from "
-            "the repository; they are marked missing_object."
+            f"{n_missing:,} changes and files could not be read because {len(objects):,} objects "
+            "are missing from the repository. They are marked missing_object, and the report "
+            "names the objects under `missing`. `git fetch` from a whole clone may bring them."
         )
     if history["unreadable_commits"]:
         told.append(
@@ -110,6 +113,11 @@ def _warnings(
         told.append(
             "The repository borrows objects from another one, which is not read. If you trust "
             "it, set git_ingest.follow_alternates=true."
+        )
+    if history["attributes_left_out"]:
+        told.append(
+            f"{history['attributes_left_out']:,} lines or files of .gitattributes are passed over: "
+            "read are 1,000 files of up to 256 KiB, and of them 1,000 lines about linguist."
         )
     if history["informative_share"] < 0.5:
         told.append(

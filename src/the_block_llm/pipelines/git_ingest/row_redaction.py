@@ -54,6 +54,15 @@ class RowRedaction:
             rows[number] = tuple(row)
         return rows
 
+    def tallied_paths(self) -> None:
+        """Mask the paths that the tally names, once it counts no more rows."""
+        tally = self.tally
+        paths = [path for _, path in tally.largest] + [m["path"] for m in tally.missing]
+        found = self.redactor.redact(paths, [""] * len(paths))
+        masked = {paths[i]: redacted.text for i, redacted in found.items()}
+        tally.largest = [(n_bytes, masked.get(path, path)) for n_bytes, path in tally.largest]
+        tally.missing = [{**m, "path": masked.get(m["path"], m["path"])} for m in tally.missing]
+
     def _note(self, redacted: Redacted, sha: str, path: str, patch: Any) -> int:
         n_secrets = 0
         for finding in redacted.findings:

@@ -12,6 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.pipelines.git_ingest.attributes import (
+    Attributes,
+    FileMarks,
+    marks_of,
+    read_attributes,
+)
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path, looks_binary
 from the_block_llm.pipelines.git_ingest.languages import language_of
@@ -90,12 +96,12 @@ def _read_snapshot(
     n_processes: int,
     kept: set[str],
 ) -> Snapshot:
-    repeated = _repeated_blobs(view, sha)
+    survey = _survey(view, sha)
     pieces: list[tuple[str, int]] = []
 
     def jobs() -> Iterator[Job]:
-        for piece in _pieces(list_tree(view, sha), repeated):
-            name = digest_of(version, options, view.max_file_bytes, piece)
+        for piece in _pieces(list_tree(view, sha), survey):
+            name = digest_of(version, options, survey.attributes, view.max_file_bytes, piece)
             pieces.append((name, len(piece.entries)))
             known = cache.notes(name)
             if known is not None and view.present(known["missing"]):
@@ -103,13 +109,15 @@ def _read_snapshot(
             if known is not None and _part_path(cache, name, sha).exists():
                 yield None, (known,)
             else:
-                yield _make_part, (view, piece, options, cache, name, sha, known)
+                yield _make_part, (
+                    view, piece, options, survey.attributes, cache, name, sha, known,
+                )  # fmt: skip
 
-    n_files = sum(1 for _ in list_tree(view, sha))
     tally = Tally()
     parts = []
-    with progress_bar(f"Reading files at {sha[:8]}", n_files) as bar:
-        results = run_jobs(jobs(), n_processes if n_files > 4 * _MAX_FILES_A_PIECE else 1)
+    with progress_bar(f"Reading files at {sha[:8]}", survey.n_files) as bar:
+        is_large = survey.n_files > 4 * _MAX_FILES_A_PIECE
+        results = run_jobs(jobs(), n_processes if is_large else 1)
         for index, note in enumerate(results):
             name, n_entries = pieces[index]
             tally.add(note["tally"])
@@ -123,13 +131,14 @@ def _make_part(
     view: PrivateView,
     piece: SnapshotPiece,
     options: SnapshotOptions,
+    attributes: Attributes,
     cache: PieceCache,
     name: str,
     sha: str,
     known: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Read the piece unless it is known, and give its rows the sha of the snapshot."""
-    notes = known or read_snapshot_piece(view, piece, options, cache.stem(name))
+    notes = known or read_snapshot_piece(view, piece, options, attributes, cache.stem(name))
     with pq.ParquetFile(cache.folder / f"{name}.files.parquet") as rows:
         stamped = map(_with_sha(sha), rows.iter_batches(256))
         write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, stamped)
@@ -152,29 +161,44 @@ def _with_sha(sha: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
     return stamp
 
 
-def _repeated_blobs(view: PrivateView, sha: str) -> frozenset[int]:
+class _Survey(NamedTuple):
+    """What has to be known of a whole tree before its first file is judged."""
+
+    n_files: int
+    repeated: frozenset[int]
     """Numbers of the blobs that stand at more than one path."""
-    # 8 bytes a file: a tree of a million files has to fit easily.
-    numbers = np.frombuffer(
-        array("Q", (_number(entry.blob) for entry in list_tree(view, sha))), dtype=np.uint64
-    )
-    values, counts = np.unique(numbers, return_counts=True)
-    return frozenset(values[counts > 1].tolist())
+    attributes: Attributes
+
+
+def _survey(view: PrivateView, sha: str) -> _Survey:
+    numbers = array("Q")  # 8 bytes a file: a tree of a million files has to fit easily
+
+    def counted() -> Iterator[TreeEntry]:
+        for entry in list_tree(view, sha):
+            numbers.append(_number(entry.blob))
+            yield entry
+
+    attributes = read_attributes(view, counted())
+    values, counts = np.unique(np.frombuffer(numbers, dtype=np.uint64), return_counts=True)
+    return _Survey(len(numbers), frozenset(values[counts > 1].tolist()), attributes)
 
 
 def _number(blob: str) -> int:
     return int(blob[:16], 16)
 
 
-def _pieces(entries: Iterator[TreeEntry], repeated: frozenset[int]) -> Iterator[SnapshotPiece]:
+def _pieces(entries: Iterator[TreeEntry], survey: _Survey) -> Iterator[SnapshotPiece]:
     seen: set[int] = set()
+    marks = marks_of(survey.attributes)
     piece = SnapshotPiece([], [])
     for entry in entries:
         number = _number(entry.blob)
         piece.entries.append(entry)
         piece.repeats.append(number in seen)
-        if number in repeated and path_verdict(decode_path(entry.path)) is None:
-            seen.add(number)
+        if number in survey.repeated and number not in seen:
+            path = decode_path(entry.path)
+            if path_verdict(path, marks(entry.path)) is None:
+                seen.add(number)
         # Cut where the path says so: a new file changes one piece, not all that follow.
         ends_here = zlib.crc32(entry.path) % _MEAN_FILES_A_PIECE == 0
         if ends_here or len(piece.entries) == _MAX_FILES_A_PIECE:
@@ -185,7 +209,11 @@ def _pieces(entries: Iterator[TreeEntry], repeated: frozenset[int]) -> Iterator[
 
 
 def read_snapshot_piece(
-    view: PrivateView, piece: SnapshotPiece, options: SnapshotOptions, stem: Path
+    view: PrivateView,
+    piece: SnapshotPiece,
+    options: SnapshotOptions,
+    attributes: Attributes,
+    stem: Path,
 ) -> dict[str, Any]:
     """Read the files of ``piece`` and write ``<stem>.files.parquet``; returns the notes."""
     tally = Tally()
@@ -193,16 +221,18 @@ def read_snapshot_piece(
     blobs = BlobReader(view)
     try:
         path = stem.with_name(f"{stem.name}.files.parquet")
-        rows = _rows(blobs, view.max_file_bytes, piece, options, tally, missing)
+        marks = [marks_of(attributes)(entry.path) for entry in piece.entries]
+        rows = _rows(blobs, view.max_file_bytes, piece, marks, options, tally, missing)
         redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
 
         def finish(rows: list[Row]) -> list[Row]:
-            redaction.text(
+            redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
+            return redaction.text(
                 rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
             )
-            return redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
 
         write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
+        redaction.tallied_paths()
     finally:
         blobs.close()
     return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})
@@ -212,27 +242,31 @@ def _rows(
     blobs: BlobReader,
     max_file_bytes: int,
     piece: SnapshotPiece,
+    marks: Sequence[FileMarks],
     options: SnapshotOptions,
     tally: Tally,
     missing: list[str],
 ) -> Iterator[tuple[Any, ...]]:
     sizes = blobs.sizes([entry.blob for entry in piece.entries])
     early: list[DropReason | None] = []
-    for entry, size, is_repeat in zip(piece.entries, sizes, piece.repeats, strict=True):
-        early.append(_early_verdict(entry, size, max_file_bytes, is_repeat=is_repeat))
+    for entry, size, mark, is_repeat in zip(
+        piece.entries, sizes, marks, piece.repeats, strict=True
+    ):
+        early.append(_early_verdict(entry, size, mark, max_file_bytes, is_repeat=is_repeat))
         if early[-1] == "missing_object":
             missing.append(entry.blob)
+            tally.note_missing([entry.blob], decode_path(entry.path))
     wanted = [e.blob for e, reason in zip(piece.entries, early, strict=True) if reason is None]
     contents = blobs.contents(wanted)
-    for entry, size, reason_before in zip(piece.entries, sizes, early, strict=True):
+    for entry, size, mark, reason_before in zip(piece.entries, sizes, marks, early, strict=True):
         path = decode_path(entry.path)
-        language = language_of(path[path.rfind("/") + 1 :])
+        language = mark.language or language_of(path[path.rfind("/") + 1 :])
         text, encoding, reason = None, None, reason_before
         if reason is None:
-            text, encoding, reason = _judged(path, next(contents) or b"")
+            text, encoding, reason = _judged(path, next(contents) or b"", mark)
         n_bytes = size or 0
         if reason is None:
-            tally.keep(n_bytes, language, encoding, path)
+            tally.keep(n_bytes, mark.counted_as(language), encoding, path)
         else:
             tally.drop(reason, n_bytes)
         yield (
@@ -241,7 +275,7 @@ def _rows(
 
 
 def _early_verdict(
-    entry: TreeEntry, size: int | None, max_file_bytes: int, *, is_repeat: bool
+    entry: TreeEntry, size: int | None, marks: FileMarks, max_file_bytes: int, *, is_repeat: bool
 ) -> DropReason | None:
     """Judge what can be judged without the content."""
     if entry.is_submodule:
@@ -252,7 +286,7 @@ def _early_verdict(
         return "missing_object"
     if size == 0:
         return "empty"
-    reason = path_verdict(decode_path(entry.path))
+    reason = path_verdict(decode_path(entry.path), marks)
     if reason is not None:
         return reason
     if size > max_file_bytes:
@@ -260,14 +294,16 @@ def _early_verdict(
     return "duplicate" if is_repeat else None
 
 
-def _judged(path: str, content: bytes) -> tuple[str | bytes | None, str | None, DropReason | None]:
+def _judged(
+    path: str, content: bytes, marks: FileMarks
+) -> tuple[str | bytes | None, str | None, DropReason | None]:
     if looks_binary(content):
         return None, None, "binary"
     decoded = None if content.isascii() else decode(content)
     if decoded is None and not content.isascii():
         return None, None, "undecodable"
     text = content if decoded is None else decoded.text.encode("utf-8", "surrogatepass")
-    reason = content_verdict(path, text)
+    reason = content_verdict(path, text, marks)
     if reason is not None:
         return None, None, reason
     return text, "utf-8" if decoded is None else decoded.encoding, None

@@ -14,6 +14,7 @@ from typing import Final
 
 from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.git_program import cloning_environment, require_git
+from the_block_llm.pipelines.git_ingest.leftovers import own_name, sweep_leftovers
 
 _URL: Final = re.compile(r"^(?:(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 _HELPER_URL: Final = re.compile(r"^[\w+.-]+::")
@@ -133,7 +134,8 @@ def _mirror(url: str, name: str, clone_folder: Path) -> Path:
     clone_folder.mkdir(parents=True, exist_ok=True)
     # A clone that was cut off is never taken for a whole one: git makes it under another
     # name, which becomes the real one in a single step.
-    unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
+    sweep_leftovers(clone_folder)
+    unfinished = target.with_name(own_name(target.name))
     # GitPython looks for git when it is imported, so not before we know that there is one.
     import git  # noqa: PLC0415
 

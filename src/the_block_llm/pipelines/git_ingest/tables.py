@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.pipelines.git_ingest.attributes import read_attributes
 from the_block_llm.pipelines.git_ingest.authors import load_naming
 from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
 from the_block_llm.pipelines.git_ingest.git_program import require_git
@@ -30,6 +31,7 @@ from the_block_llm.pipelines.git_ingest.repositories import (
     opened,
 )
 from the_block_llm.pipelines.git_ingest.snapshot import SnapshotOptions, read_snapshots
+from the_block_llm.pipelines.git_ingest.tree import list_tree
 from the_block_llm.schemas import COMMITS
 
 
@@ -56,16 +58,17 @@ def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> Hi
     commit_parts: list[Path] = []
     tables = HistoryTables(_rows_of(commit_parts), [], [])
     for facts in repository["repositories"]:
-        options = HistoryOptions(
-            repo=facts["name"],
-            naming=naming,
-            redact=params.redact,
-            max_patch_bytes=params.max_patch_bytes,
-            max_message_bytes=params.max_message_bytes,
-        )
         cache = PieceCache(cache_folder(facts["key"], params, "history"))
         with opened(facts, params) as view:
             order = commit_order(view, facts, params)
+            options = HistoryOptions(
+                repo=facts["name"],
+                naming=naming,
+                redact=params.redact,
+                max_patch_bytes=params.max_patch_bytes,
+                max_message_bytes=params.max_message_bytes,
+                attributes=read_attributes(view, list_tree(view, facts["head"])),
+            )
             history = read_history(view, order, options, cache, _version(facts), params.n_workers)
         commits, counts = _commits_table(
             history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
@@ -77,6 +80,7 @@ def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> Hi
                 "repo": facts["name"],
                 **counts,
                 "commits_read_now": history.n_read,
+                "attributes_left_out": options.attributes.n_left_out,
                 **describe_tally(history.tally),
             }
         )
@@ -127,6 +131,7 @@ def _commits_table(pieces: Sequence[Path], cache: PieceCache) -> tuple[Path, dic
 def _count_commits(part: Path) -> dict[str, Any]:
     columns = ["committed_at", "kind", "is_merge", "is_bot", "informative", "author_id", "reverts"]
     months, kinds, authors = Counter[str](), Counter[str](), Counter[str]()
+    telling_months = Counter[str]()
     n_commits = n_merges = n_bots = n_informative = n_reverts = 0
     for batch in _batches(part, columns):
         n_commits += batch.num_rows
@@ -134,7 +139,9 @@ def _count_commits(part: Path) -> dict[str, Any]:
         n_bots += pc.sum(batch["is_bot"]).as_py()
         n_informative += pc.sum(batch["informative"]).as_py()
         n_reverts += batch.num_rows - batch["reverts"].null_count
-        months.update(pc.strftime(batch["committed_at"], "%Y-%m").to_pylist())
+        month = pc.strftime(batch["committed_at"], "%Y-%m")
+        months.update(month.to_pylist())
+        telling_months.update(month.filter(batch["informative"]).to_pylist())
         kinds.update(batch["kind"].to_pylist())
         authors.update(batch["author_id"].to_pylist())
     return {
@@ -146,6 +153,7 @@ def _count_commits(part: Path) -> dict[str, Any]:
         "informative_share": n_informative / max(1, n_commits),
         "kinds": dict(kinds.most_common()),
         "commits_by_month": dict(sorted(months.items())),
+        "informative_by_month": dict(sorted(telling_months.items())),
     }
 
 

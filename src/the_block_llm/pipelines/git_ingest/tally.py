@@ -1,6 +1,7 @@
 """Counts that pieces of work bring back, and how they add up."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ class Tally:
     """Where secrets were found, the first thousand: commit, path, line and kind, no value."""
     n_findings: int = 0
     missing_objects: int = 0
+    missing: list[dict[str, str]] = field(default_factory=list)
+    """Which objects are missing, the first thousand: object and a path that needs it."""
     unreadable_commits: list[str] = field(default_factory=list)
     largest: list[tuple[int, str]] = field(default_factory=list)
     """Bytes and path of the largest texts that were kept."""
@@ -51,6 +54,11 @@ class Tally:
         if len(self.findings) < _MAX_FINDINGS:
             self.findings.append(finding)
 
+    def note_missing(self, objects: Iterable[str], path: str) -> None:
+        for name in objects:
+            if len(self.missing) < _MAX_FINDINGS:
+                self.missing.append({"object": name, "path": path})
+
     def as_json(self) -> dict[str, Any]:
         self._trim()
         return {
@@ -73,3 +81,6 @@ class Tally:
     def _trim(self) -> None:
         self.largest = sorted(self.largest, reverse=True)[:_MAX_NOTED]
         del self.findings[_MAX_FINDINGS:]
+        if self.missing:
+            by_object = {entry["object"]: entry for entry in reversed(self.missing)}
+            self.missing = list(reversed(by_object.values()))[:_MAX_FINDINGS]

@@ -1,0 +1,58 @@
+"""The pictures show the figures of the report."""
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from matplotlib.axes import Axes
+from tests.builders.git_repository import GitRepository
+from tests.pipelines.git_ingest.ingesting import ingest
+
+from the_block_llm.pipelines.git_ingest import nodes
+
+
+def _bars(axes: Axes) -> dict[str, list[float]]:
+    """By label on the vertical axis the widths of its bars, one for each colour."""
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    containers = [[bar.get_width() for bar in container] for container in axes.containers]
+    return dict(zip(labels, map(list, zip(*containers, strict=True)), strict=True))
+
+
+def test_every_picture_shows_what_was_counted(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    token = "ghp_" + "a7Q" * 12
+    repository.commit("Count votes", {"a$b$.rs": "x" * 3000 + "\n"}, at=1_704_110_400)
+    repository.commit("wip", {"Cargo.lock": "y" * 4_000_000}, at=1_706_788_800)
+    repository.commit("Fix the count", {"b.py": f"key = '{token}'\n"}, at=1_706_788_800)
+    got = ingest(repository.path, tmp_path / "out", cutoff=None)
+
+    history, kept, left_out = nodes.plot_ingest(got.repository, got.commits, got.report)
+
+    _, of_kind = history.axes
+    labels = [text.get_text() for text in history.legends[0].get_texts()]
+    assert labels == ["says something: 2", "says nothing: 1", "merge: 0", "cut-off"]
+    assert _bars(of_kind) == {"fix": [1], "other": [2]}
+    of_language, of_file = kept.axes
+    assert _bars(of_language)["Rust"] == [0.003001, pytest.approx(0.003, abs=1e-4)]
+    assert _bars(of_file) == {r"a\$b\$.rs": [3.001], "b.py": [0.049]}
+    of_rows, of_bytes, of_masks = left_out.axes
+    assert _bars(of_rows) == {"lock_file": [1, 1]}
+    assert [group[0].get_width() for group in of_bytes.containers] == [
+        4.0, pytest.approx(4.0, abs=0.1),
+    ]  # fmt: skip
+    assert _bars(of_masks) == {"github-token": [2]}
+    for figure in (history, kept, left_out):
+        for axes in figure.axes:
+            assert axes.get_xlabel()
+        figure.savefig(BytesIO())  # labels are laid out now, `$` is no formula
+
+
+def test_nothing_left_out_and_odd_names_are_drawn_as_well(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "$ _ project")
+    repository.commit("One", {"a\n\x01$" + "long" * 30 + ".md": "Text\n"})
+    got = ingest(repository.path, tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in nodes.plot_ingest(got.repository, got.commits, got.report):
+            figure.savefig(BytesIO())
