@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from the_block_llm import plot_style
 
@@ -26,6 +27,7 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
         [e["step"] for e in validation], [e["loss"] for e in validation],
         color=_VALIDATION, marker="o", label="validation",
     )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     rate = axes.twinx()
@@ -64,6 +66,7 @@ def plot_memory(metrics: dict[str, Any]) -> Figure:
         axes.axhline(cap, color=plot_style.GREEN, linestyle="-.", label="cap")
     for event in metrics["out_of_memory"]:
         axes.axvline(event["step"], color=_RATE, linestyle=":", label="ran out of memory")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("memory (GiB)")
     axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.1)
