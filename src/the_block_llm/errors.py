@@ -77,5 +77,9 @@ class ServerError(BlockError):
     """The server cannot start as it was asked to."""
 
 
+class ExecutionError(BlockError):
+    """The engine that jobs should run on cannot be had: not installed, or out of reach."""
+
+
 class ExportError(BlockError):
     """An exported model does not answer as the adapter does."""

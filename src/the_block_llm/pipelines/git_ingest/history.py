@@ -14,6 +14,7 @@ from the_block_llm.pipelines.git_ingest.history_piece import (
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
+from the_block_llm.pipelines.git_ingest.shares import Share
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
 from the_block_llm.progress import progress_bar
@@ -46,6 +47,7 @@ def read_history(
     cache: PieceCache,
     version: str,
     n_processes: int,
+    share: Share | None = None,
 ) -> History:
     """Make sure that every piece of ``order`` is in ``cache``.
 
@@ -56,8 +58,11 @@ def read_history(
         cache: Where finished pieces are kept; others are removed at the end.
         version: Of code and tools; pieces made by another are not used.
         n_processes: Workers for many pieces. A handful is read right here.
+        share: Only these pieces; the others are left as they are.
     """
     pieces = list(order.pieces())
+    if share is not None:
+        pieces = list(share.pick(pieces))
     names = [digest_of(version, options, view.max_file_bytes, p.digest) for p in pieces]
     notes: list[dict[str, Any] | None] = [cache.notes(name) for name in names]
     gone = sorted({sha for n in notes if n is not None for sha in n["missing"]})
@@ -71,14 +76,16 @@ def read_history(
         for i in todo:
             yield read_history_piece, (view, pieces[i], options, cache.stem(names[i]))
 
-    with closing_readers(), progress_bar("Reading history", len(order)) as bar:
-        bar.advance(len(order) - n_commits)
+    n_listed = sum(len(piece.shas) for piece in pieces)
+    with closing_readers(), progress_bar("Reading history", n_listed) as bar:
+        bar.advance(n_listed - n_commits)
         for i, note in zip(
             todo, run_jobs(jobs(), n_processes if len(todo) > 3 else 1), strict=True
         ):
             notes[i] = note
             bar.advance(len(pieces[i].shas))
-    cache.sweep(names)
+    if share is None:
+        cache.sweep(names)
     tally = Tally()
     for note in notes:
         assert note is not None  # noqa: S101

@@ -24,6 +24,10 @@ Job = tuple[Callable[..., Any] | None, tuple[Any, ...]]
 """A module's function and its arguments; or None and the result, where it is known already."""
 
 
+class WorkerEndedError(BlockError):
+    """A worker process died under the job whose result was due."""
+
+
 def run_jobs(jobs: Iterable[Job], n_processes: int) -> Iterator[Any]:
     """Run the jobs and yield their results in order.
 
@@ -32,7 +36,8 @@ def run_jobs(jobs: Iterable[Job], n_processes: int) -> Iterator[Any]:
         n_processes: How many work, this one included.
 
     Raises:
-        BlockError: A worker ended unexpectedly, or the job raised this.
+        WorkerEndedError: A worker ended unexpectedly.
+        BlockError: The job raised this.
     """
     if n_processes == 1:
         for function, arguments in jobs:
@@ -160,7 +165,7 @@ class _Worker:
             process.stdin.flush()
             result, error = pickle.load(process.stdout)  # noqa: S301, what we just started
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            raise BlockError(
+            raise WorkerEndedError(
                 f"A worker process of git_ingest ended with code {process.wait()}, most likely "
                 "because memory ran out. Run again with git_ingest.n_processes=1; what was "
                 "finished is kept."
