@@ -10,12 +10,19 @@ from typing import Any
 
 import pytest
 from tests.builders.git_repository import GitRepository
-from tests.pipelines.git_ingest.ingesting import ingest
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
+from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
+from the_block_llm.models.profiles import ModelProfiles
+from the_block_llm.pipelines.sequence_build import groups
+from the_block_llm.pipelines.sequence_build import nodes as sequences
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+from the_block_llm.schemas import DOCUMENTS
 
 ON_RAY = ExecutionParams(engine="ray", retries=5)
 
@@ -90,34 +97,47 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
+    words = iter(range(10**6))
     for name in range(n_repositories):
         repository = GitRepository(folder / f"service{name}")
         for number in range(n_commits):
-            lines = "".join(f"def f{name}_{number}_{i}(): return {i}\n" for i in range(20))
-            repository.commit(f"Add part {number} of {name}", {f"part{number}.py": lines})
+            lines = "".join(
+                f"def settle_{next(words)}(claim{next(words)}): return {next(words)}\n"
+                for _ in range(12)
+            )
+            subject = f"Settle claims of kind {next(words)} before {next(words)} for {name}"
+            repository.commit(subject, {f"part{number}.py": lines})
     GitRepository(folder / "empty")
     return folder
 
 
-def part_bytes(got: Any) -> list[list[bytes]]:
-    tables = (got.commits, got.file_changes, got.snapshot_files)
+@pytest.fixture(scope="module")
+def clones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return organisation(tmp_path_factory.mktemp("clones"), 12, 6)
+
+
+@pytest.fixture(scope="module")
+def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    """What the local engine reads of them."""
+    folder = tmp_path_factory.mktemp("local")
+    return ingest(".", folder, repositories=str(clones), n_processes=1, cutoff=0.8)
+
+
+def part_bytes(*tables: ParquetParts) -> list[list[bytes]]:
     return [[part.read_bytes() for part in table.parts] for table in tables]
 
 
 @pytest.mark.slow
 def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
-    cluster: Any, tmp_path: Path
+    cluster: Any, tmp_path: Path, clones: Path, local: Ingested
 ) -> None:
-    clones = str(organisation(tmp_path / "clones", 12, 6))
-    local = ingest(".", tmp_path / "local", repositories=clones, n_processes=1)
-    (tmp_path / "ray").mkdir()
-    shutil.copy(tmp_path / "local" / "pseudonym.key", tmp_path / "ray")
+    shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
     doomed = cluster.add_node(num_cpus=1, object_store_memory=80 * 1024 * 1024)
-    cache = tmp_path / "ray" / "cache"
     finished_before: list[int] = []
 
     def kill_once_it_works() -> None:
         deadline = time.monotonic() + 60
+        cache = tmp_path / "cache"
         while not list(cache.glob("*/history/*.json")) and time.monotonic() < deadline:
             time.sleep(0.005)
         finished_before.append(len(list(cache.glob("*/history/*.json"))))
@@ -125,9 +145,35 @@ def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
 
     killer = threading.Thread(target=kill_once_it_works)
     killer.start()
-    on_ray = ingest(".", tmp_path / "ray", repositories=clones, execution=ON_RAY)
+    on_ray = ingest(".", tmp_path, repositories=str(clones), execution=ON_RAY, cutoff=0.8)
     killer.join()
     assert 0 < finished_before[0] < 12, "it died in the middle"
-    assert part_bytes(on_ray) == part_bytes(local)
+    tables = ("commits", "file_changes", "snapshot_files")
+    assert part_bytes(*(getattr(on_ray, name) for name in tables)) == part_bytes(
+        *(getattr(local, name) for name in tables)
+    )
     assert on_ray.report["left_out"] == local.report["left_out"]
     assert len(on_ray.report["history"]) == 12
+
+
+@pytest.mark.slow
+def test_documents_have_the_bytes_of_the_local_run(
+    cluster: Any, tmp_path: Path, local: Ingested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three groups of four repositories each.
+    monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 24)
+    profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
+    params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
+    choices = (ModelProfiles({"m": profile}), "m", params)
+    inputs = (local.repository, local.commits, local.file_changes, local.snapshot_files)
+    screening = sequences.screen_documents(*inputs, *choices)
+    here, there = (
+        save_parts(
+            tmp_path / engine.engine,
+            DOCUMENTS,
+            sequences.render_documents(*inputs, screening, *choices, engine),
+        )
+        for engine in (ExecutionParams(), ON_RAY)
+    )
+    assert len(here.parts) == 3
+    assert part_bytes(there) == part_bytes(here)

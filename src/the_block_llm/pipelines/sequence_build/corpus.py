@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
-from typing import Any, Protocol
 
+from the_block_llm.pipelines.sequence_build.by_repository import RowSource
 from the_block_llm.pipelines.sequence_build.chat_files import (
     dependency_chats,
     description_chat,
@@ -30,14 +30,6 @@ from the_block_llm.pipelines.sequence_build.new_lines import added_lines, lines_
 from the_block_llm.schemas import Split
 
 _PATHS_LOOKED_UP = 20  # of a commit, when looking for earlier changes to the same files
-
-
-class RowSource(Protocol):
-    """A table, or the part of one that belongs to a repository."""
-
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows in order as dictionaries."""
-        ...
 
 
 @dataclass(frozen=True)

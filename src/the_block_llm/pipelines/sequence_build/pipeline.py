@@ -24,7 +24,7 @@ def create_pipeline() -> Pipeline:
             Node(screen_documents, [*_TABLES, *_PARAMS], "screening", name="screen_documents"),
             Node(
                 render_documents,
-                [*_TABLES, "screening", *_PARAMS],
+                [*_TABLES, "screening", *_PARAMS, "params:execution"],
                 "documents",
                 name="render_documents",
             ),
