@@ -9,10 +9,11 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.models.domain_marks import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
@@ -66,12 +68,19 @@ def base_revision(profile: ModelProfile, location: str) -> str:
     return str(getattr(config, "_commit_hash", None) or profile.hub_revision or "unknown")
 
 
-def load_tokenizer(profile: ModelProfile) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    profile: ModelProfile, added_tokens: Mapping[str, int] = MappingProxyType({})
+) -> PreTrainedTokenizerFast:
     """Load the tokenizer, its padding set to the profile's pad token.
+
+    Args:
+        profile: Whose tokenizer.
+        added_tokens: Ids by token, as an adapter was trained with them.
 
     Raises:
         ModelUnavailableError: It cannot be had.
-        ProfileError: A token that the profile names is not in the vocabulary.
+        ProfileError: A token that the profile names is not in the vocabulary, or an added token
+            gets another id.
     """
     location = prepare_base_model(profile)
     tokenizer = from_pretrained(
@@ -88,6 +97,7 @@ def load_tokenizer(profile: ModelProfile) -> PreTrainedTokenizerFast:
             f"{location} does not have. Correct the profile in conf/local/parameters_models.yml."
         )
     tokenizer.pad_token = profile.pad_token
+    add_tokens(tokenizer, added_tokens)
     return tokenizer
 
 

@@ -157,6 +157,7 @@ def _load_subject(
     adapter: AdapterFolder, role: Literal["advisor", "completion"], profile: ModelProfile
 ) -> Subject:
     manifest = adapter.manifest
+    added = adapter.added_tokens
     return Subject(
         model=load_with_adapter(profile, adapter.path),
         tokenizer=load_tokenizer(profile),
@@ -164,6 +165,8 @@ def _load_subject(
         # The same weights answer a little differently on another kind of device.
         base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
         adapter_id=_adapter_hash(adapter),
+        tuned_tokenizer=load_tokenizer(profile, added) if added else None,
+        added_ids=frozenset(added.values()),
     )
 
 
