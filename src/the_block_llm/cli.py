@@ -18,6 +18,7 @@ from the_block_llm.configuration import (
     project_parameters,
 )
 from the_block_llm.errors import BlockError
+from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
@@ -64,6 +65,11 @@ def _rows(metadata: ProjectMetadata, /, **options: Any) -> None:
 @click.pass_obj
 def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
     _without_traceback(looking.audit, _prepared(metadata), **options)
+
+
+@click.pass_obj
+def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(job_command.write_job, _prepared(metadata), **options)
 
 
 def _prepared(
@@ -125,5 +131,13 @@ cli.add_command(
 )
 cli.add_command(
     click.Command("audit", callback=_audit, params=looking.AUDIT_OPTIONS, help=looking.AUDIT_HELP)
+)
+cli.add_command(
+    click.Command(
+        "training-job",
+        callback=_training_job,
+        params=job_command.OPTIONS,
+        help=job_command.HELP,
+    )
 )
 cli.add_command(adapters_group(_parameters, _without_traceback))
