@@ -56,10 +56,11 @@ def ingest(
     facts = nodes.find_repositories(str(repository), several, params, cutoff, execution)
     commits, changes, history = nodes.read_commits(facts, params, execution)
     files, snapshots = nodes.read_files(facts, params, history, execution)
-    return Ingested(
-        facts,
+    tables = (
         save_parts(folder / "commits", schemas.COMMITS, commits),
         save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
         save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files),
-        nodes.report_ingest(facts, history, snapshots),
     )
+    overlaps = nodes.compare_repositories(facts, tables[0], tables[2], params, execution)
+    report = nodes.report_ingest(facts, history, snapshots, overlaps)
+    return Ingested(facts, *tables, report)

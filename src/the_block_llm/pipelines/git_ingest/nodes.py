@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.pipelines.git_ingest.likeness import overlaps
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
 from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
@@ -45,10 +47,22 @@ def read_files(
     return snapshot_table(repository, git_ingest, execution, history)
 
 
+def compare_repositories(
+    repository: Mapping[str, Any],
+    commits: ParquetParts,
+    snapshot_files: ParquetParts,
+    git_ingest: GitIngestParams,
+    execution: ExecutionParams = _HERE,
+) -> list[dict[str, Any]]:
+    """Find forks and copied files among several repositories."""
+    return overlaps(repository, commits, snapshot_files, git_ingest.n_workers, execution)
+
+
 def report_ingest(
     repository: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     snapshots: Sequence[Mapping[str, Any]],
+    overlaps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Say what was read, kept and left out."""
-    return ingest_report(repository, history, snapshots)
+    return ingest_report(repository, history, snapshots, overlaps)

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
+    compare_repositories,
     find_repositories,
     read_commits,
     read_files,
@@ -39,8 +40,20 @@ def create_pipeline() -> Pipeline:
                 name="read_files",
             ),
             Node(
+                compare_repositories,
+                inputs=[
+                    "repository",
+                    "commits",
+                    "snapshot_files",
+                    "params:git_ingest",
+                    "params:execution",
+                ],
+                outputs="overlaps",
+                name="compare_repositories",
+            ),
+            Node(
                 report_ingest,
-                inputs=["repository", "history_counts", "snapshot_counts"],
+                inputs=["repository", "history_counts", "snapshot_counts", "overlaps"],
                 outputs="ingest_report",
                 name="report_ingest",
             ),

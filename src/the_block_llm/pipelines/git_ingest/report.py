@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from the_block_llm.pipelines.git_ingest.likeness import describe_overlap
 from the_block_llm.pipelines.git_ingest.redaction import EMAIL_KIND
 from the_block_llm.pipelines.git_ingest.tally import Tally
 
@@ -39,6 +40,7 @@ def ingest_report(
     repository: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     snapshots: Sequence[Mapping[str, Any]],
+    overlaps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Lay out what was read, kept and left out; ``summary`` is a sentence a repository.
 
@@ -46,6 +48,7 @@ def ingest_report(
         repository: Facts of the repositories.
         history: Counts of commits and changes, one entry a repository.
         snapshots: Counts of files, one entry a snapshot.
+        overlaps: What repositories share, one entry a pair.
     """
     failed = left_out(repository, history, snapshots)
     snapshots = [counts for counts in snapshots if "failed" not in counts]
@@ -63,8 +66,10 @@ def ingest_report(
             key: value for key, value in repository.items() if key not in {"repositories", "failed"}
         },
         "left_out": failed,
+        "overlaps": list(overlaps),
         "warnings": [
             *(f"Left out: {one['source']}. {one['reason']}" for one in failed),
+            *map(describe_overlap, overlaps),
             *(warning for one in read for warning in _named(_warnings(*one), one[0], read)),
         ],
         "history": [counts for _, counts, _ in read],

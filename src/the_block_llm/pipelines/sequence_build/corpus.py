@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
 
-from the_block_llm.pipelines.sequence_build.by_repository import RowSource
+from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.pipelines.sequence_build.chat_files import (
     dependency_chats,
     description_chat,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
-from the_block_llm.pipelines.sequence_build.by_repository import RowSource
 from the_block_llm.schemas import Split
 
 _FEWEST_COMMITS: Final = 3  # one each to train on, to choose a checkpoint by, to evaluate with

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
 
+from the_block_llm.datasets.by_repository import ByRepository, RowSource
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.sequence_build.by_repository import ByRepository, RowSource
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff
