@@ -118,7 +118,7 @@ def test_a_large_repository_is_read_in_shares(
     from the_block_llm.pipelines.git_ingest import commit_order, shares
 
     large, small = good(tmp_path / "large", 60), good(tmp_path / "small")
-    monkeypatch.setattr(commit_order, "_MEAN_COMMITS_A_PIECE", 4)
+    monkeypatch.setattr(commit_order, "_MEAN_COMMITS_FROM", {0: 4})
     whole = ingest(".", tmp_path / "whole", repositories=[large.path, small.path])
     monkeypatch.setattr(shares, "COMMITS_A_SHARE", 20)
     key = tmp_path / "shared"

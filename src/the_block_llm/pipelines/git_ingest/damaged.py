@@ -4,9 +4,11 @@
 trees, and the patches of the other files can be had by asking for them by path.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.patch_stream import (
     DIFF_OPTIONS,
@@ -15,7 +17,6 @@ from the_block_llm.pipelines.git_ingest.patch_stream import (
     CommitHeader,
     FilePatch,
     PatchReader,
-    PatchStream,
     RawChange,
     parse_header,
 )
@@ -26,55 +27,42 @@ _FILES_AT_A_TIME: Final = 16
 _END: Final = b"end-of-output"
 
 
-def commits_with_missing_objects(
-    view: PrivateView, blobs: BlobReader, shas: Sequence[str]
-) -> set[str]:
-    """Return those of ``shas`` whose trees or changed files cannot all be read."""
-    damaged: set[str] = set()
-    blobs_of: dict[str, list[str]] = {}
-    left = list(shas)
-    while left:
-        stream = PatchStream(view, RAW_OPTIONS)
-        try:
-            for header, patches in stream.commits(left):
-                blobs_of[header.sha] = [b for p in patches for b in _blobs(p.change)]
-            left = []
-        except GitStoppedError:
-            stopped_at = left.index(stream.reading) if stream.reading else 0
-            damaged.add(left[stopped_at])
-            left = left[stopped_at + 1 :]
-        finally:
-            stream.close()
-    for sha, needed in blobs_of.items():
-        if any(size is None for size in blobs.sizes(needed)):
-            damaged.add(sha)
-    return damaged
-
-
 def read_damaged_commit(
     view: PrivateView, blobs: BlobReader, sha: str
 ) -> tuple[CommitHeader, Iterator[FilePatch] | None]:
-    """Read what can be read of one commit; None in place of patches if its trees are gone."""
-    said = view.read("log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha)
-    header = parse_header(said.split(b"\0")[:8])
+    """Read what can be read of one commit; None in place of patches if its trees are gone.
+
+    Raises:
+        RepositoryError: The commit itself cannot be read.
+    """
+    try:
+        said = view.read("log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha)
+        header = parse_header(said)
+    except GitStoppedError as error:
+        raise RepositoryError(
+            f"git cannot read the commit {sha}. Repair the repository (`git fsck` names the "
+            "damage) or clone it again."
+        ) from error
     if len(header.parents) > 1:
         return header, iter(())
     try:
         listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
     except GitStoppedError:
         return header, None
-    changes = list(_reader(listed + _END).changes())
-    return header, _patches(view, blobs, sha, changes)
+    return header, _patches(view, blobs, sha, PatchReader(listed + _END).changes())
+
+
+def changed_blobs(change: RawChange) -> list[str]:
+    """Return the contents that a change is made of, without those of submodules."""
+    sides = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
+    return [blob.decode() for mode, blob in sides if mode != _SUBMODULE and blob.strip(b"0")]
 
 
 def _patches(
-    view: PrivateView, blobs: BlobReader, sha: str, changes: Sequence[RawChange]
+    view: PrivateView, blobs: BlobReader, sha: str, changes: Iterator[RawChange]
 ) -> Iterator[FilePatch]:
-    for start in range(0, len(changes), _FILES_AT_A_TIME):
-        group = changes[start : start + _FILES_AT_A_TIME]
-        readable = [
-            change for change in group if all(s is not None for s in blobs.sizes(_blobs(change)))
-        ]
+    while group := list(itertools.islice(changes, _FILES_AT_A_TIME)):
+        readable = [c for c in group if None not in blobs.sizes(changed_blobs(c))]
         patch_of = {patch.change.path: patch for patch in _read_patches(view, sha, readable)}
         for change in group:
             yield patch_of.get(change.path) or FilePatch(change, b"", False, 0, 0, is_missing=True)
@@ -94,22 +82,5 @@ def _read_patches(view: PrivateView, sha: str, changes: Sequence[RawChange]) -> 
         if len(changes) == 1:
             return []
         return [patch for change in changes for patch in _read_patches(view, sha, [change])]
-    reader = _reader(said + _END)
-    return list(reader.patches(list(reader.changes()), b"\n" + _END))
-
-
-def _reader(data: bytes) -> PatchReader:
-    blocks = iter((data,))
-
-    def read_block() -> bytes:
-        try:
-            return next(blocks)
-        except StopIteration:
-            raise GitStoppedError("git diff-tree printed less than announced") from None
-
-    return PatchReader(read_block)
-
-
-def _blobs(change: RawChange) -> list[str]:
-    sides = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
-    return [blob for mode, blob in sides if mode != _SUBMODULE and blob.strip("0")]
+    reader = PatchReader(said + _END)
+    return list(reader.patches(reader.changes(), b"\n" + _END))

@@ -1,7 +1,6 @@
 """The whole history: pieces that are at hand are reused, the others are read."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +8,15 @@ from typing import Any
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.history_piece import (
     HistoryOptions,
-    close_readers,
+    Readers,
     read_history_piece,
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.shares import Share
 from the_block_llm.pipelines.git_ingest.tally import Tally
-from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
+from the_block_llm.pipelines.git_ingest.workers import in_stretches
 from the_block_llm.progress import progress_bar
-
-
-@contextmanager
-def closing_readers() -> Iterator[None]:
-    """Leave no git process behind where pieces were read in this very process."""
-    try:
-        yield
-    finally:
-        close_readers()
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ def read_history(
     options: HistoryOptions,
     cache: PieceCache,
     version: str,
-    n_processes: int,
+    n_threads: int,
     share: Share | None = None,
 ) -> History:
     """Make sure that every piece of ``order`` is in ``cache``.
@@ -57,7 +47,7 @@ def read_history(
         options: What decides the rows.
         cache: Where finished pieces are kept; others are removed at the end.
         version: Of code and tools; pieces made by another are not used.
-        n_processes: Workers for many pieces. A handful is read right here.
+        n_threads: How many pieces are read at a time, each with a git process of its own.
         share: Only these pieces; the others are left as they are.
     """
     pieces = list(order.pieces())
@@ -72,17 +62,23 @@ def read_history(
     todo = [i for i, note in enumerate(notes) if note is None]
     n_commits = sum(len(pieces[i].shas) for i in todo)
 
-    def jobs() -> Iterator[Job]:
-        for i in todo:
-            yield read_history_piece, (view, pieces[i], options, cache.stem(names[i]))
+    def read(places: Iterator[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        readers = Readers(view)
+        try:
+            ahead = next(places, None)
+            while ahead is not None:
+                i, ahead = todo[ahead], next(places, None)
+                then = () if ahead is None else pieces[todo[ahead]].shas
+                stem = cache.stem(names[i])
+                yield i, read_history_piece(readers, pieces[i], options, stem, then)
+        finally:
+            readers.close()
 
     n_listed = sum(len(piece.shas) for piece in pieces)
-    with closing_readers(), progress_bar("Reading history", n_listed) as bar:
+    with progress_bar("Reading history", n_listed) as bar:
         bar.advance(n_listed - n_commits)
-        for i, note in zip(
-            todo, run_jobs(jobs(), n_processes if len(todo) > 3 else 1), strict=True
-        ):
-            notes[i] = note
+        for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
+            notes[i] = told
             bar.advance(len(pieces[i].shas))
     if share is None:
         cache.sweep(names)

@@ -8,9 +8,9 @@ from typing import Any
 
 from the_block_llm.errors import BlockError, ParameterError, StorageError
 from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.local_jobs import WorkerEndedError, run_in_processes
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
-from the_block_llm.pipelines.git_ingest.workers import WorkerEndedError, run_jobs
 from the_block_llm.progress import ProgressBar, progress_bar, without_bars
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _locally(jobs: Sequence[Call], n_workers: int) -> Iterator[tuple[int, Any]]:
     done = 0
     while done < len(jobs):
         # No more processes than jobs: starting one costs more than reading a small repository.
-        running = run_jobs(iter(jobs[done:]), min(n_workers, len(jobs) - done))
+        running = run_in_processes(iter(jobs[done:]), min(n_workers, len(jobs) - done))
         try:
             for result in running:
                 yield done, result

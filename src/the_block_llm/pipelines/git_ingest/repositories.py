@@ -20,10 +20,13 @@ from the_block_llm.pipelines.git_ingest.commit_order import (
     Cutoff,
     cutoff_time,
     list_commits,
+    remember_order,
+    remembered_order,
 )
 from the_block_llm.pipelines.git_ingest.listing import listed
 from the_block_llm.pipelines.git_ingest.one_by_one import Failed, one_by_one
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, code_digest, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import (
     PrivateView,
     borrows_objects,
@@ -113,20 +116,25 @@ def describe_repositories(
 
 
 @contextmanager
-def opened(
-    facts: Mapping[str, Any], params: GitIngestParams
-) -> Iterator[tuple[PrivateView, CommitOrder]]:
+def opened(facts: Mapping[str, Any], params: GitIngestParams) -> Iterator[PrivateView]:
     """Open a repository for reading by the facts that were recorded of it."""
     source = RepositorySource(
         facts["source"], facts["name"], Path(facts["git_dir"]), Path(facts["common_dir"])
     )
     with _view(source, params, facts["head"]) as view:
-        yield view, _commits(view, facts["head"], params)
+        yield view
 
 
-def cache_folder(facts: Mapping[str, Any], params: GitIngestParams, kind: str) -> Path:
+def commit_order(
+    view: PrivateView, facts: Mapping[str, Any], params: GitIngestParams
+) -> CommitOrder:
+    """Return the commits of a repository that is open, in their order."""
+    return _commits(view, facts["key"], facts["head"], params)
+
+
+def cache_folder(key: str, params: GitIngestParams, kind: str) -> Path:
     """Return the folder of finished pieces of one repository, which is made if needed."""
-    folder = Path(params.cache_folder).absolute() / facts["key"] / kind
+    folder = Path(params.cache_folder).absolute() / key / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -143,8 +151,19 @@ def _view(
     )
 
 
-def _commits(view: PrivateView, head: str, params: GitIngestParams) -> CommitOrder:
-    return list_commits(view, head, all_branches=params.all_branches, since=params.since)
+def _commits(view: PrivateView, key: str, head: str, params: GitIngestParams) -> CommitOrder:
+    if params.all_branches:
+        return list_commits(view, head, all_branches=True, since=params.since)
+    # Each stage asks for it, and git takes a second to walk 100,000 commits.
+    shallow = view.git_dir / "shallow"
+    cut_off_at = shallow.read_bytes() if shallow.exists() else b""
+    cache = PieceCache(cache_folder(key, params, "order"))
+    name = digest_of(code_digest(), head, params.since, cut_off_at)
+    order = remembered_order(cache, name)
+    if order is None:
+        order = list_commits(view, head, all_branches=False, since=params.since)
+        remember_order(cache, name, order)
+    return order
 
 
 def _pin_all(
@@ -179,7 +198,7 @@ def _pin(given: str, params: GitIngestParams) -> tuple[_Pinned, CommitOrder]:
     source = locate(given, Path(params.clone_folder))
     with _view(source, params) as view:
         head = resolve_commit(view, params.ref)
-        order = _commits(view, head, params)
+        order = _commits(view, source.key, head, params)
     return _Pinned(source, head, np.frombuffer(order.times, np.int64)), order
 
 
@@ -189,7 +208,7 @@ def _pin_lightly(given: str, params: GitIngestParams) -> _Pinned:
 
 def _sha_at(source: RepositorySource, head: str, params: GitIngestParams, index: int) -> str:
     with _view(source, params) as view:
-        return _commits(view, head, params).sha(index)
+        return _commits(view, source.key, head, params).sha(index)
 
 
 def _none_left(failed: Sequence[Mapping[str, str]]) -> str:

@@ -27,7 +27,11 @@ from the_block_llm.pipelines.git_ingest.piece_cache import (
     finish_piece,
 )
 from the_block_llm.pipelines.git_ingest.report import describe_tally
-from the_block_llm.pipelines.git_ingest.repositories import cache_folder, opened
+from the_block_llm.pipelines.git_ingest.repositories import (
+    cache_folder,
+    commit_order,
+    opened,
+)
 from the_block_llm.pipelines.git_ingest.shares import Share, in_shares
 from the_block_llm.pipelines.git_ingest.snapshot import Snapshot, SnapshotOptions, read_snapshots
 from the_block_llm.schemas import COMMITS
@@ -148,11 +152,11 @@ def _snapshots(
 
 
 def _history_of(
-    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, n_processes: int
+    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, n_threads: int
 ) -> _History:
-    history = _read_history(facts, params, naming, n_processes, None)
+    history = _read_history(facts, params, naming, n_threads, None)
     commits, counts = _commits_table(
-        history.commits, PieceCache(cache_folder(facts, params, "commits"))
+        history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
     )
     return _History(
         commits,
@@ -176,7 +180,7 @@ def _read_history(
     facts: Mapping[str, Any],
     params: GitIngestParams,
     naming: AuthorNaming,
-    n_processes: int,
+    n_threads: int,
     share: Share | None,
 ) -> History:
     options = HistoryOptions(
@@ -186,22 +190,23 @@ def _read_history(
         max_patch_bytes=params.max_patch_bytes,
         max_message_bytes=params.max_message_bytes,
     )
-    cache = PieceCache(cache_folder(facts, params, "history"))
-    with opened(facts, params) as (view, order):
-        return read_history(view, order, options, cache, _version(facts), n_processes, share)
+    cache = PieceCache(cache_folder(facts["key"], params, "history"))
+    with opened(facts, params) as view:
+        order = commit_order(view, facts, params)
+        return read_history(view, order, options, cache, _version(facts), n_threads, share)
 
 
 def _snapshots_of(
     facts: Mapping[str, Any],
     params: GitIngestParams,
-    n_processes: int,
+    n_threads: int,
     share: Share | None = None,
 ) -> list[Snapshot]:
     shas = dict.fromkeys(sha for sha in (facts["cutoff"]["sha"], facts["head"]) if sha)
     options = SnapshotOptions(facts["name"], params.redact, params.pseudonymise)
-    cache = PieceCache(cache_folder(facts, params, "snapshot"))
-    with opened(facts, params) as (view, _):
-        return read_snapshots(view, list(shas), options, cache, _version(facts), n_processes, share)
+    cache = PieceCache(cache_folder(facts["key"], params, "snapshot"))
+    with opened(facts, params) as view:
+        return read_snapshots(view, list(shas), options, cache, _version(facts), n_threads, share)
 
 
 def _read_share_of_snapshots(
