@@ -37,7 +37,7 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     whole = pipelines["__default__"] + pipelines["export"]
     used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
     # Small, and made anew within the pipeline that reads them.
-    in_memory = {"probe_suites", "history_counts", "snapshot_counts"}
+    in_memory = {"probe_suites", "history_counts", "snapshot_counts", "overlaps"}
     assert used - in_memory == set(configuration["catalog"])
 
 
@@ -50,8 +50,8 @@ def test_every_parameter_group_is_read_by_a_node(
         for name in (pipelines["__default__"] + pipelines["export"]).datasets()
         if name.startswith("params:")
     }
-    # Read by kedro ask and kedro serve, which are no pipeline.
-    assert read | {"advisor"} == set(configuration["parameters"])
+    # Read by kedro ask, kedro serve and kedro estimate, which are no pipelines.
+    assert read | {"advisor", "planning"} == set(configuration["parameters"])
 
 
 def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(

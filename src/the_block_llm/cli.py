@@ -22,6 +22,7 @@ from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
+from the_block_llm.planning import command as planning
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
 
@@ -65,6 +66,11 @@ def _rows(metadata: ProjectMetadata, /, **options: Any) -> None:
 @click.pass_obj
 def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
     _without_traceback(looking.audit, _prepared(metadata), **options)
+
+
+@click.pass_obj
+def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(planning.run_estimate, _parameters(metadata), **options)
 
 
 @click.pass_obj
@@ -139,5 +145,8 @@ cli.add_command(
         params=job_command.OPTIONS,
         help=job_command.HELP,
     )
+)
+cli.add_command(
+    click.Command("estimate", callback=_estimate, params=planning.OPTIONS, help=planning.HELP)
 )
 cli.add_command(adapters_group(_parameters, _without_traceback))

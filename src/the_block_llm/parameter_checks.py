@@ -18,6 +18,7 @@ from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+from the_block_llm.planning.params import PlanningParams
 
 _TYPED: Final[dict[str, type[BaseModel]]] = {
     "execution": ExecutionParams,
@@ -28,6 +29,7 @@ _TYPED: Final[dict[str, type[BaseModel]]] = {
     "behavioral_eval": BehavioralEvalParams,
     "advisor": AdvisorParams,
     "export": ExportParams,
+    "planning": PlanningParams,
 }
 _TEXTS: Final = ("repository", "model")
 
