@@ -77,14 +77,26 @@ def test_ask_read_and_follow(page):
     here = page.locator("#source .here")
     here.wait_for()
     assert "tally_votes();" in here.inner_text()
-    shown = page.locator("#source-text").inner_text().split("\n")
-    numbers = [line.split()[0] for line in shown if line.strip()]
+    numbers = [text.strip() for text in page.locator("#source-text .number").all_inner_texts()]
     assert numbers == ["1", "2", "3", "4", "5"], "every line, one below the other"
     boxes = [row.bounding_box() for row in page.locator("#source-text > span").all()]
     assert all(above["y"] < below["y"] for above, below in itertools.pairwise(boxes))
     assert page.locator("#source-title").inner_text() == "src/ledger.rs"
     answer.get_by_role("link", name="1c0ffee0").click()
     page.get_by_text("Start the ledger").wait_for()
+
+
+def test_an_empty_page_says_what_it_is_and_offers_questions(page):
+    example = page.locator("#welcome .examples button").first
+    asked = example.inner_text()
+    example.click()
+    assert page.locator("article.user").inner_text() == asked
+    assert page.locator("#welcome").is_hidden()
+    page.locator("article.assistant").get_by_text("done.").wait_for()
+    assert page.locator(".waiting").count() == 0
+    page.get_by_role("button", name="New conversation").click()
+    assert example.is_visible()
+    assert page.locator("article").count() == 0
 
 
 def test_stop_and_ask_again(page):

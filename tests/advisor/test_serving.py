@@ -161,6 +161,14 @@ def test_errors_say_what_to_do(client, options, error, said, stream):
     [
         (b"{", 422), (b"[]", 422), (b"", 422), (b'{"messages": null}', 422),
         (b'"' + b"x" * 70_000 + b'"', 413), (b"\xff\xfe", 422),
+        # Half of a surrogate pair: valid JSON, no Unicode.
+        (rb'{"messages": [{"role": "user", "content": "a\ud800"}]}', 400),
+        (
+            rb'{"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]}',
+            400,
+        ),
+        (rb'{"messages": [{"role": "\ud800", "content": "a"}]}', 422),
+        (rb'{"model": "\ud800", "messages": [{"role": "user", "content": "a"}]}', 422),
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_refused(address, body, status):

@@ -4,7 +4,13 @@ from tests.builders.tiny_llama import tiny_llama
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from the_block_llm.models.likelihood import continuation_nats, target_nats
+from the_block_llm.models.likelihood import (
+    Continued,
+    cache_bytes_per_token,
+    continuation_nats,
+    measure_continuations,
+    target_nats,
+)
 from the_block_llm.models.segments import collate_rows
 
 
@@ -69,3 +75,32 @@ def test_continuations_of_one_prefix_agree_with_a_plain_loop(model, continuation
     prefix = [5, 9, 33, 2]
     expected = [sum(plain_loop(model, prefix + c)[len(prefix) :]) for c in continuations]
     assert continuation_nats(model, prefix, continuations) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("tokens_a_pass", [1, 30, 2048])
+def test_many_prefixes_together_agree_with_a_plain_loop(model, monkeypatch, tokens_a_pass):
+    monkeypatch.setattr("the_block_llm.models.likelihood._CPU_TOKENS", tokens_a_pass)
+    texts = [
+        Continued([5, 9, 33, 2], [[3, 4], [80, 7, 7]]),
+        Continued([8], [[9]]),
+        Continued([5, 9, 33, 2, 61, 60], [[1, 2, 3, 4], [5], [6, 6]]),
+        Continued([11, 12], [[13, 14, 15]]),
+    ]
+    found = {}
+    measure_continuations(model, texts, cache_gib=1.0, on_measured=found.__setitem__)
+    for at, (prefix, continuations) in enumerate(texts):
+        expected = [sum(plain_loop(model, prefix + c)[len(prefix) :]) for c in continuations]
+        assert found[at] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("cache_tokens", "passes"), [(1, 4), (12, 2), (24, 1)])
+def test_memory_for_keys_and_values_bounds_what_goes_together(
+    model, monkeypatch, cache_tokens, passes
+):
+    texts = [Continued([5, 9], [[3, 4]]), Continued([8, 1], [[9, 9], [1, 1]])] * 2
+    read = []
+    decoder = model.get_decoder()
+    monkeypatch.setattr(model, "get_decoder", lambda: read.append(1) or decoder)
+    gib = cache_tokens * cache_bytes_per_token(model) / 2**30
+    measure_continuations(model, texts, cache_gib=gib, on_measured=lambda *_: None)
+    assert len(read) == 2 * passes  # prefixes, then continuations

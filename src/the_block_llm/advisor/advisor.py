@@ -2,22 +2,25 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.advisor.choosing import Choice, Choices
 from the_block_llm.advisor.cited_text import CitationCheck, Part
+from the_block_llm.advisor.fitting import (
+    affordable,
+    check_characters,
+    conversation_ids,
+    last_question,
+    nearest_ids,
+)
 from the_block_llm.advisor.loaded_models import LoadedModels
 from the_block_llm.advisor.params import AdvisorBudget, AdvisorParams
 from the_block_llm.advisor.prompting import (
     Message,
-    chat_ids,
-    middle_ids,
     middle_marks,
-    passage_heading,
     with_passages,
 )
 from the_block_llm.advisor.repository_index import (
@@ -185,6 +188,7 @@ class Advisor:
         """
         wish = wish or Wish()
         choice = self.choices.choose("completion", model, adapter)
+        check_characters(prefix, suffix)
         if not prefix and not suffix:
             raise PromptError("There is no code to complete: prefix and suffix are empty.")
         pieces: list[str] = []
@@ -196,7 +200,7 @@ class Advisor:
         with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
             decoding = self._decoding(wish)
             limit = self._prompt_limit(net, decoding)
-            ids = _nearest(tokenizer, prefix, suffix, choice.profile.name, limit)
+            ids = nearest_ids(tokenizer, prefix, suffix, choice.profile.name, limit)
             end = stream_text(
                 net, tokenizer, ids, decoding, take,
                 stop_texts=wish.stop_texts, stop_tokens=middle_marks(tokenizer),
@@ -250,7 +254,8 @@ class Advisor:
         """Answer the last of ``messages``, a question; as :meth:`analyze_architecture`."""
         wish = wish or Wish()
         choice = self.choices.choose("advisor", model, adapter)
-        question = _question(messages)
+        check_characters(context, *(message.content for message in messages))
+        question = last_question(messages)
         index = self._index_where_there_is_one(needed=retrieval)
         passages: list[Passage] = []
         if retrieval and index is not None:
@@ -271,9 +276,9 @@ class Advisor:
 
         with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
             decoding = self._decoding(wish)
-            passages = _affordable(tokenizer, passages, self.budget.passage_tokens)
+            passages = affordable(tokenizer, passages, self.budget.passage_tokens)
             last = Message("user", with_passages(question, context, passages, project))
-            ids, dropped = _conversation_ids(
+            ids, dropped = conversation_ids(
                 tokenizer, [*messages[:-1], last], choice.profile.name,
                 self._prompt_limit(net, decoding),
             )  # fmt: skip
@@ -321,6 +326,7 @@ class Advisor:
         """
         measuring = self.choices.choose("completion", completion_model)
         self.choices.choose("advisor", model)  # a wrong name is said before anything slow
+        check_characters(code)
         with self._turn:
             with self._models.using(measuring.profile, measuring.adapter) as (net, tokenizer):
                 found = surprising_lines(
@@ -355,72 +361,6 @@ class Advisor:
     def _prompt_limit(self, model: Any, decoding: Decoding) -> int:
         whole = int(model.config.max_position_embeddings)
         return max(1, min(self.budget.prompt_tokens, whole - decoding.max_new_tokens))
-
-
-def _question(messages: Sequence[Message]) -> str:
-    if not messages or messages[-1].role != "user":
-        raise PromptError("The last message must be a question of the user.")
-    question = messages[-1].content.strip()
-    if not question:
-        raise PromptError("The question is empty. Ask something about the repository.")
-    return question
-
-
-def _affordable(
-    tokenizer: PreTrainedTokenizerFast, passages: Sequence[Passage], most_tokens: int
-) -> list[Passage]:
-    """The best passages that fit the budget together; the first is cut where it alone does not."""
-    kept: list[Passage] = []
-    left = most_tokens
-    for passage in passages:
-        cost = _cost(tokenizer, passage)
-        while not kept and cost > left and passage.text.strip():
-            shorter = passage.text[: len(passage.text) * left // (cost + 1)]
-            passage = replace(passage, text=shorter)  # noqa: PLW2901
-            cost = _cost(tokenizer, passage)
-        if cost <= left and passage.text.strip():
-            kept.append(passage)
-            left -= cost
-    return kept
-
-
-def _cost(tokenizer: PreTrainedTokenizerFast, passage: Passage) -> int:
-    return len(tokenizer(f"{passage_heading(passage)}\n{passage.text}\n\n")["input_ids"])
-
-
-def _conversation_ids(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], profile: str, limit: int
-) -> tuple[list[int], int]:
-    """Token ids, and how many early turns were left out for them to fit."""
-    system = [m for m in messages[:-1] if m.role == "system"]
-    turns = [m for m in messages[:-1] if m.role != "system"]
-    dropped = 0
-    while True:
-        ids = chat_ids(tokenizer, [*system, *turns[dropped:], messages[-1]], profile)
-        if len(ids) <= limit:
-            return ids, dropped
-        if dropped == len(turns):
-            raise PromptError(
-                f"The prompt is {len(ids):,} tokens long, the limit is {limit:,}. Shorten the "
-                "question or its context, or raise advisor.cpu.prompt_tokens or "
-                "advisor.cuda.prompt_tokens."
-            )
-        # A question goes together with its answer.
-        dropped = min(dropped + 2, len(turns))
-
-
-def _nearest(
-    tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, profile: str, limit: int
-) -> list[int]:
-    """Ids of what stands nearest to the gap, three quarters of it before the gap."""
-    while True:
-        ids = middle_ids(tokenizer, prefix, suffix, profile)
-        if len(ids) <= limit:
-            # Nothing at all before the first token: the model needs something to begin with.
-            return ids or [int(tokenizer.eos_token_id)]
-        n_characters = (len(prefix) + len(suffix)) * limit // (len(ids) + 1)
-        after = min(len(suffix), n_characters // 4)
-        prefix, suffix = prefix[len(prefix) - (n_characters - after) :], suffix[:after]
 
 
 def _excerpts(code: str, found: Sequence[SurprisingLine]) -> str:

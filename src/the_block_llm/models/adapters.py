@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from the_block_llm.errors import AdapterError, AdapterTargetError
-from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, open_adapter
+from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder, open_adapter
+from the_block_llm.models.base_models import base_revision, prepare_base_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 from the_block_llm.models.token_rows import StartRows, add_token_rows, saved_token_rows
@@ -103,6 +104,22 @@ def load_with_adapter(
     return add_adapter(load_base_model(profile, device), profile, adapter)
 
 
+def _check_base(opened: AdapterFolder, profile: ModelProfile) -> None:
+    """Make sure that the profile's weights are those that the adapter was trained beside."""
+    trained = opened.manifest.base_revision
+    location = prepare_base_model(profile)
+    here = base_revision(profile, location)
+    # Adapters of earlier versions say no more than that it was a folder.
+    if "unknown" in (trained, here) or trained in (here, "local folder"):
+        return
+    raise AdapterError(
+        f"The adapter {opened.path} was trained over other weights ({opened.manifest.base_model}, "
+        f"{trained}) than those of {profile.name} now ({location}, {here}), and would say nothing "
+        f"sensible over them. Set models.{profile.name}.folder or hub_revision back to those, or "
+        "train anew with `kedro run --pipeline=qlora_train`."
+    )
+
+
 def add_adapter(
     model: PreTrainedModel | PeftModel, profile: ModelProfile, adapter: Path, name: str = "default"
 ) -> PeftModel:
@@ -115,7 +132,7 @@ def add_adapter(
         name: To switch to it by, ``model.set_adapter(name)``; without dots.
 
     Raises:
-        AdapterError: The folder is incomplete, or made for another profile.
+        AdapterError: The folder is incomplete, or made for another profile or other weights.
     """
     opened = open_adapter(adapter)
     if opened.manifest.profile != profile.name:
@@ -124,6 +141,7 @@ def add_adapter(
             f"for {profile.name!r}. Choose it with --params=model={opened.manifest.profile}, or "
             "train one for this profile with `kedro run --pipeline=qlora_train`."
         )
+    _check_base(opened, profile)
     settings = LoraConfig.from_pretrained(str(adapter))
     settings.inference_mode = True
     # Ours to add: peft's way needs a base whose vocabulary was resized, and copies its matrices.

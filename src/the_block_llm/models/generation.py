@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from the_block_llm.models.likelihood import causal_model
+from the_block_llm.models.likelihood import cache_bytes_per_token, causal_model
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def generate(
         on_completion: Called with the prompt's index and its answer, as soon as the batch
             it is in has finished.
     """
-    cache_tokens = int(cache_gib * 2**30 / _cache_bytes_per_token(causal_model(model)))
+    cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(causal_model(model)))
     lengths = [len(prompt) + decoding.max_new_tokens for prompt in prompts]
     for batch in batches_that_fit(lengths, batch_rows, cache_tokens):
         answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], decoding)
@@ -87,14 +87,6 @@ def batches_that_fit(lengths: Sequence[int], batch_rows: int, cache_tokens: int)
         else:
             batches.append([index])
     return batches
-
-
-def _cache_bytes_per_token(model: Any) -> int:
-    """Keys and values of all layers, in the type that the model computes in."""
-    config = model.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head * model.dtype.itemsize)
 
 
 def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.segments import IGNORED_LABEL
@@ -166,19 +166,46 @@ def _refuse_changed_logits(model: PreTrainedModel) -> None:
     ]
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         changes.append("a bias of the head")
-    if changes:
+    if changes or _head_is_not_all(model):
+        how = ", ".join(changes) or "something that is done to them after the head"
         raise ProfileError(
             f"Models of type {model.config.model_type} cannot be trained yet: they change their "
-            f"logits by {', '.join(changes)}, which the loss here leaves out. Choose a model "
-            "without, such as a Llama, Mistral, Qwen or StarCoder2."
+            f"logits by {how}, which the loss here leaves out. Choose a model without, such as a "
+            "Llama, Mistral, Qwen or StarCoder2."
         )
 
 
-# What configurations call it, and the value that changes nothing.
+@torch.no_grad()
+def _head_is_not_all(model: PreTrainedModel) -> bool:
+    """Whether logits are more than the head's product with the decoder's last states.
+
+    Tried with two states of noise in the place of a decoder's: no layer computes.
+    """
+    decoder, weight = model.get_decoder(), model.get_output_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 2, weight.shape[1], generator=generator).to(weight)
+    noise = BaseModelOutputWithPast(last_hidden_state=states)
+    replaced = vars(decoder).get("forward")  # by a library that hooks into it
+    decoder.forward = lambda *_, **__: noise
+    try:
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=weight.device)
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        del decoder.forward
+        if replaced is not None:
+            decoder.forward = replaced
+    expected = functional.linear(states, weight).float()
+    return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())
+
+
+# Rounding of bfloat16 is a tenth of it.
+_SAME_LOGITS: Final = 0.02
+# What configurations call it, and the value that changes nothing; for the message.
 _LOGIT_CHANGES: Final = {
     "final_logit_softcapping": 0.0,  # Gemma 2
     "logits_scaling": 1.0,  # Granite
     "logit_scale": 1.0,  # Cohere
+    "lm_head_multiplier": 1.0,  # Falcon H1
 }
 # The Trainer and peft pass these to every model; decoders take no notice of them.
 _NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})

@@ -56,6 +56,7 @@ def params(tmp_path) -> BehavioralEvalParams:
             "resamples": 300,
             "calibration_shuffles": 4,
             "journal_folder": str(tmp_path / "journal"),
+            "trend_folder": str(tmp_path / "trend"),
         }
     )
 

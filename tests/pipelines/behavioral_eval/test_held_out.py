@@ -15,6 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.held_out import (
     held_out_sources,
     measure_rows,
 )
+from the_block_llm.pipelines.behavioral_eval.leaks import Familiar
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 
@@ -68,7 +69,7 @@ def test_a_piece_without_targets_is_left_out(tokenizer):
 def test_rows_of_another_documents_table(tokenizer, tmp_path):
     documents = save_parts(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(StaleDataError, match="document d0"):
-        held_out_sources(documents, [(0, row(tokenizer, "ab"))])
+        held_out_sources(documents, [(0, row(tokenizer, "ab"))], Familiar({}, {}))
 
 
 @pytest.fixture
@@ -124,6 +125,7 @@ def test_an_empty_table_says_what_to_do(tmp_path):
         choose_rows(table, documents, 4, seed=1)
 
 
-def test_batches_hold_at_most_4096_tokens_or_one_row():
+def test_batches_hold_what_one_pass_may_read_or_one_row():
     rows = [(n, {"input_ids": [0] * width}) for n, width in enumerate([2048, 2048, 10, 9000, 5])]
-    assert [[n for n, _ in batch] for batch in batches_of_rows(rows)] == [[0, 1], [2], [3], [4]]
+    batches = batches_of_rows(rows, most_tokens=4096)
+    assert [[n for n, _ in batch] for batch in batches] == [[0, 1], [2], [3], [4]]

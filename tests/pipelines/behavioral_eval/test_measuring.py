@@ -22,11 +22,12 @@ from the_block_llm.pipelines.behavioral_eval.task_scores import choice_score
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 from the_block_llm.retrieval.passages import PassageIndex
 
+PLAIN = ("base", "tuned")
 ITEM = ChoiceItem("t", "t/1", "c", "one two", (" three", " nine hundred"), 0)
 
 
 def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, tmp_path)
+    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path)
     assert Counter(row["arm"] for row in rows) == {"base": 12, "tuned": 12}
     by_arm = {arm: [r for r in rows if r["arm"] == arm] for arm in ("base", "tuned")}
     for base, tuned in zip(by_arm["base"], by_arm["tuned"], strict=True):
@@ -38,10 +39,10 @@ def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
 
 
 def test_the_base_arm_is_the_model_without_its_adapter(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, tmp_path / "a")
+    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path / "a")
     base = [row["value"] for row in rows if row["arm"] == "base"]
     untouched = replace(subject, model=with_noise_adapter(tiny_llama().eval(), scale=0))
-    rows = measure_held_out(untouched, *held_out, tmp_path / "b")
+    rows = measure_held_out(untouched, *held_out, PLAIN, tmp_path / "b")
     assert base == pytest.approx([row["value"] for row in rows if row["arm"] == "tuned"])
 
 
@@ -84,7 +85,7 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
 
 def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monkeypatch):
     rows, sources = held_out
-    first = measure_held_out(subject, rows[:5], sources, tmp_path)
+    first = measure_held_out(subject, rows[:5], sources, PLAIN, tmp_path)
     measured = []
     real = measuring.measure_rows
 
@@ -93,10 +94,10 @@ def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monke
         return real(model, tokenizer, batch)
 
     monkeypatch.setattr(measuring, "measure_rows", counts)
-    everything = measure_held_out(subject, rows, sources, tmp_path)
+    everything = measure_held_out(subject, rows, sources, PLAIN, tmp_path)
     assert Counter(measured) == dict.fromkeys(range(5, 12), 2)
     assert [row for row in everything if row in first] == first
-    alone = measure_held_out(subject, rows, sources, tmp_path / "alone")
+    alone = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "alone")
     assert [row["value"] for row in everything] == pytest.approx([row["value"] for row in alone])
 
 
@@ -134,7 +135,42 @@ def test_general_ability_is_whole():
     assert max(places.values()) < 12, "the right answer must not stand in one place"
 
 
-def test_general_text_is_measured_in_both_arms(subject, tmp_path):
-    rows = measure_general_text(subject, general_texts(2), tmp_path)
+def test_general_text_is_measured_in_both_arms(subject, params, tmp_path):
+    budget = params.budgets["cpu"]
+    rows = measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
     assert [row["arm"] for row in rows] == ["base", "base", "tuned", "tuned"]
-    assert rows == measure_general_text(subject, general_texts(2), tmp_path)
+    assert rows == measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+
+
+def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_path, monkeypatch):
+    budget = params.budgets["cpu"]
+    items = general_questions(6)
+    whole = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole")
+    whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
+    real, measured = measuring.measure_continuations, []
+
+    def dies_in_the_middle(model, texts, *, cache_gib, on_measured):
+        def keep(place, nats):
+            if len(measured) == 5:
+                raise KeyboardInterrupt
+            measured.append(place)
+            on_measured(place, nats)
+
+        real(model, texts, cache_gib=cache_gib, on_measured=keep)
+
+    folder = tmp_path / "cut"
+    monkeypatch.setattr(measuring, "measure_continuations", dies_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
+    again = []
+
+    def counts(model, texts, **options):
+        again.extend(texts)
+        real(model, texts, **options)
+
+    monkeypatch.setattr(measuring, "measure_continuations", counts)
+    resumed = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
+    resumed += measure_general_text(subject, general_texts(4), PLAIN, budget, folder)
+    assert len(again) == 2 * 6 - 5 + 2 * 4
+    assert [row["key"] for row in resumed] == [row["key"] for row in whole]
+    assert [row["value"] for row in resumed] == pytest.approx([row["value"] for row in whole])

@@ -13,6 +13,7 @@ from the_block_llm.pipelines.behavioral_eval.measuring import measure_held_out
 from the_block_llm.pipelines.behavioral_eval.subject import Subject
 from the_block_llm.pipelines.behavioral_eval.verdict import judge_measures, reach_verdict
 
+PLAIN = ("base", "tuned")
 N_HELD_OUT = 16
 
 
@@ -57,7 +58,7 @@ def learned() -> Subject:
 def verdict_of(subject: Subject, folder) -> str:
     rows = list(enumerate(rows_of(subject.tokenizer, range(N_HELD_OUT))))
     sources = {f"d{number}": Source("file", f"{number}.rs") for number in range(N_HELD_OUT)}
-    scores = measure_held_out(subject, rows, sources, folder)
+    scores = measure_held_out(subject, rows, sources, PLAIN, folder)
     measures = pair_arms([], scores, "base", "tuned")
     return reach_verdict(judge_measures([m.compared(2000, 0) for m in measures])).outcome
 

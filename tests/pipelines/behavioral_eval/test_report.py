@@ -1,10 +1,11 @@
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
 
 from the_block_llm.errors import StaleDataError
-from the_block_llm.pipelines.behavioral_eval.page import render
+from the_block_llm.pipelines.behavioral_eval.page import mark_citations, render, trend_rows
 from the_block_llm.pipelines.behavioral_eval.report import build_report, summary_lines
 from the_block_llm.retrieval.citations import known_names
 
@@ -106,7 +107,30 @@ def test_a_leaked_document_is_noticed_and_takes_no_part(plan, params):
     assert report["left_out_as_seen_in_training"] == ["c3"]
     assert report["measures"][0]["n_clusters"] == 19
     assert report["measures"][0]["difference"] == 0
-    assert "takes no part: c3" in render(json.loads(json.dumps(report)))
+    assert "take no part: c3" in render(json.loads(json.dumps(report)))
+
+
+def test_a_leaked_task_is_noticed_and_takes_no_part(plan, params):
+    tasks = [
+        {
+            "task": "also_changed",
+            "item_id": f"t{number}",
+            "cluster": f"c{number}",
+            "arm": arm,
+            "value": float(arm == "tuned" and number == 3),
+            "weight": 1.0,
+            "detail": json.dumps(
+                {"choices": ["a", "b"], "tricks": {"longest": 0.5}, "familiar": number == 3}
+            ),
+        }
+        for number in range(12)
+        for arm in ("base", "tuned")
+    ]
+    report = build_report(plan, COMPLETIONS, [*held_out_scores(0.9), *tasks], KNOWN, params, {})
+    assert report["left_out_as_seen_in_training"] == ["c3"]
+    [task] = report["tasks"]
+    assert (task["n_items"], task["right"]) == (11, {"base": 0, "tuned": 0})
+    assert {m["name"]: m["n_items"] for m in report["measures"]}["also_changed"] == 11
 
 
 def test_criteria_are_strict(report):
@@ -145,11 +169,12 @@ def test_answers_to_an_earlier_wording_are_refused(plan, params):
 class Elements(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.attributes, self.open = set(), set(), []
+        self.tags, self.attributes, self.open, self.links = set(), set(), [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.links += [value for name, value in attrs if name == "href"]
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
@@ -166,7 +191,9 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(report):
     found.feed(page)
     assert found.open == []
     assert not found.tags & {"script", "img", "link", "iframe"}
-    assert not found.attributes & {"src", "href", "onerror", "onclick"}
+    assert not found.attributes & {"src", "onerror", "onclick"}
+    # To files beside the page only.
+    assert all(re.fullmatch(r"[a-z_]+\.(json|png)", link) for link in found.links)
     assert "http://" not in page
     assert "https://" not in page
     assert "{{ 7 * 7 }}" in page
@@ -178,3 +205,35 @@ def test_the_summary_is_short(report):
     lines = summary_lines(report)
     assert lines[0].startswith("Better: The tuned model knows")
     assert len(lines) == 2
+
+
+def test_the_page_shows_earlier_adapters_and_draws_those_of_the_same_text(report):
+    measure = next(m for m in report["measures"] if m["name"] == "held_out")
+    trend = [
+        {"adapter": name, "trained_at": name, "material": text, "verdict": "better",
+         "measures": {"held_out": measure}}
+        for name, text in (("first", "other"), ("second", "this"), ("third", "this"))
+    ]  # fmt: skip
+    shown = {**json.loads(json.dumps(report)), "material": "this", "trend": trend}
+    assert [row["title"] for row in trend_rows(shown, same_text=True)] == ["second", "third"]
+    page = render(shown)
+    assert "Adapter by adapter" in page
+    assert page.count("on other text") == 1
+    assert "Adapter by adapter" not in render({**shown, "trend": trend[:1]})
+
+
+def test_what_an_answer_cites_is_marked_where_it_stands():
+    cited = [{"text": "src/a.rs", "exists": True}, {"text": "src/a.rs.bak", "exists": False}]
+    answer = {"completion": "<b> src/a.rs, src/a.rs.bak", "citations": cited}
+    assert mark_citations(answer) == (
+        '&lt;b&gt; <mark class="yes">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
+    )
+    assert mark_citations({"completion": "a < b", "citations": []}) == "a &lt; b"
+
+
+def test_every_item_stands_in_the_report_with_its_arms(report):
+    assert len(report["items"]) == 20
+    assert report["items"][0] == {
+        "task": "held_out", "item_id": "i0", "cluster": "c0", "weight": 1000.0,
+        "left_out": False, "values": {"base": 1000.0, "tuned": 900.0},
+    }  # fmt: skip

@@ -1,4 +1,6 @@
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -71,12 +73,52 @@ def test_folders_are_asked_without_the_name_of_the_file(times):
         assert all(choice.endswith("/\n") for choice in item.choices)
 
 
+def test_functions_are_asked_by_their_own_text(times):
+    items = items_of(times, "file_of_new_function")
+    assert len(items) == toy_history.N_LATER
+    for item in items:
+        shown = item.prefix.split("\n\n")[1]
+        assert shown.startswith("pub fn rule_")
+        assert shown.endswith("}")
+        assert "fn run" not in item.prefix
+        assert "fn end" not in item.prefix
+        assert item.choices[item.answer].strip().endswith("/rules.rs")
+
+
+def test_a_function_that_was_there_before_is_not_new(times):
+    changed = [
+        replace(
+            change, patch=(change.patch or "").replace("+\n", f"-pub fn rule_{n}(old: u64) {{\n")
+        )
+        for commit in times.later
+        for change in commit.changes
+        for n in re.findall(r"rule_(\d+)", change.patch or "")
+    ]
+    assert changed
+    later = [replace(times.later[0], changes=tuple(changed))]
+    task = next(task for task in TASKS if task.name == "file_of_new_function")
+    assert list(task.make(replace(times, later=later), 1)) == []
+
+
 def test_only_documentation_that_is_new_is_asked_about(times):
     headings = [
         item.prefix.split("## ")[1].strip() for item in items_of(times, "text_under_heading")
     ]
     assert headings
     assert all(heading.endswith(("part 2", "part 3")) for heading in headings)
+
+
+def test_a_paragraph_that_moved_or_was_touched_up_is_not_new(times):
+    old = times.documents_before["docs/ledger.md"]
+    paragraph = max((p for p in old.split("\n\n") if "#" not in p), key=len).strip()
+    touched_up = paragraph.replace(" ", " also ", 1)
+    known = dict(times.documents_after)
+    known["docs/moved.md"] = f"# Moved\n\n{paragraph}\n\n# Touched up\n\n{touched_up}\n"
+    task = next(task for task in TASKS if task.name == "text_under_heading")
+    asked = list(task.make(replace(times, documents_after=known), 1))
+    assert {item.cluster for item in asked} == {
+        item.cluster for item in items_of(times, "text_under_heading")
+    }
 
 
 def test_half_of_the_files_do_not_exist(times):

@@ -25,7 +25,7 @@ def tables(folder: Path) -> dict[str, ParquetParts]:
         commits.append(commit_row(sha, number, f"{area}: teach it trick number {number}"))
         changes += [
             change_row(sha, f"src/{area}/mod.rs", "M", patch(area, number)),
-            change_row(sha, f"src/{area}/rules.rs", "M", patch(area, number + 100)),
+            change_row(sha, f"src/{area}/rules.rs", "M", function_patch(area, number + 100)),
         ]
         if number >= N_EARLIER:
             changes.append(
@@ -62,6 +62,12 @@ def tree(*, later: bool) -> dict[str, str]:
 def patch(area: str, number: int) -> str:
     lines = [f"+    let {area}_{number}_{line} = {area}::step({line});" for line in range(6)]
     return "@@ -1,2 +1,8 @@\n fn run() {\n" + "\n".join(lines) + "\n }\n"
+
+
+def function_patch(area: str, number: int) -> str:
+    lines = [f"+    let {area}_{line} = {area}::step({line});" for line in range(6)]
+    added = "\n".join(["+", f"+pub fn rule_{number}() {{", *lines, "+}"])
+    return f"@@ -1,2 +1,11 @@\n fn run() {{}}\n{added}\n fn end() {{}}\n"
 
 
 def commit_row(sha: str, day: int, subject: str) -> dict:

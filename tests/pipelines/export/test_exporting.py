@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -71,6 +72,7 @@ def test_everything_that_others_need_is_beside_the_weights(exported):
     assert json.loads((folder / "AGREEMENT.json").read_text()) == report
     assert "llama.cpp" in (folder / "README.md").read_text()
     assert report["folder"] == str(folder)
+    assert all(file.stat().st_mode & 0o044 for file in folder.iterdir()), "others may read it"
 
 
 def test_weights_in_several_files_are_the_same(given, exported, tmp_path, monkeypatch):
@@ -105,14 +107,43 @@ def test_what_does_not_agree_is_not_exported(given, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_modelfile_says_the_template_as_ollama_reads_it(tmp_path):
-    profile = tiny_profile(tmp_path)
-    text = modelfile(byte_tokenizer(), profile)
-    assert (
-        'TEMPLATE """<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n'
-        '{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>"""' in text
-    )
+LLAMA_3 = (
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}"
+    "<|end_header_id|>\n\n{{ message.content }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def written_by_ollama(text, turns, system):
+    """The prompt as Ollama makes it: turn by turn, cut off before the answer to come."""
+    template = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
+    given, rest = re.fullmatch(r"{{ if .System }}(.*){{ end }}(.*)", template, re.DOTALL).groups()
+    prompt = ""
+    for question, answer in turns:
+        opening, closing = rest.split("{{ .Response }}")
+        prompt += given.replace("{{ .System }}", system) if system else ""
+        prompt += opening.replace("{{ .Prompt }}", question)
+        prompt += answer + closing if answer else ""
+        system = ""
+    return prompt
+
+
+@pytest.mark.parametrize("template", [None, LLAMA_3], ids=["ChatML", "Llama 3"])
+@pytest.mark.parametrize("system", ["", "Be kind."])
+def test_ollama_writes_a_conversation_as_the_models_own_template_does(tmp_path, template, system):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    text = modelfile(tokenizer, tiny_profile(tmp_path))
     assert 'PARAMETER stop "<|im_end|>"' in text
+    messages = [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And how?"},
+    ]
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    found = written_by_ollama(text, [("Why?", "So."), ("And how?", "")], system)
+    assert found == expected
 
 
 def test_a_default_system_prompt_is_kept_and_an_opening_token_left_to_llama_cpp(tmp_path):

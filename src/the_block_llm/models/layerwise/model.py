@@ -84,11 +84,13 @@ def load_layerwise_model(
         raise ValueError(f"the layerwise engine does not know {config.model_type}")
     dtype = compute_dtype(device)
     files = open_checkpoint(profile, location)
-    embedding, head = _vocabulary_matrices(files, shape, dtype)
     start = None
     if added_tokens:
         assert tokenizer is not None  # noqa: S101  # it made the ids
-        start = start_rows(added_tokens, tokenizer, embedding, head, profile.name)
+        # Read for a moment, and again once the layers are loaded: a host may be small.
+        matrices = _embedding(files, dtype), _own_head(files, shape, dtype)
+        start = start_rows(added_tokens, tokenizer, *matrices, profile.name)
+        del matrices
     model = attach_adapter(_hollow_model(config), profile, seed, start)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -101,7 +103,7 @@ def load_layerwise_model(
         shape,
         FrozenParts(
             _layers(files, shape, settings, device, dtype, cache_folder),
-            *_placed(embedding, head, settings, device, added),
+            *_vocabulary(files, shape, settings, device, dtype, added),
             {name: files.read(f"model.norm.{name}").to(device, dtype) for name in norms},
             added,
         ),
@@ -133,14 +135,17 @@ def _hollow_model(config: Any) -> PreTrainedModel:
     return model
 
 
-def _vocabulary_matrices(
+def _embedding(files: CheckpointFiles, dtype: torch.dtype) -> torch.Tensor:
+    return files.read("model.embed_tokens.weight").to(dtype)
+
+
+def _own_head(
     files: CheckpointFiles, shape: DecoderShape, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Embedding and head in host memory; no head where it is tied to the embedding."""
-    embedding = files.read("model.embed_tokens.weight").to(dtype)
+) -> torch.Tensor | None:
+    """The output matrix; none where it is tied to the embedding."""
     if shape.tied or "lm_head.weight" not in files:
-        return embedding, None
-    return embedding, files.read("lm_head.weight").to(dtype)
+        return None
+    return files.read("lm_head.weight").to(dtype)
 
 
 def _layers(
@@ -160,18 +165,22 @@ def _layers(
     return store
 
 
-def _placed(
-    embedding: torch.Tensor,
-    head: torch.Tensor | None,
+def _vocabulary(
+    files: CheckpointFiles,
+    shape: DecoderShape,
     settings: EngineSettings,
     device: torch.device,
+    dtype: torch.dtype,
     added: AddedTokens | None,
 ) -> tuple[torch.Tensor, VocabularyHead]:
-    """The matrices of the vocabulary where they are read from."""
-    if device.type == "cuda":
+    """Embedding and output matrix where they are read from."""
+    on_gpu = device.type == "cuda"
+    embedding = _embedding(files, dtype)
+    if on_gpu:
         embedding = pinned(embedding)
-        if head is not None and not settings.head_resident:
-            head = pinned(head)
+    head = _own_head(files, shape, dtype)
+    if head is not None and on_gpu and not settings.head_resident:
+        head = pinned(head)
     weight = embedding if head is None else head
     return embedding, VocabularyHead(weight, device, settings.head_resident, added)
 

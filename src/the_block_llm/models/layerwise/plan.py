@@ -52,7 +52,9 @@ class MemoryPlan:
             else f"{settings.n_resident} of {settings.n_layers} layers resident"
         )
         parts = [
-            f"{self.micro_batch_rows} rows at a time",
+            "1 row at a time"
+            if self.micro_batch_rows == 1
+            else f"{self.micro_batch_rows} rows at a time",
             layers,
             "output matrix resident" if settings.head_resident else "output matrix in tiles",
             f"states in {settings.activations} memory",

@@ -57,7 +57,11 @@ def forest_plot(measures: Sequence[Mapping[str, Any]]) -> str:
             ),
             *_arrows(low, high, reach, y),
             f'<circle cx="{_x(middle, reach):.1f}" cy="{y:.1f}" r="5"/>',
-            f'<text x="{_WIDTH - _RIGHT + 14}" y="{y + 4:.1f}">{middle:+.1f} %</text>',
+            (
+                f'<text class="{"hint" if kind == "too" else ""}" x="{_WIDTH - _RIGHT + 14}" '
+                f'y="{y + 4:.1f}">'
+                f"{'too few items' if kind == 'too' else f'{middle:+.1f} %'}</text>"
+            ),
             "</g>",
         ]
     y = _TOP + _ROW * len(rows) + 20

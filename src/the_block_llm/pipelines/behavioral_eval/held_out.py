@@ -18,12 +18,11 @@ from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.likelihood import target_nats
 from the_block_llm.models.segments import collate_rows
-from the_block_llm.pipelines.behavioral_eval.leaks import familiar_shares
+from the_block_llm.pipelines.behavioral_eval.leaks import Familiar
 
 # Questions are made by this project, in a form that tuned models are trained on; what counts
 # is text that people wrote.
 WRITTEN_BY_PEOPLE: Final = ("commit", "file")
-_BATCH_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _one_each(
 
 
 def held_out_sources(
-    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]]
+    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]], familiar: Familiar
 ) -> dict[str, Source]:
     """By document id, where each document in ``rows`` comes from, and how familiar it is.
 
@@ -106,12 +105,11 @@ def held_out_sources(
         StaleDataError: A row names a document that the table does not hold.
     """
     wanted = {document_id for _, row in rows for document_id in row["document_ids"]}
-    familiar = familiar_shares(documents, wanted)
     found = {
         row["document_id"]: Source(
             kind=row["kind"],
             source=row["source"],
-            familiar=familiar.get(row["document_id"], 0.0),
+            familiar=familiar.by_document.get(row["document_id"], 0.0),
         )
         for row in documents.rows(["document_id", "kind", "source", "split"])
         if row["split"] == "held_out" and row["document_id"] in wanted
@@ -142,13 +140,13 @@ def without_tokens(row: Mapping[str, Any], ids: Collection[int]) -> dict[str, An
 
 
 def batches_of_rows(
-    rows: Sequence[tuple[int, dict[str, Any]]],
+    rows: Sequence[tuple[int, dict[str, Any]]], most_tokens: int
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Put rows together up to a number of tokens that any device can take; at least one."""
+    """Put rows together up to ``most_tokens``, padded to the longest; at least one."""
     batch: list[tuple[int, dict[str, Any]]] = []
     for numbered in rows:
         width = max(len(row["input_ids"]) for _, row in [*batch, numbered])
-        if batch and width * (len(batch) + 1) > _BATCH_TOKENS:
+        if batch and width * (len(batch) + 1) > most_tokens:
             yield batch
             batch = []
         batch.append(numbered)

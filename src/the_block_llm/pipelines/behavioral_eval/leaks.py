@@ -5,6 +5,7 @@ copy, a commit picked from another branch. Such a document measures memory, not 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from the_block_llm.datasets.parts import ParquetParts
@@ -12,6 +13,30 @@ from the_block_llm.datasets.parts import ParquetParts
 _LEAST_CHARACTERS: Final = 12  # shorter lines stand in every file
 _FEWEST_LINES: Final = 3
 SEEN_SHARE: Final = 0.9
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """How much of the held-out material also stands in training documents, from 0 to 1."""
+
+    by_document: Mapping[str, float]
+    by_source: Mapping[str, float]
+    """By path or sha, of the least familiar of its documents."""
+
+
+def familiar_held_out(documents: ParquetParts) -> Familiar:
+    """Look all held-out documents up in the training documents."""
+    source_of = {
+        row["document_id"]: row["source"]
+        for row in documents.rows(["document_id", "source", "split"])
+        if row["split"] == "held_out"
+    }
+    by_document = familiar_shares(documents, source_of)
+    by_source: dict[str, float] = {}
+    for document_id, source in source_of.items():
+        share = by_document.get(document_id, 0.0)
+        by_source[source] = min(share, by_source.get(source, share))
+    return Familiar(by_document, by_source)
 
 
 def familiar_shares(documents: ParquetParts, wanted: Iterable[str]) -> dict[str, float]:

@@ -65,8 +65,10 @@ def pair_arms(
     by_task: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     by_kind: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in item_scores:
+        if is_leaked(row):
+            continue
         by_task[row["task"]].append(row)
-        if row["task"] == HELD_OUT and not is_leaked(row):
+        if row["task"] == HELD_OUT:
             by_kind[json.loads(row["detail"])["kind"]].append(row)
     written = [row for kind in WRITTEN_BY_PEOPLE for row in by_kind[kind]]
     listed: list[tuple[str, str, str, Weight, Rows]] = [
@@ -99,8 +101,8 @@ def pair_arms(
 
 
 def is_leaked(row: Mapping[str, Any]) -> bool:
-    """True for held-out text that training has seen; it takes no part in any comparison."""
-    familiar: float = json.loads(row["detail"])["familiar"]
+    """True for what training has seen; it takes no part in any comparison."""
+    familiar: float = json.loads(row["detail"]).get("familiar", 0.0)
     return familiar >= SEEN_SHARE
 
 
@@ -150,7 +152,7 @@ def task_table(item_scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     titles = {task.name: task.title for task in TASKS}
     by_task: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in item_scores:
-        if row["task"] in titles:
+        if row["task"] in titles and not is_leaked(row):
             by_task[row["task"]].append(row)
     return [_task_row(name, titles[name], by_task[name]) for name in titles if by_task[name]]
 

@@ -1,40 +1,40 @@
 """Nodes of the pipeline ``behavioral_eval``."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.loading import pick_device
-from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.models.trainable import hold_to_cap
 from the_block_llm.pipelines.behavioral_eval import page, plan, report
-from the_block_llm.pipelines.behavioral_eval.answering import answer_probes
 from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
+from the_block_llm.pipelines.behavioral_eval.evaluating import (
+    Material,
+    adapter_hash,
+    evaluate_all,
+    find_further_models,
+)
 from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
-from the_block_llm.pipelines.behavioral_eval.general_ability import (
-    general_questions,
-    general_texts,
-)
 from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
-from the_block_llm.pipelines.behavioral_eval.measuring import (
-    measure_general_text,
-    measure_held_out,
-    measure_tasks,
-)
+from the_block_llm.pipelines.behavioral_eval.leaks import familiar_held_out
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
-from the_block_llm.pipelines.behavioral_eval.subject import Subject, retrieves
+from the_block_llm.pipelines.behavioral_eval.subject import retrieves
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
-from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items
+from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items, mark_familiar
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
+from the_block_llm.pipelines.behavioral_eval.trend import (
+    material_hash,
+    remember,
+    trend_entry,
+)
 from the_block_llm.retrieval.citations import known_names
 from the_block_llm.retrieval.passages import PassageIndex
 
@@ -81,35 +81,28 @@ def evaluate_arms(
     documents: ParquetParts,
     model: str,
     models: ModelProfiles,
+    memory_cap_gib: float | None,
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
-    """Ask and measure every arm with one loaded model."""
-    planned = ProbePlan.model_validate(probe_plan)
+    """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
+    hold_to_cap(pick_device(), memory_cap_gib)
+    further = find_further_models(params.further_models, adapter, models)
     budget = params.budget_for(pick_device().type)
     cutoff = read_cutoff(repository)
     tables = (commits, file_changes, snapshot_files)
     rows = choose_rows(held_out_rows, documents, budget.held_out_rows, params.seed)
-    items = draw_items(read_two_times(cutoff, *tables), budget.task_items, params.seed)
     passages = list(passages_at_cutoff(cutoff, *tables, budget.passage_characters))
-    index = PassageIndex(passages if any(map(retrieves, params.arms)) else [])
-    subject = _load_subject(adapter, planned.role, resolve_profile(models, model))
-    folder = Path(params.journal_folder)
-    answers = answer_probes(
-        subject, planned.probes, params.arms, params.sampling, budget, index, folder
+    familiar = familiar_held_out(documents)
+    items = draw_items(read_two_times(cutoff, *tables), budget.task_items, params.seed)
+    material = Material(
+        plan=ProbePlan.model_validate(probe_plan),
+        rows=rows,
+        sources=held_out_sources(documents, rows, familiar),
+        items=mark_familiar(items, familiar),
+        index=PassageIndex(passages if any(map(retrieves, params.arms)) else []),
     )
-    scores = [
-        *measure_held_out(subject, rows, held_out_sources(documents, rows), folder),
-        *measure_tasks(subject, items, params.arms, budget, index, folder),
-        *measure_general_text(subject, general_texts(budget.general_items), folder),
-        *measure_tasks(
-            subject,
-            general_questions(budget.general_items),
-            ("base", "tuned"),
-            budget,
-            index,
-            folder,
-        ),
-    ]
+    profile = resolve_profile(models, model)
+    answers, scores = evaluate_all(adapter, profile, further, material, params)
     return (
         [pa.Table.from_pylist(answers, schemas.COMPLETIONS)],
         [pa.Table.from_pylist(scores, schemas.ITEM_SCORES)],
@@ -128,10 +121,11 @@ def judge(
 ) -> dict[str, Any]:
     """Score what is stored and say what it shows; no model is loaded."""
     manifest = adapter.manifest
-    return report.build_report(
+    scores = list(item_scores.rows())
+    judged = report.build_report(
         ProbePlan.model_validate(probe_plan),
         list(completions.rows()),
-        list(item_scores.rows()),
+        scores,
         known_names(snapshot_files.rows(["path", "text"]), commits.rows(["sha"])),
         params,
         provenance={
@@ -139,13 +133,20 @@ def judge(
             "base_model": PurePosixPath(manifest.base_model).name,
             "base_revision": manifest.base_revision,
             "adapter": adapter.path.name,
-            "adapter_weights": _adapter_hash(adapter),
+            "adapter_weights": adapter_hash(adapter),
             "trained_at": manifest.created_at,
             "trained_commit": manifest.git_commit,
             "data": manifest.data_hashes,
+            "training": _training_facts(manifest),
             "libraries": manifest.library_versions,
         },
     )
+    entry = trend_entry(adapter.path.name, manifest.created_at, material_hash(scores), judged)
+    return {
+        **judged,
+        "material": entry["material"],
+        "trend": remember(Path(params.trend_folder) / manifest.profile, entry),
+    }
 
 
 def render_page(behavioral_report: Mapping[str, Any]) -> str:
@@ -153,23 +154,12 @@ def render_page(behavioral_report: Mapping[str, Any]) -> str:
     return page.render(behavioral_report)
 
 
-def _load_subject(
-    adapter: AdapterFolder, role: Literal["advisor", "completion"], profile: ModelProfile
-) -> Subject:
-    manifest = adapter.manifest
-    added = adapter.added_tokens
-    return Subject(
-        model=load_with_adapter(profile, adapter.path),
-        tokenizer=load_tokenizer(profile),
-        role=role,
-        # The same weights answer a little differently on another kind of device.
-        base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
-        adapter_id=_adapter_hash(adapter),
-        tuned_tokenizer=load_tokenizer(profile, added) if added else None,
-        added_ids=frozenset(added.values()),
-    )
-
-
-def _adapter_hash(adapter: AdapterFolder) -> str:
-    with (adapter.path / WEIGHTS_NAME).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _training_facts(manifest: AdapterManifest) -> dict[str, Any]:
+    """What a reader of the report wants to know of the training."""
+    metrics = manifest.metrics
+    names = ("steps_done", "seconds", "validation_loss_before", "validation_loss_after")
+    return {
+        "device": manifest.device,
+        "peak_memory_gib": manifest.peak_memory_gib,
+        **{name: metrics[name] for name in names if metrics.get(name) is not None},
+    }

@@ -1,11 +1,19 @@
 """What an evaluation asks, of which arms, and how much of it."""
 
-from typing import Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 Arm = Literal["base", "base_retrieval", "tuned", "tuned_retrieval"]
 ARMS: Final[tuple[Arm, ...]] = get_args(Arm)
+
+
+def _split(names: Any) -> Any:
+    """``--params`` cannot hold a list, so names may come as words of one text."""
+    return names.split() if isinstance(names, str) else names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class Sampling(BaseModel, frozen=True, extra="forbid"):
@@ -47,9 +55,13 @@ class Budget(BaseModel, frozen=True, extra="forbid"):
 class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Parameters of the pipeline ``behavioral_eval``."""
 
-    suites: tuple[str, ...] = Field(min_length=1)
-    """Names of files in conf/base/suites. Those for the other role of model are passed over."""
-    arms: tuple[Arm, ...] = ("base", "tuned")
+    suites: Names = Field(min_length=1)
+    """Names of files in conf/base/suites; a list, or one text of words. Those for the other role
+    of model are passed over."""
+    arms: Annotated[tuple[Arm, ...], BeforeValidator(_split)] = ("base", "tuned")
+    further_models: Names = ()
+    """Put to the same items, without retrieval: ``VERSION`` of an earlier adapter,
+    ``PROFILE@VERSION``, ``PROFILE@base``. Each takes as long as one arm and its loading."""
     max_items: int | None = Field(default=None, ge=1)
     """Cap on every budget below that counts items; none: the budget of the device."""
     sampling: Sampling = Sampling()
@@ -61,6 +73,8 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Random swaps of the arms, to see how often chance alone would have said better."""
     journal_folder: str
     """Results are kept here as they come; a killed run goes on from them."""
+    trend_folder: str
+    """One small file an evaluated adapter is kept here, for the trend in the report."""
     seed: int = 42
     """Of everything drawn: which items, which resamples."""
 

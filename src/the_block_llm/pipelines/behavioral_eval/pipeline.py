@@ -41,6 +41,7 @@ def create_pipeline() -> Pipeline:
                     "documents": "documents",
                     "model": "params:model",
                     "models": "params:models",
+                    "memory_cap_gib": "params:qlora_train.memory_cap_gib",
                     "params": "params:behavioral_eval",
                 },
                 outputs=["completions", "item_scores"],

@@ -16,8 +16,7 @@ from the_block_llm.pipelines.behavioral_eval.answers import (
 from the_block_llm.pipelines.behavioral_eval.calibration import calibrate
 from the_block_llm.pipelines.behavioral_eval.coherence import coherence_report
 from the_block_llm.pipelines.behavioral_eval.measures import is_leaked, pair_arms, task_table
-from the_block_llm.pipelines.behavioral_eval.measuring import HELD_OUT
-from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
+from the_block_llm.pipelines.behavioral_eval.params import ARMS, BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.verdict import (
     RULES,
@@ -57,8 +56,9 @@ def build_report(
         provenance: JSON values that say which model, adapter and data this is about.
 
     Returns:
-        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer,
-        ``measures`` the evidence, ``answers`` every answer.
+        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer, ``measures``
+        the evidence, ``answers`` every answer, ``items`` every item (bits of ``weight`` bytes,
+        or 1 for right and 0 for wrong).
 
     Raises:
         StaleDataError: Answers and questions do not belong together.
@@ -81,6 +81,7 @@ def build_report(
         "criteria": _criteria(categories),
         "coherence": coherence_report(answers),
         "answers": _side_by_side(answers),
+        "items": _items(item_scores),
         "questions": {
             "asked": len(plan.probes),
             "available": plan.n_available,
@@ -115,9 +116,13 @@ def _also_compared(
     item_scores: Sequence[Mapping[str, Any]],
     params: BehavioralEvalParams,
 ) -> list[dict[str, Any]]:
-    arms = {answer.arm for answer in answers}
+    arms = {answer.arm for answer in answers} | {row["arm"] for row in item_scores}
+    further = sorted(arms - set(ARMS))
     compared = []
-    for first, second, title in _ALSO_COMPARED:
+    for first, second, title in (
+        *_ALSO_COMPARED,
+        *((name, "tuned", f"This adapter instead of {name}") for name in further),
+    ):
         if {first, second} <= arms:
             paired = pair_arms(answers, item_scores, first, second)
             judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
@@ -127,9 +132,27 @@ def _also_compared(
 
 
 def _leaked(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sources of held-out text that stands in the training documents as well."""
-    held_out = [row for row in item_scores if row["task"] == HELD_OUT]
-    return sorted({row["cluster"] for row in held_out if is_leaked(row)})
+    """Sources of held-out text and of tasks that stand in the training documents as well."""
+    return sorted({row["cluster"] for row in item_scores if is_leaked(row)})
+
+
+def _items(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every item measured by likelihood, with its value in each arm."""
+    items: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in item_scores:
+        item = items.setdefault(
+            (row["task"], row["item_id"]),
+            {
+                "task": row["task"],
+                "item_id": row["item_id"],
+                "cluster": row["cluster"],
+                "weight": row["weight"],
+                "left_out": is_leaked(row),
+                "values": {},
+            },
+        )
+        item["values"][row["arm"]] = row["value"]
+    return list(items.values())
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from the_block_llm.pipelines.behavioral_eval.params import Arm
 
@@ -18,7 +18,8 @@ from the_block_llm.pipelines.behavioral_eval.params import Arm
 class Subject:
     """What is evaluated, and how to speak to it."""
 
-    model: PeftModel
+    model: PeftModel | PreTrainedModel
+    """Without an adapter it can answer as the base only."""
     tokenizer: PreTrainedTokenizerBase
     """Of the base."""
     role: Literal["advisor", "completion"]
@@ -37,9 +38,9 @@ class Subject:
         return tuned or self.tokenizer
 
     @contextmanager
-    def as_arm(self, arm: Arm) -> Iterator[PeftModel]:
+    def as_arm(self, arm: Arm) -> Iterator[PeftModel | PreTrainedModel]:
         """The model as ``arm`` sees it."""
-        if is_tuned(arm):
+        if is_tuned(arm) or not isinstance(self.model, PeftModel):
             yield self.model
         else:
             with self.model.disable_adapter():

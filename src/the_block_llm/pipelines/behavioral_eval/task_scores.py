@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.models.likelihood import continuation_nats
+from the_block_llm.models.likelihood import Continued
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 
 
@@ -30,16 +29,14 @@ class ChoiceScore:
                 "chosen": self.chosen,
                 "nats": [round(value, 4) for value in self.nats],
                 "tricks": item.tricks,
+                "familiar": item.familiar,
             }
         )
 
 
-def choice_nats(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prefix: str, item: ChoiceItem
-) -> list[float]:
-    """What each choice costs after ``prefix``, in nats."""
-    return continuation_nats(
-        model,
+def continued(tokenizer: PreTrainedTokenizerBase, prefix: str, item: ChoiceItem) -> Continued:
+    """``prefix`` with the item's choices to go on with, as token ids."""
+    return Continued(
         tokenizer(prefix)["input_ids"],
         [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in item.choices],
     )

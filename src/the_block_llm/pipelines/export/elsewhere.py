@@ -33,20 +33,34 @@ def modelfile(tokenizer: PreTrainedTokenizerFast, profile: ModelProfile) -> str:
 
 
 def _chat(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Ollama writes one turn after the other by this template, the system prompt with the first.
+
+    Which part of the tokenizer's own template belongs to which speaker shows where the same
+    speaker comes again.
+    """
     system = {"role": "system", "content": _SYSTEM}
     user = {"role": "user", "content": _USER}
     assistant = {"role": "assistant", "content": _ASSISTANT}
-    asked = _render(tokenizer, [system, user], ends_with_answer=False)
-    whole = _render(tokenizer, [system, user, assistant], ends_with_answer=True)
-    end = whole.rpartition(_ASSISTANT)[2].rstrip()
-    template = asked.replace(_SYSTEM, "{{ .System }}").replace(_USER, "{{ .Prompt }}")
-    lines = [f'TEMPLATE """{template}{{{{ .Response }}}}{end}"""']
+    # The turns of: system, user, assistant, user, and then the assistant is to speak.
+    whole = _render(tokenizer, [system, user, assistant, user], ends_with_answer=False)
+    before, _, rest = whole.partition(_SYSTEM)
+    between, _, rest = rest.partition(_USER)
+    answer_begin, _, rest = rest.partition(_ASSISTANT)
+    next_turn = rest.partition(_USER)[0]
+    answered = _render(tokenizer, [system, user, assistant], ends_with_answer=True)
+    answer_end = answered.rpartition(_ASSISTANT)[2]
+    user_begin = next_turn.removeprefix(answer_end)
+    system_end = between.removesuffix(user_begin)
+    template = (
+        f"{{{{ if .System }}}}{before}{{{{ .System }}}}{system_end}{{{{ end }}}}"
+        f"{user_begin}{{{{ .Prompt }}}}{answer_begin}{{{{ .Response }}}}{answer_end}"
+    )
+    lines = [f'TEMPLATE """{template}"""']
     # What the template tells the model where nobody tells it anything.
-    before, _, rest = asked.partition(_SYSTEM)
-    between = rest.partition(_USER)[0]
     plain = _render(tokenizer, [user], ends_with_answer=False)
-    if before and plain.startswith(before) and between in plain:
-        lines.append(f'SYSTEM """{plain.removeprefix(before).partition(between)[0]}"""')
+    told = plain.removeprefix(before).partition(between)[0]
+    if before and plain.startswith(before) and between in plain and told:
+        lines.append(f'SYSTEM """{told}"""')
     return lines
 
 
@@ -78,7 +92,7 @@ With Ollama, which reads these safetensors itself:
 
     ollama create my-advisor -f Modelfile
 
-As GGUF, with a checkout of llama.cpp:
+As GGUF, with a checkout of llama.cpp, whose script needs `pip install gguf sentencepiece`:
 
     python convert_hf_to_gguf.py {name} --outtype bf16 --outfile model.gguf
     llama-quantize model.gguf model-q4_k_m.gguf Q4_K_M

@@ -120,7 +120,10 @@ def _plain(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _write_shard(folder: Path, number: int, weights: dict[str, torch.Tensor]) -> list[str]:
-    save_file(weights, folder / f"shard-{number}.safetensors", metadata={"format": "pt"})
+    file = folder / f"shard-{number}.safetensors"
+    save_file(weights, file, metadata={"format": "pt"})
+    # Written for the owner alone; Ollama's service runs as somebody else.
+    file.chmod(0o644)
     return list(weights)
 
 

@@ -20,7 +20,7 @@ from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, Pri
 # Mean size of a piece from that many commits on. A short history has pieces enough for every
 # core, a long one not so many files that opening them takes the time; and since the beginning
 # of a history is cut the same way however long it grows, its pieces are never read again.
-_MEAN_COMMITS_FROM: Final = {0: 32, 512: 128, 2048: 256, 8192: 512}
+_MEAN_COMMITS_FROM: Final = {0: 64, 512: 256, 2048: 512, 16384: 1024}
 _MAX_OF_MEAN: Final = 2
 LATEST_TIME: Final = 253_402_300_799
 """The last second of the year 9999; commit times beyond are damage."""

@@ -15,7 +15,7 @@ from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.shares import Share
 from the_block_llm.pipelines.git_ingest.tally import Tally
-from the_block_llm.pipelines.git_ingest.workers import in_stretches
+from the_block_llm.pipelines.git_ingest.workers import Stretch, in_stretches
 from the_block_llm.progress import progress_bar
 
 
@@ -62,12 +62,11 @@ def read_history(
     todo = [i for i, note in enumerate(notes) if note is None]
     n_commits = sum(len(pieces[i].shas) for i in todo)
 
-    def read(places: Iterator[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read(places: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
         readers = Readers(view)
         try:
-            ahead = next(places, None)
-            while ahead is not None:
-                i, ahead = todo[ahead], next(places, None)
+            for place in places:
+                i, ahead = todo[place], places.peek()
                 then = () if ahead is None else pieces[todo[ahead]].shas
                 stem = cache.stem(names[i])
                 yield i, read_history_piece(readers, pieces[i], options, stem, then)

@@ -13,7 +13,11 @@ from the_block_llm.datasets.parts import write_part
 from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
-from the_block_llm.pipelines.git_ingest.damaged import changed_blobs, read_damaged_commit
+from the_block_llm.pipelines.git_ingest.damaged import (
+    changed_blobs,
+    lacks_objects,
+    read_damaged_commit,
+)
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_message, decode_path
 from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.patch_stream import (
@@ -83,8 +87,10 @@ class Readers:
         self.blobs = BlobReader(view)
         self._stream: PatchStream | None = None
 
-    @property
-    def stream(self) -> PatchStream:
+    def stream_for(self, shas: Sequence[str]) -> PatchStream:
+        """Return a stream that answers for ``shas`` next."""
+        if self._stream is not None and not self._stream.can_answer(shas):
+            self.close_stream()
         if self._stream is None:
             self._stream = PatchStream(self.view)
         return self._stream
@@ -109,7 +115,7 @@ def read_history_piece(
 ) -> dict[str, Any]:
     """Read the commits of ``piece`` and write them beside ``stem``; returns the notes.
 
-    ``then`` are the commits of the piece that these readers will read next.
+    ``then`` are the commits of the piece that these readers will probably read next.
     Writes ``<stem>.changes.parquet`` in the schema FILE_CHANGES, ``<stem>.commits.arrow``
     in PIECE_COMMITS, both in the order of the piece, then the notes.
     """
@@ -205,7 +211,7 @@ class _PieceReading:
             after = then if at + len(asked) == len(shas) else ()
             before = self._changes.n_batches, len(self._changes.waiting)
             try:
-                for header, patches in self._readers.stream.commits(asked, after):
+                for header, patches in self._readers.stream_for(asked).commits(asked, after):
                     yield from self._commit(header, patches)
                     at += 1
                     before = self._changes.n_batches, len(self._changes.waiting)
@@ -215,9 +221,9 @@ class _PieceReading:
                 if self._changes.n_batches > before[0]:
                     raise _BeginAgainError(self._culprit(shas, at)) from None
                 del self._changes.waiting[before[1] :], self._counts[before[1] :]
-                # Git may have ended at this commit or at the beginning of the next one:
-                # alone it shows which.
-                if is_alone:
+                # Git may have ended at this commit or at the beginning of the next one: where
+                # nothing is missing, alone it shows which.
+                if is_alone or lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
                     self._damaged.add(shas[at])
                 is_alone = True
         if (batch := self._changes.rest()) is not None:
@@ -228,8 +234,11 @@ class _PieceReading:
 
     def _culprit(self, shas: Sequence[str], at: int) -> str:
         """Return the commit that ended git while it was to print the one at ``at``."""
+        if lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
+            return shas[at]
         try:
-            for _ in self._readers.stream.commits(shas[at : at + 1]):
+            alone = shas[at : at + 1]
+            for _ in self._readers.stream_for(alone).commits(alone):
                 pass
         except GitStoppedError:
             self._readers.close_stream()

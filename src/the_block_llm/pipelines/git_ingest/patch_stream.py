@@ -199,7 +199,7 @@ class PatchStream(PatchReader):
         )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018
         self._asked: list[str] | None = None
-        """What git was told last, and will answer last."""
+        """What git was told last and has not answered."""
         self._is_ahead = False
         """This side reads faster than git writes."""
         self._stdin = self._process.stdin
@@ -222,7 +222,7 @@ class PatchStream(PatchReader):
 
         Args:
             shas: What to read.
-            then: What will surely be asked next, so that git can go on with it meanwhile.
+            then: What will probably be asked next, so that git can go on with it meanwhile.
 
         Raises:
             GitStoppedError: Git could not read an object. The stream is of no use afterwards.
@@ -239,8 +239,12 @@ class PatchStream(PatchReader):
                 self._ask(groups[i + 1])
             yield from self._answers(group)
 
+    def can_answer(self, shas: Sequence[str]) -> bool:
+        """False where git is at work on something else that it was told to come next."""
+        return self._asked is None or self._asked == list(shas[:_ASKED_AT_A_TIME])
+
     def _ask(self, shas: list[str]) -> None:
-        if self._asked is not None and self._asked == shas:
+        if self._asked == shas:
             return
         try:
             self._stdin.write("".join(f"{sha}\n" for sha in (*shas, _END)).encode())
@@ -263,6 +267,8 @@ class PatchStream(PatchReader):
             for _ in patches:
                 pass
         self.step(len(_END) + 1)
+        if self._asked == shas:
+            self._asked = None
 
     def _read_block(self) -> bytes:
         if self._is_ahead:

@@ -49,8 +49,8 @@ class Stretches:
     that at any time one waits more for git and the other for this interpreter. A thread whose
     stretch is done helps with the longest one that is left.
 
-    >>> numbers = Stretches(5, n_threads=2)
-    >>> [numbers.take(thread) for thread in (0, 1, 1, 0, 1, 0)]
+    >>> stretches = Stretches(5, n_threads=2)
+    >>> [stretches.take(thread) for thread in (0, 1, 1, 0, 1, 0)]
     [0, 4, 3, 1, 2, None]
     """
 
@@ -61,19 +61,20 @@ class Stretches:
         self._left = [range(*pair) for pair in itertools.pairwise(borders)]
         self._stretch_of = [thread // 2 for thread in range(n_threads)]
 
+    def peek(self, thread: int) -> int | None:
+        """Return the number that the thread would take now, None when all are taken."""
+        stretch = self._left[self._stretch_of[thread]] or max(self._left, key=len)
+        return stretch[-(thread % 2)] if stretch else None
+
     def take(self, thread: int) -> int | None:
         """Return the next number for that thread, None when all are taken."""
         with self._lock:
-            stretch = self._stretch_of[thread]
-            if not self._left[stretch]:
-                stretch = max(range(len(self._left)), key=lambda i: len(self._left[i]))
-                self._stretch_of[thread] = stretch
-            left = self._left[stretch]
-            if not left:
-                return None
-            from_end = thread % 2 == 1
-            self._left[stretch] = left[:-1] if from_end else left[1:]
-            return left[-1] if from_end else left[0]
+            number = self.peek(thread)
+            for i, left in enumerate(self._left):
+                if number is not None and number in left:
+                    self._left[i] = left[:-1] if number == left[-1] else left[1:]
+                    self._stretch_of[thread] = i
+            return number
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -81,8 +82,23 @@ class Stretches:
             self._left = [range(0)] * len(self._left)
 
 
+class Stretch:
+    """The numbers that fall to one thread, as it takes them."""
+
+    def __init__(self, stretches: Stretches, thread: int) -> None:
+        self._stretches = stretches
+        self._thread = thread
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(lambda: self._stretches.take(self._thread), None)
+
+    def peek(self) -> int | None:
+        """Return the number that probably comes next; another thread may take it first."""
+        return self._stretches.peek(self._thread)
+
+
 def in_stretches(
-    n_items: int, n_threads: int, work: Callable[[Iterator[int]], Iterator[Answer]]
+    n_items: int, n_threads: int, work: Callable[[Stretch], Iterator[Answer]]
 ) -> Iterator[Answer]:
     """Yield what ``work`` yields, in the order of time.
 
@@ -97,7 +113,7 @@ def in_stretches(
 
     def run(thread: int) -> None:
         try:
-            for answer in work(iter(lambda: stretches.take(thread), None)):
+            for answer in work(Stretch(stretches, thread)):
                 answers.put((answer,))
         except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
             answers.put(error)

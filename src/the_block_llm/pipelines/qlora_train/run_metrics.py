@@ -73,6 +73,7 @@ def run_metrics(
             if memory is None or device.type == "cpu"
             else round(memory.device_bytes / 2**30, 3)
         ),
+        "memory_cap_gib": job.limits.device_gib if device.type == "cuda" else None,
         "peak_memory_gib": round(
             max([peak_memory_gib(device), *(entry["memory_gib"] for entry in steps)]), 3
         ),

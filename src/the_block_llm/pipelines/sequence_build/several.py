@@ -34,6 +34,11 @@ class Tables:
         return self.repository.get("repositories") or [self.repository]
 
 
+def project_name(repository_name: str) -> str:
+    """What documents call the project."""
+    return repository_name.removesuffix(".git") or "this project"
+
+
 def chosen_tables(
     repository: Mapping[str, Any],
     commits: ParquetParts,
@@ -101,6 +106,7 @@ def corpora(
     each = tables.each
     if len(each) == 1:
         return Corpus(
+            project=project_name(str(each[0].get("name") or "")),
             history=history,
             file_changes=tables.file_changes,
             snapshot_files=tables.snapshot_files,
@@ -125,6 +131,7 @@ def corpora(
         found.append(
             OneOfSeveral(
                 Corpus(
+                    project=project_name(name),
                     history=_own(history, own, facts),
                     file_changes=changes.of(name, prefix),
                     snapshot_files=files.of(name, prefix),

@@ -45,10 +45,10 @@ function showSource(source, line = null) {
   let here = null;
   source.lines.forEach((text, at) => {
     const number = source.first_line === null ? null : source.first_line + at;
-    const row = add(shown, "span", number !== null && number === line ? "here" : "");
-    if (number !== null) add(row, "span", "number", `${String(number).padStart(5)}  `);
-    row.append(text);
-    if (row.className) here = row;
+    const row = add(shown, "span", number === null ? "plain" : number === line ? "here" : "");
+    if (number !== null) add(row, "span", "number", String(number));
+    add(row, "span", "", text);
+    if (row.className === "here") here = row;
   });
   byId("source").hidden = false;
   (here ?? shown).scrollIntoView({ block: here ? "center" : "nearest" });
@@ -76,8 +76,7 @@ function writePart(article, text, citation) {
 function writePassages(article, passages) {
   if (!passages.length) return;
   const note = add(article, "p", "note", "Read: ");
-  passages.forEach((passage, at) => {
-    if (at) note.append(", ");
+  passages.forEach((passage) => {
     const open = passage.first_line === null
       ? () => openCommit(passage.source)
       : () => openFile(passage.source, passage.first_line);
@@ -102,7 +101,7 @@ async function* events(body) {
   }
 }
 
-async function answer(article) {
+async function answer(article, waiting) {
   const reply = await request("/v1/chat/completions", {
     method: "POST",
     signal: running.signal,
@@ -118,7 +117,10 @@ async function answer(article) {
     if (event.error) throw new Error(event.error.message);
     const choice = event.choices[0];
     const piece = choice?.delta?.content ?? "";
-    if (piece) writePart(article, piece, event.citation);
+    if (piece) {
+      waiting.remove();
+      writePart(article, piece, event.citation);
+    }
     text += piece;
     if (choice?.finish_reason === "length") add(article, "p", "note", "Cut off: the answer grew too long.");
     if (event.passages) writePassages(article, event.passages);
@@ -128,18 +130,22 @@ async function answer(article) {
 
 async function ask(question) {
   messages.push({ role: "user", content: question });
+  byId("welcome").hidden = true;
   add(conversation, "article", "user", question);
   const article = add(conversation, "article", "assistant");
+  const waiting = add(article, "span", "note waiting", byId("retrieval").checked ? "Searching and reading" : "Reading");
+  article.scrollIntoView({ block: "nearest" });
   running = new AbortController();
   byId("send").hidden = true;
   byId("stop").hidden = false;
   try {
-    messages.push({ role: "assistant", content: await answer(article) });
+    messages.push({ role: "assistant", content: await answer(article, waiting) });
   } catch (error) {
     messages.pop();
     const stopped = error.name === "AbortError";
     add(article, "p", stopped ? "note" : "note error", stopped ? "Stopped." : error.message);
   } finally {
+    waiting.remove();
     running = null;
     byId("send").hidden = false;
     byId("stop").hidden = true;
@@ -149,7 +155,7 @@ async function ask(question) {
 async function listModels() {
   const list = await (await request("/v1/models")).json();
   const advisors = list.data.filter((model) => model.role === "advisor");
-  byId("model").replaceChildren(...advisors.map((model) => new Option(model.id, model.id)));
+  byId("model").replaceChildren(...advisors.map((model) => new Option(model.id.replace("@", " · "), model.id)));
 }
 
 byId("ask").addEventListener("submit", (event) => {
@@ -170,7 +176,13 @@ byId("close").addEventListener("click", () => { byId("source").hidden = true; })
 byId("forget").addEventListener("click", () => {
   running?.abort();
   messages = [];
-  conversation.replaceChildren();
+  conversation.replaceChildren(byId("welcome"));
+  byId("welcome").hidden = false;
+  byId("source").hidden = true;
+  byId("question").focus();
+});
+document.querySelectorAll("#welcome .examples button").forEach((example) => {
+  example.addEventListener("click", () => { if (!running) ask(example.textContent); });
 });
 byId("key").addEventListener("change", () => listModels().catch(() => {}));
 listModels().catch((error) => add(conversation, "p", "error", error.message));

@@ -22,6 +22,8 @@ class ChoiceItem:
     """What comes before the choice, the same for all of them."""
     choices: tuple[str, ...]
     answer: int
+    familiar: float = 0.0
+    """Share of the lines of its commit or file that training documents hold as well."""
     tricks: Mapping[str, float] = field(default_factory=dict)
     """By cheap trick, the chance that it picks the answer; 0.25 is what guessing gets."""
 

@@ -44,12 +44,8 @@ def _item(
     times: TwoTimes, commit: LaterCommit, path: str, shown: list[str], source: random.Random
 ) -> ChoiceItem | None:
     touched = {change.path for change in commit.changes}
-    suffix = PurePosixPath(path).suffix
-    candidates = [
-        other
-        for other in sorted(times.paths_before - touched)
-        if PurePosixPath(other).suffix == suffix
-    ]
+    alike = times.paths_by_suffix[PurePosixPath(path).suffix]
+    candidates = [other for other in alike if other not in touched]
     often = times.times_changed
 
     def distance(other: str) -> float:

@@ -22,6 +22,8 @@ _HEADING: Final = re.compile(r"^#{1,4} +(.+?) *#*$", re.MULTILINE)
 _FENCE: Final = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _CHARACTERS: Final = 240
 _LEAST_CHARACTERS: Final = 80
+_RUN_WORDS: Final = 5
+_MOST_FAMILIAR: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ def text_under_heading(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
     Distractors are openings of other new sections, of the same document where it has enough,
     cut to the same length.
     """
-    known = {section.text for section in _sections(times.documents_before)}
-    new = [s for s in _sections(times.documents_after) if s.text not in known]
+    known = set[tuple[str, ...]]().union(*map(_runs, times.documents_before.values()))
+    new = [s for s in _sections(times.documents_after) if _is_new(s.text, known)]
     for section in new:
         source = random.Random(f"{seed}/{section.path}/{section.heading}")  # noqa: S311
         others = [s for s in new if s.text != section.text and s.heading != section.heading]
@@ -51,6 +53,17 @@ def text_under_heading(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
         near = nearest(pool, distance, N_CHOICES - 1, source)
         if len(near) == N_CHOICES - 1:
             yield _item(times.project, section, near, source)
+
+
+def _is_new(text: str, known: set[tuple[str, ...]]) -> bool:
+    """False for a paragraph that mostly stood somewhere before, moved or with a word changed."""
+    runs = _runs(text)
+    return len(runs & known) < _MOST_FAMILIAR * len(runs)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = split_words(text)
+    return {tuple(words[at : at + _RUN_WORDS]) for at in range(len(words) - _RUN_WORDS + 1)}
 
 
 def _item(

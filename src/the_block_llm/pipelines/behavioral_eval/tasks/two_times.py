@@ -60,6 +60,14 @@ class TwoTimes:
         """Folders at the cut-off with the number of files directly in them."""
         return Counter(str(PurePosixPath(path).parent) for path in sorted(self.paths_before))
 
+    @cached_property
+    def paths_by_suffix(self) -> dict[str, list[str]]:
+        """Files at the cut-off by the ending of their names, sorted."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self.paths_before):
+            found.setdefault(PurePosixPath(path).suffix, []).append(path)
+        return found
+
     def days_idle(self, path: str) -> float:
         """Days from the last change of ``path`` to the cut-off; many where there was none."""
         last = self.last_changed.get(path)
