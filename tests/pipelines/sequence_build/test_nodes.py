@@ -282,7 +282,9 @@ def test_one_of_two_repositories_alone_gives_the_corpus_it_has_by_itself(
 ) -> None:
     tables = two_repositories(tmp_path, long_story)
     chosen = Run(tmp_path / "chosen", tables, smollm2_profile, only_repository="story")
-    alone = Run(tmp_path / "alone", long_story.tables(tmp_path, 0.85), smollm2_profile)
+    by_itself = long_story.tables(tmp_path, 0.85)
+    by_itself.repository["name"] = "story"
+    alone = Run(tmp_path / "alone", by_itself, smollm2_profile)
     assert list(chosen.documents.rows()) == list(alone.documents.rows())
     assert chosen.report == alone.report
     with pytest.raises(ParameterError, match="'nowhere' is none of the 2.*story, other"):
@@ -307,9 +309,13 @@ def test_commits_that_a_fork_shares_are_rendered_once(
     origin.file_changes = both(origin.file_changes, FILE_CHANGES)
     origin.snapshot_files = both(origin.snapshot_files, SNAPSHOT_FILES)
     run = Run(tmp_path, origin, smollm2_profile)
-    of_commits = [row["source"] for row in run.documents.rows(["kind", "source"])
-                  if row["kind"] == "commit"]  # fmt: skip
-    assert len(of_commits) == len(set(of_commits)) == 12
+    of_commits = [
+        (row["document_id"], row["source"])
+        for row in run.documents.rows(["document_id", "kind", "source"])
+        if row["kind"] == "commit"
+    ]
+    assert len(of_commits) == len({document_id for document_id, _ in of_commits})
+    assert len({sha for _, sha in of_commits}) == 12
     # Files that the fork did not touch are not learned again either.
     assert run.report["train_duplicates_removed_documents"] > 0
     learned = [
