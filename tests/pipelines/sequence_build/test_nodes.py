@@ -320,8 +320,8 @@ def test_commits_that_a_fork_shares_are_rendered_once(
     assert run.report["train_duplicates_removed_documents"] > 0
     learned = [
         row["source"].split("/")[0]
-        for row in run.documents.rows(["kind", "split", "source"])
-        if (row["kind"], row["split"]) == ("file", "train")
+        for row in run.documents.rows(["document_id", "split", "source"])
+        if row["document_id"].startswith("file/") and row["split"] == "train"
     ]
     assert set(learned) == {"story"}
 
