@@ -81,5 +81,9 @@ class ExecutionError(BlockError):
     """The engine that jobs should run on cannot be had: not installed, or out of reach."""
 
 
+class GraphSiteError(BlockError):
+    """The graph cannot be built or served as a site."""
+
+
 class ExportError(BlockError):
     """An exported model does not answer as the adapter does."""

@@ -20,7 +20,7 @@ from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.planning.params import PlanningParams
 
-_TYPED: Final[dict[str, type[BaseModel]]] = {
+TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "execution": ExecutionParams,
     "models": ModelProfiles,
     "git_ingest": GitIngestParams,
@@ -41,7 +41,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         ParameterError: With one line for each parameter that is wrong.
         ProfileError: ``model`` names no profile.
     """
-    known = (*_TEXTS, "repositories", *_TYPED)
+    known = (*_TEXTS, "repositories", *TYPED_PARAMETERS)
     problems = [_unknown(name, known, "") for name in parameters if name not in known]
     for name in _TEXTS:
         value = parameters.get(name)
@@ -54,7 +54,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
             f"repositories is {several!r}; it must be a list of paths or URLs, a file that lists "
             "them, or a folder of clones."
         )
-    for name, kind in _TYPED.items():
+    for name, kind in TYPED_PARAMETERS.items():
         try:
             kind.model_validate(parameters.get(name) or {})
         except ValidationError as error:

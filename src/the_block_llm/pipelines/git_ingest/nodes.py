@@ -66,3 +66,16 @@ def report_ingest(
 ) -> dict[str, Any]:
     """Say what was read, kept and left out."""
     return ingest_report(repository, history, snapshots, overlaps)
+
+
+def plot_ingest(
+    repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Draw the history and what was left out of it; gives two matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+    from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
+        plot_history,
+        plot_left_out,
+    )
+
+    return plot_history(commits, repository), plot_left_out(report)

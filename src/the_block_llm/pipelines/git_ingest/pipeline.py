@@ -5,6 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from the_block_llm.pipelines.git_ingest.nodes import (
     compare_repositories,
     find_repositories,
+    plot_ingest,
     read_commits,
     read_files,
     report_ingest,
@@ -26,18 +27,21 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="repository",
                 name="find_repositories",
+                tags=["git"],
             ),
             Node(
                 read_commits,
                 inputs=["repository", "params:git_ingest", "params:execution"],
                 outputs=["commits", "file_changes", "history_counts"],
                 name="read_commits",
+                tags=["git"],
             ),
             Node(
                 read_files,
                 inputs=["repository", "params:git_ingest", "history_counts", "params:execution"],
                 outputs=["snapshot_files", "snapshot_counts"],
                 name="read_files",
+                tags=["git"],
             ),
             Node(
                 compare_repositories,
@@ -56,6 +60,14 @@ def create_pipeline() -> Pipeline:
                 inputs=["repository", "history_counts", "snapshot_counts", "overlaps"],
                 outputs="ingest_report",
                 name="report_ingest",
+                tags=["report"],
+            ),
+            Node(
+                plot_ingest,
+                inputs=["repository", "commits", "ingest_report"],
+                outputs=["ingest_history_plot", "ingest_left_out_plot"],
+                name="plot_ingest",
+                tags=["report"],
             ),
         ]
     )
