@@ -33,7 +33,16 @@ RUN_BY = {
         r"kedro rows --row \d+.*",
         r"kedro audit .*",
         r"kedro adapters (list|compare|prune).*",
+        r"kedro training-job \S+ --processes=\d+",
     ),
+    "pipelines/git_ingest/test_many_repositories.py": (
+        r"kedro run --pipelines=git_ingest,sequence_build --params=repositories=\S+",
+    ),
+    "pipelines/sequence_build/test_nodes.py": (
+        r"kedro run --pipelines=\S+ --params=sequence_build\.only_repository=NAME",
+    ),
+    "execution/test_ray_jobs.py": (r"kedro run --pipelines=\S+ --params=execution\.engine=ray\S*",),
+    "planning/test_estimate.py": (r"kedro estimate .*",),
     "test_graph_site.py": (r"make viz",),
     "advisor/test_ask.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),
     "advisor/test_serve_command.py": (r"kedro serve.*",),
@@ -79,7 +88,6 @@ COMING = {
     "how_we_could_be_fooled.md",
     "memory_and_speed.md",
     "reading_the_report.md",
-    "scale_out.md",
 }
 
 

@@ -12,9 +12,11 @@ class Rates(BaseModel, frozen=True, extra="forbid"):
     ingest_cpu_s_per_repository: float = Field(ge=0)
     """To find, open and list one, whatever its size."""
     ingest_cpu_s_per_mb: float = Field(gt=0)
+    """To read, judge and write the text."""
     screening_cpu_s_per_mb: float = Field(ge=0)
     """Of one core: documents are compared in one process."""
     rendering_cpu_s_per_mb: float = Field(ge=0)
+    """Of documents, tokenising included; shared out over the cores."""
     packing_cpu_s_per_mb: float = Field(ge=0)
     """Of one core."""
     training_tokens_per_mb: float = Field(gt=0)
@@ -29,9 +31,11 @@ class PlanningParams(BaseModel, frozen=True, extra="forbid"):
     """Parameters ``planning``."""
 
     rates: Rates
+    """Measured."""
     core_hour_price: float = Field(ge=0)
     """Of one core, in whatever currency."""
     gpu_hour_price: float = Field(ge=0)
+    """Of one GPU, in the same currency."""
     median_repository_mb: float = Field(gt=0)
     """Kept text of the middle repository, of a simulation whose gigabytes are not given."""
     repository_sigma: float = Field(gt=0)

@@ -23,6 +23,10 @@ JOB_FILE: Final = "job.json"
 HELP: Final = """Write the training job for torchrun on several machines into FOLDER.
 
 \b
+Example:
+  kedro training-job data/06_models/.job --processes=16
+
+\b
 Then, on every machine (Slurm, Kubernetes and SkyPilot files are in deploy/):
   torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
     --module the_block_llm.pipelines.qlora_train.worker FOLDER
