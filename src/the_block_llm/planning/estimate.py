@@ -85,12 +85,13 @@ def estimate(work: Workload, planning: PlanningParams, profile: str) -> list[Sta
     ]
     if not work.gpus:
         return stages
-    speed = rates.training_tokens_per_gpu_second.get(profile)
+    speeds = {speed.profile: speed.tokens_per_second for speed in rates.training}
+    speed = speeds.get(profile)
     if speed is None:
-        known = ", ".join(sorted(rates.training_tokens_per_gpu_second))
+        known = ", ".join(sorted(speeds))
         raise ParameterError(
             f"No training speed was measured for {profile} (known: {known}). Add one to "
-            "planning.rates.training_tokens_per_gpu_second; `kedro run "
+            "planning.rates.training; `kedro run "
             "--pipelines=qlora_train --params=qlora_train.preflight_only=true` measures it."
         )
     tokens = work.megabytes * rates.training_tokens_per_mb * work.epochs

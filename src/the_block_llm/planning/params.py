@@ -3,6 +3,15 @@
 from pydantic import BaseModel, Field
 
 
+class TrainingSpeed(BaseModel, frozen=True, extra="forbid"):
+    """How fast one GPU trains a profile."""
+
+    profile: str
+    """Its name."""
+    tokens_per_second: float = Field(gt=0)
+    """Of one GPU."""
+
+
 class Rates(BaseModel, frozen=True, extra="forbid"):
     """Measured rates; ``benchmarks/rates.py`` prints those of another machine.
 
@@ -23,8 +32,8 @@ class Rates(BaseModel, frozen=True, extra="forbid"):
     """Tokens of training rows that come of a MB, with the default mix and cut-off."""
     changed_mb_per_snapshot_mb: float = Field(ge=0)
     """Kept patches for each MB of kept files."""
-    training_tokens_per_gpu_second: dict[str, float]
-    """By profile."""
+    training: tuple[TrainingSpeed, ...]
+    """How fast one GPU trains, by profile."""
 
 
 class PlanningParams(BaseModel, frozen=True, extra="forbid"):
