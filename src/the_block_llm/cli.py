@@ -15,9 +15,11 @@ from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.errors import BlockError
+from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
+from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
@@ -73,6 +75,16 @@ def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
     _without_traceback(looking.audit, _prepared(metadata), **options)
 
 
+@click.pass_obj
+def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(planning.run_estimate, _parameters(metadata), **options)
+
+
+@click.pass_obj
+def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
+    _without_traceback(job_command.write_job, _prepared(metadata), **options)
+
+
 def _prepared(
     metadata: ProjectMetadata,
 ) -> Callable[[str | None, str | None], looking.Prepared]:
@@ -123,6 +135,8 @@ for _name, _callback, _options, _help in (
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),
     ("rows", _rows, looking.ROWS_OPTIONS, looking.ROWS_HELP),
     ("audit", _audit, looking.AUDIT_OPTIONS, looking.AUDIT_HELP),
+    ("estimate", _estimate, planning.OPTIONS, planning.HELP),
+    ("training-job", _training_job, job_command.OPTIONS, job_command.HELP),
 ):
     cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
 cli.add_command(adapters_group(_parameters, _without_traceback))

@@ -26,7 +26,8 @@ LOADER_ARGS: Final[dict[str, Any]] = {
 class ProjectConfigLoader(OmegaConfigLoader):
     """Kedro's loader with two resolvers of this project.
 
-    ``${chosen:model}`` is the name under which the chosen profile keeps its data, and
+    ``${chosen:model}`` is the name under which the chosen profile keeps its data,
+    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone), and
     ``${project_path:data/x}`` an absolute path, the same from whichever folder one starts.
     """
 
@@ -40,7 +41,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # dataset; what is chosen does not change while it lives.
         @cache
         def chosen(name: str) -> str:
-            value = str(self["parameters"][name])
+            parameters = self["parameters"]
+            if name == "corpus":
+                only = (parameters.get("sequence_build") or {}).get("only_repository")
+                model = profile_name(str(parameters["model"]))
+                return f"{model}@{only}" if only else model
+            value = str(parameters[name])
             return profile_name(value) if name == "model" else value
 
         def project_path(relative: str) -> str:

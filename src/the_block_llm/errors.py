@@ -77,6 +77,10 @@ class ServerError(BlockError):
     """The server cannot start as it was asked to."""
 
 
+class ExecutionError(BlockError):
+    """The engine that jobs should run on cannot be had: not installed, or out of reach."""
+
+
 class GraphSiteError(BlockError):
     """The graph cannot be built or served as a site."""
 

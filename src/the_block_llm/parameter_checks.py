@@ -11,14 +11,17 @@ from pydantic import BaseModel, ValidationError
 
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import ParameterError
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+from the_block_llm.planning.params import PlanningParams
 
 TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
+    "execution": ExecutionParams,
     "models": ModelProfiles,
     "git_ingest": GitIngestParams,
     "sequence_build": SequenceBuildParams,
@@ -26,6 +29,7 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "behavioral_eval": BehavioralEvalParams,
     "advisor": AdvisorParams,
     "export": ExportParams,
+    "planning": PlanningParams,
 }
 _TEXTS: Final = ("repository", "model")
 
@@ -44,8 +48,12 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         if not isinstance(value, str) or not value:
             problems.append(f"{name} is {value!r}; it must be a text that is not empty.")
     several = parameters.get("repositories") or []
-    if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
-        problems.append(f"repositories is {several!r}; it must be a list of paths or URLs.")
+    is_list = isinstance(several, list) and all(isinstance(one, str) for one in several)
+    if not is_list and not isinstance(several, str):
+        problems.append(
+            f"repositories is {several!r}; it must be a list of paths or URLs, a file that lists "
+            "them, or a folder of clones."
+        )
     for name, kind in TYPED_PARAMETERS.items():
         try:
             kind.model_validate(parameters.get(name) or {})

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from rich import get_console
@@ -24,6 +25,7 @@ from rich.progress import (
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES: Final = 15.0
+_IS_SILENT: Final = ContextVar("is_silent", default=False)
 
 
 class ProgressBar:
@@ -71,8 +73,26 @@ class ProgressBar:
 
 
 @contextmanager
+def without_bars() -> Iterator[None]:
+    """Show nothing of the work in this context: it is a part of what another bar counts."""
+    token = _IS_SILENT.set(True)
+    try:
+        yield
+    finally:
+        _IS_SILENT.reset(token)
+
+
+class _Silent(ProgressBar):
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        del steps, note
+
+
+@contextmanager
 def progress_bar(description: str, total: float | None = None) -> Iterator[ProgressBar]:
     """Show how far ``description`` has come, out of ``total`` units, and how long still."""
+    if _IS_SILENT.get():
+        yield _Silent(description, total, None)
+        return
     console = get_console()
     if not console.is_terminal:
         yield ProgressBar(description, total, None)

@@ -10,6 +10,8 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+_SHOWN_WARNINGS: Final = 12
+
 
 def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: float) -> None:
     """Print a table of the run's results.
@@ -56,8 +58,16 @@ def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("left out", f"{left_out}; {redacted:,} secrets masked"),
-        *(("", warning) for warning in report["warnings"]),
+        *(("", warning) for warning in report["warnings"][:_SHOWN_WARNINGS]),
+        *_further(len(report["warnings"]) - _SHOWN_WARNINGS),
     ]
+
+
+def _further(n_warnings: int) -> list[tuple[str, str]]:
+    # Hundreds of repositories have hundreds of warnings.
+    if n_warnings <= 0:
+        return []
+    return [("", f"{n_warnings:,} more warnings in data/08_reporting/ingest_report.json")]
 
 
 def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ def test_every_command_that_needs_a_finished_run(
         "kedro run --pipeline=behavioral_eval",
         "kedro run --pipeline=export --params=export.least_agreement=0.5,export.most_nats_apart=1",
         "kedro run --tags=report",
+        "kedro training-job data/06_models/.job --processes=2",
         "kedro rows --row 3",
         "kedro rows --samples 10",
         "kedro audit",

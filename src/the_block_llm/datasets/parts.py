@@ -221,7 +221,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def _adopt(folder: Path, source: Path, schema: pa.Schema, stem: str) -> dict[str, Any]:
     with pq.ParquetFile(source) as reader:
-        if not reader.schema_arrow.equals(schema):
+        if not reader.schema_arrow.equals(_as_parquet_keeps(schema)):
             raise TableError(f"The part {source} has another schema than the table {folder}.")
         n_rows = reader.metadata.num_rows
     if source.parent.resolve() == folder.resolve():
@@ -235,6 +235,14 @@ def _adopt(folder: Path, source: Path, schema: pa.Schema, stem: str) -> dict[str
             while chunk := reader_file.read(1 << 20):
                 writer_file.write(chunk)
     return {"name": target.name, "rows": n_rows}
+
+
+def _as_parquet_keeps(schema: pa.Schema) -> pa.Schema:
+    # Parquet has no seconds: they are written, and read again, as milliseconds.
+    for index, field in enumerate(schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "s":
+            schema = schema.set(index, field.with_type(pa.timestamp("ms", tz=field.type.tz)))
+    return schema
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Path) -> pa.RecordBatch:

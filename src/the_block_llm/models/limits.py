@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 EngineChoice = Literal["auto", "layerwise", "plain"]
-LayerChoice = Literal["auto", "resident", "streamed"]
+LayerChoice = Literal["auto", "resident", "streamed", "sharded"]
 
 
 class MemoryLimits(BaseModel, frozen=True, extra="forbid"):

@@ -17,7 +17,12 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_base_model(profile: ModelProfile, device: torch.device | None = None) -> PreTrainedModel:
+def load_base_model(
+    profile: ModelProfile,
+    device: torch.device | None = None,
+    quant_storage: torch.dtype = torch.uint8,
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
     """Load the profile's model, frozen, its Linear layers quantised.
 
     Embedding, norms and head keep the compute type: nothing frozen is cast to float32 on
@@ -26,18 +31,21 @@ def load_base_model(profile: ModelProfile, device: torch.device | None = None) -
     Args:
         profile: Which model.
         device: Where to; by default :func:`pick_device`.
+        quant_storage: As what packed 4-bit weights count; FSDP2 wants one type for all.
+        dtype: To compute in; by default :func:`compute_dtype` of the device.
 
     Raises:
         ModelUnavailableError: The weights cannot be had.
     """
     device = device or pick_device()
-    dtype = compute_dtype(device)
+    dtype = dtype or compute_dtype(device)
     location = prepare_base_model(profile)
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=quant_storage,
     )
     with quiet_loading():
         model: PreTrainedModel = from_pretrained(

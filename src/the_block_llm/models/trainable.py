@@ -26,6 +26,7 @@ from the_block_llm.models.loading import compute_dtype, load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import collate_flat_rows, collate_rows
+from the_block_llm.models.sharding import shard_frozen_layers
 from the_block_llm.models.token_rows import start_rows
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class Trainable:
     model: PeftModel
     collate: Collate
     layerwise: bool
+    sharded: bool = False
+    """Every pass through the model is one of all processes together."""
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end an answer of a layerwise model."""
 
@@ -106,13 +109,14 @@ def plan_memory(
 
     Returns:
         None where the model is trained the plain way: on a CPU, unless the engine is asked for;
-        where the architecture is not known to the layerwise engine; on request.
+        where the architecture is not known to the layerwise engine; on request, and where
+        layers are sharded.
 
     Raises:
         MemoryPlanError: Nothing fits; the message says what would.
         ParameterError: The layerwise engine is asked for where it cannot serve.
     """
-    if limits.engine == "plain":
+    if limits.engine == "plain" or limits.layers == "sharded":
         return None
     shape = read_shape(profile)
     if shape is None:
@@ -182,6 +186,8 @@ def load_trainable(
     plan: MemoryPlan | None,
     tokenizer: PreTrainedTokenizerBase,
     added_tokens: Mapping[str, int] = MappingProxyType({}),
+    *,
+    sharded: bool = False,
 ) -> Trainable:
     """Load the profile's base in 4 bits, with a fresh adapter.
 
@@ -192,13 +198,19 @@ def load_trainable(
         plan: How; none: the plain way.
         tokenizer: Of the profile.
         added_tokens: Ids by token of those whose vectors are trained as well.
+        sharded: Whether each of several processes keeps a share of the frozen layers.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: The base weights cannot be had.
     """
     if plan is None:
-        base = load_base_model(profile, device)
+        if sharded:
+            # On the CPU first: the whole need not fit where the share will lie.
+            dtype = compute_dtype(device)
+            base = load_base_model(profile, torch.device("cpu"), dtype, dtype)
+        else:
+            base = load_base_model(profile, device)
         compute_loss_in_chunks(base)
         if device.type == "cuda":
             _recompute_layers(base)
@@ -207,8 +219,10 @@ def load_trainable(
             added_tokens, tokenizer, embedding, None if head is embedding else head, profile.name
         )
         model = attach_adapter(base, profile, seed, start)
+        if sharded:
+            shard_frozen_layers(model, device)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
-        return Trainable(model, collate, layerwise=False)
+        return Trainable(model, collate, layerwise=False, sharded=sharded)
     model = load_layerwise_model(
         profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile),
         tokenizer, added_tokens,

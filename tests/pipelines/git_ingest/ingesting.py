@@ -7,8 +7,11 @@ from typing import Any
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest import nodes
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+
+HERE = ExecutionParams()
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,22 @@ def ingest(
     folder: Path,
     *,
     cutoff: Any = None,
-    repositories: Sequence[Path] = (),
+    repositories: str | Sequence[Path] = (),
+    execution: ExecutionParams = HERE,
     **choices: Any,
 ) -> Ingested:
     params = params_in(folder, **choices)
-    facts = nodes.find_repositories(
-        str(repository), [str(path) for path in repositories], params, cutoff
+    several = (
+        repositories if isinstance(repositories, str) else [str(path) for path in repositories]
     )
-    commits, changes, history = nodes.read_commits(facts, params)
-    files, snapshots = nodes.read_files(facts, params)
-    return Ingested(
-        facts,
+    facts = nodes.find_repositories(str(repository), several, params, cutoff, execution)
+    commits, changes, history = nodes.read_commits(facts, params, execution)
+    files, snapshots = nodes.read_files(facts, params, history, execution)
+    tables = (
         save_parts(folder / "commits", schemas.COMMITS, commits),
         save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
         save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files),
-        nodes.report_ingest(facts, history, snapshots),
     )
+    overlaps = nodes.compare_repositories(facts, tables[0], tables[2], params, execution)
+    report = nodes.report_ingest(facts, history, snapshots, overlaps)
+    return Ingested(facts, *tables, report)

@@ -5,7 +5,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,9 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pipelines.qlora_train.jobs import change, losses, make_job, trained
+from tests.pipelines.qlora_train.jobs import (
+    TEXT,
+    change,
+    losses,
+    make_job,
+    row,
+    save_rows,
+    trained,
+)
 
 from the_block_llm.errors import AdapterTargetError, ParameterError, TrainingError
+from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train import processes
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
@@ -29,6 +40,83 @@ from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessErr
 def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of the job in one process."""
     return trained(make_job(base, tmp_path_factory.mktemp("alone"), dropout=0.0))
+
+
+@pytest.mark.slow
+def test_sharded_layers_learn_what_whole_ones_do(
+    job: TrainingJob, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sharded = change(
+        job, dropout=0.0, n_processes=2, limits=MemoryLimits(layers="sharded"), max_steps=8
+    )
+    # Three validation rows: one of the two processes has a pass less.
+    validation = save_rows(tmp_path / "three", [row(TEXT[i:]) for i in (3, 5, 7)])
+    sharded = change(sharded, validation_folder=validation)
+    whole = trained(change(sharded, n_processes=1, limits=MemoryLimits()))
+    with caplog.at_level("INFO"):
+        outcome = train_in_processes(sharded)
+    said = re.search(r"keeps ([\d,]+) of the ([\d,]+) bytes", caplog.text)
+    assert said is not None
+    kept, every = (int(number.replace(",", "")) for number in said.groups())
+    assert 0 < kept <= every / 2
+    assert outcome.metrics["n_processes"] == 2
+    assert losses(outcome.metrics) == pytest.approx(losses(whole), rel=1e-4)
+    assert [v["loss"] for v in outcome.metrics["validation_history"]] == pytest.approx(
+        [v["loss"] for v in whole["validation_history"]], rel=1e-4
+    )
+    assert (outcome.adapter_folder / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_one_process_goes_on_where_two_with_sharded_layers_were_stopped(
+    job: TrainingJob, alone: dict[str, Any]
+) -> None:
+    def interrupt() -> None:
+        _wait_for_a_checkpoint(job)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(StoppedOnRequest):
+        train_in_processes(
+            change(job, dropout=0.0, n_processes=2, limits=MemoryLimits(layers="sharded"))
+        )
+    resumed = trained(change(job, dropout=0.0))
+    assert resumed["resumed_from"] is not None
+    assert losses(resumed) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_machines_train_a_written_job_and_the_run_here_takes_its_adapter(
+    job: TrainingJob, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    job = change(job, dropout=0.0)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    written = change(job, n_processes=2)
+    (folder / processes.JOB_FILE).write_text(written.model_dump_json())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet_at = f"127.0.0.1:{free.getsockname()[1]}"
+    programs = Path(sys.executable).parent
+    environment = {
+        **os.environ, "MACHINES": "2", "GPUS": "1", "MEET_AT": meet_at,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    script = Path(__file__).resolve().parents[3] / "deploy" / "torchrun.sh"
+    machines = [
+        subprocess.Popen(
+            ["bash", str(script), str(folder)], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [machine.wait(timeout=200) for machine in machines] == [0, 0]
+    assert (folder / processes.OUTCOME_FILE).is_file()
+    # One process, as on a machine without a GPU: there is nothing left to train.
+    outcome = train_in_processes(job)
+    assert outcome.metrics["n_processes"] == 2
+    assert losses(outcome.metrics) == pytest.approx(losses(alone), rel=1e-4)
 
 
 _TRAIN = """

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.errors import StaleDataError, TooLittleDataError
+from the_block_llm.errors import ParameterError, StaleDataError, TooLittleDataError
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
@@ -227,12 +227,10 @@ def test_an_empty_side_can_be_drawn(
     assert len(rows.axes[0].get_legend().get_texts()) == 2
 
 
-def test_two_repositories_keep_their_trees_and_paths_apart(
-    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
-) -> None:
-    one = long_story.tables(tmp_path / "one", 0.85)
-    facts = {**one.repository, "name": "story"}
-    # The other has the same paths, later and elsewhere, and commits of its own.
+def two_repositories(folder: Path, long_story: Any) -> Any:
+    """The story twice: the other has the same paths, later and elsewhere, and other commits."""
+    one = long_story.tables(folder / "one", 0.85)
+    facts = {**one.repository, "name": "story", "n_commits": 12}
     other = {**facts, "name": "other", "head": "f" * 40}
     other["cutoff"] = {**facts["cutoff"], "sha": "e" * 40}
 
@@ -240,7 +238,7 @@ def test_two_repositories_keep_their_trees_and_paths_apart(
         rows = list(table.rows())
         again = [{**row, "repo": "other", **change(row)} for row in rows]
         batch = pa.RecordBatch.from_pylist(rows + again, schema)
-        return save_parts(tmp_path / "both" / table.folder.name, schema, [batch])
+        return save_parts(folder / "both" / table.folder.name, schema, [batch])
 
     def sha(row: Any) -> dict[str, str]:
         return {"sha": row["sha"][::-1]}
@@ -262,7 +260,13 @@ def test_two_repositories_keep_their_trees_and_paths_apart(
         lambda row: {**sha(row), "patch": (row["patch"] or "").upper()},
     )
     one.snapshot_files = both(one.snapshot_files, SNAPSHOT_FILES, of_tree)
-    run = Run(tmp_path, one, smollm2_profile)
+    return one
+
+
+def test_two_repositories_keep_their_trees_and_paths_apart(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    run = Run(tmp_path, two_repositories(tmp_path, long_story), smollm2_profile)
     files = {
         row["source"]: "".join(segment["text"] for segment in row["segments"])
         for row in run.documents.rows(["kind", "source", "segments", "document_id"])
@@ -273,3 +277,66 @@ def test_two_repositories_keep_their_trees_and_paths_apart(
     assert "# the other" not in files["story/pkg/part0.py"]
     ids = [row["document_id"] for row in run.documents.rows(["document_id"])]
     assert len(ids) == len(set(ids))
+
+
+def test_one_of_two_repositories_alone_gives_the_corpus_it_has_by_itself(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    tables = two_repositories(tmp_path, long_story)
+    chosen = Run(tmp_path / "chosen", tables, smollm2_profile, only_repository="story")
+    by_itself = long_story.tables(tmp_path, 0.85)
+    by_itself.repository["name"] = "story"
+    alone = Run(tmp_path / "alone", by_itself, smollm2_profile)
+    assert list(chosen.documents.rows()) == list(alone.documents.rows())
+    assert chosen.report == alone.report
+    with pytest.raises(ParameterError, match="'nowhere' is none of the 2.*story, other"):
+        Run(tmp_path / "none", tables, smollm2_profile, only_repository="nowhere")
+
+
+def test_commits_that_a_fork_shares_are_rendered_once(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    origin = long_story.tables(tmp_path / "origin", 0.85)
+    facts = {**origin.repository, "name": "story", "n_commits": 12}
+    fork = {**facts, "name": "fork"}
+
+    def both(table: ParquetParts, schema: pa.Schema) -> ParquetParts:
+        rows = list(table.rows())
+        rows += [{**row, "repo": "fork"} for row in rows]
+        batch = pa.RecordBatch.from_pylist(rows, schema)
+        return save_parts(tmp_path / "both" / table.folder.name, schema, [batch])
+
+    origin.repository = {**facts, "repositories": [facts, fork]}
+    origin.commits = both(origin.commits, COMMITS)
+    origin.file_changes = both(origin.file_changes, FILE_CHANGES)
+    origin.snapshot_files = both(origin.snapshot_files, SNAPSHOT_FILES)
+    run = Run(tmp_path, origin, smollm2_profile)
+    of_commits = [
+        (row["document_id"], row["source"])
+        for row in run.documents.rows(["document_id", "kind", "source"])
+        if row["kind"] == "commit"
+    ]
+    assert len(of_commits) == len({document_id for document_id, _ in of_commits})
+    assert len({sha for _, sha in of_commits}) == 12
+    # Files that the fork did not touch are not learned again either.
+    assert run.report["train_duplicates_removed_documents"] > 0
+    learned = [
+        row["source"].split("/")[0]
+        for row in run.documents.rows(["document_id", "split", "source"])
+        if row["document_id"].startswith("file/") and row["split"] == "train"
+    ]
+    assert set(learned) == {"story"}
+
+
+def test_documents_do_not_depend_on_how_repositories_are_grouped(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from the_block_llm.pipelines.sequence_build import groups
+
+    tables = two_repositories(tmp_path, long_story)
+    together = Run(tmp_path / "together", tables, smollm2_profile)
+    monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 1)
+    apart = Run(tmp_path / "apart", tables, smollm2_profile, work_folder=str(tmp_path / "work"))
+    assert (len(together.documents.parts), len(apart.documents.parts)) == (1, 2)
+    assert list(apart.documents.rows()) == list(together.documents.rows())
+    assert not list((tmp_path / "work").iterdir())

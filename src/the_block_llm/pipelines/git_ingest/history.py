@@ -15,6 +15,7 @@ from the_block_llm.pipelines.git_ingest.history_piece import (
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
+from the_block_llm.pipelines.git_ingest.shares import Share
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.pipelines.git_ingest.workers import Stretch, in_stretches
 from the_block_llm.progress import progress_bar
@@ -48,6 +49,8 @@ class History:
     tally: Tally
     n_read: int
     """Commits that were read in this run; the rest was at hand."""
+    attributes_left_out: int
+    """Lines and files of ``.gitattributes`` that were passed over."""
 
 
 def read_history(
@@ -57,6 +60,7 @@ def read_history(
     cache: PieceCache,
     version: str,
     n_threads: int,
+    share: Share | None = None,
 ) -> History:
     """Make sure that every piece of ``order`` is in ``cache``.
 
@@ -67,8 +71,11 @@ def read_history(
         cache: Where finished pieces are kept; others are removed at the end.
         version: Of code and tools; pieces made by another are not used.
         n_threads: How many pieces are read at a time, each with a git process of its own.
+        share: Only these pieces; the others are left as they are.
     """
     pieces = list(order.pieces())
+    if share is not None:
+        pieces = list(share.pick(pieces))
     names = [digest_of(version, options, view.max_file_bytes, p.digest) for p in pieces]
     notes: list[dict[str, Any] | None] = [cache.notes(name) for name in names]
     gone = sorted({sha for n in notes if n is not None for sha in n["missing"]})
@@ -95,12 +102,14 @@ def read_history(
         finally:
             readers.close()
 
-    with _fewer_collections(), progress_bar("Reading history", len(order)) as bar:
-        bar.advance(len(order) - n_commits)
+    n_listed = sum(len(piece.names) for piece in pieces)
+    with _fewer_collections(), progress_bar("Reading history", n_listed) as bar:
+        bar.advance(n_listed - n_commits)
         for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
             notes[i] = told
             bar.advance(len(pieces[i].names))
-    cache.sweep(names)
+    if share is None:
+        cache.sweep(names)
     tally = Tally()
     for note in notes:
         assert note is not None  # noqa: S101
@@ -110,4 +119,5 @@ def read_history(
         commits=[cache.folder / f"{name}.commits.arrow" for name in names],
         tally=tally,
         n_read=n_commits,
+        attributes_left_out=options.attributes.n_left_out,
     )

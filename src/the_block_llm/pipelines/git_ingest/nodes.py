@@ -2,45 +2,70 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.pipelines.git_ingest.likeness import overlaps
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
 from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
 from the_block_llm.pipelines.git_ingest.tables import history_tables, snapshot_table
 
+_HERE: Final = ExecutionParams()
+
 
 def find_repositories(
-    repository: str, repositories: list[str], git_ingest: GitIngestParams, cutoff: Any
+    repository: str,
+    repositories: str | list[str],
+    git_ingest: GitIngestParams,
+    cutoff: Any,
+    execution: ExecutionParams = _HERE,
 ) -> dict[str, Any]:
     """Pin what is read: repositories, commits, cut-off."""
-    return describe_repositories(repository, repositories, git_ingest, cutoff)
+    return describe_repositories(repository, repositories, git_ingest, cutoff, execution)
 
 
 def read_commits(
-    repository: Mapping[str, Any], git_ingest: GitIngestParams
+    repository: Mapping[str, Any],
+    git_ingest: GitIngestParams,
+    execution: ExecutionParams = _HERE,
 ) -> tuple[Iterator[pa.RecordBatch], list[Path], list[dict[str, Any]]]:
     """Read the history into rows of ``commits`` and finished parts of ``file_changes``."""
-    return history_tables(repository, git_ingest)
+    return history_tables(repository, git_ingest, execution)
 
 
 def read_files(
-    repository: Mapping[str, Any], git_ingest: GitIngestParams
+    repository: Mapping[str, Any],
+    git_ingest: GitIngestParams,
+    history: Sequence[Mapping[str, Any]] = (),
+    execution: ExecutionParams = _HERE,
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Read the files at the cut-off and at the ref into finished parts of ``snapshot_files``."""
-    return snapshot_table(repository, git_ingest)
+    return snapshot_table(repository, git_ingest, execution, history)
+
+
+def compare_repositories(
+    repository: Mapping[str, Any],
+    commits: ParquetParts,
+    snapshot_files: ParquetParts,
+    git_ingest: GitIngestParams,
+    execution: ExecutionParams = _HERE,
+) -> list[dict[str, Any]]:
+    """Find forks and copied files among several repositories."""
+    return overlaps(repository, commits, snapshot_files, git_ingest.n_workers, execution)
 
 
 def report_ingest(
     repository: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     snapshots: Sequence[Mapping[str, Any]],
+    overlaps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Say what was read, kept and left out."""
-    return ingest_report(repository, history, snapshots)
+    return ingest_report(repository, history, snapshots, overlaps)
 
 
 def plot_ingest(

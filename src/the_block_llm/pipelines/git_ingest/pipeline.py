@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.git_ingest.nodes import (
+    compare_repositories,
     find_repositories,
     plot_ingest,
     read_commits,
@@ -22,6 +23,7 @@ def create_pipeline() -> Pipeline:
                     "params:repositories",
                     "params:git_ingest",
                     "params:sequence_build.cutoff",
+                    "params:execution",
                 ],
                 outputs="repository",
                 name="find_repositories",
@@ -29,21 +31,33 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 read_commits,
-                inputs=["repository", "params:git_ingest"],
+                inputs=["repository", "params:git_ingest", "params:execution"],
                 outputs=["commits", "file_changes", "history_counts"],
                 name="read_commits",
                 tags=["git"],
             ),
             Node(
                 read_files,
-                inputs=["repository", "params:git_ingest"],
+                inputs=["repository", "params:git_ingest", "history_counts", "params:execution"],
                 outputs=["snapshot_files", "snapshot_counts"],
                 name="read_files",
                 tags=["git"],
             ),
             Node(
+                compare_repositories,
+                inputs=[
+                    "repository",
+                    "commits",
+                    "snapshot_files",
+                    "params:git_ingest",
+                    "params:execution",
+                ],
+                outputs="overlaps",
+                name="compare_repositories",
+            ),
+            Node(
                 report_ingest,
-                inputs=["repository", "history_counts", "snapshot_counts"],
+                inputs=["repository", "history_counts", "snapshot_counts", "overlaps"],
                 outputs="ingest_report",
                 name="report_ingest",
                 tags=["report"],

@@ -1,8 +1,10 @@
 """What was read, kept and left out, as the report that the user sees."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from the_block_llm.pipelines.git_ingest.likeness import describe_overlap
 from the_block_llm.pipelines.git_ingest.redaction import EMAIL_KIND
 from the_block_llm.pipelines.git_ingest.tally import Tally
 
@@ -39,6 +41,7 @@ def ingest_report(
     repository: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     snapshots: Sequence[Mapping[str, Any]],
+    overlaps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Lay out what was read, kept and left out; ``summary`` is a sentence a repository.
 
@@ -46,29 +49,63 @@ def ingest_report(
         repository: Facts of the repositories.
         history: Counts of commits and changes, one entry a repository.
         snapshots: Counts of files, one entry a snapshot.
+        overlaps: What repositories share, one entry a pair.
     """
+    failed = left_out(repository, history, snapshots)
+    snapshots = [counts for counts in snapshots if "failed" not in counts]
+    files: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for counts in snapshots:
+        files[counts["repo"]].append(counts)
+    read = [
+        (facts, counts, files[facts["name"]])
+        for facts, counts in zip(repository["repositories"], history, strict=True)
+        if "failed" not in counts
+    ]
     return {
-        "summary": [
-            _sentence(facts, counts, snapshots)
-            for facts, counts in zip(repository["repositories"], history, strict=True)
-        ],
-        "repository": {key: value for key, value in repository.items() if key != "repositories"},
+        "summary": [_sentence(*one) for one in read],
+        "repository": {
+            key: value for key, value in repository.items() if key not in {"repositories", "failed"}
+        },
+        "left_out": failed,
+        "overlaps": list(overlaps),
         "warnings": [
-            warning
-            for facts, counts in zip(repository["repositories"], history, strict=True)
-            for warning in _warnings(
-                facts, counts, [s for s in snapshots if s["repo"] == facts["name"]]
-            )
+            *(f"Left out: {one['source']}. {one['reason']}" for one in failed),
+            *map(describe_overlap, overlaps),
+            *(warning for one in read for warning in _named(_warnings(*one), one[0], read)),
         ],
-        "history": list(history),
-        "snapshots": list(snapshots),
+        "history": [counts for _, counts, _ in read],
+        "snapshots": snapshots,
     }
+
+
+def left_out(
+    repository: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    snapshots: Sequence[Mapping[str, Any]],
+) -> list[dict[str, str]]:
+    """The repositories that could not be read, wherever that was found out, and why."""
+    sources = {facts["name"]: facts["source"] for facts in repository["repositories"]}
+    return [
+        *repository.get("failed", ()),
+        *(
+            {"source": sources[counts["repo"]], "reason": counts["failed"]}
+            for counts in (*history, *snapshots)
+            if "failed" in counts
+        ),
+    ]
+
+
+def _named(
+    warnings: Sequence[str], facts: Mapping[str, Any], read: Sequence[object]
+) -> Iterator[str]:
+    """Warnings say whose they are where there are several."""
+    return (f"{facts['name']}: {one}" if len(read) > 1 else one for one in warnings)
 
 
 def _sentence(
     facts: Mapping[str, Any], history: Mapping[str, Any], snapshots: Sequence[Mapping[str, Any]]
 ) -> str:
-    files = [s for s in snapshots if s["repo"] == facts["name"] and s["sha"] == facts["head"]]
+    files = [s for s in snapshots if s["sha"] == facts["head"]]
     n_files, n_kept = (sum(s[key] for s in files) for key in ("rows", "kept_rows"))
     n_masked = sum(n for kind, n in history["redactions"].items() if kind != EMAIL_KIND)
     return (

@@ -1,13 +1,20 @@
 """Which repositories are read, up to which commit, and where training ends."""
 
 import datetime as dt
+import logging
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from the_block_llm.errors import ParameterError
+import numpy as np
+import numpy.typing as npt
+
+from the_block_llm.errors import RepositoryError
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.commit_order import (
     CommitOrder,
     Cutoff,
@@ -16,6 +23,8 @@ from the_block_llm.pipelines.git_ingest.commit_order import (
     remember_order,
     remembered_order,
 )
+from the_block_llm.pipelines.git_ingest.listing import listed
+from the_block_llm.pipelines.git_ingest.one_by_one import Failed, one_by_one
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, code_digest, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import (
@@ -27,42 +36,83 @@ from the_block_llm.pipelines.git_ingest.private_view import (
 )
 from the_block_llm.pipelines.git_ingest.source import RepositorySource, locate
 
+_log = logging.getLogger(__name__)
+_NAMED_FAILURES: Final = 3
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """A repository, and the commit up to which it is read."""
+
+    source: RepositorySource
+    head: str
+    times: npt.NDArray[np.int64]
+    """Of all commits, ascending: all that is kept of them until the cut-off is known."""
+
 
 def describe_repositories(
-    repository: str, repositories: Sequence[str], params: GitIngestParams, cutoff: Cutoff
+    repository: str,
+    repositories: str | Sequence[str],
+    params: GitIngestParams,
+    cutoff: Cutoff,
+    execution: ExecutionParams,
 ) -> dict[str, Any]:
     """Find the repositories, pin the commits to read, and settle the cut-off.
 
     Args:
-        repository: Path or URL; read where ``repositories`` is empty.
-        repositories: Several paths or URLs, read into the same tables.
+        repository: Path or URL; read where ``repositories`` is empty. What is wrong with it is
+            an error, since nothing else would be left.
+        repositories: Several, read into the same tables; see
+            :func:`~the_block_llm.pipelines.git_ingest.listing.listed`. One that cannot be read
+            is left out, with the reason, and tried again by the next run.
         params: Of this pipeline.
         cutoff: See :func:`~the_block_llm.pipelines.git_ingest.commit_order.cutoff_time`. A
             fraction counts the commits of all repositories together.
+        execution: Where the work is done.
 
     Returns:
-        The facts of the first repository, and under ``repositories`` those of each.
+        The facts of the first repository; under ``repositories`` those of each, under
+        ``failed`` what was left out and why.
 
     Raises:
-        RepositoryError: One cannot be found or read, or has no commits.
-        ParameterError: The cut-off is not understood, or a repository is listed twice.
+        RepositoryError: None can be found and read.
+        ParameterError: The cut-off or the list of repositories is not understood.
     """
-    given = list(repositories) or [repository]
-    sources = [locate(one, Path(params.clone_folder)) for one in given]
-    if len({source.common_dir for source in sources}) < len(sources):
-        raise ParameterError(f"repositories={given} names one repository twice. List each once.")
-    pinned: list[tuple[str, CommitOrder]] = []
-    for source in sources:
-        with _view(source, params) as view:
-            head = resolve_commit(view, params.ref)
-            pinned.append((head, _commits(view, source.key, head, params)))
-    times = array("q", sorted(time for _, order in pinned for time in order.times))
-    last_time = cutoff_time(times, cutoff)
-    facts = [
-        _facts(source, name, params.ref, head, order, cutoff, last_time)
-        for source, name, (head, order) in zip(sources, _distinct(sources), pinned, strict=True)
-    ]
-    return {**facts[0], "repositories": facts}
+    given = listed(repositories)
+    order: CommitOrder | None = None
+    if given:
+        pinned, failed = _pin_all(given, params, execution)
+    else:
+        alone, order = _pin(repository, params)
+        pinned, failed = [alone], []
+    times = np.sort(np.concatenate([one.times for one in pinned]))
+    last_time = cutoff_time(array("q", times.tobytes()), cutoff)
+    del times
+    before = [int(np.searchsorted(one.times, last_time, side="right")) for one in pinned]
+    if order is not None:
+        shas: Iterator[Any] = iter([order.sha(before[0] - 1)])
+    else:
+        shas = one_by_one(
+            [
+                (_sha_at, (one.source, one.head, params, n_before - 1))
+                for one, n_before in zip(pinned, before, strict=True)
+                if n_before
+            ],
+            params.n_workers,
+            execution,
+            "Finding the cut-off",
+        )
+    facts = []
+    for one, name, n_before in zip(pinned, _distinct(pinned), before, strict=True):
+        # A repository that began after the cut-off has no snapshot to train on.
+        sha = next(shas) if n_before else None
+        if isinstance(sha, Failed):
+            failed.append({"source": one.source.given, "reason": sha.reason})
+        else:
+            facts.append(_facts(one, name, params.ref, sha, cutoff, last_time))
+    if not facts:
+        raise RepositoryError(_none_left(failed))
+    return {**facts[0], "repositories": facts, "failed": failed}
 
 
 @contextmanager
@@ -116,18 +166,63 @@ def _commits(view: PrivateView, key: str, head: str, params: GitIngestParams) ->
     return order
 
 
+def _pin_all(
+    given: Sequence[str], params: GitIngestParams, execution: ExecutionParams
+) -> tuple[list[_Pinned], list[dict[str, str]]]:
+    results = one_by_one(
+        [(_pin_lightly, (one, params)) for one in given],
+        params.n_workers,
+        execution,
+        "Finding repositories",
+    )
+    pinned: list[_Pinned] = []
+    failed: list[dict[str, str]] = []
+    read_as: dict[Path, str] = {}
+    for one, result in zip(given, results, strict=True):
+        if isinstance(result, Failed):
+            failed.append({"source": one, "reason": result.reason})
+        elif (folder := result.source.common_dir) in read_as:
+            reason = f"It is the same repository as {read_as[folder]}, which is read."
+            failed.append({"source": one, "reason": reason})
+        else:
+            read_as[folder] = one
+            pinned.append(result)
+    for out in failed:
+        _log.warning("Left out: %s. %s", out["source"], out["reason"], extra={"markup": False})
+    if not pinned:
+        raise RepositoryError(_none_left(failed))
+    return pinned, failed
+
+
+def _pin(given: str, params: GitIngestParams) -> tuple[_Pinned, CommitOrder]:
+    source = locate(given, Path(params.clone_folder))
+    with _view(source, params) as view:
+        head = resolve_commit(view, params.ref)
+        order = _commits(view, source.key, head, params)
+    return _Pinned(source, head, np.frombuffer(order.times, np.int64)), order
+
+
+def _pin_lightly(given: str, params: GitIngestParams) -> _Pinned:
+    return _pin(given, params)[0]
+
+
+def _sha_at(source: RepositorySource, head: str, params: GitIngestParams, index: int) -> str:
+    with _view(source, params) as view:
+        return _commits(view, source.key, head, params).sha(index)
+
+
+def _none_left(failed: Sequence[Mapping[str, str]]) -> str:
+    named = " ".join(f"{one['source']}: {one['reason']}" for one in failed[:_NAMED_FAILURES])
+    more = len(failed) - _NAMED_FAILURES
+    return f"None of the {len(failed)} repositories can be read. {named}" + (
+        f" And {more} more." if more > 0 else ""
+    )
+
+
 def _facts(
-    source: RepositorySource,
-    name: str,
-    ref: str,
-    head: str,
-    order: CommitOrder,
-    cutoff: Cutoff,
-    last_time: int,
+    pinned: _Pinned, name: str, ref: str, sha: str | None, cutoff: Cutoff, last_time: int
 ) -> dict[str, Any]:
-    newest = order.newest_at(last_time)
-    # A repository that began after the cut-off has no snapshot to train on.
-    sha = None if newest is None else order.sha(newest)
+    source = pinned.source
     return {
         "source": source.given,
         "name": name,
@@ -135,22 +230,23 @@ def _facts(
         "git_dir": str(source.git_dir),
         "common_dir": str(source.common_dir),
         "ref": ref,
-        "head": head,
-        "n_commits": len(order),
+        "head": pinned.head,
+        "n_commits": len(pinned.times),
         "shallow": is_shallow(source),
         "borrows_objects": borrows_objects(source),
         "cutoff": {
             "spec": cutoff if isinstance(cutoff, int | float | None) else str(cutoff),
-            "sha": head if cutoff is None else sha,
+            "sha": pinned.head if cutoff is None else sha,
             "time": dt.datetime.fromtimestamp(last_time, dt.UTC).isoformat(),
         },
     }
 
 
-def _distinct(sources: Sequence[RepositorySource]) -> list[str]:
+def _distinct(pinned: Sequence[_Pinned]) -> list[str]:
     """Names for the column ``repo``; two folders of one name must stay apart."""
-    names = [source.name for source in sources]
+    sources = [one.source for one in pinned]
+    times = Counter(source.name for source in sources)
     return [
-        name if names.count(name) == 1 else f"{name}-{source.key[:6]}"
-        for name, source in zip(names, sources, strict=True)
+        source.name if times[source.name] == 1 else f"{source.name}-{source.key[:6]}"
+        for source in sources
     ]

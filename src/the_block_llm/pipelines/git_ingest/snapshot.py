@@ -27,6 +27,7 @@ from the_block_llm.pipelines.git_ingest.redaction import Redactor
 from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction
 from the_block_llm.pipelines.git_ingest.rows import Row, batches
 from the_block_llm.pipelines.git_ingest.selection import content_verdict, path_verdict
+from the_block_llm.pipelines.git_ingest.shares import Share
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.pipelines.git_ingest.tree import TreeEntry, list_tree
 from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
@@ -73,17 +74,20 @@ def read_snapshots(
     cache: PieceCache,
     version: str,
     n_processes: int,
+    share: Share | None = None,
 ) -> list[Snapshot]:
     """Make sure that the files at each of ``shas`` are in ``cache``, as finished parts.
 
-    A piece is kept without the commit's sha, so files that did not change between two
-    snapshots, or between two runs, are read and judged once.
+    With a ``share`` only its pieces are read, and the others are left as they are. A piece is
+    kept without the commit's sha, so files that did not change between two snapshots, or
+    between two runs, are read and judged once.
     """
     kept: set[str] = set()
     snapshots = [
-        _read_snapshot(view, sha, options, cache, version, n_processes, kept) for sha in shas
+        _read_snapshot(view, sha, options, cache, version, n_processes, kept, share) for sha in shas
     ]
-    cache.sweep(kept)
+    if share is None:
+        cache.sweep(kept)
     return snapshots
 
 
@@ -95,12 +99,15 @@ def _read_snapshot(
     version: str,
     n_processes: int,
     kept: set[str],
+    share: Share | None,
 ) -> Snapshot:
     survey = _survey(view, sha)
     pieces: list[tuple[str, int]] = []
 
     def jobs() -> Iterator[Job]:
-        for piece in _pieces(list_tree(view, sha), survey):
+        for number, piece in enumerate(_pieces(list_tree(view, sha), survey)):
+            if share is not None and number % share.of != share.number:
+                continue
             name = digest_of(version, options, survey.attributes, view.max_file_bytes, piece)
             pieces.append((name, len(piece.entries)))
             known = cache.notes(name)

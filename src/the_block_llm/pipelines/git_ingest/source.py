@@ -73,14 +73,28 @@ def locate(given: str, clone_folder: Path) -> RepositorySource:
             "`repository`; a relative path starts at the folder you run from."
         )
     if path.is_file():
-        with path.open("rb") as file:
-            is_bundle = file.read(3) == _BUNDLE_HEADER
-        if not is_bundle:
+        if not is_bundle(path):
             raise RepositoryError(f"{path} is a file, but not a git bundle. Give a folder.")
         return _open(given, path.stem, _mirror(str(path.resolve()), path.stem, clone_folder))
     folder = path.resolve()
     name = folder.parent.name if folder.name == ".git" else folder.name.removesuffix(".git")
     return _open(given, name or "repository", folder)
+
+
+def is_url(given: str) -> bool:
+    """True for what is fetched, or is meant to be: a URL, or git's ``helper::address``."""
+    return bool(_URL.match(given) or _HELPER_URL.match(given))
+
+
+def is_bundle(path: Path) -> bool:
+    """True where the file is a git bundle."""
+    with path.open("rb") as file:
+        return file.read(3) == _BUNDLE_HEADER
+
+
+def is_repository(folder: Path) -> bool:
+    """True for a work tree, a linked work tree or a bare repository, whole or not."""
+    return os.path.lexists(folder / ".git") or _is_git_dir(folder)
 
 
 def _open(given: str, name: str, folder: Path) -> RepositorySource:

@@ -11,12 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.errors import RepositoryError
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.attributes import read_attributes
-from the_block_llm.pipelines.git_ingest.authors import load_naming
+from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, load_naming
 from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
 from the_block_llm.pipelines.git_ingest.git_program import require_git
-from the_block_llm.pipelines.git_ingest.history import read_history
+from the_block_llm.pipelines.git_ingest.history import History, read_history
 from the_block_llm.pipelines.git_ingest.history_piece import HistoryOptions
+from the_block_llm.pipelines.git_ingest.one_by_one import Failed
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.piece_cache import (
     PieceCache,
@@ -30,7 +33,8 @@ from the_block_llm.pipelines.git_ingest.repositories import (
     commit_order,
     opened,
 )
-from the_block_llm.pipelines.git_ingest.snapshot import SnapshotOptions, read_snapshots
+from the_block_llm.pipelines.git_ingest.shares import Share, in_shares
+from the_block_llm.pipelines.git_ingest.snapshot import Snapshot, SnapshotOptions, read_snapshots
 from the_block_llm.pipelines.git_ingest.tree import list_tree
 from the_block_llm.schemas import COMMITS
 
@@ -41,7 +45,7 @@ class HistoryTables(NamedTuple):
     commits: Iterator[pa.RecordBatch]
     file_changes: list[Path]
     counts: list[dict[str, Any]]
-    """One entry a repository."""
+    """One entry a repository; of one that could not be read its name and why it ``failed``."""
 
 
 class SnapshotTable(NamedTuple):
@@ -49,61 +53,170 @@ class SnapshotTable(NamedTuple):
 
     snapshot_files: list[Path]
     counts: list[dict[str, Any]]
-    """One entry a snapshot."""
+    """One entry a snapshot; of a repository that could not be read one that says so."""
 
 
-def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> HistoryTables:
-    """Read the history of every repository in ``repository``."""
+class _History(NamedTuple):
+    """The finished parts of one repository's history."""
+
+    commits: Path
+    changes: list[Path]
+    counts: dict[str, Any]
+
+
+def history_tables(
+    repository: Mapping[str, Any], params: GitIngestParams, execution: ExecutionParams
+) -> HistoryTables:
+    """Read the history of every repository in ``repository``.
+
+    Raises:
+        RepositoryError: There is none whose history can be read.
+    """
     naming = load_naming(params.pseudonymise, Path(params.pseudonym_key_file))
     commit_parts: list[Path] = []
     tables = HistoryTables(_rows_of(commit_parts), [], [])
-    for facts in repository["repositories"]:
-        cache = PieceCache(cache_folder(facts["key"], params, "history"))
-        with opened(facts, params) as view:
-            order = commit_order(view, facts, params)
-            options = HistoryOptions(
-                repo=facts["name"],
-                naming=naming,
-                redact=params.redact,
-                max_patch_bytes=params.max_patch_bytes,
-                max_message_bytes=params.max_message_bytes,
-                attributes=read_attributes(view, list_tree(view, facts["head"])),
-            )
-            history = read_history(view, order, options, cache, _version(facts), params.n_workers)
-        commits, counts = _commits_table(
-            history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
-        )
-        commit_parts.append(commits)
-        tables.file_changes.extend(history.changes)
-        tables.counts.append(
-            {
-                "repo": facts["name"],
-                **counts,
-                "commits_read_now": history.n_read,
-                "attributes_left_out": options.attributes.n_left_out,
-                **describe_tally(history.tally),
-            }
+    every = repository["repositories"]
+    for facts, read in zip(every, _histories(every, params, naming, execution), strict=True):
+        if isinstance(read, Failed):
+            tables.counts.append({"repo": facts["name"], "failed": read.reason})
+            continue
+        commit_parts.append(read.commits)
+        tables.file_changes.extend(read.changes)
+        tables.counts.append(read.counts)
+    if not commit_parts:
+        raise RepositoryError(
+            f"The history of none of the {len(every)} repositories can be read. "
+            f"{every[0]['source']}: {tables.counts[0]['failed']}"
         )
     return tables
 
 
-def snapshot_table(repository: Mapping[str, Any], params: GitIngestParams) -> SnapshotTable:
-    """Read the files of every repository at the cut-off and at the ref."""
+def snapshot_table(
+    repository: Mapping[str, Any],
+    params: GitIngestParams,
+    execution: ExecutionParams,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> SnapshotTable:
+    """Read the files of every repository at the cut-off and at the ref.
+
+    Args:
+        repository: Facts of the repositories.
+        params: Of this pipeline.
+        execution: Where the work is done.
+        history: Counts of :func:`history_tables`; a repository that failed there is left out.
+    """
     table = SnapshotTable([], [])
-    for facts in repository["repositories"]:
-        shas = dict.fromkeys(sha for sha in (facts["cutoff"]["sha"], facts["head"]) if sha)
-        options = SnapshotOptions(facts["name"], params.redact, params.pseudonymise)
-        cache = PieceCache(cache_folder(facts["key"], params, "snapshot"))
-        with opened(facts, params) as view:
-            snapshots = read_snapshots(
-                view, list(shas), options, cache, _version(facts), params.n_workers
-            )
-        for snapshot in snapshots:
+    failed = {counts["repo"] for counts in history if "failed" in counts}
+    every = [facts for facts in repository["repositories"] if facts["name"] not in failed]
+    for facts, read in zip(every, _snapshots(every, params, execution), strict=True):
+        if isinstance(read, Failed):
+            table.counts.append({"repo": facts["name"], "failed": read.reason})
+            continue
+        for snapshot in read:
             table.snapshot_files.extend(snapshot.parts)
             table.counts.append(
                 {"repo": facts["name"], "sha": snapshot.sha, **describe_tally(snapshot.tally)}
             )
     return table
+
+
+def _histories(
+    every: Sequence[Mapping[str, Any]],
+    params: GitIngestParams,
+    naming: AuthorNaming,
+    execution: ExecutionParams,
+) -> Iterator[_History | Failed]:
+    if len(every) == 1 and execution.engine == "local":
+        return iter([_history_of(every[0], params, naming, params.n_workers)])
+    return in_shares(
+        every,
+        whole=lambda facts: (_history_of, (facts, params, naming, 1)),
+        share=lambda facts, share: (_read_share_of_history, (facts, params, naming, share)),
+        n_workers=params.n_workers,
+        execution=execution,
+        description="Reading histories",
+    )
+
+
+def _snapshots(
+    every: Sequence[Mapping[str, Any]], params: GitIngestParams, execution: ExecutionParams
+) -> Iterator[list[Snapshot] | Failed]:
+    if len(every) == 1 and execution.engine == "local":
+        return iter([_snapshots_of(every[0], params, params.n_workers)])
+    return in_shares(
+        every,
+        whole=lambda facts: (_snapshots_of, (facts, params, 1)),
+        share=lambda facts, share: (_read_share_of_snapshots, (facts, params, share)),
+        n_workers=params.n_workers,
+        execution=execution,
+        description="Reading files",
+    )
+
+
+def _history_of(
+    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, n_threads: int
+) -> _History:
+    history = _read_history(facts, params, naming, n_threads, None)
+    commits, counts = _commits_table(
+        history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
+    )
+    return _History(
+        commits,
+        history.changes,
+        {
+            "repo": facts["name"],
+            **counts,
+            "commits_read_now": history.n_read,
+            "attributes_left_out": history.attributes_left_out,
+            **describe_tally(history.tally),
+        },
+    )
+
+
+def _read_share_of_history(
+    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, share: Share
+) -> None:
+    _read_history(facts, params, naming, 1, share)
+
+
+def _read_history(
+    facts: Mapping[str, Any],
+    params: GitIngestParams,
+    naming: AuthorNaming,
+    n_threads: int,
+    share: Share | None,
+) -> History:
+    cache = PieceCache(cache_folder(facts["key"], params, "history"))
+    with opened(facts, params) as view:
+        order = commit_order(view, facts, params)
+        options = HistoryOptions(
+            repo=facts["name"],
+            naming=naming,
+            redact=params.redact,
+            max_patch_bytes=params.max_patch_bytes,
+            max_message_bytes=params.max_message_bytes,
+            attributes=read_attributes(view, list_tree(view, facts["head"])),
+        )
+        return read_history(view, order, options, cache, _version(facts), n_threads, share)
+
+
+def _snapshots_of(
+    facts: Mapping[str, Any],
+    params: GitIngestParams,
+    n_threads: int,
+    share: Share | None = None,
+) -> list[Snapshot]:
+    shas = dict.fromkeys(sha for sha in (facts["cutoff"]["sha"], facts["head"]) if sha)
+    options = SnapshotOptions(facts["name"], params.redact, params.pseudonymise)
+    cache = PieceCache(cache_folder(facts["key"], params, "snapshot"))
+    with opened(facts, params) as view:
+        return read_snapshots(view, list(shas), options, cache, _version(facts), n_threads, share)
+
+
+def _read_share_of_snapshots(
+    facts: Mapping[str, Any], params: GitIngestParams, share: Share
+) -> None:
+    _snapshots_of(facts, params, 1, share)
 
 
 def _version(facts: Mapping[str, Any]) -> str:

@@ -1,15 +1,20 @@
 """How a run computes: its memory plan, and the model loaded by it."""
 
+import logging
+
 from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.sharding import kept_bytes
 from the_block_llm.models.trainable import Trainable, hold_to_cap, load_trainable, plan_memory
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.run_data import RunData
 from the_block_llm.pipelines.qlora_train.speed_probe import Speed, measure_speed
+
+_log = logging.getLogger(__name__)
 
 
 def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | None]:
@@ -48,9 +53,16 @@ def load_model(
         ModelUnavailableError: The base weights cannot be had.
     """
     device = ranks.local_device()
+    sharded = job.limits.layers == "sharded" and ranks.n_processes() > 1
     trainable = load_trainable(
-        job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens
+        job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens, sharded=sharded
     )
+    if sharded:
+        kept, whole = kept_bytes(trainable.model)
+        _log.info(
+            "Each process keeps %s of the %s bytes of frozen layers. The layerwise engine, probe "
+            "questions and the estimate of the run's duration are off", f"{kept:,}", f"{whole:,}",
+        )  # fmt: skip
     if trainable.layerwise and ranks.n_processes() > 1:
         trainable.model.layerwise.returns_gradients = True
     keep_differentiable(trainable.model)

@@ -38,7 +38,9 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     is layerwise on a GPU. Both give the same adapter up to rounding."""
     layers: LayerChoice = "auto"
     """Whether the frozen layers stay on the GPU or are streamed from host memory, which is
-    slower and leaves room for rows sixteen times as long; auto takes the fastest that fits."""
+    slower and leaves room for rows sixteen times as long; auto takes the fastest that fits.
+    ``sharded``: each of ``n_processes`` keeps a share of them (FSDP2, plain engine), for models
+    that are larger than a GPU; costs sending every layer round twice a pass."""
     memory_cap_gib: float | None = Field(default=None, gt=0.2)
     """GPU memory that PyTorch may take; none: what is free. 7.0 is an 8 GB card with a display."""
     host_memory_gib: float | None = Field(default=None, gt=0)

@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 WORKER: Final = "the_block_llm.pipelines.qlora_train.worker"
 JOB_FILE: Final = "job.json"
 OUTCOME_FILE: Final = "outcome.json"
+ENDS_WITH_PARENT: Final = "--ends-with-parent"
 
 
 def train_in_processes(job: TrainingJob) -> TrainingOutcome:
@@ -74,6 +75,7 @@ def _launch(job: TrainingJob) -> TrainingOutcome:
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
             f"--nproc-per-node={job.n_processes}", "--module", WORKER, str(folder),
+            ENDS_WITH_PARENT,
         ]  # fmt: skip
         process = subprocess.Popen(
             command,

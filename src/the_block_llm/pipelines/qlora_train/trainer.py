@@ -37,14 +37,19 @@ class RunTrainer(Trainer):
         run: RunFolder,
         watcher: RunWatcher,
         checkpoints_kept: int,
+        in_step: bool = False,
         **options: Any,
     ) -> None:
-        """Make a Trainer over ``rows``; ``options`` are those of transformers."""
+        """Make a Trainer over ``rows``; ``options`` are those of transformers.
+
+        With ``in_step`` every pass through the model is one of all processes together.
+        """
         super().__init__(train_dataset=OrderedRows(rows, order.rows), **options)
         self.add_callback(watcher)
         self._watcher = watcher
         self._run = run
         self._checkpoints_kept = checkpoints_kept
+        self._in_step = in_step
         self._step_tokens = _tokens_of_steps(rows, order)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -81,12 +86,15 @@ class RunTrainer(Trainer):
             try:
                 total += self._loss_sum([rows[index] for index in part])
             except (RuntimeError, MemoryError) as error:
-                if together == 1 or not is_out_of_memory(error):
+                if together == 1 or self._in_step or not is_out_of_memory(error):
                     raise
                 together //= 2
                 _log.warning("Out of memory in validation; %d rows at a time now", together)
                 continue
             at += len(part)
+        if self._in_step and len(mine) % together == 0 and len(mine) < _most(rows):
+            # Another process has a pass more, and cannot make it alone.
+            self._loss_sum([rows[0]])
         model.train(was_training)
         loss, targets = ranks.sum_over_all(total.to(self.args.device)).tolist()
         metrics = {"eval_loss": loss / max(1.0, targets)}
@@ -142,6 +150,11 @@ class RunTrainer(Trainer):
             f"{free / 2**20:,.0f} MB are free: {_reason(error)}. {kept} Free some space first, "
             "or lower checkpoints_kept of the profile."
         )
+
+
+def _most(rows: Any) -> int:
+    """Rows of the process that has most of them."""
+    return -(-len(rows) // ranks.n_processes())
 
 
 def _reason(error: BaseException) -> str:

@@ -171,7 +171,8 @@ class _Run:
         """Time a few passes before a long run; gives the seconds it will take, without probes."""
         rows = micro_batch_rows(self._job, self._run)
         batches = self._data.plan.steps * self._job.values.effective_batch_rows // rows
-        if batches < _LONG_RUN_MICRO_BATCHES:
+        # How often it times depends on the time, which would leave sharded processes apart.
+        if batches < _LONG_RUN_MICRO_BATCHES or self._trainable.sharded:
             return None
         speed = measure_speed(self._trainable, self._data.train, rows, self._device)
         seconds = expected_seconds(self._data, self._job, speed)
@@ -272,6 +273,7 @@ class _Run:
             run=self._run,
             watcher=watcher,
             checkpoints_kept=job.values.checkpoints_kept,
+            in_step=self._trainable.sharded,
             model=self._model,
             args=training_arguments(
                 job, data.plan, self._run, self._device, resumed, self._trainable.layerwise
@@ -281,7 +283,8 @@ class _Run:
             callbacks=[
                 EpochProbe(
                     self._trainable,
-                    job.probe_questions,
+                    # The first process asks, and cannot make a pass alone.
+                    () if self._trainable.sharded else job.probe_questions,
                     self._tokenizer,
                     self._run,
                     data.order.epoch_ends,

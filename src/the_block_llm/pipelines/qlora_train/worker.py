@@ -1,4 +1,4 @@
-"""One of several training processes; started by torchrun, never by hand.
+"""One of several training processes, on one machine or on many; started by torchrun.
 
 ``python -m torch.distributed.run --nproc-per-node=2 --module
 the_block_llm.pipelines.qlora_train.worker FOLDER`` reads ``FOLDER/job.json`` and writes
@@ -20,14 +20,24 @@ from the_block_llm.errors import BlockError
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
-from the_block_llm.pipelines.qlora_train.processes import JOB_FILE, OUTCOME_FILE
+from the_block_llm.pipelines.qlora_train.processes import (
+    ENDS_WITH_PARENT,
+    JOB_FILE,
+    OUTCOME_FILE,
+)
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessError, train
 
 
-def main(folder: Path) -> int:
-    """Train the job in ``folder`` together with the other processes; gives the exit code."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def main(folder: Path, *, ends_with_parent: bool) -> int:
+    """Train the job in ``folder`` together with the other processes; gives the exit code.
+
+    Args:
+        folder: Seen by the processes of every machine, with ``job.json`` in it.
+        ends_with_parent: Stop when standard input closes. A batch system has none to close.
+    """
+    if ends_with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     if ranks.is_first():
         logging.getLogger("the_block_llm").addHandler(_JsonLines())
         logging.getLogger("the_block_llm").setLevel(logging.INFO)
@@ -88,4 +98,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), ends_with_parent=ENDS_WITH_PARENT in sys.argv[2:]))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.pipelines.sequence_build.associations import (
     commit_associations,
     folder_associations,
@@ -55,14 +56,6 @@ from the_block_llm.schemas import Split
 _PATHS_LOOKED_UP: Final = 20  # of a commit, when looking for earlier changes to the same files
 _LATEST_FIRST: Final[tuple[Split, ...]] = ("held_out", "validation", "train")
 _DEFINED: Final = re.compile(r"\b(?:def|class|fn|struct|enum|trait|mod|type)\s+(\w+)")
-
-
-class RowSource(Protocol):
-    """A table, or the part of one that belongs to a repository."""
-
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows in order as dictionaries."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import Split
 
@@ -82,7 +82,7 @@ def read_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cuto
     )
 
 
-def read_history(table: ParquetParts, cutoff: Cutoff, validation_fraction: float) -> History:
+def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -> History:
     """Read the commits and put each on its side.
 
     Raises:

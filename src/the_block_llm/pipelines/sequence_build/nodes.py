@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.domain_marks import (
@@ -18,6 +19,7 @@ from the_block_llm.pipelines.sequence_build.fill_in_middle import (
     require_middle_marks,
     with_middles,
 )
+from the_block_llm.pipelines.sequence_build.groups import GroupWork, groups_of, in_groups
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import (
@@ -28,12 +30,19 @@ from the_block_llm.pipelines.sequence_build.params import (
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
-from the_block_llm.pipelines.sequence_build.several import Drafts, corpora
+from the_block_llm.pipelines.sequence_build.several import (
+    Drafts,
+    Tables,
+    chosen_tables,
+    corpora,
+)
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_HERE: Final = ExecutionParams()
 
 
 def screen_documents(
@@ -47,7 +56,10 @@ def screen_documents(
 ) -> dict[str, Any]:
     """Find what is held back and yet known, and what would be learned twice."""
     profile = resolve_profile(profiles, model)
-    corpus, history = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    tables = chosen_tables(
+        repository, commits, file_changes, snapshot_files, params.only_repository
+    )
+    corpus, history = _corpus(tables, profile, params)
     return screen(corpus.drafts, history, params.leak_similarity).to_json()
 
 
@@ -60,10 +72,32 @@ def render_documents(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-) -> Iterator[pa.RecordBatch]:
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Path]:
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
-    corpus, _ = _corpus(repository, commits, file_changes, snapshot_files, profile, params)
+    tables = chosen_tables(
+        repository, commits, file_changes, snapshot_files, params.only_repository
+    )
+    if len(tables.each) == 1 and execution.engine == "local":
+        return _documents_of(range(1), screening, tables, profile, params)
+    return in_groups(
+        GroupWork(_documents_of, (tables, profile, params)),
+        groups_of(tables.each),
+        screening,
+        None if params.work_folder is None else Path(params.work_folder),
+        execution,
+    )
+
+
+def _documents_of(
+    members: range,
+    screening: dict[str, Any],
+    tables: Tables,
+    profile: ModelProfile,
+    params: SequenceBuildParams,
+) -> Iterator[pa.RecordBatch]:
+    corpus, _ = _corpus(tables, profile, params, members)
     shape = row_shape(params, profile)
     tokenizer, _ = _tokenizer(profile, params)
     drafts = usable(corpus.drafts(), Screening.from_json(screening))
@@ -130,13 +164,15 @@ def report_sequences(
     params: SequenceBuildParams,
 ) -> dict[str, Any]:
     """Count what was made."""
-    cutoff = read_cutoff(repository, params.cutoff)
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
+    # The report counts commits; the other tables are not read.
+    tables = chosen_tables(repository, commits, commits, commits, params.only_repository)
+    cutoff = read_cutoff(tables.repository, params.cutoff)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
-        read_history(commits, cutoff, params.validation_fraction),
+        read_history(tables.commits, cutoff, params.validation_fraction),
         shape,
         Screening.from_json(screening),
         row_facts,
@@ -203,21 +239,17 @@ def _laid_out(
 
 
 def _corpus(
-    repository: dict[str, Any],
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    tables: Tables,
     profile: ModelProfile,
     params: SequenceBuildParams,
+    members: range | None = None,
 ) -> tuple[Drafts, History]:
-    cutoff = read_cutoff(repository, params.cutoff)
-    history = read_history(commits, cutoff, params.validation_fraction)
+    cutoff = read_cutoff(tables.repository, params.cutoff)
+    history = read_history(tables.commits, cutoff, params.validation_fraction)
     found = corpora(
-        repository,
+        tables,
         history,
-        commits,
-        file_changes,
-        snapshot_files,
+        members,
         with_chats=profile.role == "advisor",
         incremental_context_sequences=params.incremental_context_sequences,
         seed=params.seed,

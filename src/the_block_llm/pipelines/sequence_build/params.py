@@ -75,6 +75,12 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     like theirs. Lower finds looser copies, and takes more from evaluation."""
     reuse_folder: str | None = None
     """Where token ids are kept for later runs, at most 1 GiB; none: tokenise everything anew."""
+    work_folder: str | None = None
+    """Where documents of many repositories lie until their table is whole; none: a temporary
+    folder. With execution.engine=ray every node must see it."""
+    only_repository: str | None = None
+    """Build the corpus of this repository alone, of the several that were read; none: of all
+    together. Its rows lie in folders of their own, beside those of other corpora."""
     seed: int = 42
     """Picks the wording of questions."""
 

@@ -27,7 +27,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 render_documents,
-                [*_TABLES, "screening", *_PARAMS],
+                [*_TABLES, "screening", *_PARAMS, "params:execution"],
                 "documents",
                 name="render_documents",
                 tags=["documents"],

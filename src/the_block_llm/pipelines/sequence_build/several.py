@@ -1,36 +1,16 @@
 """Several repositories in the same tables: each with its own trees, told apart by its name."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-import pyarrow.compute as pc
-
+from the_block_llm.datasets.by_repository import ByRepository, RowSource
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff
-
-_PATHS: Final = ("path", "old_path")
-
-
-@dataclass(frozen=True)
-class OfRepository:
-    """The rows of one repository, its name before every path."""
-
-    table: ParquetParts
-    name: str
-
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The rows in order; see :class:`~the_block_llm.datasets.parts.ParquetParts`."""
-        for batch in self.table.batches([*columns, "repo"], batch_rows=256):
-            for row in batch.filter(pc.equal(batch["repo"], self.name)).to_pylist():
-                del row["repo"]
-                yield {
-                    key: f"{self.name}/{value}" if key in _PATHS and value else value
-                    for key, value in row.items()
-                }
 
 
 class Drafts(Protocol):
@@ -40,22 +20,18 @@ class Drafts(Protocol):
 
 
 @dataclass(frozen=True)
-class Corpora:
-    """The documents of several repositories, one repository after the other."""
+class Tables:
+    """The tables of git_ingest, of all repositories or of one, and the facts of each."""
 
-    corpora: Sequence[Corpus]
+    repository: Mapping[str, Any]
+    commits: RowSource
+    file_changes: RowSource
+    snapshot_files: RowSource
 
-    def drafts(self) -> Iterator[Draft | Dropped]:
-        """Render everything; a commit that several hold, as forks do, is rendered once."""
-        commits: set[str] = set()
-        for draft in chain.from_iterable(corpus.drafts() for corpus in self.corpora):
-            if isinstance(draft, Draft) and (
-                draft.kind == "commit" or draft.document_id.startswith("chat/why/")
-            ):
-                if draft.document_id in commits:
-                    continue
-                commits.add(draft.document_id)
-            yield draft
+    @property
+    def each(self) -> Sequence[Mapping[str, Any]]:
+        """The facts of every repository."""
+        return self.repository.get("repositories") or [self.repository]
 
 
 def project_name(repository_name: str) -> str:
@@ -63,49 +39,114 @@ def project_name(repository_name: str) -> str:
     return repository_name.removesuffix(".git") or "this project"
 
 
-def corpora(
+def chosen_tables(
     repository: Mapping[str, Any],
-    history: History,
     commits: ParquetParts,
     file_changes: ParquetParts,
     snapshot_files: ParquetParts,
-    **choices: Any,
+    only: str | None,
+) -> Tables:
+    """All repositories as one corpus, or the one named ``only``.
+
+    Raises:
+        ParameterError: There is none of that name.
+    """
+    if only is None:
+        return Tables(repository, commits, file_changes, snapshot_files)
+    each = repository.get("repositories") or [repository]
+    facts = next((facts for facts in each if facts["name"] == only), None)
+    if facts is None:
+        named = ", ".join(facts["name"] for facts in each[:8])
+        raise ParameterError(
+            f"sequence_build.only_repository={only!r} is none of the {len(each)} repositories "
+            f"that were read ({named}{', …' if len(each) > 8 else ''})."
+        )
+    tables = (ByRepository(table).of(only) for table in (commits, file_changes, snapshot_files))
+    return Tables({**facts, "repositories": [facts]}, *tables)
+
+
+@dataclass(frozen=True)
+class OneOfSeveral:
+    """The documents of a repository, without the commits that an earlier one has as well."""
+
+    corpus: Corpus
+    elsewhere: frozenset[str]
+    """Commits that forks share: they are rendered once, with the first that holds them."""
+
+    def drafts(self) -> Iterator[Draft | Dropped]:
+        """Render everything."""
+        for draft in self.corpus.drafts():
+            # The source of a document about a commit is its sha; of others it is a path.
+            if not (isinstance(draft, Draft) and draft.source in self.elsewhere):
+                yield draft
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """The documents of several repositories, one repository after the other."""
+
+    corpora: Sequence[OneOfSeveral]
+
+    def drafts(self) -> Iterator[Draft | Dropped]:
+        """Render everything; a commit that several hold, as forks do, is rendered once."""
+        return chain.from_iterable(corpus.drafts() for corpus in self.corpora)
+
+
+def corpora(
+    tables: Tables, history: History, members: range | None = None, **choices: Any
 ) -> Drafts:
     """One corpus for each repository of the tables.
 
     Args:
-        repository: Facts of the first, and under ``repositories`` of each.
+        tables: What git_ingest read.
         history: All commits; the same time divides every repository.
-        commits: The table.
-        file_changes: The table.
-        snapshot_files: The table.
+        members: Numbers of the repositories that are meant; none: all.
         **choices: Handed on to :class:`~the_block_llm.pipelines.sequence_build.corpus.Corpus`.
     """
-    each = repository.get("repositories") or [repository]
+    each = tables.each
     if len(each) == 1:
         return Corpus(
             project=project_name(str(each[0].get("name") or "")),
             history=history,
-            file_changes=file_changes,
-            snapshot_files=snapshot_files,
+            file_changes=tables.file_changes,
+            snapshot_files=tables.snapshot_files,
             **choices,
         )
-    found: list[Corpus] = []
-    for facts in each:
+    commits, changes, files = (
+        ByRepository(table)
+        for table in (tables.commits, tables.file_changes, tables.snapshot_files)
+        if isinstance(table, ParquetParts)
+    )
+    order = {sha: number for number, sha in enumerate(history.commits)}
+    seen: set[str] = set()
+    found: list[OneOfSeveral] = []
+    for number, facts in enumerate(each[: None if members is None else members.stop]):
         name = facts["name"]
-        own = [row["sha"] for row in OfRepository(commits, name).rows(["sha"])]
-        mine = frozenset(own)
+        own = sorted((row["sha"] for row in commits.of(name).rows(["sha"])), key=order.__getitem__)
+        elsewhere = frozenset(sha for sha in own if sha in seen)
+        seen.update(own)
+        if members is not None and number not in members:
+            continue
+        prefix = f"{name}/"
         found.append(
-            Corpus(
-                project=project_name(name),
-                history=History(
-                    {sha: c for sha, c in history.commits.items() if sha in mine},
-                    {sha: split for sha, split in history.split_of.items() if sha in mine},
-                    read_cutoff(facts, facts["cutoff"]["spec"]),
+            OneOfSeveral(
+                Corpus(
+                    project=project_name(name),
+                    history=_own(history, own, facts),
+                    file_changes=changes.of(name, prefix),
+                    snapshot_files=files.of(name, prefix),
+                    **choices,
                 ),
-                file_changes=OfRepository(file_changes, name),
-                snapshot_files=OfRepository(snapshot_files, name),
-                **choices,
+                elsewhere,
             )
         )
     return Corpora(found)
+
+
+def _own(history: History, shas: Sequence[str], facts: Mapping[str, Any]) -> History:
+    return replace(
+        history,
+        commits={sha: history.commits[sha] for sha in shas},
+        split_of={sha: history.split_of[sha] for sha in shas},
+        cutoff=read_cutoff(facts, facts["cutoff"]["spec"]),
+    )

@@ -1,0 +1,94 @@
+"""Training on several GPUs of one machine, frozen layers whole and sharded, against one GPU.
+
+    python benchmarks/gpu/random_llama.py /tmp/llama --tokenizer FOLDER
+    python benchmarks/gpu/several_gpus.py /tmp/llama [--gpus 1 2 4] [--row-tokens 1024]
+
+Through the project's own ``train_in_processes``: load, validate, train, save. tokens/s are those of
+the steps after the first; GiB the peak that PyTorch allocated in the first process.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import yaml
+
+from the_block_llm.datasets.parts import save_parts
+from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.processes import train_in_processes
+from the_block_llm.schemas import ROWS
+
+STEPS, STEP_ROWS = 6, 16
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("--gpus", type=int, nargs="*", default=[1, 2])
+    arguments.add_argument("--row-tokens", type=int, default=1024)
+    asked = arguments.parse_args()
+    print(f"{'':16} {'GPUs':>5} {'tokens/s':>10} {'x one':>6} {'GiB':>6} {'loss':>8}")
+    alone = 0.0
+    for n_gpus in asked.gpus:
+        for layers in ("auto", "sharded") if n_gpus > 1 else ("auto",):
+            speed, gib, loss = measure(asked.model, n_gpus, layers, asked.row_tokens)
+            alone = alone or speed
+            name = "whole" if layers == "auto" else layers
+            print(
+                f"{name:16} {n_gpus:5} {speed:10,.0f} {speed / alone:6.2f} {gib:6.2f} {loss:8.4f}"
+            )
+
+
+def measure(model: Path, n_gpus: int, layers: Any, row_tokens: int) -> tuple[float, float, float]:
+    settings = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
+    text = settings.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
+    profiles = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
+    profile = resolve_profile(profiles, str(model))
+    lora = profile.lora.model_copy(update={"dropout": 0.0})
+    profile = profile.model_copy(update={"cache_folder": str(model.parent / "cache"), "lora": lora})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generator = torch.Generator().manual_seed(0)
+        for table, n_rows in (("train", STEPS * STEP_ROWS), ("validation", 2)):
+            rows = [
+                {
+                    "input_ids": torch.randint(200, (row_tokens,), generator=generator).tolist(),
+                    "labels_mask": [True] * row_tokens,
+                    "segment_lengths": [row_tokens],
+                    "document_ids": ["random"],
+                    "n_tokens": row_tokens,
+                    "stage": 0,
+                }
+                for _ in range(n_rows)
+            ]
+            save_parts(folder / table, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
+        values = profile.training.model_copy(
+            update={"effective_batch_rows": STEP_ROWS, "eval_steps": 1000, "save_steps": 1000}
+        )
+        outcome = train_in_processes(
+            TrainingJob(
+                profile=profile,
+                values=values,
+                force_epochs=1,
+                max_steps=None,
+                train_folder=folder / "train",
+                validation_folder=folder / "validation",
+                work_folder=folder / "models",
+                git_commit=None,
+                n_processes=n_gpus,
+                limits=MemoryLimits(layers=layers),
+            )
+        )
+    steps = outcome.metrics["train_history"][1:]
+    speed = statistics.median(step["tokens"] / step["step_seconds"] for step in steps)
+    return speed, outcome.metrics["peak_memory_gib"], steps[-1]["loss"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The rates that `kedro estimate` reckons with, measured on this machine.
+
+    python benchmarks/rates.py REPOSITORY [REPOSITORY …]
+
+Prints values for `planning.rates` in conf/local/parameters.yml. Processor seconds are measured, not
+wall time, so that other programs on the machine hardly matter. The tokenizer is SmolLM2's.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scale_out import make
+from the_block_llm import schemas
+from the_block_llm.datasets.parts import save_parts
+from the_block_llm.models.profiles import ModelProfiles
+from the_block_llm.pipelines.git_ingest import nodes as ingest
+from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.sequence_build import nodes as sequences
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+
+N_TINY = 20
+
+
+class Cpu:
+    """Processor seconds of this process and of those that it started and that have ended."""
+
+    def __enter__(self) -> "Cpu":
+        self._begin = self._now()
+        self._wall = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self._begin
+        self.wall = time.perf_counter() - self._wall
+
+    @staticmethod
+    def _now() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("repositories", nargs="+")
+    asked = arguments.parse_args()
+    project = Path(__file__).parents[1]
+    text = (project / "conf/base/parameters_models.yml").read_text(encoding="utf-8")
+    text = text.replace("${project_path:", f"{project}/").replace("}\n", "\n")
+    models = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny = [str(make(folder / "tiny" / f"t{number}", 3, number)) for number in range(N_TINY)]
+        few = read(folder / "a", tiny[: N_TINY // 4])
+        many = read(folder / "b", tiny)
+        a_repository = (many["cpu"] - few["cpu"]) / (N_TINY - N_TINY // 4)
+        large = read(folder / "c", [str(Path(one).resolve()) for one in asked.repositories])
+        megabytes = large["bytes"] / 1e6
+        rates: dict[str, float] = {
+            "ingest_cpu_s_per_repository": a_repository,
+            "ingest_cpu_s_per_mb": large["cpu"] / megabytes,
+            "changed_mb_per_snapshot_mb": large["change_bytes"] / large["file_bytes"],
+        }
+        rates |= build(large, models, folder, megabytes)
+    print("planning:\n  rates:")
+    for key, value in rates.items():
+        print(f"    {key}: {value:.3g}")
+
+
+def read(folder: Path, repositories: list[str]) -> dict[str, Any]:
+    params = GitIngestParams(
+        cache_folder=str(folder / "cache"), clone_folder=str(folder / "clones"),
+        pseudonym_key_file=str(folder / "key"), n_processes=1,
+    )  # fmt: skip
+    with Cpu() as cpu:
+        facts = ingest.find_repositories(".", repositories, params, 0.85)
+        commits, changes, history = ingest.read_commits(facts, params)
+        tables = [
+            save_parts(folder / "commits", schemas.COMMITS, commits),
+            save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
+        ]
+        files, snapshots = ingest.read_files(facts, params, history)
+        tables.append(save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files))
+    heads = {one["name"]: one["head"] for one in facts["repositories"]}
+    change_bytes = sum(one["kept_bytes"] for one in history)
+    file_bytes = sum(one["kept_bytes"] for one in snapshots if one["sha"] == heads[one["repo"]])
+    return {
+        "cpu": cpu.seconds, "facts": facts, "tables": tables, "change_bytes": change_bytes,
+        "file_bytes": file_bytes, "bytes": change_bytes + file_bytes,
+    }  # fmt: skip
+
+
+def build(
+    read_of: dict[str, Any], models: ModelProfiles, folder: Path, megabytes: float
+) -> dict[str, float]:
+    choices = (models, "smollm2-135m", SequenceBuildParams())
+    inputs = (read_of["facts"], *read_of["tables"])
+    with Cpu() as screening:
+        found = sequences.screen_documents(*inputs, *choices)
+    with Cpu() as rendering:
+        documents = save_parts(
+            folder / "documents", schemas.DOCUMENTS,
+            sequences.render_documents(*inputs, found, *choices),
+        )  # fmt: skip
+    with Cpu() as packing:
+        packed = save_parts(
+            folder / "train", schemas.ROWS, sequences.pack_train(documents, *choices)
+        )
+        for split in (sequences.pack_validation, sequences.pack_held_out):
+            save_parts(folder / split.__name__, schemas.ROWS, split(documents, *choices))
+    tokens = sum(int(batch["n_tokens"].to_numpy().sum()) for batch in packed.batches(["n_tokens"]))
+    return {
+        "screening_cpu_s_per_mb": screening.seconds / megabytes,
+        "rendering_cpu_s_per_mb": rendering.seconds / megabytes,
+        "packing_cpu_s_per_mb": packing.seconds / megabytes,
+        "training_tokens_per_mb": tokens / megabytes,
+    }
+
+
+if __name__ == "__main__":
+    main()

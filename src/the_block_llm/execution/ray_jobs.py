@@ -1,0 +1,140 @@
+"""Jobs as tasks of a Ray cluster, a bounded number at a time.
+
+Ray brings the processes, the retries and the nodes. What is ours is small: only paths and
+counts travel, jobs write their files where every node sees them, and running a job twice
+writes the same bytes; so a task whose node died is simply run again somewhere else.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from the_block_llm.errors import ExecutionError
+from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.params import ExecutionParams
+
+_log = logging.getLogger(__name__)
+_LOOK_AGAIN_S: Final = 5.0  # at how many cores the cluster has; nodes come and go
+
+
+def run_on_ray(jobs: Iterable[Call], execution: ExecutionParams) -> Iterator[tuple[int, Any]]:
+    """Run the jobs on the cluster and yield ``(number of the job, result)`` as they finish.
+
+    Jobs are taken from the iterable only as fast as the cluster works them off, so an endless
+    one keeps neither the driver's memory nor the object store growing.
+
+    Raises:
+        ExecutionError: Ray is not installed, or the cluster cannot be reached.
+        Exception: What a job raised.
+    """
+    with _cluster(execution) as ray:
+        task = ray.remote(num_cpus=1, max_retries=execution.retries, scheduling_strategy="SPREAD")(
+            _run
+        )
+        numbers: dict[Any, int] = {}
+        waiting = enumerate(jobs)
+        width = _Width(ray, 1 + execution.waiting_tasks)
+        try:
+            while True:
+                while len(numbers) < width.now() and (next_job := next(waiting, None)):
+                    number, job = next_job
+                    numbers[task.remote(*job)] = number
+                if not numbers:
+                    return
+                done, _ = ray.wait(list(numbers), num_returns=1, timeout=_LOOK_AGAIN_S)
+                for reference in done:
+                    yield numbers.pop(reference), _result(ray, reference)
+        finally:
+            for reference in numbers:
+                ray.cancel(reference, force=True)
+
+
+def _run(function: Any, arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # Ray's error is both itself and the job's; ours is told without Ray's traceback.
+        raise error.cause from None
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    ) as error:
+        said = str(error).strip().splitlines()
+        return Lost(f"its worker died each time: {said[0] if said else type(error).__name__}")
+
+
+class _Width:
+    """How many tasks may be under way."""
+
+    def __init__(self, ray: Any, tasks_a_core: int) -> None:
+        self._ray = ray
+        self._tasks_a_core = tasks_a_core
+        self._cores = 0
+        self._looked = -_LOOK_AGAIN_S
+
+    def now(self) -> int:
+        if time.monotonic() - self._looked >= _LOOK_AGAIN_S:
+            self._cores = int(self._ray.cluster_resources().get("CPU", 0))
+            self._looked = time.monotonic()
+        # A cluster that grows from nothing needs a task that asks for its first node.
+        return max(1, self._cores) * self._tasks_a_core
+
+
+@contextmanager
+def _cluster(execution: ExecutionParams) -> Iterator[Any]:
+    """Ray, connected; what was started here is stopped at the end."""
+    # Ray sends usage statistics over the network unless told otherwise, before it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray  # noqa: PLC0415, an extra
+    except ImportError as error:
+        raise ExecutionError(
+            "execution.engine=ray needs the package ray: pip install 'the_block_llm[ray]'. "
+            "execution.engine=local needs nothing."
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {
+        "log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR,
+    }  # fmt: skip
+    if execution.address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": execution.cpus or None,
+            "object_store_memory": execution.object_store_mb * 1024 * 1024,
+            "include_dashboard": False,
+        }
+    else:
+        options["address"] = execution.address
+    path = os.environ.get("PYTHONPATH")
+    # Workers of a Ray that starts here find this package where this process found it.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        ray.init(**options)
+    except Exception as error:
+        where = execution.address or "on this machine"
+        raise ExecutionError(
+            f"Ray cannot be reached or started ({where}): {error}. Check execution.address; "
+            "execution.engine=local needs no cluster."
+        ) from error
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    _log.info("Ray: %s cores", int(ray.cluster_resources().get("CPU", 0)))
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,100 @@
+"""``kedro training-job``: what a batch system needs to train on several machines.
+
+torchrun must start on every machine, and Kedro on none of them. So this writes the job into a
+folder that all machines see; torchrun trains it; and an ordinary ``kedro run
+--pipelines=qlora_train`` afterwards finds the finished run, as it finds its own, and puts the
+adapter in its place.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import click
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import ParameterError, StorageError
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.qlora_train.job import training_job
+from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
+
+JOB_FILE: Final = "job.json"
+HELP: Final = """Write the training job for torchrun on several machines into FOLDER.
+
+\b
+Example:
+  kedro training-job data/06_models/.job --processes=16
+
+\b
+Then, on every machine (Slurm, Kubernetes and SkyPilot files are in deploy/):
+  torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
+    --module the_block_llm.pipelines.qlora_train.worker FOLDER
+and at the end, once:
+  kedro run --pipelines=qlora_train
+"""
+OPTIONS: Final[list[click.Parameter]] = [
+    click.Argument(["folder"], type=click.Path(path_type=Path)),
+    click.Option(
+        ["--processes"], type=click.IntRange(min=1), required=True,
+        help="Processes of all machines together, one a GPU.",
+    ),
+    click.Option(["--model"], help="Profile; by default the project's."),
+    click.Option(["--env"], help="Configuration environment."),
+]  # fmt: skip
+
+
+class Prepared(Protocol):
+    """The project's parameters and where its tables lie."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+    @property
+    def folder_of(self) -> Callable[[str], Path]: ...
+
+
+def write_job(
+    prepared: Callable[[str | None, str | None], Prepared],
+    folder: Path,
+    processes: int,
+    model: str | None,
+    env: str | None,
+) -> None:
+    """Write ``job.json``.
+
+    Raises:
+        ParameterError: The processes cannot share the effective batch.
+        TableError: There are no rows yet.
+        StorageError: The folder cannot be written.
+    """
+    project = prepared(env, model)
+    params = QloraTrainParams.model_validate(project.parameters["qlora_train"])
+    profile = resolve_profile(
+        ModelProfiles.model_validate(project.parameters["models"]), project.parameters["model"]
+    )
+    repository = json.loads(project.folder_of("repository").read_text(encoding="utf-8"))
+    row_facts = json.loads(project.folder_of("row_facts").read_text(encoding="utf-8"))
+    job = training_job(
+        profile,
+        params.model_copy(update={"n_processes": processes}),
+        train_folder=ParquetParts(project.folder_of("train_rows")).folder.absolute(),
+        validation_folder=ParquetParts(project.folder_of("validation_rows")).folder.absolute(),
+        git_commit=repository["head"],
+        row_facts=row_facts,
+    )
+    batch = job.values.effective_batch_rows
+    if batch % processes:
+        raise ParameterError(
+            f"{processes} processes do not divide the effective batch of {batch} rows. Choose a "
+            "number that does."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JOB_FILE).write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {folder / JOB_FILE}: {error.strerror}. Give a folder that every "
+            "machine sees and that can be written."
+        ) from error
+    click.echo(str(folder / JOB_FILE))

@@ -1,0 +1,1 @@
+"""What data and training will cost at a size that is given, from rates that were measured."""

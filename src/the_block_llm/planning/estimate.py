@@ -1,0 +1,107 @@
+"""Time and cost of data and training: a few products, each with the assumption behind it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from the_block_llm.errors import ParameterError
+from the_block_llm.planning.params import PlanningParams, Rates
+
+ASSUMPTIONS: Final = """\
+Gigabytes are kept text: files at the ref and patches of the history, after everything that is \
+left out. The ingest report of a few repositories tells how much yours keep.
+Cores are like those the rates were measured on, and the disk keeps up with them.
+Ingest and rendering share out evenly over the cores; --simulate looks at large repositories.
+Screening and packing run in one process, whatever the number of cores.
+Several GPUs train as fast as one times their number. This was not measured: it was seen to \
+compute the same, with processes of a CPU only.
+A first run. Later ones read, render and tokenise only what is new.
+""".splitlines()
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be done, with what."""
+
+    repositories: int
+    megabytes: float
+    """Kept text of all together."""
+    cores: int
+    gpus: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's share of the time and the cost."""
+
+    name: str
+    hours: float
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+    price: float = 0.0
+
+
+def data_stages(work: Workload, rates: Rates, ingest_s: float | None = None) -> list[Stage]:
+    """Time of the data pipelines, without prices.
+
+    Args:
+        work: Size and cores.
+        rates: Measured.
+        ingest_s: Wall time of ingest where it is known better than by dividing, of a simulation.
+    """
+    megabytes = work.megabytes
+    ingest_cpu_s = (
+        work.repositories * rates.ingest_cpu_s_per_repository
+        + megabytes * rates.ingest_cpu_s_per_mb
+    )
+    seconds = {
+        "ingest": ingest_cpu_s / work.cores if ingest_s is None else ingest_s,
+        "screening": megabytes * rates.screening_cpu_s_per_mb,
+        "rendering": megabytes * rates.rendering_cpu_s_per_mb / work.cores,
+        "packing": megabytes * rates.packing_cpu_s_per_mb,
+    }
+    return [
+        # While one process works, the other cores are paid for as well.
+        Stage(name, wall_s / 3600, core_hours=wall_s * work.cores / 3600)
+        for name, wall_s in seconds.items()
+    ]
+
+
+def estimate(work: Workload, planning: PlanningParams, profile: str) -> list[Stage]:
+    """Time and cost of every stage.
+
+    Args:
+        work: What is to be done, with what; no GPU: data only.
+        planning: Rates and prices.
+        profile: That is trained.
+
+    Raises:
+        ParameterError: No rate was measured for the profile.
+    """
+    rates = planning.rates
+    stages = [
+        Stage(s.name, s.hours, s.core_hours, price=s.core_hours * planning.core_hour_price)
+        for s in data_stages(work, rates)
+    ]
+    if not work.gpus:
+        return stages
+    speeds = {speed.profile: speed.tokens_per_second for speed in rates.training}
+    speed = speeds.get(profile)
+    if speed is None:
+        known = ", ".join(sorted(speeds))
+        raise ParameterError(
+            f"No training speed was measured for {profile} (known: {known}). Add one to "
+            "planning.rates.training; `kedro run "
+            "--pipelines=qlora_train --params=qlora_train.preflight_only=true` measures it."
+        )
+    tokens = work.megabytes * rates.training_tokens_per_mb * work.epochs
+    gpu_hours = tokens / speed / 3600
+    stages.append(
+        Stage(
+            "training",
+            gpu_hours / work.gpus,
+            gpu_hours=gpu_hours,
+            price=gpu_hours * planning.gpu_hour_price,
+        )
+    )
+    return stages

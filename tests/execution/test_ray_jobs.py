@@ -1,0 +1,179 @@
+"""Jobs on a Ray cluster of two nodes on this machine, one of which dies."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders.git_repository import GitRepository
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+from tests.pipelines.git_ingest.ingesting import Ingested, ingest
+
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.errors import ExecutionError
+from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.execution.ray_jobs import run_on_ray
+from the_block_llm.models.profiles import ModelProfiles
+from the_block_llm.pipelines.sequence_build import groups
+from the_block_llm.pipelines.sequence_build import nodes as sequences
+from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
+from the_block_llm.schemas import DOCUMENTS
+
+ON_RAY = ExecutionParams(engine="ray", retries=5)
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def fail(number: int) -> None:
+    raise ZeroDivisionError(f"job {number}")
+
+
+def die(folder: Path, times: int) -> str:
+    """End the worker process the first ``times`` times."""
+    marks = len(list(folder.iterdir()))
+    if marks < times:
+        (folder / str(marks)).touch()
+        os._exit(1)
+    return "done"
+
+
+@pytest.mark.slow
+def test_every_job_gives_its_result(cluster: Any) -> None:
+    found = dict(run_on_ray([(square, (n,)) for n in range(20)], ON_RAY))
+    assert found == {n: n * n for n in range(20)}
+
+
+def test_no_more_jobs_are_taken_than_the_cluster_can_work_off(cluster: Any) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Call]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield square, (taken,)
+
+    results = run_on_ray(endless(), ExecutionParams(engine="ray", waiting_tasks=2))
+    for done in range(1, 30):
+        next(results)
+        # Two cores, one task that runs and two that wait on each.
+        assert taken - done < 2 * (1 + 2)
+    results.close()
+
+
+def test_what_a_job_raises_is_raised_here(cluster: Any) -> None:
+    with pytest.raises(ZeroDivisionError, match="job 7"):
+        list(run_on_ray([(fail, (7,))], ON_RAY))
+
+
+def test_a_worker_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    assert dict(run_on_ray([(die, (tmp_path, 2))], ON_RAY)) == {0: "done"}
+
+
+def test_a_job_that_always_kills_its_worker_is_given_up(cluster: Any, tmp_path: Path) -> None:
+    once = ExecutionParams(engine="ray", retries=1)
+    [(_, result)] = run_on_ray([(die, (tmp_path, 99))], once)
+    assert isinstance(result, Lost)
+    assert "died" in result.reason
+
+
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**options: Any) -> None:
+        raise ConnectionError(f"no answer from {options['address']}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    nowhere = ExecutionParams(engine="ray", address="127.0.0.1:1")
+    with pytest.raises(ExecutionError, match=r"cannot be reached.*127\.0\.0\.1:1"):
+        list(run_on_ray([], nowhere))
+
+
+def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
+    words = iter(range(10**6))
+    for name in range(n_repositories):
+        repository = GitRepository(folder / f"service{name}")
+        for number in range(n_commits):
+            lines = "".join(
+                f"def settle_{next(words)}(claim{next(words)}): return {next(words)}\n"
+                for _ in range(12)
+            )
+            subject = f"Settle claims of kind {next(words)} before {next(words)} for {name}"
+            repository.commit(subject, {f"part{number}.py": lines})
+    GitRepository(folder / "empty")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return organisation(tmp_path_factory.mktemp("clones"), 12, 6)
+
+
+@pytest.fixture(scope="module")
+def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    """What the local engine reads of them."""
+    folder = tmp_path_factory.mktemp("local")
+    return ingest(".", folder, repositories=str(clones), n_processes=1, cutoff=0.8)
+
+
+def part_bytes(*tables: ParquetParts) -> list[list[bytes]]:
+    return [[part.read_bytes() for part in table.parts] for table in tables]
+
+
+@pytest.mark.slow
+def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
+    cluster: Any, tmp_path: Path, clones: Path, local: Ingested
+) -> None:
+    shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
+    doomed = cluster.add_node(num_cpus=1, object_store_memory=80 * 1024 * 1024)
+    finished_before: list[int] = []
+
+    def kill_once_it_works() -> None:
+        deadline = time.monotonic() + 60
+        cache = tmp_path / "cache"
+        while not list(cache.glob("*/history/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        finished_before.append(len(list(cache.glob("*/history/*.json"))))
+        cluster.remove_node(doomed, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_once_it_works)
+    killer.start()
+    on_ray = ingest(".", tmp_path, repositories=str(clones), execution=ON_RAY, cutoff=0.8)
+    killer.join()
+    assert 0 < finished_before[0] < 12, "it died in the middle"
+    tables = ("commits", "file_changes", "snapshot_files")
+    assert part_bytes(*(getattr(on_ray, name) for name in tables)) == part_bytes(
+        *(getattr(local, name) for name in tables)
+    )
+    assert on_ray.report["left_out"] == local.report["left_out"]
+    assert len(on_ray.report["history"]) == 12
+
+
+@pytest.mark.slow
+def test_documents_have_the_bytes_of_the_local_run(
+    cluster: Any, tmp_path: Path, local: Ingested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three groups of four repositories each.
+    monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 24)
+    profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
+    params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
+    choices = (ModelProfiles({"m": profile}), "m", params)
+    inputs = (local.repository, local.commits, local.file_changes, local.snapshot_files)
+    screening = sequences.screen_documents(*inputs, *choices)
+    here, there = (
+        save_parts(
+            tmp_path / engine.engine,
+            DOCUMENTS,
+            sequences.render_documents(*inputs, screening, *choices, engine),
+        )
+        for engine in (ExecutionParams(), ON_RAY)
+    )
+    assert len(here.parts) == 3
+    assert part_bytes(there) == part_bytes(here)

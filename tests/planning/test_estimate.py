@@ -1,0 +1,87 @@
+"""Estimates of time and cost, and the simulation of many repositories."""
+
+import numpy as np
+import pytest
+from tests.builders.project import ROOT
+
+from the_block_llm.configuration import project_parameters
+from the_block_llm.errors import ParameterError
+from the_block_llm.planning.command import run_estimate
+from the_block_llm.planning.estimate import Workload, estimate
+from the_block_llm.planning.params import PlanningParams, Rates
+from the_block_llm.planning.simulation import draw_sizes, simulate
+
+RATES = Rates(
+    ingest_cpu_s_per_repository=1.0, ingest_cpu_s_per_mb=2.0, screening_cpu_s_per_mb=1.0,
+    rendering_cpu_s_per_mb=4.0, packing_cpu_s_per_mb=0.5, training_tokens_per_mb=1000,
+    changed_mb_per_snapshot_mb=1.0, training=({"profile": "m", "tokens_per_second": 100},),
+)  # fmt: skip
+PLANNING = PlanningParams(
+    rates=RATES, core_hour_price=0.1, gpu_hour_price=2.0, median_repository_mb=1.0,
+    repository_sigma=1.5,
+)  # fmt: skip
+
+
+def test_the_sums_by_hand() -> None:
+    work = Workload(repositories=1600, megabytes=3600, cores=4, gpus=2, epochs=3)
+    found = {stage.name: stage for stage in estimate(work, PLANNING, "m")}
+    hours = {name: stage.hours for name, stage in found.items()}
+    assert hours == pytest.approx({
+        "ingest": (1600 + 7200) / 4 / 3600, "screening": 1.0, "rendering": 1.0, "packing": 0.5,
+        "training": 15.0,
+    })  # fmt: skip
+    # Four cores are paid for while one screens; both GPUs train for fifteen hours.
+    assert found["screening"].price == pytest.approx(0.4)
+    assert (found["training"].gpu_hours, found["training"].price) == pytest.approx((30.0, 60.0))
+
+
+def test_without_a_gpu_only_the_data_is_estimated() -> None:
+    stages = estimate(Workload(1, 1, 1, gpus=0, epochs=1), PLANNING, "unknown")
+    assert [stage.name for stage in stages] == ["ingest", "screening", "rendering", "packing"]
+
+
+def test_a_profile_without_a_measured_speed() -> None:
+    with pytest.raises(ParameterError, match="No training speed was measured for unknown"):
+        estimate(Workload(1, 1, 1, gpus=1, epochs=1), PLANNING, "unknown")
+
+
+def test_equal_repositories_keep_every_core_busy() -> None:
+    found = simulate(np.full(64, 3.0), cores=8, rates=RATES, share_mb=100.0, most_shares=4)
+    assert found.ingest_efficiency == pytest.approx(1.0)
+    assert found.stages[0].hours == pytest.approx(64 * 7 / 8 / 3600)
+
+
+def test_a_giant_is_what_the_others_wait_for_unless_it_is_divided() -> None:
+    sizes = np.array([1000.0] + [1.0] * 50)
+    whole = simulate(sizes, cores=10, rates=RATES, share_mb=5000.0, most_shares=64)
+    divided = simulate(sizes, cores=10, rates=RATES, share_mb=10.0, most_shares=64)
+    assert whole.stages[0].hours == pytest.approx(2001 / 3600)
+    assert whole.ingest_efficiency < 0.15
+    assert divided.ingest_efficiency > 0.9
+
+
+def test_many_cores_leave_what_one_process_does() -> None:
+    sizes = draw_sizes(2000, 1.0, 1.5, None)
+    few, many = (simulate(sizes, cores, RATES, 6.0, 64) for cores in (1, 256))
+    assert few.bottleneck == "rendering"
+    assert many.bottleneck == "screening"
+
+
+def test_drawn_sizes_are_those_that_were_asked_for() -> None:
+    sizes = draw_sizes(10_001, 0.5, 1.9, None)
+    assert np.median(sizes) == pytest.approx(0.5, rel=0.1)
+    assert np.percentile(sizes, 99) == pytest.approx(0.5 * np.exp(1.9 * 2.326), rel=0.25)
+    assert draw_sizes(100, 0.5, 1.9, 4000.0).sum() == pytest.approx(4000.0)
+
+
+@pytest.mark.parametrize(("simulated", "says"), [(False, "training"), (True, "bottleneck")])
+def test_the_command_prints_a_table(
+    capsys: pytest.CaptureFixture[str], simulated: bool, says: str
+) -> None:
+    run_estimate(
+        lambda env: project_parameters(ROOT, env), repositories=400, gigabytes=4.0, cores=32,
+        gpus=8, epochs=1, model="llama-3.1-8b", simulated=simulated, env="base",
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert says in out
+    assert "400 repositories, 4.0 GB" in out
