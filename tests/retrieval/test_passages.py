@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from the_block_llm.retrieval.passages import (
@@ -7,6 +11,24 @@ from the_block_llm.retrieval.passages import (
     cut_at_lines,
     file_passages,
 )
+
+
+def test_search_leaves_the_gpu_alone_where_jax_is_installed(tmp_path):
+    """bm25s starts JAX on import, and JAX would take three quarters of the GPU's memory."""
+    (tmp_path / "jax").mkdir()
+    seen = tmp_path / "seen"
+    (tmp_path / "jax" / "__init__.py").write_text(
+        f"import os, pathlib\npathlib.Path({str(seen)!r}).write_text(os.environ['JAX_PLATFORMS'])\n"
+    )
+    (tmp_path / "jax" / "lax.py").write_text("def top_k(values, k):\n    return values[:k]\n")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    paths = [str(tmp_path), *sys.path]
+    subprocess.run(
+        [sys.executable, "-c", "import the_block_llm.retrieval.passages"],
+        check=True,
+        env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    assert seen.read_text() == "cpu"
 
 
 def test_files_are_found_by_their_path():

@@ -1,11 +1,15 @@
 """Passages of a repository that fit a question, as anybody could find them: BM25."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
+
+# Where JAX is installed, bm25s starts it, and JAX takes three quarters of a GPU for itself.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import bm25s  # type: ignore[import-untyped]
 

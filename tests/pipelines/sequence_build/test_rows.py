@@ -139,6 +139,21 @@ def test_lone_surrogates_become_question_marks(literal: Literal, tmp_path: Path)
     assert document["segments"][1]["text"] == "before ? after ?\n"
 
 
+def test_characters_that_the_tokenizer_lacks_are_replaced_and_said(
+    smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    text = "group\x1dseparator, end\x04 and \U00050000, but \x01 and é\n"
+    head = Segment("File odd.txt:\n\n", train=False)
+    draft = Draft("file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True)))
+    _, rows = rows_of([draft], tokenizer, RowShape(64, 16), tmp_path)
+    [row] = rows.rows()
+    learned = _learned(row["input_ids"], row["labels_mask"])[:-1]
+    expected = "group\ufffdseparator, end\ufffd and \ufffd, but \x01 and é\n"
+    assert tokenizer.backend.decode(learned) == expected
+    assert "1 documents hold characters" in caplog.text
+
+
 def test_a_line_of_a_million_characters_is_cut_into_rows(
     smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
 ) -> None:

@@ -1,12 +1,16 @@
 """Bytes to text without losing one: what is decoded encodes back to the same bytes."""
 
 import codecs
+import re
 from typing import Final, NamedTuple
 
 import charset_normalizer
 
 # Detection reads a sample; the result is then tried on the whole.
 _SAMPLE_BYTES: Final = 1 << 16
+# In no text of an old code page, but in every compressed picture. Tabs, line and page ends are
+# text; so are the escapes of ISO 2022 and the mark that ended a file of CP/M and DOS.
+_CONTROLS: Final = re.compile("[\x00-\x06\x0e-\x19\x1c-\x1f]")
 _UTF16_BOMS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -50,7 +54,7 @@ def decode(data: bytes) -> Decoded | None:
     # A sample may end inside a character; then the guess fails on the whole or is right.
     for encoding in _guesses(data[:_SAMPLE_BYTES]):
         decoded = _if_lossless(data, encoding)
-        if decoded is not None:
+        if decoded is not None and _CONTROLS.search(decoded.text) is None:
             return decoded
     return None
 

@@ -1,5 +1,6 @@
 """Drafts to the table ``documents``: tokenised, in batches of bounded size."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from the_block_llm.pipelines.sequence_build.tokens import (
 )
 from the_block_llm.schemas import DOCUMENTS
 
+_log = logging.getLogger(__name__)
 # Enough texts to keep every core busy, little enough to hold several times over.
 _BATCH_CHARACTERS = 4 * 1024 * 1024
 
@@ -54,12 +56,12 @@ def _batches(
     stage_tokens: Sequence[int],
     earlier: TokenisedTexts | None,
 ) -> Iterator[pa.RecordBatch]:
-    for batch, encodings in _encoded_ahead(_batched(drafts), tokenizer, earlier):
+    for batch, encodings in _encoded_ahead(_batched(drafts, tokenizer), tokenizer, earlier):
         documents = tokenizer.assemble(batch, encodings)
         for at, draft in enumerate(batch):
             if draft.instead is not None and len(documents[at].input_ids) > context_tokens:
-                batch[at] = draft.instead
-                [documents[at]] = tokenizer.encode([draft.instead])
+                batch[at] = writable(draft.instead, tokenizer.unknown_bytes)
+                [documents[at]] = tokenizer.encode([batch[at]])
         yield _record_batch(batch, documents, stage_tokens)
 
 
@@ -78,17 +80,24 @@ def _encoded_ahead(
             yield ready, encodings.result()
 
 
-def _batched(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
+def _batched(drafts: Iterable[Draft], tokenizer: DocumentTokenizer) -> Iterator[list[Draft]]:
     batch: list[Draft] = []
-    characters = 0
+    characters = n_changed = 0
     for draft in drafts:
-        batch.append(writable(draft))
+        written = writable(draft, tokenizer.unknown_bytes)
+        n_changed += written is not draft
+        batch.append(written)
         characters += sum(len(segment.text) for segment in draft.segments)
         if characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+    if n_changed:
+        _log.warning(
+            "%s documents hold characters that the tokenizer has no tokens for; they are "
+            "written as U+FFFD", f"{n_changed:,}",
+        )  # fmt: skip
 
 
 def _record_batch(

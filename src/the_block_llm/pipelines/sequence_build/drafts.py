@@ -48,24 +48,40 @@ class Draft:
         return any(segment.train and segment.text for segment in self.segments)
 
 
-def writable(draft: Draft) -> Draft:
-    """The draft, with "?" for lone surrogates, which UTF-8 has no bytes for.
+def writable(draft: Draft, unknown_bytes: bytes = b"") -> Draft:
+    """The draft, with stand-ins for characters that cannot be learned.
 
-    Tables of git_ingest hold none. Where another source does, neither a tokenizer nor a table
-    could take the text.
+    Args:
+        draft: Any document.
+        unknown_bytes: Bytes that the tokenizer has no token for and would leave out unsaid;
+            characters that need one become U+FFFD. SmolLM2 lacks six control characters and
+            two of the unassigned planes of Unicode.
+
+    Returns:
+        The same draft where nothing has to change. Lone surrogates, which UTF-8 has no bytes
+        for, become "?".
     """
+    segments = tuple(
+        replace(segment, text=text)
+        if (text := _writable(segment.text, unknown_bytes)) is not segment.text
+        else segment
+        for segment in draft.segments
+    )
+    unchanged = all(new is old for new, old in zip(segments, draft.segments, strict=True))
+    return draft if unchanged else replace(draft, segments=segments)
+
+
+def _writable(text: str, unknown_bytes: bytes) -> str:
     try:
-        for segment in draft.segments:
-            segment.text.encode()
+        encoded = text.encode()
     except UnicodeEncodeError:
-        return replace(
-            draft,
-            segments=tuple(
-                replace(segment, text=segment.text.encode(errors="replace").decode())
-                for segment in draft.segments
-            ),
-        )
-    return draft
+        encoded = text.encode(errors="replace")
+        text = encoded.decode()
+    # One pass in C over every text; characters are looked at in the rare one that needs it.
+    if not unknown_bytes or len(encoded.translate(None, unknown_bytes)) == len(encoded):
+        return text
+    unknown = frozenset(unknown_bytes)
+    return "".join("\ufffd" if unknown.intersection(c.encode()) else c for c in text)
 
 
 def must_stay_whole(kind: str, document_id: str) -> bool:

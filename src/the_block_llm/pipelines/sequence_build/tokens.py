@@ -4,12 +4,13 @@ Text of the repository is never parsed for special tokens: ``<|eot_id|>`` writte
 is a handful of ordinary tokens. Marks come from the profile and from the chat template only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import pre_tokenizers
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
@@ -71,6 +72,7 @@ class DocumentTokenizer:
         )
         self.backend.encode_special_tokens = True
         self.byte_lengths = byte_lengths(self.backend)
+        self.unknown_bytes = unknown_bytes(self._vocabulary)
 
     def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
         """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
@@ -204,6 +206,23 @@ def byte_lengths(backend: Any) -> npt.NDArray[np.int64]:
         lengths[id_] = len(token)
     lengths[list(backend.get_added_tokens_decoder())] = 0
     return lengths
+
+
+def unknown_bytes(vocabulary: Mapping[str, int]) -> bytes:
+    """Bytes that a byte-level vocabulary has no token for; a tokenizer leaves them out unsaid.
+
+    Empty for a vocabulary of another kind, where nothing can be told from single bytes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    lacking = [character for character in alphabet if character not in vocabulary]
+    if len(lacking) > len(alphabet) // 2:
+        return b""
+    # The alphabet writes printable bytes as themselves, and the others in order from U+0100.
+    others = [byte for byte in range(256) if chr(byte) not in alphabet]
+    return bytes(
+        ord(character) if ord(character) < 256 else others[ord(character) - 256]
+        for character in sorted(lacking)
+    )
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
