@@ -94,6 +94,27 @@ def test_layers_stay_or_are_streamed_as_asked(shape: DecoderShape) -> None:
     assert "all layers streamed" in streamed.describe()
 
 
+def test_a_small_model_on_a_large_card_is_cut_into_as_little_as_possible() -> None:
+    """It waits for kernel launches alone: groups, tiles and streams only add to them."""
+    small = decoder_shape(
+        LlamaConfig(
+            vocab_size=49_152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+        )
+    )
+    assert small is not None
+    settings = best(small, 512, 70.0, rows=32).settings
+    assert (settings.head_groups, settings.activations) == (1, "device")
+    assert settings.n_resident >= 25  # of equally fast plans the smallest
+    assert settings.mlp_tokens >= 8192
+    assert settings.head_resident
+
+
 def test_states_go_to_disk_where_the_host_is_small(shape: DecoderShape) -> None:
     # Streamed layers, embedding and output matrix take 5.5 GiB; the states 8 more.
     plan = best(shape, 32_768, 3.0, host=9 * GIB)

@@ -11,8 +11,13 @@ from the_block_llm.models.layerwise.packing import LayerLayout
 
 # A guess at an ordinary solid-state disk, good enough to put it last.
 _DISK_BYTES: Final = 1e9
-# Kernel launches of one layer, forward and backward, and what each costs the host.
+# Kernel launches of one layer, forward and backward, and what each costs the host. A small model
+# waits for nothing else, so what multiplies them must not look free.
 _LAUNCHES: Final = 130
+_LAUNCHES_A_GROUP: Final = 30
+_LAUNCHES_A_TILE: Final = 45
+_LAUNCHES_TO_STREAM: Final = 8
+_LAUNCHES_TO_STORE: Final = 6
 _LAUNCH_SECONDS: Final = 9e-6
 # Of the memory's rate, what unpacking 4-bit weights reaches.
 _UNPACKING_RATE: Final = 0.6
@@ -88,9 +93,16 @@ def seconds_per_step(
     unpacking = visits * 2.5 * weights / (_UNPACKING_RATE * rates.memory_bytes)
     passes = 12 * 2 * tokens * shape.intermediate / rates.memory_bytes
     busy = (products + attention) / rates.matmul_flops + unpacking + passes
-    layer = max(busy, _LAUNCHES * _LAUNCH_SECONDS)
     layer_bytes = LayerLayout(shape, size.dtype).n_bytes
     streamed = 1 - settings.n_resident / shape.n_layers
+    launches = (
+        _LAUNCHES
+        + _LAUNCHES_A_GROUP * (settings.head_groups - 1)
+        + _LAUNCHES_A_TILE * (-(-tokens // settings.mlp_tokens) - 1)
+        + _LAUNCHES_TO_STREAM * streamed
+        + _LAUNCHES_TO_STORE * (settings.activations != "device")
+    )
+    layer = max(busy, launches * _LAUNCH_SECONDS)
     state = 2 * tokens * shape.hidden
     # Layers come forward and back; states go and come.
     copied: float = 2 * layer_bytes * streamed
