@@ -57,7 +57,8 @@ def test_reading_a_repository_imports_nothing_slow(project: Path, small_reposito
     run_each(
         project,
         # All but the last node, which draws, and imports matplotlib for it.
-        "kedro run --nodes=find_repositories,read_commits,read_files,report_ingest "
+        "kedro run --nodes=find_repositories,read_commits,read_files,compare_repositories,"
+        "report_ingest "
         f"--params=repository={small_repository}",
     )
     assert (project / "data/08_reporting/ingest_report.json").is_file()
