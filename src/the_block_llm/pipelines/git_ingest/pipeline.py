@@ -54,6 +54,7 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="overlaps",
                 name="compare_repositories",
+                tags=["git"],
             ),
             Node(
                 report_ingest,
