@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.builders.tiny_llama import tiny_profile
+from tests.models.layerwise.small_models import WHOLE
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.model import load_layerwise_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
@@ -25,16 +25,7 @@ pytestmark = [
 ]
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 VOCABULARY = 8192
-RESIDENT = EngineSettings(
-    n_layers=4,
-    n_resident=4,
-    head_resident=True,
-    activations="device",
-    mlp_tokens=4096,
-    head_groups=1,
-    loss_positions=256,
-    prefetch_states=True,
-)
+RESIDENT = replace(WHOLE, n_layers=4, n_resident=4)
 FRUGAL = {
     "streamed layers": replace(RESIDENT, n_resident=0),
     "some layers streamed": replace(RESIDENT, n_resident=2),
