@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -155,7 +156,8 @@ def _progress(browser: Browser) -> None:
         )  # fmt: skip
         os.close(its_end)
         seen = ""
-        while "· loss" not in seen.rpartition("\n")[2]:
+        # A loss stands beside the bar once a step is done.
+        while re.search(r"\bloss \d", seen) is None:
             seen += os.read(terminal, 65_536).decode(errors="replace")
         training.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # the terminal closes with the program
