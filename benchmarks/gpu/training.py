@@ -22,7 +22,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 # name, engine, rows at a time, tokens a row, rows of a step, cap in GiB, options
 CASES: list[tuple[str, str, int | None, int, int, float | None, dict[str, Any]]] = [
     ("ours 1024", "ours", None, 1024, 8, 7.0, {"steps": 5}),
-    ("ours 1024 streamed", "ours", None, 1024, 8, 7.0, {"steps": 4, "layers": "streamed"}),
+    ("ours streamed 1024", "ours", None, 1024, 8, 7.0, {"steps": 4, "layers": "streamed"}),
     ("unsloth 4 x 1024", "unsloth", 4, 1024, 8, 7.0, {"steps": 5}),
     ("unsloth 8 x 1024", "unsloth", 8, 1024, 8, 7.0, {"steps": 3}),
     ("liger 2 x 1024", "liger", 2, 1024, 8, 7.0, {"steps": 3}),

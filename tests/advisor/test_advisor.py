@@ -6,8 +6,10 @@ from tests.builders.advised_repository import (
     FILES,
     advisor_parameters,
     build_advised_repository,
+    write_adapter,
     write_tables,
 )
+from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor, Wish
 from the_block_llm.advisor.loaded_models import LoadedModels, weight_bytes
@@ -239,8 +241,6 @@ def test_before_git_ingest_only_retrieval_is_missing(tmp_path):
 
 
 def test_adapters_are_swapped_not_collected(tmp_path):
-    from tests.builders.advised_repository import write_adapter
-
     folder = build_advised_repository(tmp_path)
     first = "2026-01-01T00.00.00Z"
     second = write_adapter(folder, "2026-02-01T00.00.00Z", seed=2).name
@@ -256,3 +256,20 @@ def test_adapters_are_swapped_not_collected(tmp_path):
     choice = advisor.choices.choose("advisor")
     with advisor._models.using(choice.profile, choice.adapter) as (model, _):
         assert list(model.peft_config) == ["2026-02-01T00_00_00Z"]
+
+
+def test_an_adapter_with_added_tokens_answers_between_two_without(tmp_path):
+    folder = build_advised_repository(tmp_path)
+    profile = tiny_profile(folder / "llama")
+    plain = folder / "06_models" / "tiny" / "2026-01-01T00.00.00Z"
+    marked = write_adapter(folder, "2026-02-01T00.00.00Z", seed=2, marked=True)
+    models = LoadedModels(1.0, tmp_path / "copies", torch.device("cpu"))
+    ids = torch.arange(5, 40)[None]
+    seen = []
+    # None is the base, under the adapter that was asked for last.
+    for adapter in (plain, marked, None, plain):
+        with models.using(profile, adapter) as (model, tokenizer), torch.no_grad():
+            seen.append((len(tokenizer), model(input_ids=ids).logits))
+    assert [width for width, _ in seen] == [260, 263, 260, 260]
+    assert [logits.shape[-1] for _, logits in seen] == [260, 263, 260, 260]
+    assert torch.equal(seen[0][1], seen[3][1])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tests.builders.tiny_adapter import with_noise_adapter
+from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
 from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
@@ -67,13 +67,19 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
     repository.write_text(json.dumps({"repositories": [{"name": "chain", "head": head}]}))
 
 
-def write_adapter(folder: Path, version: str, seed: int = 1, profile: str = "tiny") -> Path:
-    """A complete adapter of the tiny Llama, of noise."""
+def write_adapter(
+    folder: Path, version: str, seed: int = 1, profile: str = "tiny", marked: bool = False
+) -> Path:
+    """A complete adapter of the tiny Llama, of noise; ``marked`` with vectors of added tokens."""
     target = folder / "06_models" / profile / version
-    with_noise_adapter(tiny_llama(), 0.5, seed).save_pretrained(target, save_embedding_layers=False)
+    model = with_noise_adapter(tiny_llama(), 0.5, seed)
+    if marked:
+        with_marks(model)
+    model.save_pretrained(target, save_embedding_layers=False)
     manifest = AdapterManifest(
         profile=profile, base_model="tiny", base_revision="local folder", data_hashes={},
-        parameters={}, git_commit=HEAD, library_versions={}, device="cpu", peak_memory_gib=0.0,
+        parameters={"added_tokens": MARKS if marked else {}}, git_commit=HEAD,
+        library_versions={}, device="cpu", peak_memory_gib=0.0,
         metrics={}, created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     (target / "manifest.json").write_text(manifest.model_dump_json())

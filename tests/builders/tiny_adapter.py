@@ -4,6 +4,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
+from the_block_llm.models.token_rows import StartRows, add_token_rows
+
+MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
+
 
 def with_noise_adapter(model: LlamaForCausalLM, scale: float, seed: int = 1) -> PeftModel:
     """An adapter whose second factor is noise of size ``scale``; at 0 it changes nothing."""
@@ -15,3 +19,10 @@ def with_noise_adapter(model: LlamaForCausalLM, scale: float, seed: int = 1) -> 
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return adapted.eval()
+
+
+def with_marks(model: PeftModel, seed: int = 5) -> PeftModel:
+    """Vectors for three added tokens beside the adapter, of noise."""
+    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(seed)) * 0.1
+    add_token_rows(model, "default", StartRows(260, rows, None))
+    return model

@@ -1,8 +1,12 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tests.builders.advised_repository import write_adapter
 from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_llama, tiny_profile
+from tests.models.layerwise.small_models import save_untied_llama
 
 from the_block_llm.errors import (
     AdapterError,
@@ -12,7 +16,7 @@ from the_block_llm.errors import (
 )
 from the_block_llm.models.adapter_manifest import list_adapters
 from the_block_llm.models.adapters import attach_adapter, load_with_adapter
-from the_block_llm.models.base_models import load_tokenizer, prepare_base_model
+from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import LoraSettings
 
@@ -65,6 +69,27 @@ def test_a_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Pat
     assert list_adapters(tmp_path) == []
     with pytest.raises(AdapterError, match="not a complete adapter"):
         load_with_adapter(tiny_profile(base), tmp_path / "v1")
+
+
+@pytest.mark.parametrize("other", ["another seed", "another shape"])
+def test_weights_that_an_adapter_was_not_trained_over_are_refused(
+    base: Path, tmp_path: Path, other: str
+) -> None:
+    profile = tiny_profile(base)
+    adapter = write_adapter(tmp_path, "v1")
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    manifest["base_revision"] = base_revision(profile, str(base))
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    assert load_with_adapter(profile, adapter) is not None
+    # The same weights elsewhere are the same weights.
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    assert load_with_adapter(tiny_profile(moved), adapter) is not None
+    if other == "another seed":
+        folder = save_tiny_llama(tmp_path / "other", seed=9)
+    else:
+        folder = Path(str(save_untied_llama(tmp_path / "other").folder))
+    with pytest.raises(AdapterError, match=r"trained over other weights.*tiny\.folder.*train anew"):
+        load_with_adapter(tiny_profile(folder), adapter)
 
 
 def test_weights_that_cannot_be_had_say_what_to_do(base: Path, tmp_path: Path) -> None:

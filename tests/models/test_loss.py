@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_llama import tiny_llama
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models import loss as loss_module
@@ -110,12 +111,36 @@ def test_segments_stay_apart_in_training_without_being_asked_to() -> None:
     assert loss([4] * 20) == loss(list(range(30, 50)))
 
 
-def test_models_that_change_their_logits_are_refused() -> None:
-    capped = tiny_llama()
-    capped.config.final_logit_softcapping = 30.0
-    with pytest.raises(ProfileError, match="final_logit_softcapping"):
-        compute_loss_in_chunks(capped)
-    biased = tiny_llama()
-    biased.lm_head.bias = torch.nn.Parameter(torch.zeros(biased.config.vocab_size))
-    with pytest.raises(ProfileError, match="a bias of the head"):
-        compute_loss_in_chunks(biased)
+_SMALL = {
+    "vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0,
+    "lru_width": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "why"),
+    [
+        ("gemma2", {}, "final_logit_softcapping"),
+        ("granite", {"logits_scaling": 8.0}, "logits_scaling"),
+        ("cohere", {}, "logit_scale"),
+        ("phi", {}, "a bias of the head"),
+        # Not known by name: what it does to logits is found by trying.
+        ("recurrent_gemma", {"logits_soft_cap": 0.5}, "something that is done to them after"),
+    ],
+)
+def test_models_that_change_their_logits_are_refused(
+    model_type: str, changes: dict[str, float], why: str
+) -> None:
+    config = AutoConfig.for_model(model_type, **{**_SMALL, **changes})
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ProfileError, match=rf"{model_type} cannot be trained.*{why}.*Choose a"):
+        compute_loss_in_chunks(model)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "starcoder2", "granite"])
+def test_models_that_do_not_are_taken_and_nothing_stays_patched(model_type: str) -> None:
+    # Granite's scaling is 1 unless a model says otherwise.
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **_SMALL))
+    compute_loss_in_chunks(model)
+    assert "forward" not in vars(model.get_decoder())

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from the_block_llm.advisor.quantised_base import load_quantised
 from the_block_llm.errors import ModelUnavailableError
+from the_block_llm.models.adapter_manifest import open_adapter
 from the_block_llm.models.adapters import add_adapter
 from the_block_llm.models.base_models import from_pretrained, load_tokenizer, prepare_base_model
 from the_block_llm.models.loading import compute_dtype, pick_device
@@ -36,6 +37,8 @@ class _Resident:
     tokenizer: PreTrainedTokenizerFast
     n_bytes: int
     adapter: Path | None = None
+    adapter_tokenizer: PreTrainedTokenizerFast | None = None
+    """With the tokens that the adapter was trained with beside the base's own."""
     has_answered: bool = False
 
 
@@ -94,13 +97,16 @@ class LoadedModels:
                 # One at a time: a server that runs for months sees many.
                 resident.model.delete_adapter(_name(resident.adapter))
             resident.adapter = adapter
+            added = open_adapter(adapter).added_tokens
+            resident.adapter_tokenizer = load_tokenizer(profile, added) if added else None
             resident.n_bytes = resident.model.get_memory_footprint()
         switched: AbstractContextManager[Any] = nullcontext()
         if adapter is None and isinstance(resident.model, PeftModel):
             switched = resident.model.disable_adapter()
         resident.has_answered = True
+        tokenizer = resident.adapter_tokenizer if adapter is not None else None
         with switched:
-            yield resident.model, resident.tokenizer
+            yield resident.model, tokenizer or resident.tokenizer
 
     def tokenizer(self, profile: ModelProfile) -> PreTrainedTokenizerFast:
         """The profile's tokenizer, without its weights where they are not loaded."""

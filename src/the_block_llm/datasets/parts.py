@@ -111,11 +111,13 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
     try:
         with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             group: list[pa.RecordBatch] = []
+            n_bytes = 0
             for batch in batches:
                 group.append(batch)
-                if sum(b.nbytes for b in group) >= _ROW_GROUP_BYTES:
+                n_bytes += batch.nbytes
+                if n_bytes >= _ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_batches(group, schema))
-                    group = []
+                    group, n_bytes = [], 0
             if group:
                 writer.write_table(pa.Table.from_batches(group, schema))
         unfinished.replace(path)

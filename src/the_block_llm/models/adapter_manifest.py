@@ -42,6 +42,11 @@ class AdapterFolder(BaseModel, frozen=True):
     path: Path
     manifest: AdapterManifest
 
+    @property
+    def added_tokens(self) -> dict[str, int]:
+        """Ids of the tokens that it was trained with and its base does not have."""
+        return dict(self.manifest.parameters.get("added_tokens", {}))
+
 
 def open_adapter(path: Path) -> AdapterFolder:
     """Read the adapter in ``path``.

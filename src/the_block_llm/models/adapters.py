@@ -4,14 +4,17 @@ import logging
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from the_block_llm.errors import AdapterError, AdapterTargetError
-from the_block_llm.models.adapter_manifest import open_adapter
+from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder, open_adapter
+from the_block_llm.models.base_models import base_revision, prepare_base_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
+from the_block_llm.models.token_rows import StartRows, add_token_rows, saved_token_rows
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +49,21 @@ def check_targets(model: nn.Module, lora: LoraSettings, model_name: str) -> None
         )
 
 
-def attach_adapter(model: PreTrainedModel, profile: ModelProfile, seed: int) -> PeftModel:
+def attach_adapter(
+    model: PreTrainedModel,
+    profile: ModelProfile,
+    seed: int,
+    start_rows: StartRows | None = None,
+) -> PeftModel:
     """Put fresh, trainable LoRA layers beside the profile's targets.
 
     A fresh adapter changes nothing: its second factor is zero.
+
+    Args:
+        model: The profile's base.
+        profile: With the adapter's settings.
+        seed: Of its first factor.
+        start_rows: Vectors of added tokens, to be trained as well.
 
     Raises:
         AdapterTargetError: A target matches no layer.
@@ -66,6 +80,8 @@ def attach_adapter(model: PreTrainedModel, profile: ModelProfile, seed: int) -> 
     )
     torch.manual_seed(seed)
     adapted: PeftModel = get_peft_model(model, settings)
+    if start_rows is not None:
+        add_token_rows(adapted, "default", start_rows)
     trainable, total = adapted.get_nb_trainable_parameters()
     _log.info(
         "Training %s of %s parameters (%.2f %%)", f"{trainable:,}", f"{total:,}",
@@ -88,6 +104,22 @@ def load_with_adapter(
     return add_adapter(load_base_model(profile, device), profile, adapter)
 
 
+def _check_base(opened: AdapterFolder, profile: ModelProfile) -> None:
+    """Make sure that the profile's weights are those that the adapter was trained beside."""
+    trained = opened.manifest.base_revision
+    location = prepare_base_model(profile)
+    here = base_revision(profile, location)
+    # Adapters of earlier versions say no more than that it was a folder.
+    if "unknown" in (trained, here) or trained in (here, "local folder"):
+        return
+    raise AdapterError(
+        f"The adapter {opened.path} was trained over other weights ({opened.manifest.base_model}, "
+        f"{trained}) than those of {profile.name} now ({location}, {here}), and would say nothing "
+        f"sensible over them. Set models.{profile.name}.folder or hub_revision back to those, or "
+        "train anew with `kedro run --pipeline=qlora_train`."
+    )
+
+
 def add_adapter(
     model: PreTrainedModel | PeftModel, profile: ModelProfile, adapter: Path, name: str = "default"
 ) -> PeftModel:
@@ -100,7 +132,7 @@ def add_adapter(
         name: To switch to it by, ``model.set_adapter(name)``; without dots.
 
     Raises:
-        AdapterError: The folder is incomplete, or made for another profile.
+        AdapterError: The folder is incomplete, or made for another profile or other weights.
     """
     opened = open_adapter(adapter)
     if opened.manifest.profile != profile.name:
@@ -109,11 +141,29 @@ def add_adapter(
             f"for {profile.name!r}. Choose it with --params=model={opened.manifest.profile}, or "
             "train one for this profile with `kedro run --pipeline=qlora_train`."
         )
+    _check_base(opened, profile)
+    settings = LoraConfig.from_pretrained(str(adapter))
+    settings.inference_mode = True
+    # Ours to add: peft's way needs a base whose vocabulary was resized, and copies its matrices.
+    token_indices, settings.trainable_token_indices = settings.trainable_token_indices, None
     if isinstance(model, PeftModel):
-        model.load_adapter(str(adapter), adapter_name=name, is_trainable=False)
-        model.set_adapter(name)
-        return model.eval()
-    adapted: PeftModel = PeftModel.from_pretrained(
-        model, str(adapter), adapter_name=name, is_trainable=False
-    )
-    return adapted.eval()
+        model.add_adapter(name, settings)
+    else:
+        model = PeftModel(model, settings, adapter_name=name)
+    weights = load_file(adapter / WEIGHTS_NAME)
+    if token_indices is not None:
+        base = model.get_base_model()
+        saved = saved_token_rows(base, token_indices, weights)
+        place = base.get_input_embeddings().weight.device
+        add_token_rows(
+            model,
+            name,
+            StartRows(
+                saved.first_id,
+                saved.embedding.to(place),
+                None if saved.head is None else saved.head.to(place),
+            ),
+        )
+    set_peft_model_state_dict(model, weights, adapter_name=name)
+    model.set_adapter(name, inference_mode=True)
+    return model.eval()

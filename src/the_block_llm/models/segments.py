@@ -1,6 +1,6 @@
 """Packed rows as model input: several documents in a row, none of which sees another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -43,7 +43,11 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[s
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
 
 
-def collate_flat_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
+def collate_flat_rows(
+    rows: Sequence[Mapping[str, Any]],
+    pad_token_id: int,
+    added_ids: Collection[int] = (),
+) -> dict[str, Any]:
     """Make one micro-batch whose rows stand one behind the other, without padding.
 
     Everything that the layerwise engine must know on the host is worked out here, on the
@@ -51,12 +55,14 @@ def collate_flat_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> d
 
     Args:
         rows: As for :func:`collate_rows`.
-        pad_token_id: Not needed, for there is no padding; keeps the two calls alike.
+        pad_token_id: Stands in ``input_ids`` for added tokens; there is no padding.
+        added_ids: Ids, one after the other, that the embedding has no row for.
 
     Returns:
         ``input_ids``, ``position_ids`` and ``labels``, int64 of shape ``(1, tokens)``;
         ``positions`` and ``targets``, int64 of shape ``(targets,)``: which tokens predict, and
-        what; ``segment_lengths``, a list.
+        what; ``segment_lengths``, a list. With ``added_ids`` also ``added_positions`` and
+        ``added_rows``, ``(found,)``: where those tokens are, and their numbers from 0.
     """
     apart = [collate_rows([row], pad_token_id) for row in rows]
     batch: dict[str, Any] = {
@@ -68,4 +74,9 @@ def collate_flat_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> d
     batch["positions"] = followers - 1
     batch["targets"] = batch["labels"][0][followers]
     batch["segment_lengths"] = [int(n) for row in rows for n in row["segment_lengths"] if n]
+    if added_ids:
+        places = batch["input_ids"][0] - min(added_ids)
+        found = ((places >= 0) & (places < len(added_ids))).nonzero().squeeze(1)
+        batch["added_positions"], batch["added_rows"] = found, places[found]
+        batch["input_ids"][0, found] = pad_token_id
     return batch

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
@@ -17,18 +18,15 @@ from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapters import attach_adapter
 from the_block_llm.models.generation import Completion
 from the_block_llm.models.layerwise.model import load_layerwise_model, read_shape
-from the_block_llm.models.layerwise.plan import (
-    GIB,
-    MemoryPlan,
-    TrainingSize,
-    measure_rates,
-    plan_training,
-)
+from the_block_llm.models.layerwise.needs import TrainingSize
+from the_block_llm.models.layerwise.plan import GIB, MemoryPlan, plan_training
+from the_block_llm.models.layerwise.step_time import measure_rates
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.loading import compute_dtype, load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import collate_flat_rows, collate_rows
+from the_block_llm.models.token_rows import start_rows
 
 _log = logging.getLogger(__name__)
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
@@ -92,6 +90,8 @@ def plan_memory(
     effective_rows: int,
     device: torch.device,
     limits: MemoryLimits,
+    n_processes: int = 1,
+    n_added_tokens: int = 0,
 ) -> MemoryPlan | None:
     """The fastest way to train within the limits.
 
@@ -101,10 +101,12 @@ def plan_memory(
         effective_rows: Rows of an optimizer step.
         device: Where.
         limits: What may be used.
+        n_processes: Processes that share a step and this host.
+        n_added_tokens: Tokens whose vectors are trained as well.
 
     Returns:
-        None where the model is trained the plain way: on a CPU, which has no second memory to
-        trade with; where the architecture is not known to the layerwise engine; on request.
+        None where the model is trained the plain way: on a CPU, unless the engine is asked for;
+        where the architecture is not known to the layerwise engine; on request.
 
     Raises:
         MemoryPlanError: Nothing fits; the message says what would.
@@ -113,12 +115,15 @@ def plan_memory(
     if limits.engine == "plain":
         return None
     shape = read_shape(profile)
-    if shape is None or device.type != "cuda":
+    if shape is None:
         if limits.engine == "layerwise":
-            why = "this architecture" if shape is None else "a CPU"
             raise ParameterError(
-                f"qlora_train.engine: layerwise does not serve {why}. Use auto or plain."
+                f"qlora_train.engine: layerwise does not know the architecture of {profile.name}. "
+                "Use auto or plain."
             )
+        return None
+    on_cpu = device.type == "cpu"
+    if on_cpu and limits.engine == "auto":
         return None
     targets = profile.lora.target_modules
     names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
@@ -127,17 +132,23 @@ def plan_memory(
         rank=profile.lora.r,
         targets=frozenset(names if isinstance(targets, str) else targets),
         row_tokens=row_tokens,
-        effective_rows=effective_rows,
+        effective_rows=effective_rows // n_processes,
+        n_added=n_added_tokens,
+        dtype=compute_dtype(device),
     )
-    rates = measure_rates(device)
-    torch.cuda.empty_cache()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    host = host_budget(limits.host_gib) // n_processes
     return plan_training(
         size,
-        device_budget(device, limits.device_gib),
-        host_budget(limits.host_gib),
-        rates,
+        host if on_cpu else device_budget(device, limits.device_gib),
+        host,
+        measure_rates(device),
         limits.layers,
         limits.micro_batch_rows,
+        # A CPU computes in float32 whatever the adapter is.
+        adapter_dtype=torch.float32 if on_cpu else None,
+        one_memory=on_cpu,
     )
 
 
@@ -170,6 +181,7 @@ def load_trainable(
     device: torch.device,
     plan: MemoryPlan | None,
     tokenizer: PreTrainedTokenizerBase,
+    added_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Trainable:
     """Load the profile's base in 4 bits, with a fresh adapter.
 
@@ -179,6 +191,7 @@ def load_trainable(
         device: Where to.
         plan: How; none: the plain way.
         tokenizer: Of the profile.
+        added_tokens: Ids by token of those whose vectors are trained as well.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
@@ -189,15 +202,24 @@ def load_trainable(
         compute_loss_in_chunks(base)
         if device.type == "cuda":
             _recompute_layers(base)
-        model = attach_adapter(base, profile, seed)
+        embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+        start = start_rows(
+            added_tokens, tokenizer, embedding, None if head is embedding else head, profile.name
+        )
+        model = attach_adapter(base, profile, seed, start)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
         return Trainable(model, collate, layerwise=False)
     model = load_layerwise_model(
-        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile)
-    )
+        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile),
+        tokenizer, added_tokens,
+    )  # fmt: skip
     return Trainable(
         model,
-        partial(collate_flat_rows, pad_token_id=int(tokenizer.pad_token_id)),
+        partial(
+            collate_flat_rows,
+            pad_token_id=int(tokenizer.pad_token_id),
+            added_ids=frozenset(added_tokens.values()),
+        ),
         layerwise=True,
         stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )

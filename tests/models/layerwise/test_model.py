@@ -1,180 +1,173 @@
 """The layerwise engine against transformers and peft: one loss, one set of gradients."""
 
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
-from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
-
-from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.layerwise.engine import EngineSettings
-from the_block_llm.models.layerwise.model import load_layerwise_model
-from the_block_llm.models.loading import load_base_model
-from the_block_llm.models.loss import compute_loss_in_chunks
-from the_block_llm.models.profiles import LoraSettings, ModelProfile
-from the_block_llm.models.segments import collate_flat_rows, collate_rows
-
-CPU = torch.device("cpu")
-WHOLE = EngineSettings(
-    n_layers=2,
-    n_resident=2,
-    head_resident=True,
-    activations="device",
-    mlp_tokens=4096,
-    head_groups=1,
-    loss_positions=256,
-    prefetch_states=True,
-)
-COARSE_AND_FINE = [
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.models.layerwise.small_models import (
+    CPU,
+    MARKS,
     WHOLE,
-    replace(WHOLE, head_groups=2),
-    replace(WHOLE, mlp_tokens=7, loss_positions=3),
-    replace(WHOLE, head_groups=2, mlp_tokens=16, loss_positions=1),
-]
-EVERY_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert_same,
+    load,
+    random_rows,
+    save_profiles,
+    step,
+)
+
+from the_block_llm.models.layerwise import head
+from the_block_llm.models.layerwise.activations import ActivationStore
+from the_block_llm.models.layerwise.engine import EngineSettings
+from the_block_llm.models.trainable import Trainable
+
+# Each switch of a plan alone, and all of them together.
+SWITCHES = {
+    "everything resident": WHOLE,
+    "heads in groups": replace(WHOLE, head_groups=2),
+    "MLP in tiles": replace(WHOLE, mlp_tokens=7),
+    "loss in chunks": replace(WHOLE, loss_positions=3),
+    "output matrix in tiles": replace(WHOLE, head_resident=False),
+    "layers streamed": replace(WHOLE, n_resident=0),
+    "half of the layers streamed": replace(WHOLE, n_resident=1),
+    "states in host memory": replace(WHOLE, activations="host"),
+    "states on disk": replace(WHOLE, activations="disk"),
+    "states fetched when needed": replace(WHOLE, activations="host", prefetch_states=False),
+    "all together": EngineSettings(
+        n_layers=2,
+        n_resident=1,
+        head_resident=False,
+        activations="disk",
+        mlp_tokens=16,
+        head_groups=2,
+        loss_positions=5,
+        prefetch_states=False,
+    ),
+}
+ARCHITECTURES = ["tied", "untied", "every linear", "starcoder2"]
 
 
-def save_untied_llama(folder: Path) -> ModelProfile:
-    torch.manual_seed(1)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(byte_tokenizer()),
-            hidden_size=128,
-            intermediate_size=192,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            initializer_range=0.1,
-            tie_word_embeddings=False,
-            rope_parameters={
-                "rope_type": "llama3",
-                "rope_theta": 500000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 64,
-            },
-        )
-    ).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return tiny_profile(folder)
-
-
-def save_starcoder2(folder: Path) -> ModelProfile:
-    torch.manual_seed(2)
-    model = Starcoder2ForCausalLM(
-        Starcoder2Config(
-            vocab_size=len(byte_tokenizer()),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            sliding_window=16,
-            initializer_range=0.1,
-            residual_dropout=0.0,
-            attention_dropout=0.0,
-            embedding_dropout=0.0,
-            tie_word_embeddings=True,
-        )
-    )
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return tiny_profile(folder).model_copy(
-        update={
-            "lora": LoraSettings(
-                r=3,
-                alpha=8,
-                dropout=0.0,
-                target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
-            )
-        }
-    )
+@pytest.fixture(scope="module", autouse=True)
+def small_tiles() -> Any:
+    """Output matrices of 260 rows in tiles of 100: a border, and a short last one."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(head, "TILE_ROWS", 100)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
-def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile]:
-    tied = tiny_profile(save_tiny_llama(tmp_path_factory.mktemp("tied")))
-    all_linear = tied.model_copy(
-        update={
-            "lora": LoraSettings(r=5, alpha=8, dropout=0.0, target_modules=EVERY_LINEAR),
-        }
-    )
-    return {
-        "tied": tied,
-        "untied": save_untied_llama(tmp_path_factory.mktemp("untied")),
-        "every linear": all_linear,
-        "starcoder2": save_starcoder2(tmp_path_factory.mktemp("starcoder2")),
-    }
+def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Loads a small model once for each way to compute it."""
+    profiles = save_profiles(tmp_path_factory.mktemp("models"))
+
+    @cache
+    def get(name: str, how: str | None = None, marked: bool = False) -> Trainable:
+        chosen = None if how is None else SWITCHES[how]
+        return load(profiles[name], chosen, MARKS if marked else None)
+
+    return get
 
 
-def random_rows(lengths: list[list[int]], seed: int, learned: float = 0.7) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for segments in lengths:
-        n_tokens = sum(segments)
-        rows.append(
-            {
-                "input_ids": torch.randint(4, 260, (n_tokens,), generator=generator).tolist(),
-                "labels_mask": (torch.rand(n_tokens, generator=generator) < learned).tolist(),
-                "segment_lengths": segments,
-            }
-        )
-    return rows
-
-
-def plain_model(profile: ModelProfile) -> PeftModel:
-    base = load_base_model(profile, CPU)
-    compute_loss_in_chunks(base)
-    return attach_adapter(base, profile, seed=7)
-
-
-def wake(model: PeftModel) -> PeftModel:
-    """Give the second factor values, so that the first has gradients."""
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
-    return model.train()
-
-
-def adapter_gradients(model: PeftModel) -> dict[str, torch.Tensor]:
-    return {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.grad is not None
-    }
-
-
-def assert_same(ours: PeftModel, plain: PeftModel, rows: list[dict[str, Any]]) -> None:
-    n_items = torch.tensor(11)
-    for model in (ours, plain):
-        model.zero_grad()
-    expected = plain(**collate_rows(rows, 3), num_items_in_batch=n_items).loss
-    expected.backward()
-    loss = ours(**collate_flat_rows(rows, 3), num_items_in_batch=n_items).loss
-    loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-6)
-    wanted = adapter_gradients(plain)
-    got = adapter_gradients(ours)
-    assert got.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        scale = gradient.norm().clamp(min=1e-6)
-        assert ((got[name] - gradient).norm() / scale).item() < 1e-5, name
-
-
-@pytest.mark.parametrize("name", ["tied", "untied", "every linear", "starcoder2"])
-@pytest.mark.parametrize("tiling", COARSE_AND_FINE)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("how", SWITCHES)
 def test_loss_and_gradients_are_those_of_transformers_and_peft(
-    profiles: dict[str, ModelProfile], name: str, tiling: EngineSettings
+    models: Any, name: str, how: str
 ) -> None:
-    profile = profiles[name]
-    ours = wake(load_layerwise_model(profile, tiling, CPU, seed=7))
-    assert_same(ours, wake(plain_model(profile)), random_rows([[20, 13], [9, 1, 25]], seed=5))
+    rows = random_rows([[20, 13], [9, 1, 25]], seed=5)
+    assert_same(models(name, how), models(name), rows)
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "spare rows", "starcoder2"])
+@pytest.mark.parametrize("how", ["everything resident", "output matrix in tiles", "all together"])
+def test_rows_of_added_tokens_are_trained_alike(models: Any, name: str, how: str) -> None:
+    rows = random_rows([[20, 13], [9, 1, 25]], seed=6, first_id=240, n_ids=263)
+    assert any(token >= 260 for row in rows for token in row["input_ids"])
+    assert_same(models(name, how, marked=True), models(name, marked=True), rows)
+    # A micro-batch may have none of them.
+    assert_same(
+        models(name, how, marked=True), models(name, marked=True), random_rows([[30]], seed=7)
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=3), min_size=1, max_size=3),
+    learned=st.sampled_from([0.0, 0.1, 1.0]),
+    name=st.sampled_from(["untied", "starcoder2"]),
+    seed=st.integers(0, 99),
+)
+def test_whatever_the_lengths_and_the_masks(
+    models: Any, lengths: list[list[int]], learned: float, name: str, seed: int
+) -> None:
+    rows = random_rows(lengths, seed, learned)
+    assert_same(models(name, "all together"), models(name), rows)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "learned"),
+    [
+        ([[1]], 1.0),  # one token: nothing to predict
+        ([[2]], 1.0),
+        ([[33]], 0.0),  # all masked
+        ([[16], [16]], 1.0),  # tiles of the MLP end where rows do
+        ([[32]], 1.0),
+        ([[17, 15]], 1.0),
+        ([[6]], 1.0),  # one chunk of the loss, exactly
+        ([[1, 1, 1, 1]], 1.0),
+    ],
+)
+def test_borders(models: Any, lengths: list[list[int]], learned: float) -> None:
+    rows = random_rows(lengths, 3, learned)
+    assert_same(models("tied", "all together"), models("tied"), rows)
+
+
+def test_no_segment_sees_another(models: Any) -> None:
+    ours = models("untied", "all together")
+    [row] = random_rows([[14, 21]], seed=8, learned=1.0)
+    other = {**row, "input_ids": [9] * 14 + row["input_ids"][14:]}
+    for one in (row, other):
+        # Only the second segment counts.
+        one["labels_mask"] = [False] * 14 + [True] * 21
+    loss, gradients = step(ours, [row])
+    gradients = {name: gradient.clone() for name, gradient in gradients.items()}
+    loss_then, gradients_then = step(ours, [other])
+    assert loss == loss_then
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, gradients_then[name]), name
+
+
+def test_states_in_pageable_memory_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pinned memory is short, as in WSL."""
+    whole_empty = torch.empty
+
+    def none_pinned(*size: Any, **options: Any) -> torch.Tensor:
+        if options.get("pin_memory"):
+            raise RuntimeError("CUDA error: out of memory")
+        return whole_empty(*size, **options)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", none_pinned)
+    store = ActivationStore("host", CPU)
+    states = [torch.randn(5, 3), torch.randn(7, 3)]
+    for index, state in enumerate(states):
+        store.put(index, state)
+    kept = [state.clone() for state in states]
+    states[1].zero_()
+    store.prefetch(1)
+    assert torch.equal(store.fetch(1, private=True), kept[1])
+    store.drop(1)
+    assert torch.equal(store.fetch(0, private=False), kept[0])
+
+
+def test_a_longer_micro_batch_finds_room_on_disk(tmp_path: Any) -> None:
+    store = ActivationStore("disk", CPU, tmp_path)
+    for n_tokens in (3, 9, 4):
+        state = torch.randn(n_tokens, 5)
+        store.put(0, state)
+        assert torch.equal(store.fetch(0, private=True), state)
+        store.drop(0)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".state"]

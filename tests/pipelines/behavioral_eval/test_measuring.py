@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from tests.builders.tiny_adapter import with_noise_adapter
-from tests.builders.tiny_llama import tiny_llama
+from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
+from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm import schemas
+from the_block_llm.models.domain_marks import add_tokens
 from the_block_llm.pipelines.behavioral_eval import measuring
 from the_block_llm.pipelines.behavioral_eval.general_ability import (
     general_questions,
@@ -43,6 +44,43 @@ def test_the_base_arm_is_the_model_without_its_adapter(subject, held_out, tmp_pa
     untouched = replace(subject, model=with_noise_adapter(tiny_llama().eval(), scale=0))
     rows = measure_held_out(untouched, *held_out, PLAIN, tmp_path / "b")
     assert base == pytest.approx([row["value"] for row in rows if row["arm"] == "tuned"])
+
+
+def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path):
+    rows, sources = held_out
+    plain = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "plain")
+    marked = []
+    for number, row in rows:
+        ids = row["input_ids"]
+        marked.append(
+            (
+                number,
+                {
+                    **row,
+                    "input_ids": [ids[0], 260, *ids[1:4], 261, *ids[4:]],
+                    "labels_mask": [True, False, *[True] * len(ids)],
+                    "segment_lengths": [len(ids) + 2],
+                },
+            )
+        )
+    tokenizer = byte_tokenizer()
+    add_tokens(tokenizer, MARKS)
+    told = replace(
+        subject,
+        model=with_marks(subject.model),
+        tuned_tokenizer=tokenizer,
+        added_ids=frozenset(MARKS.values()),
+    )
+    found = measure_held_out(told, marked, sources, PLAIN, tmp_path / "marked")
+    for before, now in zip(plain, found, strict=True):
+        assert before["arm"] == now["arm"]
+        # Marks have no bytes; what they open and close is measured all the same.
+        assert before["weight"] == now["weight"]
+        if now["arm"] == "base":
+            assert now["value"] == pytest.approx(before["value"])
+        else:
+            assert 0 < now["value"] < float("inf")
+            assert now["value"] != before["value"]
 
 
 def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monkeypatch):

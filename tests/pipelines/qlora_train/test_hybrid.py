@@ -9,6 +9,7 @@ from tests.builders.tiny_llama import save_tiny_llama
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import list_adapters
+from the_block_llm.models.domain_marks import DOMAIN_MARKS
 
 
 def second_profile(project: Path) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
         "repository": str(small_repository),
         "models": models,
         # The byte tokenizer has no tokens for filling in the middle.
-        "sequence_build": {"fim_share": 0},
+        "sequence_build": {"fim_share": 0, "domain_marks": True},
         "qlora_train": {"max_steps": 2, "probe_questions": []},
     }
     run_project(project, "git_ingest", **given)
@@ -60,6 +61,11 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     adapters = {model: list_adapters(data / "06_models" / model) for model in longest}
     assert {model: len(found) for model, found in adapters.items()} == {"tiny": 2, "tiny-code": 1}
     assert adapters["tiny-code"][0].manifest.profile == "tiny-code"
+    # Marks that the model lacks are in the rows, and in what it learned.
+    rows = ParquetParts(data / "05_model_input/train/tiny").rows()
+    assert any(260 <= token < 264 for row in rows for token in row["input_ids"])
+    for found in adapters.values():
+        assert found[0].added_tokens == {mark: 260 + i for i, mark in enumerate(DOMAIN_MARKS)}
     first, again = adapters["tiny"]
     assert first.manifest.data_hashes == again.manifest.data_hashes, (
         "built twice, yet the same rows"

@@ -95,6 +95,16 @@ def test_asking_changes_nothing_of_what_is_learned(chat_job: TrainingJob, base: 
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
 
 
+def test_tensorboard_shows_loss_rate_and_validation(job: TrainingJob, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=2)).metrics
+    events = EventAccumulator(str(tmp_path / "curves")).Reload()
+    assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
+    shown = [event.value for event in events.Scalars("train/loss")]
+    assert shown == pytest.approx([entry["loss"] for entry in metrics["train_history"]])
+
+
 def test_tensorboard_without_the_package_says_how_to_get_it(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

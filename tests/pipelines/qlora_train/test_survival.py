@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +21,19 @@ from tests.pipelines.qlora_train.jobs import (
     trace,
     trained,
 )
+from tests.pipelines.qlora_train.killing import Killed, at_step, kill_at
 
 from the_block_llm.errors import StorageError, TrainingError
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.qlora_train.training import train
-from the_block_llm.pipelines.qlora_train.watching import RunWatcher
 
 
 @pytest.fixture(scope="module")
 def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of the job, trained without a break."""
     return trained(make_job(base, tmp_path_factory.mktemp("whole")))
-
-
-class Killed(BaseException):
-    """Passes through everything, as a killed process would; nothing gets to tidy up."""
-
-
-def at_step(
-    monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]
-) -> pytest.MonkeyPatch:
-    """Do something once, right after ``step`` is finished and before anything is saved."""
-    before = RunWatcher.on_step_end
-    waiting = [do]
-
-    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == step and waiting:
-            waiting.pop()()
-        before(self, args, state, control, **kwargs)
-
-    monkeypatch.setattr(RunWatcher, "on_step_end", on_step_end)
-    return monkeypatch
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, job: TrainingJob) -> None:
-    def die() -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        at_step(patch, step, die)
-        with pytest.raises(Killed):
-            train(job)
 
 
 def unfinished(job: TrainingJob) -> Path:

@@ -24,7 +24,7 @@ MODULE = "".join(
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:
     tables = story.tables(folder, cutoff)
     history = read_history(tables.commits, read_cutoff(tables.repository, cutoff), 0.05)
-    corpus = Corpus(history, tables.file_changes, tables.snapshot_files, True, 2, 42)
+    corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
     found = screen(corpus.drafts, history, 0.7)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in found.leaks}
 

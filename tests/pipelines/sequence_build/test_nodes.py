@@ -86,7 +86,8 @@ def test_no_token_is_learned_twice_and_none_is_lost(
                 id_ for id_, t in zip(row["input_ids"], row["labels_mask"], strict=True) if t
             ]
             for row in run.documents.rows()
-            if row["split"] == split
+            # A question with its answer is never cut; one that fits no row is left out whole.
+            if row["split"] == split and not (row["kind"] == "chat" and row["n_tokens"] > 256)
         }
         # Pieces of one document lie in rows in any order.
         assert {name: sorted(ids) for name, ids in learned.items()} == {

@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.pipelines.sequence_build.borders import borders
+from the_block_llm.pipelines.sequence_build.borders import Signposts, borders
 from the_block_llm.pipelines.sequence_build.pieces import cut, token_strength
 
 
@@ -36,6 +38,43 @@ def test_a_head_longer_than_half_of_the_overlap_is_not_repeated() -> None:
     assert spans(20, 3, [], 10, 4)[1] == (0, 6, 10, 16)
 
 
+def test_the_line_that_says_where_one_is_is_repeated() -> None:
+    strength = np.zeros(60, np.int8)
+    place = (4, 6)
+    pieces = cut(0, 60, 2, strength, 24, 12, lambda begin: place)
+    assert [p.place for p in pieces] == [(0, 0), place, place, place]
+    assert [(p.head, p.context, p.begin, p.end) for p in pieces] == [
+        (0, 0, 0, 24), (2, 16, 24, 36), (2, 28, 36, 48), (2, 40, 48, 60),
+    ]  # fmt: skip
+    assert all(p.n_tokens <= 24 for p in pieces)
+    # Where it is in sight anyway, it stands there once.
+    wide = pieces[1].widened(11)
+    assert (wide.place, wide.context, wide.n_tokens) == ((0, 0), 3, 35)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "text", "place"),
+    [
+        ("file", "a.rs", b"impl A {\n    // so\n    fn f() {\n@", b"impl A {\n"),
+        ("file", "a.py", b"def f(\n    x,\n):\n    y = 1\n@", b"def f(\n"),
+        ("file", "a.md", b"# One\n\ntext\n\n## Two\n\ntext\n@", b"## Two\n"),
+        ("commit", "c", b"say\n\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n+b\n@", b"+++ b/x\n"),
+        ("file", "a.txt", b"no heading\n@", b""),
+        ("file", "empty.py", b"", b""),
+    ],
+)
+def test_where_in_a_document_one_is(kind: Any, source: str, text: bytes, place: bytes) -> None:
+    inside = text.replace(b"\n@", b"\n    z = 2\n")
+    offset = max(0, len(inside) - len(b"    z = 2\n"))
+    first, last = Signposts(inside, kind, source).before(offset)
+    assert inside[first:last] == place
+
+
+def test_code_that_is_not_indented_stands_in_nothing() -> None:
+    text = b"def f():\n    pass\n\n\ndef g():\n    pass\n"
+    assert Signposts(text, "file", "a.py").before(text.index(b"def g")) == (0, 0)
+
+
 @given(
     n=st.integers(1, 600),
     head=st.integers(0, 20),
@@ -43,20 +82,33 @@ def test_a_head_longer_than_half_of_the_overlap_is_not_repeated() -> None:
     overlap_share=st.floats(0, 0.5),
     borders_at=st.lists(st.integers(0, 599), max_size=60),
     spare=st.integers(0, 40),
+    place_at=st.integers(0, 60),
+    place_tokens=st.integers(0, 6),
 )
 def test_every_token_is_new_in_one_piece_and_no_piece_is_too_long(
-    n: int, head: int, context: int, overlap_share: float, borders_at: list[int], spare: int
+    n: int,
+    head: int,
+    context: int,
+    overlap_share: float,
+    borders_at: list[int],
+    spare: int,
+    place_at: int,
+    place_tokens: int,
 ) -> None:
     strength = np.zeros(n, np.int8)
     strength[[at for at in borders_at if at < n]] = 2
-    pieces = cut(0, n, head, strength, context, int(context * overlap_share))
+    place = (place_at, place_at + place_tokens)
+    pieces = cut(0, n, head, strength, context, int(context * overlap_share), lambda _: place)
     assert [p.begin for p in pieces] == [0, *(p.end for p in pieces[:-1])]
     assert pieces[-1].end == n
     for piece in pieces:
         assert piece.begin < piece.end
         assert piece.n_tokens <= context
         assert piece.begin == 0 or piece.context < piece.begin  # something precedes the first
+        assert piece.place in {(0, 0), place}
+        assert piece.place[1] <= piece.context  # nothing stands there twice
         wider = piece.widened(spare)
+        assert wider.place[1] <= max(wider.context, 0)
         assert piece.n_tokens <= wider.n_tokens <= piece.n_tokens + spare
         assert (wider.begin, wider.end) == (piece.begin, piece.end)
 

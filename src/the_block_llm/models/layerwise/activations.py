@@ -3,11 +3,12 @@
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from the_block_llm.models.layerwise.layer_store import host_buffer
+from the_block_llm.models.layerwise.side_queue import Moment, SideQueue
 
 _log = logging.getLogger(__name__)
 Placement = Literal["device", "host", "disk"]
@@ -31,13 +32,12 @@ class ActivationStore:
             disk_folder: Where the file of ``disk`` lies; by default the system's folder for
                 temporary files.
         """
-        self._placement: Placement = "device" if device.type != "cuda" else placement
+        self._placement = placement
         self._device = device
         self._kept: dict[int, torch.Tensor] = {}
         self._buffers: dict[int, torch.Tensor] = {}
-        self._stream = torch.cuda.Stream(device) if self._placement != "device" else None
-        self._arrived: dict[int, Any] = {}
-        self._coming: dict[int, torch.Tensor] = {}
+        self._queue = SideQueue(device)
+        self._coming: dict[int, tuple[torch.Tensor, Moment]] = {}
         self._folder = (
             tempfile.TemporaryDirectory(prefix="block-activations-", dir=disk_folder)
             if self._placement == "disk"
@@ -46,39 +46,38 @@ class ActivationStore:
 
     def put(self, index: int, state: torch.Tensor) -> None:
         """Keep ``state`` of layer ``index``; it must not be overwritten afterwards."""
-        if self._stream is None:
+        if self._placement == "device":
             self._kept[index] = state
             return
         place = self._place(index, state)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
+        self._queue.let_computation_finish()
+        with self._queue.beside():
             place.copy_(state, non_blocking=True)
-        # Else its memory could be reused before the copy is through.
-        state.record_stream(self._stream)
+        self._queue.hold(state)
         self._kept[index] = place
 
     def prefetch(self, index: int) -> None:
         """Start bringing the state of layer ``index`` back."""
-        if self._stream is None or index in self._coming or index not in self._kept:
+        if self._placement == "device" or index in self._coming or index not in self._kept:
             return
         place = self._kept[index]
         target = torch.empty_like(place, device=self._device, pin_memory=False)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
+        arrived = Moment(self._device)
+        self._queue.let_computation_finish()
+        with self._queue.beside():
             target.copy_(place, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record(self._stream)
-        self._coming[index] = target
-        self._arrived[index] = arrived
+            arrived.mark()
+        self._coming[index] = target, arrived
 
     def fetch(self, index: int, private: bool) -> torch.Tensor:
         """The state of layer ``index`` on the device; ``private`` where it is overwritten."""
-        if self._stream is None:
+        if self._placement == "device":
             state = self._kept[index]
             return state.clone() if private else state
         self.prefetch(index)
-        self._arrived.pop(index).wait()
-        return self._coming.pop(index)
+        target, arrived = self._coming.pop(index)
+        arrived.wait()
+        return target
 
     def drop(self, index: int) -> None:
         """Forget the state of layer ``index``."""

@@ -10,9 +10,10 @@ import torch
 
 from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.activations import ActivationStore, Placement
+from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.attention import Segments
-from the_block_llm.models.layerwise.head import VocabularyHead
+from the_block_llm.models.layerwise.head import HeadLoss, VocabularyHead
 from the_block_llm.models.layerwise.layer import Batch, DecoderLayer, Tiling
 from the_block_llm.models.layerwise.layer_store import LayerStore
 from the_block_llm.models.layerwise.projection import LowRank
@@ -47,6 +48,8 @@ class FrozenParts:
     embedding: torch.Tensor
     head: VocabularyHead
     last_norm: dict[str, torch.Tensor]
+    added: AddedTokens | None = None
+    """Trained rows beside embedding and head."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class FlatRows:
     positions: torch.Tensor
     """Tokens that predict a target."""
     targets: torch.Tensor
+    added: AddedPlaces | None = None
+    """Where the added tokens are; ``input_ids`` holds another there."""
 
 
 class LayerwiseDecoder:
@@ -105,15 +110,25 @@ class LayerwiseDecoder:
             DecoderLayer(index, shape, parts.layers.layout, pairs, dropout)
             for index, pairs in enumerate(low_ranks)
         ]
-        self._anchor = next((pair.down for pairs in low_ranks for pair in pairs.values()), None)
+        trained = [
+            parameter
+            for pairs in low_ranks
+            for pair in pairs.values()
+            for parameter in (pair.down, pair.up)
+        ]
+        self._trained = [*trained, *(parts.added.parameters if parts.added else [])]
+        self.returns_gradients = False
+        """Whether gradients go through autograd, which takes room for them twice; so that its
+        hooks, which average them over several processes, see them."""
 
     def loss(self, rows: FlatRows) -> torch.Tensor:
         """Sum of the cross-entropies of all targets; its backward fills the LoRA gradients."""
-        if torch.is_grad_enabled() and self._anchor is not None:
-            total: torch.Tensor = _Loss.apply(self._anchor, self, rows)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() and self._trained:
+            inputs = self._trained if self.returns_gradients else self._trained[:1]
+            total: torch.Tensor = _Loss.apply(self, rows, *inputs)  # type: ignore[no-untyped-call]
             return total
         batch = self._batch(rows)
-        return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False)[0]
+        return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False).total
 
     @torch.no_grad()
     def next_tokens(self, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -122,9 +137,14 @@ class LayerwiseDecoder:
         All prompts go through the layers together, so that streamed weights travel once.
         """
         lengths = [len(prompt) for prompt in prompts]
-        flat = torch.tensor([token for prompt in prompts for token in prompt], device=self._device)
+        ids = torch.tensor([token for prompt in prompts for token in prompt])
+        added = None
+        if self._parts.added is not None:
+            places = self._parts.added.places_in(ids)
+            added = AddedPlaces(places.positions.to(self._device), places.rows.to(self._device))
+        flat = ids.to(self._device)
         positions = torch.cat([torch.arange(length, device=self._device) for length in lengths])
-        rows = FlatRows(flat, positions, lengths, flat[:0], flat[:0])
+        rows = FlatRows(flat, positions, lengths, flat[:0], flat[:0], added)
         was_training, self.training = self.training, False
         try:
             states = self._run(rows, self._batch(rows), keep=False)
@@ -156,6 +176,8 @@ class LayerwiseDecoder:
     def _run(self, rows: FlatRows, batch: Batch, keep: bool) -> torch.Tensor:
         """Hidden states after the last layer, ``(n, hidden)``."""
         state = kernels.gather_rows(self._parts.embedding, rows.input_ids, self._dtype)
+        if self._parts.added is not None and rows.added is not None:
+            self._parts.added.put(state, rows.added)
         for index, views in self._parts.layers.walk(range(self.shape.n_layers)):
             if keep:
                 self._states.put(index, state)
@@ -174,9 +196,7 @@ class LayerwiseDecoder:
             )  # fmt: skip
             self._states.drop(index)
 
-    def _head_loss(
-        self, states: torch.Tensor, rows: FlatRows, with_slope: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _head_loss(self, states: torch.Tensor, rows: FlatRows, with_slope: bool) -> HeadLoss:
         return self._parts.head.loss(
             states, rows.positions, rows.targets, self._norm, self._add_norm_backward,
             self.settings.loss_positions, with_slope,
@@ -202,19 +222,36 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, anchor: torch.Tensor, decoder: LayerwiseDecoder, rows: FlatRows
+        ctx: Any, decoder: LayerwiseDecoder, rows: FlatRows, *trained: torch.Tensor
     ) -> torch.Tensor:
         """Compute the loss, keeping the layers' inputs and the gradient of the last state."""
-        del anchor  # makes autograd call backward; its gradient is added there
-        ctx.decoder, ctx.batch = decoder, decoder._batch(rows)
-        total, ctx.slope = decoder._head_loss(
+        del trained  # one at least, so that autograd calls backward
+        ctx.decoder, ctx.batch, ctx.rows = decoder, decoder._batch(rows), rows
+        total, ctx.slope, ctx.head_slope = decoder._head_loss(
             decoder._run(rows, ctx.batch, keep=True), rows, with_slope=True
         )
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Walk the layers from the last to the first."""
+        decoder: LayerwiseDecoder = ctx.decoder
+        if not decoder.returns_gradients:
+            _Loss._add_gradients(ctx, outputs[0])
+            return None, None, None
+        collected = [parameter.grad for parameter in decoder._trained]
+        for parameter in decoder._trained:
+            parameter.grad = None
+        _Loss._add_gradients(ctx, outputs[0])
+        given = [parameter.grad for parameter in decoder._trained]
+        for parameter, gradient in zip(decoder._trained, collected, strict=True):
+            parameter.grad = gradient
+        return None, None, *given
+
+    @staticmethod
+    def _add_gradients(ctx: Any, scale: torch.Tensor) -> None:
         slope, ctx.slope = ctx.slope, None
-        ctx.decoder._run_backward(slope.mul_(outputs[0]), ctx.batch)
-        return None, None, None
+        ctx.decoder._run_backward(slope.mul_(scale), ctx.batch)
+        added = ctx.decoder._parts.added
+        if added is not None:
+            added.finish(slope, ctx.rows.added, ctx.head_slope.mul_(scale))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from the_block_llm.models.layerwise.packing import LayerLayout
+from the_block_llm.models.layerwise.side_queue import Moment, SideQueue
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class LayerStore:
         self.layout = layout
         self.device = device
         n_layers = layout.shape.n_layers
-        streams = n_resident < n_layers and device.type == "cuda"
+        streams = n_resident < n_layers
         self._resident = spread(n_layers, n_resident) if streams else frozenset(range(n_layers))
         self._buffers: list[torch.Tensor] = []
         self._conveyor = _Conveyor(layout.n_bytes, device) if streams else None
@@ -87,9 +88,9 @@ class _Conveyor:
     def __init__(self, n_bytes: int, device: torch.device) -> None:
         self._slots = [torch.empty(n_bytes, dtype=torch.uint8, device=device) for _ in range(2)]
         self._holds: list[int | None] = [None, None]
-        self._arrived = [torch.cuda.Event(), torch.cuda.Event()]
-        self._used = [torch.cuda.Event(), torch.cuda.Event()]
-        self._stream = torch.cuda.Stream(device)
+        self._arrived = [Moment(device), Moment(device)]
+        self._used = [Moment(device), Moment(device)]
+        self._queue = SideQueue(device)
         self._older = 0
 
     def bring(self, layer: int, source: torch.Tensor, keep: int | None = None) -> int:
@@ -101,10 +102,10 @@ class _Conveyor:
         if layer in self._holds:
             return self._holds.index(layer)
         slot = self._older if keep is None else 1 - keep
-        self._stream.wait_event(self._used[slot])
-        with torch.cuda.stream(self._stream):
+        with self._queue.beside():
+            self._used[slot].wait()
             self._slots[slot].copy_(source, non_blocking=True)
-            self._arrived[slot].record(self._stream)
+            self._arrived[slot].mark()
         self._holds[slot] = layer
         self._older = 1 - slot
         return slot
@@ -116,4 +117,4 @@ class _Conveyor:
 
     def release(self, slot: int) -> None:
         """Let the slot be filled again after what has been computed with it so far."""
-        self._used[slot].record()
+        self._used[slot].mark()

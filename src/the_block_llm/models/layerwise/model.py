@@ -1,18 +1,25 @@
 """A model for the Trainer and peft whose frozen weights live in the layerwise engine."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from the_block_llm.models.adapters import attach_adapter
 from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape, decoder_shape
 from the_block_llm.models.layerwise.checkpoint_files import CheckpointFiles, open_checkpoint
 from the_block_llm.models.layerwise.engine import (
@@ -27,6 +34,7 @@ from the_block_llm.models.layerwise.packing import LayerLayout, can_pack, packed
 from the_block_llm.models.layerwise.projection import LowRank
 from the_block_llm.models.loading import compute_dtype
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.models.token_rows import active_token_rows, start_rows
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -47,6 +55,8 @@ def load_layerwise_model(
     seed: int,
     adapter_dtype: torch.dtype = torch.float32,
     cache_folder: Path | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    added_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> PeftModel:
     """Build the profile's model with a fresh adapter, its frozen weights in the engine.
 
@@ -60,6 +70,8 @@ def load_layerwise_model(
         seed: Of the adapter's first factor.
         adapter_dtype: Of the adapter's parameters.
         cache_folder: Where the quantised copy is kept for the next start; none: nowhere.
+        tokenizer: Of the profile, where tokens were added.
+        added_tokens: Ids by token of those whose vectors are trained as well.
 
     Raises:
         ModelUnavailableError: The weights cannot be had.
@@ -71,15 +83,30 @@ def load_layerwise_model(
     if shape is None:
         raise ValueError(f"the layerwise engine does not know {config.model_type}")
     dtype = compute_dtype(device)
-    model = attach_adapter(_hollow_model(config), profile, seed)
+    files = open_checkpoint(profile, location)
+    start = None
+    if added_tokens:
+        assert tokenizer is not None  # noqa: S101  # it made the ids
+        # Read for a moment, and again once the layers are loaded: a host may be small.
+        matrices = _embedding(files, dtype), _own_head(files, shape, dtype)
+        start = start_rows(added_tokens, tokenizer, *matrices, profile.name)
+        del matrices
+    model = attach_adapter(_hollow_model(config), profile, seed, start)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(device, adapter_dtype)
-    files = open_checkpoint(profile, location)
+    rows = active_token_rows(model)
+    added = None if rows is None else AddedTokens(rows, shape.vocabulary)
     rotary = model.get_base_model().get_decoder().rotary_emb.to(device)
+    norms = ("weight",) if shape.norm == "rms" else ("weight", "bias")
     engine = LayerwiseDecoder(
         shape,
-        _frozen_parts(files, shape, settings, device, dtype, cache_folder),
+        FrozenParts(
+            _layers(files, shape, settings, device, dtype, cache_folder),
+            *_vocabulary(files, shape, settings, device, dtype, added),
+            {name: files.read(f"model.norm.{name}").to(device, dtype) for name in norms},
+            added,
+        ),
         settings,
         _low_ranks(model, shape),
         profile.lora.dropout,
@@ -108,36 +135,54 @@ def _hollow_model(config: Any) -> PreTrainedModel:
     return model
 
 
-def _frozen_parts(
+def _embedding(files: CheckpointFiles, dtype: torch.dtype) -> torch.Tensor:
+    return files.read("model.embed_tokens.weight").to(dtype)
+
+
+def _own_head(
+    files: CheckpointFiles, shape: DecoderShape, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """The output matrix; none where it is tied to the embedding."""
+    if shape.tied or "lm_head.weight" not in files:
+        return None
+    return files.read("lm_head.weight").to(dtype)
+
+
+def _layers(
     files: CheckpointFiles,
     shape: DecoderShape,
     settings: EngineSettings,
     device: torch.device,
     dtype: torch.dtype,
     cache_folder: Path | None,
-) -> FrozenParts:
+) -> LayerStore:
     layout = LayerLayout(shape, dtype)
     store = LayerStore(layout, device, settings.n_resident)
     with progress_bar("loading layers", total=shape.n_layers) as bar:
         for buffer in packed_layers(files, layout, device, cache_folder):
             store.add(buffer)
             bar.advance(1)
-    embedding = files.read("model.embed_tokens.weight").to(dtype)
-    if device.type == "cuda":
+    return store
+
+
+def _vocabulary(
+    files: CheckpointFiles,
+    shape: DecoderShape,
+    settings: EngineSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    added: AddedTokens | None,
+) -> tuple[torch.Tensor, VocabularyHead]:
+    """Embedding and output matrix where they are read from."""
+    on_gpu = device.type == "cuda"
+    embedding = _embedding(files, dtype)
+    if on_gpu:
         embedding = pinned(embedding)
-    if shape.tied or "lm_head.weight" not in files:
-        head_weight = embedding
-    else:
-        head_weight = files.read("lm_head.weight").to(dtype)
-        if device.type == "cuda" and not settings.head_resident:
-            head_weight = pinned(head_weight)
-    norms = ("weight",) if shape.norm == "rms" else ("weight", "bias")
-    return FrozenParts(
-        store,
-        embedding,
-        VocabularyHead(head_weight, device, settings.head_resident),
-        {name: files.read(f"model.norm.{name}").to(device, dtype) for name in norms},
-    )
+    head = _own_head(files, shape, dtype)
+    if head is not None and on_gpu and not settings.head_resident:
+        head = pinned(head)
+    weight = embedding if head is None else head
+    return embedding, VocabularyHead(weight, device, settings.head_resident, added)
 
 
 def _low_ranks(model: PeftModel, shape: DecoderShape) -> list[dict[str, LowRank]]:
@@ -168,13 +213,18 @@ def _answer_with(engine: LayerwiseDecoder, model: PreTrainedModel) -> None:
         positions: torch.Tensor,
         targets: torch.Tensor,
         segment_lengths: list[int],
+        added_positions: torch.Tensor | None = None,
+        added_rows: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **options: Any,
     ) -> Any:
         del labels, options  # the Trainer counts the labels; peft passes options to every model
         engine.training = self.training
+        added = None
+        if added_positions is not None and added_rows is not None:
+            added = AddedPlaces(added_positions, added_rows)
         total = engine.loss(
-            FlatRows(input_ids[0], position_ids[0], segment_lengths, positions, targets)
+            FlatRows(input_ids[0], position_ids[0], segment_lengths, positions, targets, added)
         )
         divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
         if isinstance(divisor, torch.Tensor):

@@ -82,8 +82,9 @@ def _questions(
 ) -> list[_Question]:
     asked = f"{planned.probe.context}\n{planned.probe.prompt}"
     passages = index.find(asked, budget.passages) if retrieves(arm) else []
-    prompt = render_prompt(subject.tokenizer, subject.role, planned.probe, passages)
-    ids = encode_prompt(subject.tokenizer, subject.role, prompt)
+    tokenizer = subject.tokenizer_of(arm)
+    prompt = render_prompt(tokenizer, subject.role, planned.probe, passages)
+    ids = encode_prompt(tokenizer, subject.role, prompt)
     # Greedy decoding gives the same answer whatever the seed.
     seeds = sampling.seeds if sampling.temperature > 0 else sampling.seeds[:1]
     return [
@@ -119,7 +120,7 @@ def _answer(
         with subject.as_arm(group[0].arm) as model:
             generate(
                 model,
-                subject.tokenizer,
+                subject.tokenizer_of(group[0].arm),
                 [question.ids for question in group],
                 decoding,
                 batch_rows=budget.batch_rows,

@@ -6,9 +6,9 @@ tokenizer, which lets different models be compared.
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, compress, groupby, pairwise
 from typing import Any, Final
 
 import torch
@@ -120,6 +120,23 @@ def held_out_sources(
             "documents table does not hold. Run `kedro run --pipeline=sequence_build` again."
         )
     return found
+
+
+def without_tokens(row: Mapping[str, Any], ids: Collection[int]) -> dict[str, Any]:
+    """The row as a model reads it that does not have these tokens; they stand for no text.
+
+    >>> row = {"input_ids": [7, 1, 2], "labels_mask": [0, 1, 1], "segment_lengths": [2, 1]}
+    >>> without_tokens(row, {7})
+    {'input_ids': [1, 2], 'labels_mask': [1, 1], 'segment_lengths': [1, 1]}
+    """
+    kept = [id_ not in ids for id_ in row["input_ids"]]
+    ends = list(accumulate(row["segment_lengths"], initial=0))
+    return {
+        **row,
+        "input_ids": list(compress(row["input_ids"], kept)),
+        "labels_mask": list(compress(row["labels_mask"], kept)),
+        "segment_lengths": [sum(kept[start:end]) for start, end in pairwise(ends)],
+    }
 
 
 def batches_of_rows(

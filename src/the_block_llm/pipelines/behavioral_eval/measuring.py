@@ -18,6 +18,7 @@ from the_block_llm.pipelines.behavioral_eval.held_out import (
     Source,
     batches_of_rows,
     measure_rows,
+    without_tokens,
 )
 from the_block_llm.pipelines.behavioral_eval.journal import Journal, result_key
 from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget
@@ -48,13 +49,16 @@ def measure_held_out(
     with progress_bar("Measuring held-out text", n_tokens) as bar:
         for arm in arms:
             weights = subject.weights_of(arm)
+            read = rows
+            if arm == "base" and subject.added_ids:
+                read = [(number, without_tokens(row, subject.added_ids)) for number, row in rows]
             with Journal(journal_folder, weights) as journal, subject.as_arm(arm) as model:
-                keys = {number: _row_key(number, row) for number, row in rows}
-                missing = [(n, row) for n, row in rows if keys[n] not in journal]
+                keys = {number: _row_key(number, row) for number, row in read}
+                missing = [(n, row) for n, row in read if keys[n] not in journal]
                 bar.advance(n_tokens / len(arms) - sum(len(row["input_ids"]) for _, row in missing))
                 for batch in batches_of_rows(missing, tokens_at_once(model)):
                     found: dict[int, list[PieceCost]] = {number: [] for number, _ in batch}
-                    for piece in measure_rows(model, subject.tokenizer, batch):
+                    for piece in measure_rows(model, subject.tokenizer_of(arm), batch):
                         found[piece.row].append(piece)
                     for number, pieces in found.items():
                         journal.put(keys[number], [asdict(piece) for piece in pieces])

@@ -21,11 +21,21 @@ class Subject:
     model: PeftModel | PreTrainedModel
     """Without an adapter it can answer as the base only."""
     tokenizer: PreTrainedTokenizerBase
+    """Of the base."""
     role: Literal["advisor", "completion"]
     base_id: str
     """Identifies the base weights and the arithmetic they run in."""
     adapter_id: str
     """Identifies the adapter's weights."""
+    tuned_tokenizer: PreTrainedTokenizerBase | None = None
+    """The same with the tokens that the adapter was trained with; none: it has no more."""
+    added_ids: frozenset[int] = frozenset()
+    """Ids of those tokens, which the base cannot read."""
+
+    def tokenizer_of(self, arm: Arm) -> PreTrainedTokenizerBase:
+        """What writes the prompts of ``arm``."""
+        tuned = self.tuned_tokenizer if is_tuned(arm) else None
+        return tuned or self.tokenizer
 
     @contextmanager
     def as_arm(self, arm: Arm) -> Iterator[PeftModel | PreTrainedModel]:

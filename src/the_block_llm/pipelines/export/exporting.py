@@ -53,7 +53,7 @@ def export_adapter(
     name = f"{profile.name}@{adapter.path.name}"
     target = params.folder / name
     unfinished = target.with_name(f".{name}.{uuid.uuid4().hex}.unfinished")
-    tokenizer = load_tokenizer(profile)
+    tokenizer = load_tokenizer(profile, adapter.added_tokens)
     prompts = [_prompt(tokenizer, profile, probe) for probe in probes[: params.probes]]
     try:
         unfinished.mkdir(parents=True)

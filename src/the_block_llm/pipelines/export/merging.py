@@ -16,11 +16,13 @@ from bitsandbytes.nn import Params4bit
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from the_block_llm.models.base_models import from_pretrained, prepare_base_model
 from the_block_llm.models.generation import stop_ids
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.models.token_rows import active_token_rows, widened
 
 _INDEX: Final = "model.safetensors.index.json"
 
@@ -60,6 +62,9 @@ def write_merged(
         lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
     )
     config.dtype = torch.bfloat16
+    rows = active_token_rows(model)
+    if rows is not None:
+        config.vocab_size = max(config.vocab_size, rows.first_id + rows.n_tokens)
     config.architectures = [type(model.get_base_model()).__name__]
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -80,20 +85,31 @@ def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight under its plain name, bfloat16 on the CPU, one at a time."""
     inner: Any = model.get_base_model()
     tied = inner.config.tie_word_embeddings
-    head = inner.get_output_embeddings()
+    rows = active_token_rows(model)
+    embedding = _frozen(inner.get_input_embeddings())
+    head = _frozen(inner.get_output_embeddings())
     for module_name, module in inner.named_modules():
-        if isinstance(module, LoraLayer) or "lora_" in module_name:
+        if isinstance(module, LoraLayer | nn.ParameterDict) or "lora_" in module_name:
             continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if tied and module is head and parameter_name == "weight":
                 continue
             weight = _plain(parameter)
+            if rows is not None and parameter_name == "weight" and module in (embedding, head):
+                own = rows.embedding if module is embedding else rows.head
+                weight = widened(weight, own, rows.first_id)
+            module_name = module_name.removesuffix(".original_module")  # noqa: PLW2901
             outer = module_name.removesuffix(".base_layer")
             if outer != module_name and parameter_name == "weight":
                 layer: Any = inner.get_submodule(outer)
                 for adapter in layer.active_adapters:
                     weight = weight + layer.get_delta_weight(adapter).float()
             yield f"{outer}.{parameter_name}", weight.to("cpu", torch.bfloat16).contiguous()
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """The matrix that trained rows of added tokens stand beside, if they do."""
+    return getattr(module, "original_module", module)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 Commits are ordered by commit time; those of one second stay in git's topological order,
 parents first. Pieces are cut at commits whose own sha says so, so a commit that is added
-anywhere changes the piece it falls into and no other.
+anywhere changes the piece it falls into and hardly any other.
 """
 
 import datetime as dt
@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from the_block_llm.errors import ParameterError, RepositoryError
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 
-_MEAN_COMMITS_A_PIECE: Final = 128
-_MAX_COMMITS_A_PIECE: Final = 256
+# Mean size of a piece from that many commits on. A short history has pieces enough for every
+# core, a long one not so many files that opening them takes the time; and since the beginning
+# of a history is cut the same way however long it grows, its pieces are never read again.
+_MEAN_COMMITS_FROM: Final = {0: 64, 512: 256, 2048: 512, 16384: 1024}
+_MAX_OF_MEAN: Final = 2
 LATEST_TIME: Final = 253_402_300_799
 """The last second of the year 9999; commit times beyond are damage."""
 
@@ -46,10 +50,11 @@ class CommitOrder:
 
     def pieces(self) -> Iterator["HistoryPiece"]:
         """Yield consecutive runs of commits, each named by what is in it."""
-        start = 0
+        start = mean = 0
         for index, name in enumerate(self.names):
-            ends_here = int(name[:8], 16) % _MEAN_COMMITS_A_PIECE == 0
-            if ends_here or index - start + 1 == _MAX_COMMITS_A_PIECE:
+            mean = _MEAN_COMMITS_FROM.get(index, mean)
+            ends_here = int(name[:8], 16) % mean == 0
+            if ends_here or index - start + 1 >= _MAX_OF_MEAN * mean:
                 yield HistoryPiece.of(self.names[start : index + 1])
                 start = index + 1
         if start < len(self.names):
@@ -102,6 +107,26 @@ def list_commits(
         )
     order = sorted(range(len(names)), key=times.__getitem__)
     return CommitOrder([names[i] for i in order], array("q", (times[i] for i in order)))
+
+
+def remember_order(cache: PieceCache, name: str, order: CommitOrder) -> None:
+    """Keep ``order`` under ``name``, in the place of any other."""
+    stem = cache.stem(name)
+    names, times = stem.with_suffix(".names"), stem.with_suffix(".times")
+    names.write_bytes(b"\n".join(order.names))
+    times.write_bytes(order.times.tobytes())
+    finish_piece(stem, [names, times], {})
+    cache.sweep([name])
+
+
+def remembered_order(cache: PieceCache, name: str) -> CommitOrder | None:
+    """Return the order that was kept under ``name``, None where there is none."""
+    if cache.notes(name) is None:
+        return None
+    stem = cache.stem(name)
+    times = array("q")
+    times.frombytes(stem.with_suffix(".times").read_bytes())
+    return CommitOrder(stem.with_suffix(".names").read_bytes().split(b"\n"), times)
 
 
 def cutoff_time(times: "array[int]", cutoff: Cutoff) -> int:

@@ -1,12 +1,17 @@
 """Commits that git cannot diff because objects are missing, damaged or far too large.
 
 ``git diff-tree -p`` ends at the first such object. What changed is still known from the
-trees, and the patches of the other files can be had by asking for them by path.
+trees, and the patches of the other files can be had by leaving out those that cannot be read.
 """
 
+import heapq
+import itertools
+import os
 from collections.abc import Iterator, Sequence
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
+from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.patch_stream import (
     DIFF_OPTIONS,
@@ -15,7 +20,6 @@ from the_block_llm.pipelines.git_ingest.patch_stream import (
     CommitHeader,
     FilePatch,
     PatchReader,
-    PatchStream,
     RawChange,
     parse_header,
 )
@@ -23,61 +27,137 @@ from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, Pri
 
 _SUBMODULE: Final = b"160000"
 _FILES_AT_A_TIME: Final = 16
+_MOST_LEFT_OUT: Final = 256  # git looks at each of them for every path of the commit
+_ASKED_AT_A_TIME: Final = 256
+_BLOCK_BYTES: Final = 1 << 16
 _END: Final = b"end-of-output"
-
-
-def commits_with_missing_objects(
-    view: PrivateView, blobs: BlobReader, shas: Sequence[str]
-) -> set[str]:
-    """Return those of ``shas`` whose trees or changed files cannot all be read."""
-    damaged: set[str] = set()
-    blobs_of: dict[str, list[str]] = {}
-    left = list(shas)
-    while left:
-        stream = PatchStream(view, RAW_OPTIONS)
-        try:
-            for header, patches in stream.commits(left):
-                blobs_of[header.sha] = [b for p in patches for b in _blobs(p.change)]
-            left = []
-        except GitStoppedError:
-            stopped_at = left.index(stream.reading) if stream.reading else 0
-            damaged.add(left[stopped_at])
-            left = left[stopped_at + 1 :]
-        finally:
-            stream.close()
-    for sha, needed in blobs_of.items():
-        if any(size is None for size in blobs.sizes(needed)):
-            damaged.add(sha)
-    return damaged
 
 
 def read_damaged_commit(
     view: PrivateView, blobs: BlobReader, sha: str
 ) -> tuple[CommitHeader, Iterator[FilePatch] | None]:
-    """Read what can be read of one commit; None in place of patches if its trees are gone."""
-    said = view.read("log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha)
-    header = parse_header(said.split(b"\0")[:8])
+    """Read what can be read of one commit; None in place of patches if its trees are gone.
+
+    Raises:
+        RepositoryError: The commit itself cannot be read.
+    """
+    try:
+        said = view.read("log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha)
+        header = parse_header(said)
+    except GitStoppedError as error:
+        raise RepositoryError(
+            f"git cannot read the commit {sha}. Repair the repository (`git fsck` names the "
+            "damage) or clone it again."
+        ) from error
     if len(header.parents) > 1:
         return header, iter(())
     try:
         listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
     except GitStoppedError:
         return header, None
-    changes = list(_reader(listed + _END).changes())
-    return header, _patches(view, blobs, sha, changes)
+    return header, _patches(view, blobs, sha, listed)
 
 
-def _patches(
-    view: PrivateView, blobs: BlobReader, sha: str, changes: Sequence[RawChange]
-) -> Iterator[FilePatch]:
-    for start in range(0, len(changes), _FILES_AT_A_TIME):
-        group = changes[start : start + _FILES_AT_A_TIME]
-        readable = [
-            change for change in group if all(s is not None for s in blobs.sizes(_blobs(change)))
+def lacks_objects(view: PrivateView, blobs: BlobReader, sha: str) -> bool:
+    """True where a tree or a changed file of the commit is not in the repository."""
+    try:
+        listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
+    except GitStoppedError:
+        return True
+    return bool(_lost(blobs, listed))
+
+
+def changed_blobs(change: RawChange) -> list[str]:
+    """Return the contents that a change is made of, without those of submodules."""
+    sides = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
+    return [blob.decode() for mode, blob in sides if mode != _SUBMODULE and blob.strip(b"0")]
+
+
+def _patches(view: PrivateView, blobs: BlobReader, sha: str, listed: bytes) -> Iterator[FilePatch]:
+    lost = _lost(blobs, listed)
+    told: set[bytes] = set()
+    if len(lost) <= _MOST_LEFT_OUT:
+        try:
+            with _WholeCommit(view, sha, leave_out=lost) as reader:
+                # Git's own order is that of the paths' bytes.
+                missing = (FilePatch(c, b"", False, 0, 0, is_missing=True) for c in lost)
+                found = reader.patches(reader.changes(), b"\n" + _END)
+                for patch in heapq.merge(found, missing, key=lambda patch: patch.change.path):
+                    told.update(p for p in (patch.change.path, patch.change.old_path) if p)
+                    yield patch
+        except GitStoppedError:
+            pass  # something else is damaged, which shows only in the reading
+        else:
+            return
+    # What was not told yet.
+    changes = PatchReader(listed + _END).changes()
+    yield from _piecemeal(view, blobs, sha, (c for c in changes if c.path not in told))
+
+
+def _lost(blobs: BlobReader, listed: bytes) -> list[RawChange]:
+    """Return those of the changes in ``listed`` that git cannot show."""
+    lost = []
+    for group in _grouped(PatchReader(listed + _END).changes(), _ASKED_AT_A_TIME):
+        needed = [changed_blobs(change) for change in group]
+        sizes = iter(blobs.sizes(list(itertools.chain.from_iterable(needed))))
+        lost += [
+            change
+            for change, sides in zip(group, needed, strict=True)
+            if None in [next(sizes) for _ in sides]
         ]
+    return lost
+
+
+def _piecemeal(
+    view: PrivateView, blobs: BlobReader, sha: str, changes: Iterator[RawChange]
+) -> Iterator[FilePatch]:
+    for group in _grouped(changes, _FILES_AT_A_TIME):
+        readable = [c for c in group if None not in blobs.sizes(changed_blobs(c))]
         patch_of = {patch.change.path: patch for patch in _read_patches(view, sha, readable)}
         for change in group:
             yield patch_of.get(change.path) or FilePatch(change, b"", False, 0, 0, is_missing=True)
+
+
+def _grouped(changes: Iterator[RawChange], n_changes: int) -> Iterator[list[RawChange]]:
+    while group := list(itertools.islice(changes, n_changes)):
+        yield group
+
+
+class _WholeCommit(PatchReader):
+    """What git prints of one commit without some of its changes."""
+
+    def __init__(self, view: PrivateView, sha: str, leave_out: Sequence[RawChange]) -> None:
+        super().__init__()
+        paths = [path for c in leave_out for path in (c.old_path, c.path) if path is not None]
+        self._process = view.start(
+            "diff-tree", "--no-commit-id", *DIFF_OPTIONS, sha,
+            "--", ".", *(b":(top,exclude,literal)" + path for path in paths),
+        )  # fmt: skip
+        assert self._process.stdout is not None  # noqa: S101
+        self._stdout = self._process.stdout
+        self._is_at_end = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stdout.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _read_block(self) -> bytes:
+        block = os.read(self._stdout.fileno(), _BLOCK_BYTES)
+        if block:
+            return block
+        if self._is_at_end or self._process.wait() != 0:
+            raise GitStoppedError("git diff-tree ended early")
+        self._is_at_end = True
+        return _END
 
 
 def _read_patches(view: PrivateView, sha: str, changes: Sequence[RawChange]) -> list[FilePatch]:
@@ -94,22 +174,5 @@ def _read_patches(view: PrivateView, sha: str, changes: Sequence[RawChange]) -> 
         if len(changes) == 1:
             return []
         return [patch for change in changes for patch in _read_patches(view, sha, [change])]
-    reader = _reader(said + _END)
-    return list(reader.patches(list(reader.changes()), b"\n" + _END))
-
-
-def _reader(data: bytes) -> PatchReader:
-    blocks = iter((data,))
-
-    def read_block() -> bytes:
-        try:
-            return next(blocks)
-        except StopIteration:
-            raise GitStoppedError("git diff-tree printed less than announced") from None
-
-    return PatchReader(read_block)
-
-
-def _blobs(change: RawChange) -> list[str]:
-    sides = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
-    return [blob for mode, blob in sides if mode != _SUBMODULE and blob.strip("0")]
+    reader = PatchReader(said + _END)
+    return list(reader.patches(reader.changes(), b"\n" + _END))

@@ -80,6 +80,8 @@ def decode_path(path: bytes) -> str:
 
 def decode_message(message: bytes) -> str:
     r"""Commit message, name or address as text; where no encoding fits, bytes as ``\xNN``."""
+    if message.isascii():
+        return message.decode("ascii")
     decoded = decode(message)
     return message.decode("utf-8", "backslashreplace") if decoded is None else decoded.text
 

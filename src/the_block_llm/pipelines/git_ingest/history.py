@@ -1,7 +1,6 @@
 """The whole history: pieces that are at hand are reused, the others are read."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,14 @@ from typing import Any
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.history_piece import (
     HistoryOptions,
-    close_readers,
+    Readers,
     read_history_piece,
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.tally import Tally
-from the_block_llm.pipelines.git_ingest.workers import Job, run_jobs
+from the_block_llm.pipelines.git_ingest.workers import Stretch, in_stretches
 from the_block_llm.progress import progress_bar
-
-
-@contextmanager
-def closing_readers() -> Iterator[None]:
-    """Leave no git process behind where pieces were read in this very process."""
-    try:
-        yield
-    finally:
-        close_readers()
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ def read_history(
     options: HistoryOptions,
     cache: PieceCache,
     version: str,
-    n_processes: int,
+    n_threads: int,
 ) -> History:
     """Make sure that every piece of ``order`` is in ``cache``.
 
@@ -55,7 +45,7 @@ def read_history(
         options: What decides the rows.
         cache: Where finished pieces are kept; others are removed at the end.
         version: Of code and tools; pieces made by another are not used.
-        n_processes: Workers for many pieces. A handful is read right here.
+        n_threads: How many pieces are read at a time, each with a git process of its own.
     """
     pieces = list(order.pieces())
     names = [digest_of(version, options, view.max_file_bytes, p.digest) for p in pieces]
@@ -67,16 +57,21 @@ def read_history(
     todo = [i for i, note in enumerate(notes) if note is None]
     n_commits = sum(len(pieces[i].shas) for i in todo)
 
-    def jobs() -> Iterator[Job]:
-        for i in todo:
-            yield read_history_piece, (view, pieces[i], options, cache.stem(names[i]))
+    def read(places: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
+        readers = Readers(view)
+        try:
+            for place in places:
+                i, ahead = todo[place], places.peek()
+                then = () if ahead is None else pieces[todo[ahead]].shas
+                stem = cache.stem(names[i])
+                yield i, read_history_piece(readers, pieces[i], options, stem, then)
+        finally:
+            readers.close()
 
-    with closing_readers(), progress_bar("Reading history", len(order)) as bar:
+    with progress_bar("Reading history", len(order)) as bar:
         bar.advance(len(order) - n_commits)
-        for i, note in zip(
-            todo, run_jobs(jobs(), n_processes if len(todo) > 3 else 1), strict=True
-        ):
-            notes[i] = note
+        for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
+            notes[i] = told
             bar.advance(len(pieces[i].shas))
     cache.sweep(names)
     tally = Tally()

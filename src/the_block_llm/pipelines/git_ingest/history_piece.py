@@ -1,21 +1,21 @@
 """One piece of the history: its commits and changes, judged and written as Parquet parts."""
 
+import functools
 import hashlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import write_part
-from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
 from the_block_llm.pipelines.git_ingest.damaged import (
-    commits_with_missing_objects,
+    changed_blobs,
+    lacks_objects,
     read_damaged_commit,
 )
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_message, decode_path
@@ -29,7 +29,7 @@ from the_block_llm.pipelines.git_ingest.piece_cache import finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 from the_block_llm.pipelines.git_ingest.redaction import Redactor
 from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction, without_names
-from the_block_llm.pipelines.git_ingest.rows import Row, batches
+from the_block_llm.pipelines.git_ingest.rows import Row, RowBatches, batches
 from the_block_llm.pipelines.git_ingest.selection import patch_verdict, path_verdict
 from the_block_llm.pipelines.git_ingest.subjects import (
     commit_kind,
@@ -76,69 +76,99 @@ class HistoryOptions:
     max_message_bytes: int
 
 
+class Readers:
+    """The git processes that read one piece after the other.
+
+    Starting git and opening its packs costs as much as reading some dozen commits.
+    """
+
+    def __init__(self, view: PrivateView) -> None:
+        self.view = view
+        self.blobs = BlobReader(view)
+        self._stream: PatchStream | None = None
+
+    def stream_for(self, shas: Sequence[str]) -> PatchStream:
+        """Return a stream that answers for ``shas`` next."""
+        if self._stream is not None and not self._stream.can_answer(shas):
+            self.close_stream()
+        if self._stream is None:
+            self._stream = PatchStream(self.view)
+        return self._stream
+
+    def close_stream(self) -> None:
+        """End the stream; the next use starts another."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def close(self) -> None:
+        self.close_stream()
+        self.blobs.close()
+
+
 def read_history_piece(
-    view: PrivateView, piece: HistoryPiece, options: HistoryOptions, stem: Path
+    readers: Readers,
+    piece: HistoryPiece,
+    options: HistoryOptions,
+    stem: Path,
+    then: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read the commits of ``piece`` and write them beside ``stem``; returns the notes.
 
+    ``then`` are the commits of the piece that these readers will probably read next.
     Writes ``<stem>.changes.parquet`` in the schema FILE_CHANGES, ``<stem>.commits.arrow``
     in PIECE_COMMITS, both in the order of the piece, then the notes.
     """
     damaged: set[str] = set()
     while True:
-        reading = _PieceReading(view, options, damaged)
         try:
-            return reading.write(piece, stem)
-        except GitStoppedError:
-            # Rare, so the piece is begun again, now going round what cannot be read.
-            damaged = damaged | reading.why_stopped(piece)
-            close_readers()
-        except BaseException:
-            close_readers()  # they may stand in the middle of an answer
-            raise
+            return _PieceReading(readers, options, damaged).write(piece, stem, then)
+        except _BeginAgainError as error:
+            damaged.add(error.damaged_commit)
 
 
-def close_readers() -> None:
-    """End the git processes that this process keeps from one piece to the next."""
-    for stream, blobs in _READERS.values():
-        stream.close()
-        blobs.close()
-    _READERS.clear()
+class _BeginAgainError(Exception):
+    """A commit turned out to be damaged when some of its rows were written already."""
+
+    def __init__(self, damaged_commit: str) -> None:
+        super().__init__(damaged_commit)
+        self.damaged_commit = damaged_commit
 
 
-_READERS: Final[dict[Path, tuple[PatchStream, BlobReader]]] = {}
+class _PathFacts(NamedTuple):
+    """What a path tells by itself; a history names most paths many times."""
+
+    path: str
+    language: str | None
+    verdict: DropReason | None
 
 
-def _readers(view: PrivateView) -> tuple[PatchStream, BlobReader]:
-    # Starting git and opening its packs costs as much as reading some dozen commits.
-    if view.git_dir not in _READERS:
-        close_readers()
-        _READERS[view.git_dir] = (PatchStream(view), BlobReader(view))
-    return _READERS[view.git_dir]
+@functools.lru_cache(maxsize=65_536)
+def _facts_of(path: bytes) -> _PathFacts:
+    text = decode_path(path)
+    return _PathFacts(text, language_of(text[text.rfind("/") + 1 :]), path_verdict(text))
 
 
 class _PieceReading:
     """State of one pass over a piece."""
 
-    def __init__(self, view: PrivateView, options: HistoryOptions, damaged: set[str]) -> None:
-        self._view = view
+    def __init__(self, readers: Readers, options: HistoryOptions, damaged: set[str]) -> None:
+        self._readers = readers
         self._options = options
         self._damaged = damaged
-        self._stream, self._blobs = _readers(view)
         self._tally = Tally()
         self._redaction = RowRedaction(
             Redactor(secrets=options.redact, addresses=options.naming.key is not None), self._tally
         )
         self._missing: set[str] = set()
-        self._commit_rows: list[tuple[Any, ...]] = []
+        self._commit_rows: list[Row] = []
+        self._changes = RowBatches(FILE_CHANGES, _PATCH_COLUMN, self._finish_changes)
+        self._counts: list[tuple[DropReason | None, int, str | None, str | None, str]] = []
+        """What the tally has to know of each change that waits in ``_changes``."""
 
-    def write(self, piece: HistoryPiece, stem: Path) -> dict[str, Any]:
+    def write(self, piece: HistoryPiece, stem: Path, then: Sequence[str]) -> dict[str, Any]:
         changes = stem.with_name(f"{stem.name}.changes.parquet")
-        write_part(
-            changes,
-            FILE_CHANGES,
-            batches(FILE_CHANGES, self._rows(piece), _PATCH_COLUMN, self._finish_changes),
-        )
+        write_part(changes, FILE_CHANGES, self._batches(piece.shas, then))
         commits = stem.with_name(f"{stem.name}.commits.arrow")
         # Arrow's own format: these are read back once or twice and never by anybody else.
         with pa.OSFile(str(commits), "wb") as file, pa.ipc.new_file(file, PIECE_COMMITS) as writer:
@@ -153,6 +183,13 @@ class _PieceReading:
         )
 
     def _finish_changes(self, rows: list[Row]) -> list[Row]:
+        # Counted here and not row by row: a commit that proves damaged takes its rows back.
+        for reason, n_bytes, language, encoding, path in self._counts:
+            if reason is None:
+                self._tally.keep(n_bytes, language, encoding, path)
+            else:
+                self._tally.drop(reason, n_bytes)
+        self._counts = []
         self._redaction.text(
             rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_PATCH_COLUMN, count=_COUNT_COLUMN
         )
@@ -163,66 +200,91 @@ class _PieceReading:
     def _finish_commits(self, rows: list[Row]) -> list[Row]:
         return self._redaction.short(rows, sha=_SHA_COLUMN, columns=(_SUBJECT_COLUMN, _BODY_COLUMN))
 
-    def why_stopped(self, piece: HistoryPiece) -> set[str]:
-        """Return commits to go round; at least one that was not gone round before."""
-        found = commits_with_missing_objects(self._view, self._blobs, piece.shas) - self._damaged
-        if found:
-            return found
-        # Nothing is missing, so git gave up on the commit at hand: damaged or too large.
-        if self._stream.reading is None or self._stream.reading in self._damaged:
-            raise RepositoryError(
-                f"git cannot read the commit {self._stream.reading or piece.shas[0]} or its "
-                "trees. Repair the repository (`git fsck` names the damage) or clone it again."
-            )
-        return {self._stream.reading}
-
-    def _rows(self, piece: HistoryPiece) -> Iterator[tuple[Any, ...]]:
-        for header, patches in self._commits(piece):
-            n_changes = insertions = deletions = 0
-            change_id, inverse_id = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
-            for patch in patches:
-                n_changes += 1
-                insertions += patch.additions
-                deletions += patch.deletions
-                _note_change(patch, change_id, inverse_id)
-                yield self._change_row(header.sha, patch)
-            identity = (_signed(change_id), _signed(inverse_id)) if n_changes else (None, None)
-            self._commit_rows.append(
-                (*_commit_row(header, self._options, n_changes, insertions, deletions), *identity)
-            )
-
-    def _commits(self, piece: HistoryPiece) -> Iterator[tuple[CommitHeader, Iterator[FilePatch]]]:
-        for is_damaged, group in itertools.groupby(piece.shas, self._damaged.__contains__):
-            if not is_damaged:
-                yield from self._stream.commits(list(group))
+    def _batches(self, shas: Sequence[str], then: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        at, is_alone = 0, False
+        while at < len(shas):
+            if shas[at] in self._damaged:
+                yield from self._damaged_commit(shas[at])
+                at, is_alone = at + 1, False
                 continue
-            for sha in group:
-                header, patches = read_damaged_commit(self._view, self._blobs, sha)
-                if patches is None:
-                    self._tally.unreadable_commits.append(sha)
-                yield header, patches or iter(())
+            asked = shas[at : at + 1] if is_alone else shas[at : self._next_damaged(shas, at)]
+            after = then if at + len(asked) == len(shas) else ()
+            before = self._changes.n_batches, len(self._changes.waiting)
+            try:
+                for header, patches in self._readers.stream_for(asked).commits(asked, after):
+                    yield from self._commit(header, patches)
+                    at += 1
+                    before = self._changes.n_batches, len(self._changes.waiting)
+                is_alone = False
+            except GitStoppedError:
+                self._readers.close_stream()
+                if self._changes.n_batches > before[0]:
+                    raise _BeginAgainError(self._culprit(shas, at)) from None
+                del self._changes.waiting[before[1] :], self._counts[before[1] :]
+                # Git may have ended at this commit or at the beginning of the next one: where
+                # nothing is missing, alone it shows which.
+                if is_alone or lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
+                    self._damaged.add(shas[at])
+                is_alone = True
+        if (batch := self._changes.rest()) is not None:
+            yield batch
 
-    def _change_row(self, sha: str, patch: FilePatch) -> tuple[Any, ...]:
+    def _next_damaged(self, shas: Sequence[str], start: int) -> int:
+        return next((i for i in range(start, len(shas)) if shas[i] in self._damaged), len(shas))
+
+    def _culprit(self, shas: Sequence[str], at: int) -> str:
+        """Return the commit that ended git while it was to print the one at ``at``."""
+        if lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
+            return shas[at]
+        try:
+            alone = shas[at : at + 1]
+            for _ in self._readers.stream_for(alone).commits(alone):
+                pass
+        except GitStoppedError:
+            self._readers.close_stream()
+            return shas[at]
+        return shas[min(at + 1, len(shas) - 1)]
+
+    def _damaged_commit(self, sha: str) -> Iterator[pa.RecordBatch]:
+        header, patches = read_damaged_commit(self._readers.view, self._readers.blobs, sha)
+        if patches is None:
+            self._tally.unreadable_commits.append(sha)
+        yield from self._commit(header, patches or iter(()))
+
+    def _commit(
+        self, header: CommitHeader, patches: Iterator[FilePatch]
+    ) -> Iterator[pa.RecordBatch]:
+        insertions = deletions = 0
+        sides: list[bytes] = []
+        for patch in patches:
+            insertions += patch.additions
+            deletions += patch.deletions
+            change = patch.change
+            sides += (change.old_path or change.path, change.old_blob, change.path, change.new_blob)
+            if (batch := self._changes.add(self._change_row(header.sha, patch))) is not None:
+                yield batch
+        self._commit_rows.append(
+            _commit_row(header, self._options, len(sides) // 4, insertions, deletions)
+            + _change_ids(sides)
+        )
+
+    def _change_row(self, sha: str, patch: FilePatch) -> Row:
         change = patch.change
-        path = decode_path(change.path)
-        language = language_of(path[path.rfind("/") + 1 :])
-        text, encoding, reason, n_bytes = self._judged(path, patch)
-        if reason is None:
-            self._tally.keep(n_bytes, language, encoding, path)
-        else:
-            self._tally.drop(reason, n_bytes)
+        facts = _facts_of(change.path)
+        text, encoding, reason, n_bytes = self._judged(facts, patch)
+        self._counts.append((reason, n_bytes, facts.language, encoding, facts.path))
         has_lines = not (patch.is_binary or patch.is_missing)
         return (
             self._options.repo,
             sha,
-            path,
+            facts.path,
             None if change.old_path is None else decode_path(change.old_path),
             change.status,
             change.similarity,
-            language,
+            facts.language,
             patch.additions if has_lines else None,
             patch.deletions if has_lines else None,
-            text if reason is None else None,
+            text,
             encoding,
             reason is None,
             reason,
@@ -230,28 +292,28 @@ class _PieceReading:
         )
 
     def _judged(
-        self, path: str, patch: FilePatch
+        self, facts: _PathFacts, patch: FilePatch
     ) -> tuple[bytes | str | None, str | None, DropReason | None, int]:
         """Return text, encoding, reason to drop it, and size in bytes."""
         change, hunks = patch.change, patch.hunks
         n_bytes = len(hunks)
         if patch.is_missing:
-            sides = [b for b in (change.old_blob, change.new_blob) if b.strip("0")]
-            sizes = zip(sides, self._blobs.sizes(sides), strict=True)
-            self._missing.update(blob for blob, size in sizes if size is None)
+            blobs = changed_blobs(change)
+            sizes = self._readers.blobs.sizes(blobs)
+            self._missing.update(b for b, size in zip(blobs, sizes, strict=True) if size is None)
             return None, None, "missing_object", 0
         modes = (change.old_mode, change.new_mode)
         if _SUBMODULE in modes or _SYMLINK in modes:
             return None, None, "submodule" if _SUBMODULE in modes else "symlink", n_bytes
-        reason = path_verdict(path)
+        reason = facts.verdict
         if patch.is_binary:
-            sides = [b for b in (change.old_blob, change.new_blob) if b.strip("0")]
-            size = max((size or 0 for size in self._blobs.sizes(sides)), default=0)
-            is_large = size > self._view.max_file_bytes
+            sizes = self._readers.blobs.sizes(changed_blobs(change))
+            size = max((size or 0 for size in sizes), default=0)
+            is_large = size > self._readers.view.max_file_bytes
             return None, None, reason or ("too_large" if is_large else "binary"), size
         if reason is None and n_bytes > self._options.max_patch_bytes:
             reason = "too_large"
-        reason = reason or patch_verdict(path, hunks)
+        reason = reason or patch_verdict(facts.path, hunks)
         if reason is not None:
             return None, None, reason, n_bytes
         if hunks.isascii():
@@ -259,7 +321,8 @@ class _PieceReading:
         decoded = decode(hunks)
         if decoded is None:
             return None, None, "undecodable", n_bytes
-        return decoded.text, decoded.encoding, None, n_bytes
+        text = hunks if decoded.encoding == "utf-8" else decoded.text
+        return text, decoded.encoding, None, n_bytes
 
 
 def _commit_row(
@@ -298,22 +361,27 @@ def _commit_row(
 
 def text_id(text: str) -> int:
     """Return a number of 64 bits that stands for ``text``, the same in every process."""
-    return _signed(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8))
+    return _number(text.encode("utf-8", "surrogatepass"))
 
 
-def _signed(digest: "hashlib.blake2b") -> int:
-    return int.from_bytes(digest.digest(), "big", signed=True)
+def _number(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
-def _note_change(
-    patch: FilePatch, change_id: "hashlib.blake2b", inverse_id: "hashlib.blake2b"
-) -> None:
+def _change_ids(sides: Sequence[bytes]) -> tuple[int | None, int | None]:
+    """Return numbers for a set of changes and for the one that undoes it.
+
+    Args:
+        sides: Old path, old blob, new path and new blob of each change in turn.
+    """
+    if not sides:
+        return None, None
     # A commit undoes another exactly where it takes every file back from blob B to blob A.
-    change = patch.change
-    old_path = change.old_path or change.path
-    old, new = change.old_blob.encode(), change.new_blob.encode()
-    change_id.update(b"%s\0%s\0%s\0%s\0" % (old_path, old, change.path, new))
-    inverse_id.update(b"%s\0%s\0%s\0%s\0" % (change.path, new, old_path, old))
+    inverse = list(sides)
+    inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
+        sides[2::4], sides[3::4], sides[0::4], sides[1::4],
+    )  # fmt: skip
+    return _number(b"\0".join(sides)), _number(b"\0".join(inverse))
 
 
 def _clamped(seconds: bytes | str) -> int:

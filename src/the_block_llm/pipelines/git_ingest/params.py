@@ -30,7 +30,7 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     max_message_bytes: int = Field(default=1 << 16, ge=256)
     """A commit message is cut there."""
     n_processes: int = Field(default=0, ge=0)
-    """Workers that read at the same time; 0 takes one for each core, up to 4."""
+    """Git processes that read at the same time; 0 takes one for each core, up to 4."""
     cache_folder: str = "data/02_intermediate/.ingest_cache"
     """Finished pieces, so that a later run reads only what is new. Safe to delete."""
     clone_folder: str = "data/01_raw/clones"

@@ -6,6 +6,7 @@ reads nothing from the repository; a run with other options, another version of 
 a rewritten history asks for other names, and what nobody asked for is swept away.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -66,6 +67,7 @@ def digest_of(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
+@functools.cache
 def code_digest() -> str:
     """Return a digest of the modules of this pipeline: other code, other pieces."""
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
 """Marks in the place of secrets and of e-mail addresses, in many texts at a time."""
 
 import bisect
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,10 @@ from the_block_llm.pipelines.git_ingest.keyed_values import (
 from the_block_llm.pipelines.git_ingest.secret_rules import (
     EMAIL,
     PRIVATE_KEY_BEGIN,
-    SecretRule,
-    line_filters,
+    could_be_named_value,
+    could_be_rule,
+    first_looks,
     rules,
-    rules_to_try,
 )
 
 EMAIL_KIND: Final = "email"
@@ -30,6 +31,8 @@ _KEY_LINE: Final = re.compile(
     r"(?:[A-Za-z0-9+/=\\]{8,}[\s\"',+\\;)]*|[A-Za-z-]+: \S.*|=[A-Za-z0-9+/]{4}\s*|)$"
 )
 _MAX_KEY_LINES: Final = 200
+_HUNK: Final = b"@@ -"
+_LONGEST_REMEMBERED: Final = 500
 # Addresses that stand for nobody.
 _NOBODY: Final = re.compile(
     r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost|local)(?:\.(?:com|org|net))?$|^git@",
@@ -51,6 +54,13 @@ class Redacted(NamedTuple):
     findings: list[Finding]
 
 
+class _Line(NamedTuple):
+    """A line that needs a look: its number in the text, from 0, and its bytes."""
+
+    number: int
+    raw: bytes
+
+
 @dataclass(frozen=True)
 class Redactor:
     """Masks secrets, addresses or both."""
@@ -68,23 +78,21 @@ class Redactor:
         """
         if not (self.secrets or self.addresses) or not texts:
             return {}
+        encoded = [text.encode() if isinstance(text, str) else text for text in texts]
         changed = {}
-        for index, lines in self._suspicious(texts):
-            text = texts[index]
-            text = text.decode("utf-8") if isinstance(text, bytes) else text
-            redacted = self._masked(text, lines, in_config=is_config(paths[index]))
-            if redacted.findings:
-                changed[index] = redacted
+        for index, lines in self._suspicious(encoded):
+            marked = self._marked(encoded[index], lines, in_config=is_config(paths[index]))
+            if marked is not None:
+                changed[index] = marked
         return changed
 
-    def _suspicious(self, texts: Sequence[str | bytes]) -> Iterator[tuple[int, list[int]]]:
-        """Yield the index of each text that needs a look, and the lines to look at, from 0."""
+    def _suspicious(self, texts: Sequence[bytes]) -> Iterator[tuple[int, list[_Line]]]:
+        """Yield the index of each text that needs a look, and the lines to look at."""
         # One buffer for all: a search that finds nothing then costs no Python at all.
-        encoded = [text.encode() if isinstance(text, str) else text for text in texts]
-        joined = b"\n".join(encoded)
-        starts = [0, *itertools.accumulate(len(text) + 1 for text in encoded)]
+        joined = b"\n".join(texts)
+        starts = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
         borders = set[int]()
-        for pattern in line_filters(secrets=self.secrets, addresses=self.addresses):
+        for pattern in first_looks(secrets=self.secrets, addresses=self.addresses):
             at = 0
             while (found := pattern.search(joined, at)) is not None:
                 # White space in a pattern can reach over a line's end: look at both lines.
@@ -92,7 +100,7 @@ class Redactor:
                 at = joined.find(b"\n", found.end())
                 if at < 0:
                     break
-        owner, lines, number, counted_to = -1, list[int](), 0, 0
+        owner, lines, number, counted_to = -1, list[_Line](), 0, 0
         for border in sorted(borders):
             if border >= starts[owner + 1]:
                 if lines:
@@ -101,47 +109,71 @@ class Redactor:
                 lines, number, counted_to = [], 0, starts[owner]
             number += joined.count(b"\n", counted_to, border)
             counted_to = border
-            lines.append(number)
+            lines.append(_Line(number, joined[border : _end_of_line(joined, border)]))
         if lines:
             yield owner, lines
 
-    def _masked(self, text: str, numbers: Sequence[int], *, in_config: bool) -> Redacted:
-        lines = text.split("\n")
+    def _marked(self, text: bytes, suspicious: list[_Line], *, in_config: bool) -> Redacted | None:
+        """Return the text with marks, None where nothing has to be masked."""
+        # The same line stands in patches as added, as context and as removed.
+        at = 1 if text.startswith(_HUNK) else 0
+        spans: dict[int, list[Span]] = {}
+        has_key = False
+        for number, line in suspicious:
+            has_key = has_key or (self.secrets and _could_begin_key(line))
+            found = self._spans(line[at:], in_config)
+            if found:
+                spans[number] = [(start + at, end + at, kind) for start, end, kind in found]
+        if not (spans or has_key):
+            return None
+        lines = text.decode("utf-8").split("\n")
         findings: list[Finding] = []
         in_key_until = -1
-        for number in numbers:
+        for number, _ in suspicious:
             if number <= in_key_until:
                 continue
-            line = lines[number]
-            if self.secrets and PRIVATE_KEY_BEGIN.search(line):
+            if self.secrets and PRIVATE_KEY_BEGIN.search(lines[number]):
                 in_key_until = _mask_key_block(lines, number)
                 findings.append(Finding(number + 1, "private-key"))
-                continue
-            spans = self._spans(line, in_config=in_config)
-            if spans:
-                lines[number] = _with_marks(line, spans)
-                findings.extend(Finding(number + 1, kind) for _, _, kind in spans)
-        return Redacted("\n".join(lines), findings)
+            elif number in spans:
+                lines[number] = _with_marks(lines[number], spans[number])
+                findings.extend(Finding(number + 1, kind) for _, _, kind in spans[number])
+        return Redacted("\n".join(lines), findings) if findings else None
 
-    def _spans(self, line: str, *, in_config: bool) -> list[Span]:
-        found: list[Span] = []
-        if self.secrets:
-            for rule in _rules_for(line):
+    def _spans(self, line: bytes, in_config: bool) -> tuple[Span, ...]:
+        find = _spans_of if len(line) > _LONGEST_REMEMBERED else _remembered_spans
+        return find(line, in_config, self.secrets, self.addresses)
+
+
+def _end_of_line(data: bytes, start: int) -> int:
+    end = data.find(b"\n", start)
+    return len(data) if end < 0 else end
+
+
+def _could_begin_key(line: bytes) -> bool:
+    return b"PRIVATE KEY" in line or b"PuTTY-User" in line
+
+
+def _spans_of(raw: bytes, in_config: bool, secrets: bool, addresses: bool) -> tuple[Span, ...]:
+    line = raw.decode("utf-8")
+    found: list[Span] = []
+    if secrets:
+        # The automata know the letters of ASCII only.
+        knows_letters = line.isascii()
+        if not knows_letters or could_be_rule().search(raw) is not None:
+            for rule in rules():
                 found.extend((*_secret_of(m), rule.kind) for m in rule.pattern.finditer(line))
+        if not knows_letters or could_be_named_value().search(raw) is not None:
             found.extend(keyed_values(line, in_config=in_config))
-            found.extend(random_values(line))
-        if self.addresses:
-            found.extend(
-                (*m.span(), EMAIL_KIND) for m in EMAIL.finditer(line) if not _NOBODY.search(m[0])
-            )
-        return _without_overlaps(found)
+        found.extend(random_values(line))
+    if addresses:
+        found.extend(
+            (*m.span(), EMAIL_KIND) for m in EMAIL.finditer(line) if not _NOBODY.search(m[0])
+        )
+    return tuple(_without_overlaps(found))
 
 
-def _rules_for(line: str) -> Sequence[SecretRule]:
-    any_rule, others = rules_to_try()
-    if line.isascii() and any_rule.search(line.encode()) is None:
-        return others
-    return rules()
+_remembered_spans = functools.lru_cache(maxsize=16_384)(_spans_of)
 
 
 def _secret_of(match: re.Match[str]) -> tuple[int, int]:

@@ -13,8 +13,11 @@ from the_block_llm.pipelines.git_ingest.commit_order import (
     Cutoff,
     cutoff_time,
     list_commits,
+    remember_order,
+    remembered_order,
 )
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, code_digest, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import (
     PrivateView,
     borrows_objects,
@@ -52,7 +55,7 @@ def describe_repositories(
     for source in sources:
         with _view(source, params) as view:
             head = resolve_commit(view, params.ref)
-            pinned.append((head, _commits(view, head, params)))
+            pinned.append((head, _commits(view, source.key, head, params)))
     times = array("q", sorted(time for _, order in pinned for time in order.times))
     last_time = cutoff_time(times, cutoff)
     facts = [
@@ -63,20 +66,25 @@ def describe_repositories(
 
 
 @contextmanager
-def opened(
-    facts: Mapping[str, Any], params: GitIngestParams
-) -> Iterator[tuple[PrivateView, CommitOrder]]:
+def opened(facts: Mapping[str, Any], params: GitIngestParams) -> Iterator[PrivateView]:
     """Open a repository for reading by the facts that were recorded of it."""
     source = RepositorySource(
         facts["source"], facts["name"], Path(facts["git_dir"]), Path(facts["common_dir"])
     )
     with _view(source, params, facts["head"]) as view:
-        yield view, _commits(view, facts["head"], params)
+        yield view
 
 
-def cache_folder(facts: Mapping[str, Any], params: GitIngestParams, kind: str) -> Path:
+def commit_order(
+    view: PrivateView, facts: Mapping[str, Any], params: GitIngestParams
+) -> CommitOrder:
+    """Return the commits of a repository that is open, in their order."""
+    return _commits(view, facts["key"], facts["head"], params)
+
+
+def cache_folder(key: str, params: GitIngestParams, kind: str) -> Path:
     """Return the folder of finished pieces of one repository, which is made if needed."""
-    folder = Path(params.cache_folder).absolute() / facts["key"] / kind
+    folder = Path(params.cache_folder).absolute() / key / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -93,8 +101,19 @@ def _view(
     )
 
 
-def _commits(view: PrivateView, head: str, params: GitIngestParams) -> CommitOrder:
-    return list_commits(view, head, all_branches=params.all_branches, since=params.since)
+def _commits(view: PrivateView, key: str, head: str, params: GitIngestParams) -> CommitOrder:
+    if params.all_branches:
+        return list_commits(view, head, all_branches=True, since=params.since)
+    # Each stage asks for it, and git takes a second to walk 100,000 commits.
+    shallow = view.git_dir / "shallow"
+    cut_off_at = shallow.read_bytes() if shallow.exists() else b""
+    cache = PieceCache(cache_folder(key, params, "order"))
+    name = digest_of(code_digest(), head, params.since, cut_off_at)
+    order = remembered_order(cache, name)
+    if order is None:
+        order = list_commits(view, head, all_branches=False, since=params.since)
+        remember_order(cache, name, order)
+    return order
 
 
 def _facts(

@@ -11,31 +11,58 @@ _BATCH_ROWS: Final = 4096
 Row = tuple[Any, ...]
 
 
+class RowBatches:
+    """Rows that wait until they are enough for a record batch."""
+
+    def __init__(
+        self, schema: pa.Schema, text_column: int, finish: Callable[[list[Row]], list[Row]]
+    ) -> None:
+        """Gather rows.
+
+        Args:
+            schema: Of the table.
+            text_column: Index of the column whose values are large.
+            finish: Last hand at the rows of a batch, together.
+        """
+        self._schema = schema
+        self._text_column = text_column
+        self._finish = finish
+        self._n_bytes = 0
+        self.waiting: list[Row] = []
+        self.n_batches = 0
+        """How many batches were given out."""
+
+    def add(self, row: Row) -> pa.RecordBatch | None:
+        """Add one value for each column (strings may be UTF-8 bytes); return a full batch."""
+        self.waiting.append(row)
+        text = row[self._text_column]
+        self._n_bytes += 0 if text is None else len(text)
+        if self._n_bytes >= _BATCH_BYTES or len(self.waiting) >= _BATCH_ROWS:
+            return self.rest()
+        return None
+
+    def rest(self) -> pa.RecordBatch | None:
+        """Return what waits as a batch, None where nothing does."""
+        rows, self.waiting, self._n_bytes = self.waiting, [], 0
+        if not rows:
+            return None
+        self.n_batches += 1
+        return _batch(self._schema, self._finish(rows))
+
+
 def batches(
     schema: pa.Schema,
     rows: Iterable[Row],
     text_column: int,
     finish: Callable[[list[Row]], list[Row]],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield ``rows`` as record batches of at most some megabytes of text.
-
-    Args:
-        schema: Of the table.
-        rows: One value for each column, in the schema's order; strings may be UTF-8 bytes.
-        text_column: Index of the column whose values are large.
-        finish: Last hand at the rows of a batch, together.
-    """
-    gathered: list[Row] = []
-    n_bytes = 0
+    """Yield ``rows`` as record batches; arguments as for :class:`RowBatches`."""
+    gathered = RowBatches(schema, text_column, finish)
     for row in rows:
-        gathered.append(row)
-        text = row[text_column]
-        n_bytes += len(text) if text is not None else 0
-        if n_bytes >= _BATCH_BYTES or len(gathered) >= _BATCH_ROWS:
-            yield _batch(schema, finish(gathered))
-            gathered, n_bytes = [], 0
-    if gathered:
-        yield _batch(schema, finish(gathered))
+        if (batch := gathered.add(row)) is not None:
+            yield batch
+    if (batch := gathered.rest()) is not None:
+        yield batch
 
 
 def _batch(schema: pa.Schema, rows: Sequence[Row]) -> pa.RecordBatch:

@@ -1,8 +1,8 @@
 """What a secret looks like: patterns of detect-secrets, and of services it does not know.
 
-The rules are tried on few lines only. Before them runs one small automaton of RE2's, at
-hundreds of megabytes a second, that is true for every line on which a rule could be: most
-secrets are a long run of letters and digits, and the others have a beginning of their own.
+The rules are tried on few lines only. Before them run small automata of RE2's, at hundreds
+of megabytes a second, that are true for every line on which a rule could be: most secrets
+are a long run of letters and digits, and the others have a beginning of their own.
 """
 
 import functools
@@ -130,7 +130,8 @@ WORDS_OF_SECRETS: Final = (
 )
 # A name such as db_password, followed by what could be its value.
 _NAMED_VALUE: Final = (
-    rf"(?i:{WORDS_OF_SECRETS}[\w.\-]{{0,24}}[\"'`\]]{{0,2}}\s{{0,4}}(?:=>|:=|=|:)\s{{0,4}}\S{{4}})"
+    rf"(?i:{WORDS_OF_SECRETS}[\w.\-]{{0,24}}[\"'`\]]{{0,2}}\s{{0,4}}(?:=>|:=|==?|:)\s{{0,4}}"
+    r"(?:[\"'`].{4}|[^\s\"'`,;(){}<>\[\]$]{6}))"
 )
 # Without _ - and =, which make names and ruled lines long.
 _LONG_RUN: Final = r"[A-Za-z0-9+/]{26}"
@@ -145,6 +146,7 @@ _BEGINNINGS: Final = (
     r"|(?i:(?:bearer|basic|token)\s+[\w.~+/=\-]{20}|--(?:password|passwd|token|secret|api-key)[= ])"
 )
 _AUTOMATON_BYTES: Final = 8 << 20
+_LONGEST_COUNT: Final = 6
 EMAIL: Final = re.compile(
     r"(?<![\w.+%-])([A-Za-z0-9][A-Za-z0-9._%+-]*)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b(?!:)"
 )
@@ -164,10 +166,10 @@ def rules() -> tuple[SecretRule, ...]:
 
 
 @functools.cache
-def line_filters(*, secrets: bool, addresses: bool) -> tuple[Any, ...]:
+def first_looks(*, secrets: bool, addresses: bool) -> tuple[Any, ...]:
     """Return compiled patterns one of which is true for every line worth the slower look.
 
-    They read UTF-8 as bytes.
+    They read UTF-8 as bytes, and know the letters of ASCII only.
     """
     # Two automata of some hundred states run several times faster than one of thousands.
     patterns = [_ADDRESS]
@@ -178,30 +180,30 @@ def line_filters(*, secrets: bool, addresses: bool) -> tuple[Any, ...]:
 
 
 @functools.cache
-def rules_to_try() -> tuple[Any, tuple[SecretRule, ...]]:
-    r"""Return one pattern that is true where a rule could be, and the rules it cannot speak for.
+def could_be_rule() -> Any:
+    """Return one compiled pattern that is true for every line on which a rule could be.
 
-    Most lines that pass the filters are paths and hashes: one automaton answers for some
-    eighty patterns. It holds for ASCII only, where both engines mean the same by ``\w``.
+    Most lines that pass the first look are paths and hashes: it spares them some seventy
+    patterns.
     """
-    joined, others = [], []
-    for rule in rules():
-        pattern = rule.pattern.pattern
-        if rule.pattern.flags & re.IGNORECASE:
-            pattern = f"(?i:{pattern})"
-        if rule.pattern.flags & re.VERBOSE or not _is_linear(pattern):
-            others.append(rule)
-        else:
-            joined.append(f"(?:{pattern})")
-    return _linear("|".join(joined)), tuple(others)
+    return _linear("|".join(f"(?:{_looser(rule.pattern)})" for rule in rules()))
 
 
-def _is_linear(pattern: str) -> bool:
-    try:
-        _linear(pattern)
-    except re2.error:
-        return False  # it looks ahead or behind
-    return True
+@functools.cache
+def could_be_named_value() -> Any:
+    """Return a compiled pattern that is true for every line with a name and its secret."""
+    return _linear(_NAMED_VALUE)
+
+
+def _looser(pattern: re.Pattern[str]) -> str:
+    """Return a small pattern that is true wherever ``pattern`` is.
+
+    Long counted runs make automata of thousands of states, and RE2 does not look ahead.
+    """
+    text = re.sub(r"\s+", "", pattern.pattern) if pattern.flags & re.VERBOSE else pattern.pattern
+    text = re.sub(r"\(\?[=!][^()]*\)", "", text)
+    text = re.sub(r"\{(\d+)(?:,\d*)?\}", lambda m: f"{{{min(int(m[1]), _LONGEST_COUNT)},}}", text)
+    return f"(?i:{text})" if pattern.flags & re.IGNORECASE else text
 
 
 def _linear(pattern: str) -> Any:

@@ -16,10 +16,10 @@ _PREFIX: Final = re.compile(r"^(?:\[(\w+)\]|(\w+)(?:\([^)]*\))?!?:)\s*", re.IGNO
 
 
 def _any_of(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE | re.VERBOSE)
+    return re.compile(pattern, re.VERBOSE)
 
 
-# Tried in this order: the first that matches decides.
+# Tried in this order, on lower case: the first that matches decides.
 _WORDING: Final[dict[CommitKind, re.Pattern[str]]] = {
     "revert": _any_of(r"^revert(?:s|ed|ing)?\b | ^back(?:ed)?\ out\b"),
     "merge": _any_of(r"^merge[sd]?\b"),
@@ -103,7 +103,12 @@ def commit_kind(subject: str, *, is_merge: bool) -> CommitKind:
         if kind is not None:
             return kind
         subject = subject[prefix.end() :]
-    return next((kind for kind, wording in _WORDING.items() if wording.search(subject)), "other")
+    # A pattern that ignores case takes three times as long.
+    subject = subject.lower()
+    for kind, wording in _WORDING.items():
+        if wording.search(subject):
+            return kind
+    return "other"
 
 
 def reverted_sha(body: str) -> str | None:

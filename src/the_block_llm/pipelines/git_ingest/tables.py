@@ -24,7 +24,11 @@ from the_block_llm.pipelines.git_ingest.piece_cache import (
     finish_piece,
 )
 from the_block_llm.pipelines.git_ingest.report import describe_tally
-from the_block_llm.pipelines.git_ingest.repositories import cache_folder, opened
+from the_block_llm.pipelines.git_ingest.repositories import (
+    cache_folder,
+    commit_order,
+    opened,
+)
 from the_block_llm.pipelines.git_ingest.snapshot import SnapshotOptions, read_snapshots
 from the_block_llm.schemas import COMMITS
 
@@ -59,11 +63,12 @@ def history_tables(repository: Mapping[str, Any], params: GitIngestParams) -> Hi
             max_patch_bytes=params.max_patch_bytes,
             max_message_bytes=params.max_message_bytes,
         )
-        cache = PieceCache(cache_folder(facts, params, "history"))
-        with opened(facts, params) as (view, order):
+        cache = PieceCache(cache_folder(facts["key"], params, "history"))
+        with opened(facts, params) as view:
+            order = commit_order(view, facts, params)
             history = read_history(view, order, options, cache, _version(facts), params.n_workers)
         commits, counts = _commits_table(
-            history.commits, PieceCache(cache_folder(facts, params, "commits"))
+            history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
         )
         commit_parts.append(commits)
         tables.file_changes.extend(history.changes)
@@ -84,8 +89,8 @@ def snapshot_table(repository: Mapping[str, Any], params: GitIngestParams) -> Sn
     for facts in repository["repositories"]:
         shas = dict.fromkeys(sha for sha in (facts["cutoff"]["sha"], facts["head"]) if sha)
         options = SnapshotOptions(facts["name"], params.redact, params.pseudonymise)
-        cache = PieceCache(cache_folder(facts, params, "snapshot"))
-        with opened(facts, params) as (view, _):
+        cache = PieceCache(cache_folder(facts["key"], params, "snapshot"))
+        with opened(facts, params) as view:
             snapshots = read_snapshots(
                 view, list(shas), options, cache, _version(facts), params.n_workers
             )

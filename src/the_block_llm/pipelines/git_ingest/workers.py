@@ -1,197 +1,135 @@
-"""Worker processes that read pieces of a repository at the same time.
+"""Threads that read pieces of a repository at the same time.
 
-Each is a fresh interpreter that knows this package and nothing of the program around it: a
-fork would copy a parent that may hold a model, and multiprocessing's spawn would import the
-whole of Kedro again.
+Threads and not processes: git, which does most of the work, runs in processes of its own;
+compressing, writing and searching release the interpreter; and a second interpreter would
+cost the start of a small repository's whole reading, and a hundred megabytes.
 """
 
-import contextlib
-import os
-import pickle
-import subprocess
-import sys
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any, Final
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
 
-from the_block_llm.errors import BlockError
-
-_AHEAD: Final = 2  # pieces that wait for each worker; their results are small
+_AHEAD: Final = 2  # jobs that wait for each thread; their results are small
 
 Job = tuple[Callable[..., Any] | None, tuple[Any, ...]]
-"""A module's function and its arguments; or None and the result, where it is known already."""
+"""A function and its arguments; or None and the result, where it is known already."""
+Answer = TypeVar("Answer")
 
 
-def run_jobs(jobs: Iterable[Job], n_processes: int) -> Iterator[Any]:
-    """Run the jobs and yield their results in order.
+def run_jobs(jobs: Iterable[Job], n_threads: int) -> Iterator[Any]:
+    """Run the jobs and yield their results in order, a few of them ahead."""
+    pending: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(n_threads, "git-ingest") as pool:
+        try:
+            for function, arguments in jobs:
+                if function is None:
+                    future: Future[Any] = Future()
+                    future.set_result(arguments[0])
+                else:
+                    future = pool.submit(function, *arguments)
+                pending.append(future)
+                if len(pending) > n_threads * _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class Stretches:
+    """Numbers 0, 1, 2 … handed out so that each thread walks along neighbours.
+
+    Git unpacks neighbouring commits from what it just unpacked. Two threads share a stretch and
+    come from its two ends: early commits are many and small, late ones touch large files, so
+    that at any time one waits more for git and the other for this interpreter. A thread whose
+    stretch is done helps with the longest one that is left.
+
+    >>> stretches = Stretches(5, n_threads=2)
+    >>> [stretches.take(thread) for thread in (0, 1, 1, 0, 1, 0)]
+    [0, 4, 3, 1, 2, None]
+    """
+
+    def __init__(self, n_numbers: int, n_threads: int) -> None:
+        self._lock = threading.Lock()
+        n_stretches = (n_threads + 1) // 2
+        borders = [n_numbers * i // n_stretches for i in range(n_stretches + 1)]
+        self._left = [range(*pair) for pair in itertools.pairwise(borders)]
+        self._stretch_of = [thread // 2 for thread in range(n_threads)]
+
+    def peek(self, thread: int) -> int | None:
+        """Return the number that the thread would take now, None when all are taken."""
+        stretch = self._left[self._stretch_of[thread]] or max(self._left, key=len)
+        return stretch[-(thread % 2)] if stretch else None
+
+    def take(self, thread: int) -> int | None:
+        """Return the next number for that thread, None when all are taken."""
+        with self._lock:
+            number = self.peek(thread)
+            for i, left in enumerate(self._left):
+                if number is not None and number in left:
+                    self._left[i] = left[:-1] if number == left[-1] else left[1:]
+                    self._stretch_of[thread] = i
+            return number
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        with self._lock:
+            self._left = [range(0)] * len(self._left)
+
+
+class Stretch:
+    """The numbers that fall to one thread, as it takes them."""
+
+    def __init__(self, stretches: Stretches, thread: int) -> None:
+        self._stretches = stretches
+        self._thread = thread
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(lambda: self._stretches.take(self._thread), None)
+
+    def peek(self) -> int | None:
+        """Return the number that probably comes next; another thread may take it first."""
+        return self._stretches.peek(self._thread)
+
+
+def in_stretches(
+    n_items: int, n_threads: int, work: Callable[[Stretch], Iterator[Answer]]
+) -> Iterator[Answer]:
+    """Yield what ``work`` yields, in the order of time.
 
     Args:
-        jobs: What to run; functions and arguments must be such that pickle can send them.
-        n_processes: How many work, this one included.
-
-    Raises:
-        BlockError: A worker ended unexpectedly, or the job raised this.
+        n_items: How many items there are to work on.
+        n_threads: How many threads work.
+        work: Run once in each thread, with the numbers of the items that fall to it; yields
+            one answer for each number before it takes the next.
     """
-    if n_processes == 1:
-        for function, arguments in jobs:
-            yield arguments[0] if function is None else function(*arguments)
-        return
-    # This process works too: it needs no start, so a small repository waits for nobody, and
-    # it holds the libraries in memory anyway.
-    queue = _Queue(jobs, limit=n_processes * (1 + _AHEAD))
-    workers = [_Worker(queue) for _ in range(n_processes - 1)]
+    stretches = Stretches(n_items, n_threads)
+    answers: SimpleQueue[tuple[Answer] | BaseException] = SimpleQueue()
+
+    def run(thread: int) -> None:
+        try:
+            for answer in work(Stretch(stretches, thread)):
+                answers.put((answer,))
+        except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
+            answers.put(error)
+
+    threads = [
+        threading.Thread(target=run, args=(i,), name=f"git-ingest-{i}") for i in range(n_threads)
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        while (pending := queue.oldest()) is not None:
-            while not pending.done() and (mine := queue.take()) is not None:
-                _run_here(*mine)
-            yield queue.finish(pending)
+        for _ in range(n_items):
+            answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer[0]
     finally:
-        queue.stop()
-        for worker in workers:
-            worker.stop()
-
-
-def _run_here(job: Job, future: Future[Any]) -> None:
-    function, arguments = job
-    assert function is not None  # noqa: S101
-    try:
-        future.set_result(function(*arguments))
-    except BaseException as error:
-        future.set_exception(error)
-        raise
-
-
-class _Queue:
-    """Jobs in their order, taken by several threads, a few ahead of what was yielded."""
-
-    def __init__(self, jobs: Iterable[Job], limit: int) -> None:
-        self._jobs = iter(jobs)
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._waiting: deque[tuple[Job, Future[Any]]] = deque()
-        self._unfinished: deque[Future[Any]] = deque()
-        self._is_stopped = False
-
-    def oldest(self) -> Future[Any] | None:
-        """Return the result that is due next, None after the last."""
-        with self._lock:
-            self._fill()
-            return self._unfinished[0] if self._unfinished else None
-
-    def take(self) -> tuple[Job, Future[Any]] | None:
-        """Return a job that nobody has begun, None where there is none at the moment."""
-        with self._lock:
-            return self._waiting.popleft() if self._waiting else None
-
-    def wait(self) -> tuple[Job, Future[Any]] | None:
-        """Return a job as soon as there is one, None when there will be none."""
-        with self._lock:
-            self._changed.wait_for(lambda: self._waiting or self._is_stopped)
-            return None if self._is_stopped else self._waiting.popleft()
-
-    def finish(self, pending: Future[Any]) -> Any:
-        result = pending.result()
-        with self._lock:
-            self._unfinished.popleft()
-            self._fill()
-        return result
-
-    def stop(self) -> None:
-        with self._lock:
-            self._is_stopped = True
-            self._changed.notify_all()
-
-    def _fill(self) -> None:
-        # Only the thread that yields comes here, so the iterator is never shared.
-        while len(self._unfinished) < self._limit:
-            job = next(self._jobs, None)
-            if job is None:
-                return
-            future: Future[Any] = Future()
-            self._unfinished.append(future)
-            function, arguments = job
-            if function is None:
-                future.set_result(arguments[0])
-            else:
-                self._waiting.append((job, future))
-                self._changed.notify()
-
-
-class _Worker:
-    """A process, and the thread that hands jobs to it."""
-
-    def __init__(self, queue: _Queue) -> None:
-        self._queue = queue
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._thread = threading.Thread(target=self._work, name="git-ingest", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._thread.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()  # type: ignore[union-attr]
-
-    def _work(self) -> None:
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
-            pickle.load(self._process.stdout)  # type: ignore[arg-type]  # noqa: S301, it is ready
-        while (taken := self._queue.wait()) is not None:
-            job, future = taken
-            try:
-                future.set_result(self._call(job))
-            except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
-                future.set_exception(error)
-
-    def _call(self, job: Job) -> Any:
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
-        try:
-            pickle.dump(job, process.stdin)
-            process.stdin.flush()
-            result, error = pickle.load(process.stdout)  # noqa: S301, what we just started
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            raise BlockError(
-                f"A worker process of git_ingest ended with code {process.wait()}, most likely "
-                "because memory ran out. Run again with git_ingest.n_processes=1; what was "
-                "finished is kept."
-            ) from error
-        if error is not None:
-            raise error
-        return result
-
-
-def _serve() -> None:
-    # Anything printed by a library must not get between the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # Before the first job is asked for: until then the parent does the work.
-    import the_block_llm.pipelines.git_ingest.history_piece  # noqa: PLC0415
-    import the_block_llm.pipelines.git_ingest.snapshot  # noqa: F401, PLC0415
-
-    pickle.dump("ready", answers)
-    answers.flush()
-    while True:
-        try:
-            function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301, from our parent
-        except EOFError:
-            return
-        try:
-            answer: tuple[Any, Exception | None] = (function(*arguments), None)
-        except Exception as error:  # noqa: BLE001, it is raised again in the parent
-            answer = (None, error)
-        pickle.dump(answer, answers)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _serve()
+        stretches.stop()
+        for thread in threads:
+            thread.join()

@@ -9,7 +9,6 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.errors import TrainingError
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
@@ -62,6 +61,8 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     probe_new_tokens: int = 48
     stage_epochs: dict[int, int] = {}
     """Epochs of each curriculum stage; empty where the token budget decides."""
+    added_tokens: dict[str, int] = {}
+    """Ids of tokens in the rows that the model does not have; it learns vectors for them."""
     tensorboard_folder: Path | None = None
 
     def data_hashes(self) -> dict[str, str]:
@@ -102,15 +103,8 @@ def training_job(
 
     Raises:
         ParameterError: They contradict each other.
-        TrainingError: The rows hold tokens that the model does not have.
     """
     facts = RowFacts.model_validate(row_facts)
-    if facts.added_tokens:
-        raise TrainingError(
-            f"The rows hold {', '.join(facts.added_tokens)}, which {profile.name} has no vectors "
-            "for, and training does not add them. Build the rows without, with "
-            "--params=sequence_build.domain_marks=false, and train on those."
-        )
     work_folder = Path(params.work_folder)
     curves = work_folder / profile.name / "tensorboard"
     return TrainingJob(
@@ -134,6 +128,7 @@ def training_job(
         n_processes=params.n_processes,
         probe_questions=params.probe_questions,
         probe_new_tokens=params.probe_new_tokens,
+        added_tokens=facts.added_tokens,
         stage_epochs={stage.stage: stage.epochs for stage in facts.curriculum},
         tensorboard_folder=curves if params.tensorboard else None,
     )

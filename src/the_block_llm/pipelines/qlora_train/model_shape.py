@@ -1,6 +1,8 @@
 """The shape of a model without its weights: what an adapter on it would hold."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -8,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from the_block_llm.models.adapters import check_targets
 from the_block_llm.models.base_models import from_pretrained, prepare_base_model, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.models.token_rows import first_added_id
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,14 @@ class AdapterShape:
     base_parameters: int
 
 
-def adapter_shape(profile: ModelProfile) -> AdapterShape:
-    """Count what the profile's LoRA settings would train.
+def adapter_shape(
+    profile: ModelProfile, added_tokens: Mapping[str, int] = MappingProxyType({})
+) -> AdapterShape:
+    """Count what would be trained: LoRA, and the vectors of added tokens.
 
     Raises:
         AdapterTargetError: A target matches no layer; nothing has been loaded yet.
+        ProfileError: The added tokens leave a gap behind the model's own.
         ModelUnavailableError: Not even the configuration can be had.
     """
     location = prepare_base_model(profile)
@@ -46,6 +52,11 @@ def adapter_shape(profile: ModelProfile) -> AdapterShape:
         and layer is not head
         and (wanted == "all-linear" or name.rpartition(".")[2] in wanted)
     )
+    if added_tokens:
+        embedding = model.get_input_embeddings().weight
+        first_added_id(added_tokens, embedding.shape[0], profile.name)
+        matrices = 1 if config.tie_word_embeddings else 2
+        trained += matrices * len(added_tokens) * embedding.shape[1]
     return AdapterShape(
         trained_parameters=trained,
         base_parameters=sum(parameter.numel() for parameter in model.parameters()),

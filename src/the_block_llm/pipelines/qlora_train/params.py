@@ -32,8 +32,8 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     start_anew: bool = False
     """Discard the profile's unfinished run instead of going on with it."""
     engine: EngineChoice = "auto"
-    """Which code computes: layerwise on a GPU where it knows the architecture, or plain
-    transformers. Both give the same adapter up to rounding."""
+    """Which code computes: layerwise where it knows the architecture, or plain transformers; auto
+    is layerwise on a GPU. Both give the same adapter up to rounding."""
     layers: LayerChoice = "auto"
     """Whether the frozen layers stay on the GPU or are streamed from host memory, which is
     slower and leaves room for rows sixteen times as long; auto takes the fastest that fits."""

@@ -42,7 +42,7 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
 
 
 def plot_memory(metrics: dict[str, Any]) -> Figure:
-    """Draw the memory held over the optimizer steps, beside what was predicted.
+    """Draw the memory held over the optimizer steps, beside what was predicted and allowed.
 
     Args:
         metrics: As in ``training_metrics.json``.
@@ -57,6 +57,8 @@ def plot_memory(metrics: dict[str, Any]) -> Figure:
     predicted = metrics["predicted_peak_gib"]
     if predicted is not None:
         axes.axhline(predicted, color=_VALIDATION, linestyle="--", label="predicted peak")
+    if metrics["memory_cap_gib"] is not None:
+        axes.axhline(metrics["memory_cap_gib"], color=_RATE, label="cap")
     for event in metrics["out_of_memory"]:
         axes.axvline(event["step"], color=_RATE, linestyle=":", label="ran out of memory")
     axes.set_xlabel("optimizer step")

@@ -4,22 +4,24 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
-from the_block_llm.models.trainable import device_budget, let_memory_grow_in_place
+from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.trainable import (
+    device_budget,
+    host_budget,
+    let_memory_grow_in_place,
+)
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.disk_space import check_disk, disk_need
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loading import measure, plan_for
 from the_block_llm.pipelines.qlora_train.measuring import device_name, spoken_duration
 from the_block_llm.pipelines.qlora_train.model_shape import adapter_shape
-from the_block_llm.pipelines.qlora_train.training import (
-    expected_seconds,
-    measure,
-    plan_for,
-    read_rows,
-)
+from the_block_llm.pipelines.qlora_train.run_data import expected_seconds, read_rows
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +36,14 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
     Raises:
         StorageError: The checkpoints would not fit on the disk.
         AdapterTargetError: A LoRA target matches no layer.
+        ProfileError: The added tokens leave a gap behind the model's own.
         TooLittleDataError: There is no row with a target.
     """
     let_memory_grow_in_place()
     data = read_rows(job)
     device = ranks.local_device()
     job, memory = plan_for(job, data)
-    shape = adapter_shape(job.profile)
+    shape = adapter_shape(job.profile, job.added_tokens)
     disk = disk_need(
         job.work_folder, shape.trained_parameters, job.values.checkpoints_kept,
         on_gpu=device.type == "cuda",
@@ -57,9 +60,7 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         "disk_free_bytes": disk.free_bytes,
         "memory_plan": None if memory is None else memory.describe(),
         "memory_items_bytes": None if memory is None else memory.device_items,
-        "memory_free_bytes": (
-            None if memory is None else device_budget(device, job.limits.device_gib)
-        ),
+        "memory_free_bytes": None if memory is None else _free_bytes(device, job.limits),
         "host_memory_bytes": None if memory is None else memory.host_bytes,
         "speed": None if speed is None else asdict(speed),
         "expected_seconds": None if speed is None else expected_seconds(data, job, speed),
@@ -67,6 +68,12 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
     get_console().print(_table(report))
     check_disk(disk, job.work_folder)
     return report
+
+
+def _free_bytes(device: torch.device, limits: MemoryLimits) -> int:
+    if device.type == "cuda":
+        return device_budget(device, limits.device_gib)
+    return host_budget(limits.host_gib)
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -134,7 +141,7 @@ def _memory_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("plan", report["memory_plan"]),
         (
-            "GPU memory",
+            "memory" if report["device"].startswith("CPU") else "GPU memory",
             f"{sum(items.values()) / 2**30:.2f} of {report['memory_free_bytes'] / 2**30:.2f} GiB",
         ),
         *lines,

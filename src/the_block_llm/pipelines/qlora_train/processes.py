@@ -51,13 +51,20 @@ def train_in_processes(job: TrainingJob) -> TrainingOutcome:
         try:
             return _launch(job)
         except OutOfMemoryInProcessError as error:
-            rows = job.values.micro_batch_rows
+            rows = error.rows or job.values.micro_batch_rows
             if rows == 1:
                 raise TrainingError(f"{error} Not even one row at a time fits.") from error
             _log.warning("%s Going on from the last checkpoint with %d rows.", error, rows // 2)
-            values = job.values.model_copy(update={"micro_batch_rows": rows // 2})
-            # What was discarded once must not be discarded again.
-            job = job.model_copy(update={"values": values, "start_anew": False})
+            fewer = {"micro_batch_rows": rows // 2}
+            job = job.model_copy(
+                update={
+                    "values": job.values.model_copy(update=fewer),
+                    # The memory plan, which takes what it thinks fits, obeys this one.
+                    "limits": job.limits.model_copy(update=fewer),
+                    # What was discarded once must not be discarded again.
+                    "start_anew": False,
+                }
+            )
 
 
 def _launch(job: TrainingJob) -> TrainingOutcome:
@@ -158,7 +165,7 @@ def outcome_of(
 
 def _as_error(failure: dict[str, Any]) -> BlockError:
     if failure["kind"] == OutOfMemoryInProcessError.__name__:
-        return OutOfMemoryInProcessError(failure["message"])
+        return OutOfMemoryInProcessError(failure["message"], failure.get("rows"))
     if failure["kind"] == StoppedOnRequest.__name__:
         return StoppedOnRequest(failure["message"], failure["exit_code"])
     kind = getattr(errors, failure["kind"], TrainingError)

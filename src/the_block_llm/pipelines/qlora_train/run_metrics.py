@@ -67,7 +67,13 @@ def run_metrics(
         "tokens_per_second": round(tokens / step_seconds, 1),
         "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
         "memory_plan": None if memory is None else memory.describe(),
-        "predicted_peak_gib": None if memory is None else round(memory.device_bytes / 2**30, 3),
+        # On a CPU what is measured is the whole process, libraries and all.
+        "predicted_peak_gib": (
+            None
+            if memory is None or device.type == "cpu"
+            else round(memory.device_bytes / 2**30, 3)
+        ),
+        "memory_cap_gib": job.limits.device_gib if device.type == "cuda" else None,
         "peak_memory_gib": round(
             max([peak_memory_gib(device), *(entry["memory_gib"] for entry in steps)]), 3
         ),

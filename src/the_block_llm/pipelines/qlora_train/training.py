@@ -1,35 +1,24 @@
 """One training run, from packed rows to a finished adapter folder. No Kedro here."""
 
 import logging
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from peft import set_peft_model_state_dict
 from pydantic import BaseModel
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.errors import ParameterError, TooLittleDataError, TrainingError
+from the_block_llm.errors import TrainingError
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.layerwise.plan import MemoryPlan
-from the_block_llm.models.trainable import (
-    Trainable,
-    hold_to_cap,
-    let_memory_grow_in_place,
-    load_trainable,
-    plan_memory,
-)
+from the_block_llm.models.trainable import let_memory_grow_in_place
 from the_block_llm.pipelines.qlora_train import ranks
-from the_block_llm.pipelines.qlora_train.epochs import EpochPlan, plan_epochs
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
+from the_block_llm.pipelines.qlora_train.arguments import micro_batch_rows, training_arguments
 from the_block_llm.pipelines.qlora_train.finished_adapter import (
     finished_folder,
     finished_reports,
@@ -37,6 +26,7 @@ from the_block_llm.pipelines.qlora_train.finished_adapter import (
 )
 from the_block_llm.pipelines.qlora_train.history import best_validation, validations_since_best
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loading import load_model, plan_for
 from the_block_llm.pipelines.qlora_train.measuring import spoken_duration
 from the_block_llm.pipelines.qlora_train.out_of_memory import (
     free_memory,
@@ -45,11 +35,10 @@ from the_block_llm.pipelines.qlora_train.out_of_memory import (
     trainable_tensors,
 )
 from the_block_llm.pipelines.qlora_train.probing import EpochProbe
-from the_block_llm.pipelines.qlora_train.row_order import BLANK, RowOrder, order_rows
-from the_block_llm.pipelines.qlora_train.row_table import RowTable
+from the_block_llm.pipelines.qlora_train.run_data import RunData, expected_seconds, read_rows
 from the_block_llm.pipelines.qlora_train.run_folder import RunFolder, open_run, run_path
 from the_block_llm.pipelines.qlora_train.run_metrics import run_metrics
-from the_block_llm.pipelines.qlora_train.speed_probe import Speed, measure_speed
+from the_block_llm.pipelines.qlora_train.speed_probe import measure_speed
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest, stop_on_signals
 from the_block_llm.pipelines.qlora_train.tensorboard import tensorboard_callback
 from the_block_llm.pipelines.qlora_train.trainer import RunTrainer, checkpoint_weights
@@ -69,16 +58,6 @@ class TrainingOutcome(BaseModel, frozen=True):
     metrics: dict[str, Any]
     answers: dict[str, Any]
     """What the model said to the probe questions, epoch by epoch."""
-
-
-@dataclass(frozen=True)
-class RunData:
-    """The rows of a run and the way through them."""
-
-    train: RowTable
-    validation: RowTable
-    plan: EpochPlan
-    order: RowOrder
 
 
 def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> TrainingOutcome:
@@ -133,107 +112,6 @@ def open_for_all(job: TrainingJob) -> RunFolder:
     return RunFolder(run_path(job), state, lock=None)
 
 
-def read_rows(job: TrainingJob) -> RunData:
-    """Open the job's rows and settle epochs, steps and order.
-
-    Raises:
-        TooLittleDataError: There is no row with a target.
-        ParameterError: The effective batch cannot be shared out.
-    """
-    values = job.values
-    train_rows = RowTable(ParquetParts(job.train_folder), values.max_rows)
-    validation_rows = RowTable(ParquetParts(job.validation_folder), values.max_validation_rows)
-    for name, rows in (("training", train_rows), ("validation", validation_rows)):
-        if len(rows) == 0:
-            raise TooLittleDataError(
-                f"There is no {name} row with anything to learn in it. The repository is too "
-                "small for its cut-off: choose another with sequence_build.cutoff, or a "
-                "repository with more history."
-            )
-    batch = values.effective_batch_rows
-    one_epoch = order_rows(train_rows.stages, 1, batch, values.seed)
-    plan = plan_epochs(
-        rows=len(train_rows),
-        trained_tokens_per_epoch=train_rows.trained_tokens,
-        target_tokens=values.target_tokens,
-        min_epochs=values.min_epochs,
-        max_epochs=values.max_epochs,
-        effective_batch_rows=batch,
-        force_epochs=job.force_epochs,
-        max_steps=job.max_steps,
-        steps_per_epoch=one_epoch.steps,
-    )
-    order = order_rows(train_rows.stages, plan.epochs, batch, values.seed)
-    if job.stage_epochs and job.force_epochs is None and bool(np.any(train_rows.stages)):
-        order = order_rows(train_rows.stages, job.stage_epochs, batch, values.seed)
-        plan = replace(
-            plan,
-            epochs=max(job.stage_epochs.values()),
-            reason="the stages of the curriculum",
-            steps=min(order.steps, job.max_steps or order.steps),
-        )
-    return RunData(train=train_rows, validation=validation_rows, plan=plan, order=order)
-
-
-def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | None]:
-    """How the run will use memory, and the job with the micro-batch of that plan.
-
-    Raises:
-        MemoryPlanError: Nothing fits; the message says what would.
-    """
-    device = ranks.local_device()
-    hold_to_cap(device, job.limits.device_gib)
-    if ranks.n_processes() > 1:
-        # Gradients are averaged by hooks of autograd, which the layerwise engine goes around.
-        return job, None
-    plan = plan_memory(
-        job.profile,
-        data.train.longest_row_tokens,
-        job.values.effective_batch_rows,
-        device,
-        job.limits,
-    )
-    if plan is None:
-        return job, None
-    values = job.values.model_copy(update={"micro_batch_rows": plan.micro_batch_rows})
-    return job.model_copy(update={"values": values}), plan
-
-
-def load_model(
-    job: TrainingJob, plan: MemoryPlan | None, tokenizer: PreTrainedTokenizerFast
-) -> Trainable:
-    """The job's base in 4 bits, with a fresh adapter.
-
-    Raises:
-        AdapterTargetError: A LoRA target matches no layer.
-        ModelUnavailableError: The base weights cannot be had.
-    """
-    device = ranks.local_device()
-    trainable = load_trainable(job.profile, job.values.seed, device, plan, tokenizer)
-    keep_differentiable(trainable.model)
-    return trainable
-
-
-def measure(job: TrainingJob, plan: MemoryPlan | None, data: RunData) -> Speed:
-    """Load the model, time real passes over the longest rows, and let go of it."""
-    trainable = load_model(job, plan, load_tokenizer(job.profile))
-    return measure_speed(trainable, data.train, job.values.micro_batch_rows, ranks.local_device())
-
-
-def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
-    """Training and validation passes at the measured speed; probes and saving come on top."""
-    plan = data.plan
-    share = plan.steps / max(1, data.order.steps)
-    places = data.order.rows[data.order.rows != BLANK]
-    train_tokens = int(data.train.tokens[places].sum()) * share
-    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
-    return round(
-        train_tokens / speed.train_tokens_per_second / job.n_processes
-        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
-        1,
-    )
-
-
 class _Run:
     """Model, rows and folder of a run, through as many attempts as memory needs."""
 
@@ -250,7 +128,7 @@ class _Run:
         self._run = run
         self._show_progress = show_progress
         self._device = ranks.local_device()
-        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(job.profile)
+        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(job.profile, job.added_tokens)
         self._memory = memory
         self._trainable = load_model(job, memory, self._tokenizer)
         self._model = self._trainable.model
@@ -366,7 +244,7 @@ class _Run:
         step = trainer.state.global_step
         rows = self._run.state.micro_batch_rows
         if ranks.n_processes() > 1:
-            raise OutOfMemoryInProcessError(memory_error)
+            raise OutOfMemoryInProcessError(memory_error, rows)
         if rows == 1:
             raise TrainingError(_nothing_left_to_halve(self._data, step, memory_error))
         free_memory(self._model)
@@ -395,7 +273,7 @@ class _Run:
             watcher=watcher,
             checkpoints_kept=job.values.checkpoints_kept,
             model=self._model,
-            args=_arguments(
+            args=training_arguments(
                 job, data.plan, self._run, self._device, resumed, self._trainable.layerwise
             ),
             eval_dataset=data.validation,
@@ -420,6 +298,11 @@ class _Run:
 class OutOfMemoryInProcessError(TrainingError):
     """One of several processes ran out of memory; all of them begin again with fewer rows."""
 
+    def __init__(self, message: str, rows: int | None = None) -> None:
+        """Say it, and with how many ``rows`` at a time, where that is known."""
+        super().__init__(message)
+        self.rows = rows
+
 
 def _nothing_left_to_halve(data: RunData, step: int, memory_error: str) -> str:
     return (
@@ -427,67 +310,4 @@ def _nothing_left_to_halve(data: RunData, step: int, memory_error: str) -> str:
         f"{data.train.longest_row_tokens:,} tokens ({memory_error}). What was learned is kept. "
         "Use shorter rows (sequence_build.context_tokens), a smaller adapter (lora.r of the "
         "profile), or free memory that other programs hold."
-    )
-
-
-def micro_batch_rows(job: TrainingJob, run: RunFolder) -> int:
-    """Rows that go through the model together in each process.
-
-    Raises:
-        ParameterError: The effective batch cannot be shared out over the processes.
-    """
-    batch, processes = job.values.effective_batch_rows, ranks.n_processes()
-    if batch % processes:
-        raise ParameterError(
-            f"qlora_train.n_processes {processes} does not divide the effective batch of {batch} "
-            "rows. Choose a number that does."
-        )
-    share = batch // processes
-    return max(n for n in range(1, run.state.micro_batch_rows + 1) if share % n == 0)
-
-
-def _arguments(
-    job: TrainingJob,
-    plan: EpochPlan,
-    run: RunFolder,
-    device: torch.device,
-    resumed: bool,
-    layerwise: bool,
-) -> TrainingArguments:
-    values = job.values
-    on_gpu = device.type == "cuda"
-    # The layerwise engine knows its types and recomputes by itself.
-    helped = on_gpu and not layerwise
-    rows = micro_batch_rows(job, run)
-    return TrainingArguments(
-        output_dir=str(run.path),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
-        max_steps=plan.steps,
-        learning_rate=values.learning_rate,
-        warmup_steps=values.warmup_ratio,
-        weight_decay=values.weight_decay,
-        max_grad_norm=values.max_grad_norm,
-        # Not the paged one: its managed memory counts as no one's, and moves unasked.
-        optim="adamw_8bit" if on_gpu else "adamw_torch",
-        bf16=helped,
-        use_cpu=not on_gpu,
-        ddp_backend=ranks.backend(),
-        ddp_find_unused_parameters=False,
-        # Every step: what a resumed run logs must not depend on where it was cut off.
-        logging_steps=1,
-        # A loss that is not a number must be seen, not smoothed away.
-        logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=values.eval_steps,
-        eval_on_start=not resumed,
-        save_strategy="steps",
-        save_steps=values.save_steps,
-        seed=values.seed,
-        data_seed=values.seed,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=on_gpu,
-        disable_tqdm=True,
-        report_to="none",
     )

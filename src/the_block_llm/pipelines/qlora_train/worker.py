@@ -37,6 +37,9 @@ def main(folder: Path) -> int:
     except StoppedOnRequest as error:
         _fail(folder, type(error).__name__, str(error), exit_code=error.exit_code)
         return 0
+    except OutOfMemoryInProcessError as error:
+        _fail(folder, type(error).__name__, str(error), rows=error.rows)
+        return 1
     except BlockError as error:
         _fail(folder, type(error).__name__, str(error))
         return 1

@@ -40,6 +40,10 @@ _PATCH: Final[_Rules] = (
 _NEWLINE: Final = ord("\n")
 # By first byte: a line that begins so belongs to what is above it.
 _INSIDE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r})]", np.uint8))
+_NEW_NAME: Final = re.compile(rb"(?<=\n)\+\+\+ (?=b/)")
+_HASH: Final = ord("#")
+# By first byte: a line that closes something, a comment, an attribute, a string's end.
+_TELLS_NO_PLACE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r\n})]/#*@'\"<", np.uint8))
 PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
 
 
@@ -63,6 +67,42 @@ def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8
         for match in pattern.finditer(text):
             strength[match.start()] = max(value, strength[match.start()])
     return strength
+
+
+class Signposts:
+    """The lines of a text that say where in it one is.
+
+    Of a patch these are the names of files, of prose its headings, of code what is not indented
+    and so holds what follows: the head of a class, an implementation or a function.
+    """
+
+    def __init__(self, text: bytes, kind: DocumentKind, source: str) -> None:
+        """Find them; see :func:`borders` for what is given."""
+        self._text = text
+        rules = _rules(kind, source)
+        self._in_code = rules is _CODE
+        if rules is _PATCH:
+            found = [match.start() for match in _NEW_NAME.finditer(text)]
+            self._starts = np.array(found, np.int64)
+        else:
+            at = np.frombuffer(text, np.uint8)
+            before = np.concatenate(([_NEWLINE], at[:-1])) if len(at) else at
+            telling = ~_TELLS_NO_PLACE[at] if self._in_code else at == _HASH
+            self._starts = np.flatnonzero((before == _NEWLINE) & telling)
+
+    def before(self, offset: int) -> tuple[int, int]:
+        """The bytes ``[first, last)`` of the last such line before ``offset``; empty for none.
+
+        What is not indented stands in nothing, so code that goes on so has none.
+        """
+        if self._in_code and self._text[offset : offset + 1] not in {b" ", b"\t", b"\n"}:
+            return 0, 0
+        number = int(np.searchsorted(self._starts, offset, side="left")) - 1
+        if number < 0:
+            return 0, 0
+        first = int(self._starts[number])
+        last = self._text.find(b"\n", first)
+        return (first, last + 1) if 0 <= last < offset else (0, 0)
 
 
 def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:

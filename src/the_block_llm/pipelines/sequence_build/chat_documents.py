@@ -8,9 +8,12 @@ import random
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
+from typing import Final
 
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.schemas import Split
+
+_LIST_CHARACTERS: Final = 1000  # so that question and answer fit a row of 512 tokens
 
 
 def chat_document(
@@ -58,3 +61,18 @@ def listed(names: Sequence[str], most: int) -> str:
     """
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def bulleted(lines: Sequence[str], most: int) -> str:
+    r"""Put lines below each other, as many as an answer should hold, and count the rest.
+
+    >>> bulleted(["- a", "- b", "- c"], most=2)
+    '- a\n- b\n- 1 more'
+    """
+    shown: list[str] = []
+    for line in lines[:most]:
+        if shown and sum(map(len, shown)) + len(line) > _LIST_CHARACTERS:
+            break
+        shown.append(line)
+    left = len(lines) - len(shown)
+    return "\n".join([*shown, *([f"- {left} more"] if left else [])])

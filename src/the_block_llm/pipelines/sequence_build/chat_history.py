@@ -1,54 +1,110 @@
-"""Questions about the history: why a change was made, and what changes together."""
+"""Questions about the history: why a change was made, what changes together, what came when."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from the_block_llm.pipelines.sequence_build.chat_documents import (
+    bulleted,
     chat_document,
     choose_wording,
     listed,
 )
-from the_block_llm.pipelines.sequence_build.commit_documents import FileChange
-from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.commit_documents import dated
+from the_block_llm.pipelines.sequence_build.drafts import Draft
 from the_block_llm.pipelines.sequence_build.history import Commit
+from the_block_llm.pipelines.sequence_build.messages import headline_of, message_of
 from the_block_llm.schemas import Split
 
-_PATHS_NAMED: Final = 3
-_MOST_CHARACTERS: Final = 1600  # of a message; a longer one is learned with its patch only
+_PATHS_NAMED: Final = 4
+_PART_CHARACTERS: Final = 1100  # of an answer; a longer message is asked about part by part
+_MOST_PARTS: Final = 6
 _MOST_FILES: Final = 30  # a commit of more is a sweep, and ties nothing together
 _FEWEST_TOGETHER: Final = 3
 _FEWEST_SHARE: Final = 0.3
-_WHY: Final = (
-    "What did commit {sha} change, and why?",
-    "Why was {path} changed in commit {sha}?",
-    "Explain the change that commit {sha} made to {path}.",
+_FEWEST_TOLD: Final = 2
+_CHANGES_LISTED: Final = 8
+_SUBJECT_CHARACTERS: Final = 120
+_WHAT: Final = (
+    "What did {what} {sha} change?",
+    "What does {what} {sha} of {date} do?",
+    "Which change to {path} did {what} {sha} make?",
 )
+_WHY: Final = (
+    "What did {what} {sha} change, and why?",
+    "Why was {path} changed in {what} {sha}?",
+    "What was done in {subject!r}, and to what end?",
+    "Explain the change {subject!r}.",
+)
+_WHY_UNNAMED: Final = _WHY[:2]
 _TOGETHER: Final = (
     "What else usually changes when {path} changes?",
     "I am about to change {path}. Which other files should I look at?",
     "Which files does the history tie to {path}?",
 )
+_CAME_ABOUT: Final = (
+    "How did {path} come to be what it is?",
+    "What was done to {path}, and when?",
+    "Give me the history of {path}.",
+)
 
 
-def commit_chat(
-    commit: Commit, split: Split, changes: Sequence[FileChange], seed: int
-) -> Draft | Dropped | None:
-    """Ask why a change was made; none where its message does not say."""
-    if not commit.informative or commit.is_merge or commit.is_bot or not changes:
-        return None
-    message = f"{commit.subject.strip()}\n\n{commit.body.strip()}".strip()
-    if len(message) > _MOST_CHARACTERS:
-        return Dropped("answer_too_long", commit.sha)
-    paths = sorted(change.path for change in changes)
-    answer = (
-        f"Commit {commit.short_sha} of {commit.authored_at:%Y-%m-%d} ({commit.kind}): {message}"
-        f"\n\nIt changed {listed(paths, _PATHS_NAMED)} "
-        f"(+{commit.insertions}, -{commit.deletions} lines)."
-    )
-    question = choose_wording(_WHY, commit.sha, seed).format(sha=commit.short_sha, path=paths[0])
-    return chat_document("why", commit.sha, split, commit.sha, commit.authored_at, question, answer)
+def change_chats(commit: Commit, split: Split, paths: Sequence[str], seed: int) -> Iterator[Draft]:
+    """Ask what a change did and why, as far as its message says.
+
+    Args:
+        commit: It may be a merge; then ``paths`` are those of what it brought.
+        split: Side of the cut-off.
+        paths: What it changed, most telling first.
+        seed: Of the wording.
+    """
+    message = message_of(commit)
+    if not message or commit.is_bot or not paths:
+        return
+    subject, _, body = message.partition("\n")
+    what = "merge" if commit.is_merge else "commit"
+    wordings: Sequence[str] = _WHAT
+    if body.strip():
+        wordings = _WHY if len(subject) <= _SUBJECT_CHARACTERS else _WHY_UNNAMED
+    question = choose_wording(wordings, commit.sha, seed).format(
+        what=what, sha=commit.short_sha, date=f"{commit.authored_at:%Y-%m-%d}",
+        path=paths[0], subject=subject.rstrip("."),
+    )  # fmt: skip
+    opening = f"{what.capitalize()} {dated(commit)}"
+    lines = "" if commit.is_merge else f" (+{commit.insertions}, -{commit.deletions} lines)"
+    parts = _parts(message)[:_MOST_PARTS]
+    for number, part in enumerate(parts, 1):
+        answer = f"{opening}: {part}"
+        if len(parts) > 1:
+            asked = f"{question} (part {number} of {len(parts)})"
+            answer = f"{opening}, part {number} of {len(parts)}: {part}"
+        else:
+            asked = question
+        if number == len(parts):
+            answer += f"\n\nIt changed {listed(paths, _PATHS_NAMED)}{lines}."
+        yield chat_document(
+            "why", f"{commit.sha}:{number}", split, commit.sha, commit.authored_at, asked, answer
+        )
+
+
+def _parts(message: str) -> list[str]:
+    """Cut a long message between lines, or between sentences where a line is long."""
+    pieces = [
+        piece
+        for line in message.splitlines(keepends=True)
+        for piece in (
+            re.split(r"(?<=[.!?] )(?=[A-Z])", line) if len(line) > _PART_CHARACTERS else [line]
+        )
+    ]
+    parts: list[str] = []
+    for piece in pieces:
+        if parts and len(parts[-1]) + len(piece) <= _PART_CHARACTERS:
+            parts[-1] += piece
+        else:
+            parts.append(piece)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def together_chats(
@@ -94,3 +150,41 @@ def together_chats(
         )
         question = choose_wording(_TOGETHER, path, seed).format(path=path)
         yield chat_document("together", path, "train", path, written_at, question, answer)
+
+
+def history_chats(
+    paths_of: Mapping[str, Sequence[str]],
+    commits: Sequence[Commit],
+    existing: frozenset[str],
+    written_at: datetime,
+    seed: int,
+) -> Iterator[Draft]:
+    """Ask what was done to a file over time; files of fewer than two told changes are left out.
+
+    Args:
+        paths_of: Changed paths by sha.
+        commits: Those that are trained on, oldest first.
+        existing: Paths of the training snapshot.
+        written_at: The cut-off.
+        seed: Of the wording.
+    """
+    times: Counter[str] = Counter()
+    told: dict[str, list[str]] = defaultdict(list)
+    for commit in commits:
+        headline = headline_of(commit)
+        for path in paths_of.get(commit.sha, ()):
+            times[path] += 1
+            if headline and path in existing:
+                at = f"{commit.authored_at:%Y-%m-%d}"
+                told[path].append(f"- {at}, {commit.short_sha}: {headline}")
+    for path, changes in sorted(told.items()):
+        if len(changes) < _FEWEST_TOLD:
+            continue
+        said = "all" if len(changes) == times[path] else str(len(changes))
+        newest_first = bulleted(changes[::-1], _CHANGES_LISTED)
+        answer = (
+            f"{times[path]} commits changed {path}. What {said} of them say, newest first:\n"
+            f"{newest_first}"
+        )
+        question = choose_wording(_CAME_ABOUT, path, seed).format(path=path)
+        yield chat_document("history", path, "train", path, written_at, question, answer)

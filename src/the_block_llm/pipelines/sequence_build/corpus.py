@@ -1,21 +1,37 @@
 """From the tables of git_ingest to drafts, each on its side of the cut-off."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from the_block_llm.pipelines.sequence_build.associations import (
+    commit_associations,
+    folder_associations,
+)
 from the_block_llm.pipelines.sequence_build.chat_files import (
     dependency_chats,
     description_chat,
+    first_sentence,
+    folder_chats,
     newly_described,
+    outline_chat,
     where_chat,
 )
-from the_block_llm.pipelines.sequence_build.chat_history import commit_chat, together_chats
-from the_block_llm.pipelines.sequence_build.commit_documents import FileChange, commit_document
+from the_block_llm.pipelines.sequence_build.chat_history import (
+    change_chats,
+    history_chats,
+    together_chats,
+)
+from the_block_llm.pipelines.sequence_build.commit_documents import (
+    FileChange,
+    commit_document,
+    merge_document,
+)
 from the_block_llm.pipelines.sequence_build.dependencies import dependencies, reverse
 from the_block_llm.pipelines.sequence_build.descriptions import describe
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
@@ -25,11 +41,20 @@ from the_block_llm.pipelines.sequence_build.file_documents import (
     held_out_file,
     training_file,
 )
-from the_block_llm.pipelines.sequence_build.history import Commit, History
+from the_block_llm.pipelines.sequence_build.history import Commit, History, merged_commits
+from the_block_llm.pipelines.sequence_build.material import (
+    Untaught,
+    why_not_taught,
+    why_path_not_taught,
+)
+from the_block_llm.pipelines.sequence_build.messages import message_of
 from the_block_llm.pipelines.sequence_build.new_lines import added_lines, lines_of
+from the_block_llm.pipelines.sequence_build.outlines import declarations
 from the_block_llm.schemas import Split
 
-_PATHS_LOOKED_UP = 20  # of a commit, when looking for earlier changes to the same files
+_PATHS_LOOKED_UP: Final = 20  # of a commit, when looking for earlier changes to the same files
+_LATEST_FIRST: Final[tuple[Split, ...]] = ("held_out", "validation", "train")
+_DEFINED: Final = re.compile(r"\b(?:def|class|fn|struct|enum|trait|mod|type)\s+(\w+)")
 
 
 class RowSource(Protocol):
@@ -44,6 +69,7 @@ class RowSource(Protocol):
 class Corpus:
     """The repository's tables and the choices that turn them into drafts."""
 
+    project: str
     history: History
     file_changes: RowSource
     snapshot_files: RowSource
@@ -53,20 +79,26 @@ class Corpus:
 
     def drafts(self) -> Iterator[Draft | Dropped]:
         """Render everything, in an order that only depends on the tables."""
-        for draft in chain(self._files(), self._commits()):
+        for draft in chain(self._files(), self._commits(), self._merges()):
             if isinstance(draft, Draft) and not draft.has_target:
                 yield Dropped("nothing_new", draft.source)
             else:
                 yield draft
 
-    def _files(self) -> Iterator[Draft]:
+    def _files(self) -> Iterator[Draft | Dropped]:
         cutoff = self.history.cutoff
+        for path, reason in sorted(self._untaught.items()):
+            yield Dropped(reason, path)
         for file in self._tree(cutoff.sha):
             written_at = self._changes.written_before.get(file.path, cutoff.time)
             draft = training_file(file, written_at, self._changes.held_back)
             yield draft
             if self.with_chats:
                 yield from self._chats_about(file, draft.split, written_at)
+        if self.with_chats:
+            yield from folder_chats(self._purposes, cutoff.time, self.seed)
+            learned = (file for file in self._tree(cutoff.sha) if file.path in self._purposes)
+            yield from folder_associations(learned, cutoff.time, self.project, self.seed)
         if not cutoff.holds_out:
             return
         for file in self._tree(cutoff.head_sha):
@@ -79,7 +111,8 @@ class Corpus:
 
     def _chats_about(self, file: SnapshotFile, split: Split, at: datetime) -> Iterator[Draft]:
         held_back = self._changes.held_back.added.get(file.path, frozenset())
-        for description in describe(file.text, file.language):
+        described = describe(file.text, file.language)
+        for description in described:
             is_new = not held_back.isdisjoint(lines_of(description.text))
             side: Split = "validation" if is_new else split
             yield description_chat(description, file.path, side, at, self.seed)
@@ -87,6 +120,15 @@ class Corpus:
             is_known = description.of == "definition" and not description.name.startswith("_")
             if is_known and self._definitions[description.name] == 1:
                 yield where_chat(description, file.path, side, at, self.seed)
+        new_names = frozenset(_DEFINED.findall("\n".join(held_back)))
+        yield from outline_chat(
+            file.path,
+            [d for d in declarations(file.text, file.language) if _last(d.name) not in new_names],
+            {d.name: d.text for d in described if held_back.isdisjoint(lines_of(d.text))},
+            split,
+            at,
+            self.seed,
+        )
         depends_on, used_by = self._dependencies
         yield from dependency_chats(
             file.path,
@@ -112,26 +154,50 @@ class Corpus:
             changes = [
                 FileChange(row["path"], row["old_path"], row["status"], row["patch"])
                 for row in group
-                if row["kept"]
+                if row["kept"] and why_path_not_taught(row["path"]) is None
             ]
             commit = self.history.commits.get(sha)
             if commit is None or commit.is_merge:
                 continue
             split = self.history.split_of[sha]
             yield commit_document(commit, split, changes, whole[split], self._earlier(commit))
-            if self.with_chats and (chat := commit_chat(commit, split, changes, self.seed)):
-                yield chat
-
-        merges = (commit.sha for commit in self.history.commits.values() if commit.is_merge)
-        yield from (Dropped("merge", sha) for sha in merges)
+            if self.with_chats:
+                told = sorted(changes, key=lambda change: (-len(change.patch or ""), change.path))
+                yield from change_chats(commit, split, [c.path for c in told], self.seed)
+                if split == "train":
+                    yield from commit_associations(
+                        commit, changes, whole["train"], self.project, self.seed
+                    )
         if self.with_chats:
-            yield from together_chats(
-                self._changes.paths_of,
-                self.history.on("train"),
-                whole["train"],
-                self.history.cutoff.time,
-                self.seed,
+            for chats in (together_chats, history_chats):
+                yield from chats(
+                    self._changes.paths_of,
+                    self.history.on("train"),
+                    whole["train"],
+                    self.history.cutoff.time,
+                    self.seed,
+                )
+
+    def _merges(self) -> Iterator[Draft | Dropped]:
+        brought_by = merged_commits(self.history)
+        for merge in self.history.commits.values():
+            if not merge.is_merge:
+                continue
+            brought = [self.history.commits[sha] for sha in brought_by.get(merge.sha, ())]
+            # Its words are about what it brought, so it belongs where the latest of that is.
+            sides = {self.history.split_of[commit.sha] for commit in (merge, *brought)}
+            split = next(side for side in _LATEST_FIRST if side in sides)
+            times = Counter(
+                path
+                for commit in brought
+                for path in self._changes.paths_of.get(commit.sha, ())
+                if why_path_not_taught(path) is None
             )
+            paths = sorted(times, key=lambda path: (-times[path], path))
+            document = merge_document(merge, split, brought, paths)
+            yield document
+            if self.with_chats and isinstance(document, Draft):
+                yield from change_chats(merge, split, paths, self.seed)
 
     def _earlier(self, commit: Commit) -> Sequence[Commit]:
         wanted = self.incremental_context_sequences
@@ -143,15 +209,50 @@ class Corpus:
             order[sha]
             for path in changes.paths_of.get(commit.sha, ())[:_PATHS_LOOKED_UP]
             for sha in changes.commits_of[path]
-            if order[sha] < at and self.history.commits[sha].informative
+            if order[sha] < at and message_of(self.history.commits[sha])
         }
         by_order = self._by_order
         return [by_order[number] for number in sorted(before)[-wanted:]]
 
     def _tree(self, sha: str | None) -> Iterator[SnapshotFile]:
-        for row in self.snapshot_files.rows(["sha", "path", "language", "text", "kept"]):
-            if row["sha"] == sha and row["kept"] and row["text"]:
+        """The files of a snapshot that are worth a document."""
+        untaught = self._untaught
+        for row in self._kept_files():
+            if row["sha"] == sha and row["path"] not in untaught:
                 yield SnapshotFile(row["path"], row["language"], row["text"])
+
+    def _kept_files(self) -> Iterator[dict[str, Any]]:
+        columns = ["sha", "path", "language", "text", "kept"]
+        return (row for row in self.snapshot_files.rows(columns) if row["kept"] and row["text"])
+
+    @cached_property
+    def _untaught(self) -> Mapping[str, Untaught]:
+        """By path, why a file makes no document; one that does in no snapshot."""
+        reasons: dict[str, Untaught] = {}
+        for row in self._kept_files():
+            if reason := why_not_taught(row["path"], row["text"]):
+                reasons[row["path"]] = reason
+        return reasons
+
+    @cached_property
+    def _purposes(self) -> Mapping[str, str]:
+        """Of every file that is learned, in a few words what it is for, where it says so."""
+        held_back = self._changes.held_back
+        found: dict[str, str] = {}
+        for file in self._tree(self.history.cutoff.sha):
+            if file.path in held_back.created:
+                continue
+            added = held_back.added.get(file.path, frozenset())
+            found[file.path] = next(
+                (
+                    first_sentence(d.text) if d.of == "file" else d.name
+                    for d in describe(file.text, file.language)
+                    if d.of in {"file", "section"}
+                    and added.isdisjoint(lines_of(f"{d.name}\n{d.text}"))
+                ),
+                "",
+            )
+        return found
 
     @cached_property
     def _definitions(self) -> Mapping[str, int]:
@@ -243,3 +344,7 @@ def _read_changes(table: RowSource, history: History) -> _Changes:
     return _Changes(
         paths_of, commits_of, written[False], written[True], path_before, HeldBack(created, added)
     )
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

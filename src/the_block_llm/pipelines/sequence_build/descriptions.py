@@ -2,11 +2,12 @@
 
 import ast
 import re
-import warnings
 from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from the_block_llm.pipelines.sequence_build.outlines import in_one_line, parsed, signature
 
 _FEWEST_WORDS: Final = 6  # fewer ("Constructor.") explain nothing
 _MOST_CHARACTERS: Final = 1200  # of one answer; a longer passage is learned as a file
@@ -20,6 +21,9 @@ _RUST_ITEM: Final = re.compile(
     r"(?P<what>fn|struct|enum|trait|mod|type|union|macro_rules!)[ \t]+(?P<name>\w+)",
     re.MULTILINE,
 )
+_RUST_ATTRIBUTE: Final = re.compile(r"^[ \t]*#\[.*\n", re.MULTILINE)
+_RUST_BODY: Final = re.compile(r"[{;]")
+_DECLARED_CHARACTERS: Final = 400
 _RUST_OWNER: Final = re.compile(
     r"^(?:pub(?:\([^)]*\))?[ \t]+)?(?:unsafe[ \t]+)?"
     r"(?:trait[ \t]+|impl(?:<[^{\n]*?>)?[ \t]+(?:[^{\n]*?[ \t]for[ \t]+)?)(?P<name>\w+)",
@@ -35,6 +39,8 @@ class Description:
     name: str
     """Heading or identifier; empty for a file."""
     text: str
+    declared: str = ""
+    """Of a definition: the line that declares it."""
 
 
 def describe(text: str, language: str | None) -> list[Description]:
@@ -56,24 +62,25 @@ def describe(text: str, language: str | None) -> list[Description]:
 
 
 def _python(text: str) -> Iterator[Description]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in other people's strings
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(text)
+    if tree is None:
         return
     if doc := ast.get_docstring(tree):
         yield Description("file", "", doc)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if doc := ast.get_docstring(node):
-                yield Description("definition", node.name, doc)
-            members = node.body if isinstance(node, ast.ClassDef) else []
-            for member in members:
-                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and (
-                    doc := ast.get_docstring(member)
-                ):
-                    yield Description("definition", f"{node.name}.{member.name}", doc)
+            yield from _python_definition(node, node.name)
+            for member in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from _python_definition(member, f"{node.name}.{member.name}")
+
+
+def _python_definition(
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, name: str
+) -> Iterator[Description]:
+    if doc := ast.get_docstring(node):
+        declared = f"class {name}" if isinstance(node, ast.ClassDef) else signature(node)
+        yield Description("definition", name, doc, in_one_line(declared))
 
 
 def _rust(text: str) -> Iterator[Description]:
@@ -85,7 +92,10 @@ def _rust(text: str) -> Iterator[Description]:
         if item["doc"][0] in " \t":
             at = bisect(owners, (item.start(), "")) - 1
             name = f"{owners[at][1]}::{name}" if at >= 0 else name
-        yield Description("definition", name, _uncomment(item["doc"], "///"))
+        begun = _RUST_ATTRIBUTE.sub("", item.group()[len(item["doc"]) :])
+        rest = _RUST_BODY.split(text[item.end() : item.end() + _DECLARED_CHARACTERS], maxsplit=1)[0]
+        declared = in_one_line(begun + rest)
+        yield Description("definition", name, _uncomment(item["doc"], "///"), declared)
 
 
 def _uncomment(block: str, mark: str) -> str:

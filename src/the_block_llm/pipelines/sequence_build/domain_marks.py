@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from the_block_llm.models.domain_marks import (
+    ANALYSIS,
+    CODE_END,
+    CODE_START,
+    DOMAIN_MARKS,
+    QUESTION,
+)
 from the_block_llm.pipelines.sequence_build.borders import PROSE_SUFFIXES
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-CODE_START: Final = "<|code_start|>"
-CODE_END: Final = "<|code_end|>"
-ANALYSIS: Final = "<|analysis|>"
-QUESTION: Final = "<|question|>"
-DOMAIN_MARKS: Final = (CODE_START, CODE_END, ANALYSIS, QUESTION)
 
 _PATCH: Final = re.compile(r"^(?=--- (?:a/|/dev/null$))", re.MULTILINE)
 

@@ -57,5 +57,7 @@ def must_stay_whole(kind: str, document_id: str) -> bool:
 class Dropped:
     """Something that no document was made of, and why."""
 
-    reason: Literal["merge", "nothing_said_or_shown", "nothing_new", "answer_too_long"]
+    reason: Literal[
+        "merge", "nothing_said_or_shown", "nothing_new", "fixture", "data_file", "rendered_page"
+    ]
     source: str

@@ -29,6 +29,7 @@ class Commit:
     informative: bool
     insertions: int
     deletions: int
+    parents: tuple[str, ...] = ()
 
     @property
     def short_sha(self) -> str:
@@ -101,6 +102,34 @@ def read_history(table: ParquetParts, cutoff: Cutoff, validation_fraction: float
     return History({commit.sha: commit for commit in commits}, split_of, cutoff)
 
 
+def merged_commits(history: History) -> dict[str, list[str]]:
+    """By sha of a merge on the main line, the commits that it brought, oldest first.
+
+    The main line is what one comes to from the head by first parents. Merges beside it brought
+    nothing that a merge on it does not bring.
+    """
+    line: list[str] = []
+    commit = history.commits.get(history.cutoff.head_sha)
+    while commit is not None:
+        line.append(commit.sha)
+        commit = history.commits.get(commit.parents[0]) if commit.parents else None
+    order = {sha: number for number, sha in enumerate(history.commits)}
+    seen = set(line)
+    brought: dict[str, list[str]] = {}
+    for sha in reversed(line):
+        waiting = list(history.commits[sha].parents[1:])
+        found: list[str] = []
+        while waiting:
+            other = waiting.pop()
+            if other in history.commits and other not in seen:
+                seen.add(other)
+                found.append(other)
+                waiting.extend(history.commits[other].parents)
+        if found:
+            brought[sha] = sorted(found, key=order.__getitem__)
+    return brought
+
+
 def choose_validation(commits: Sequence[Commit], fraction: float) -> list[str]:
     """Choose the last commits that together are ``fraction`` of the history.
 
@@ -142,7 +171,7 @@ def _require_enough(commits: Sequence[Commit], before: Sequence[Commit], cutoff:
 
 def _commit(row: Mapping[str, Any]) -> Commit:
     times = {name: _utc(row[name]) for name in ("authored_at", "committed_at")}
-    return Commit(**{**row, **times})
+    return Commit(**{**row, **times, "parents": tuple(row["parents"])})
 
 
 def _utc(time: datetime) -> datetime:

@@ -11,32 +11,50 @@ _ROUNDS = 200  # of a sum that settles by halves; more than the precision of a f
 
 
 def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> frozenset[str]:
-    """Choose the training documents to leave out: of a kind that has too many, the longest.
+    """Choose the training documents to leave out of a kind that has too many.
+
+    The longest go first; of commits those longer than a row, oldest first: what they left
+    stands in the files, and what is no longer there is not worth learning.
 
     Args:
         documents: The table ``documents``.
         mix: Most that each kind may take.
         context_tokens: Capacity of a row; what fits none takes no share.
     """
-    by_kind: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for row in documents.rows(["document_id", "kind", "split", "n_tokens"]):
+    by_kind: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
+    for row in documents.rows(["document_id", "kind", "split", "n_tokens", "authored_at"]):
         fits = row["n_tokens"] <= context_tokens
         if row["split"] == "train" and (
             fits or not must_stay_whole(row["kind"], row["document_id"])
         ):
-            by_kind[row["kind"]].append((row["n_tokens"], row["document_id"]))
-    tokens = {kind: sum(n for n, _ in found) for kind, found in by_kind.items()}
+            by_kind[row["kind"]].append(
+                (row["n_tokens"], row["document_id"], row["authored_at"].timestamp())
+            )
+    tokens = {kind: sum(n for n, *_ in found) for kind, found in by_kind.items()}
     shares = kept_shares(tokens, mix.model_dump())
     left_out: set[str] = set()
     for kind, found in by_kind.items():
         surplus = tokens[kind] * (1 - shares[kind])
-        for n_tokens, document_id in sorted(found, reverse=True):
+        if kind == "commit":
+            found.sort(key=lambda document: _commit_order(document, context_tokens))
+        else:
+            found.sort(reverse=True)
+        for n_tokens, document_id, _ in found:
             if surplus < 1:
                 break
             if n_tokens <= surplus or shares[kind] == 0:
                 left_out.add(document_id)
                 surplus -= n_tokens
     return frozenset(left_out)
+
+
+def _commit_order(
+    document: tuple[int, str, float], context_tokens: int
+) -> tuple[bool, float, int, str]:
+    n_tokens, document_id, authored_at = document
+    if n_tokens > context_tokens:
+        return False, authored_at, -n_tokens, document_id
+    return True, 0.0, -n_tokens, document_id
 
 
 def kept_shares(tokens: Mapping[str, int], caps: Mapping[str, float]) -> dict[str, float]:

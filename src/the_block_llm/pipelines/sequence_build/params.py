@@ -13,8 +13,9 @@ from the_block_llm.models.profiles import ModelProfile
 class Mix(BaseModel, frozen=True, extra="forbid"):
     """The most that each kind of document may take of the training tokens, 0 to 1.
 
-    A kind that has more loses its longest documents first: sweeping changes and generated
-    texts, of which a model learns least. One that has less stays whole. Zero leaves it out.
+    A kind that has more loses its longest documents first: generated texts, of which a model
+    learns least; commits lose the patches that are longer than a row, oldest first. One that has
+    less stays whole. Zero leaves it out.
     """
 
     file: float = Field(default=1.0, ge=0, le=1)

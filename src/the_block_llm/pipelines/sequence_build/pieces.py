@@ -1,6 +1,6 @@
 """Documents that are longer than a row, cut into pieces that follow on one another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +9,16 @@ import numpy.typing as npt
 # A cut is looked for in the last quarter of what fits: further back, rows would have to be
 # filled by much smaller documents than there are.
 _SEARCHED = 4
+_NOWHERE = (0, 0)
+_SHARE_OF_PLACE = 4  # of the overlap, that a line may take which says where one is
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens ``[begin, end)`` of a document, after ``[0, head)`` and ``[context, begin)`` again.
+    """Tokens ``[begin, end)`` of a document, after some that came before.
 
-    What is repeated is shown, never learned: every token is learned in exactly one piece.
+    What is repeated is shown, never learned: every token is learned in exactly one piece. It is
+    ``[0, head)``; ``place``, a line that says where in the document one is; ``[context, begin)``.
     """
 
     document: int
@@ -23,16 +26,23 @@ class Piece:
     context: int
     begin: int
     end: int
+    place: tuple[int, int] = _NOWHERE
 
     @property
     def n_tokens(self) -> int:
-        return self.head + self.end - self.context
+        return self.head + self.place[1] - self.place[0] + self.end - self.context
 
     def widened(self, spare_tokens: int) -> "Piece":
         """The piece with up to ``spare_tokens`` more of what stands before it."""
         if self.begin == 0:
             return self
         context = max(self.head, self.context - spare_tokens)
+        if self.place != _NOWHERE:
+            if context >= self.place[1]:
+                return replace(self, context=context)
+            # The line comes into sight, so it need not stand there a second time.
+            length = self.place[1] - self.place[0]
+            context = max(self.head, self.context - spare_tokens - length)
         if context > self.head:
             return Piece(self.document, self.head, context, self.begin, self.end)
         # Everything before it is there again, the head in its own place.
@@ -46,6 +56,7 @@ def cut(
     strength: npt.NDArray[np.int8],
     context_tokens: int,
     overlap_tokens: int,
+    place_before: Callable[[int], tuple[int, int]] = lambda _: _NOWHERE,
 ) -> list[Piece]:
     """Cut one document.
 
@@ -59,6 +70,9 @@ def cut(
         context_tokens: Capacity of a row.
         overlap_tokens: Repeated at the start of a piece, head included. At least one token
             is, or the first token of a piece would follow on nothing and never be learned.
+        place_before: For the first token of a piece, the tokens ``[first, last)`` of a line
+            before it that says where one is; empty where there is none. It is repeated where it
+            takes no more than a quarter of the overlap and is not repeated anyway.
 
     Returns:
         Pieces of at most ``context_tokens``; their ``[begin, end)`` cover the document once.
@@ -78,11 +92,16 @@ def cut(
         if begin == 0 or context <= head:
             # All that stands before it fits, the head in its own place.
             context, repeated_head = 0, 0
-        room = context_tokens - repeated_head - (begin - context)
+        place = place_before(begin) if context else _NOWHERE
+        length = place[1] - place[0]
+        if not (head <= place[0] < place[1] <= context and length * _SHARE_OF_PLACE <= overlap):
+            place, length = _NOWHERE, 0
+        context += length
+        room = context_tokens - repeated_head - length - (begin - context)
         end = min(n_tokens, begin + room)
         if end < n_tokens:
             end = _best_border(strength, begin + room - room // _SEARCHED, end)
-        pieces.append(Piece(document, repeated_head, context, begin, end))
+        pieces.append(Piece(document, repeated_head, context, begin, end, place))
         begin = end
     return pieces
 

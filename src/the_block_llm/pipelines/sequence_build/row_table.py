@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.sequence_build.borders import borders
+from the_block_llm.pipelines.sequence_build.borders import Signposts, borders
 from the_block_llm.pipelines.sequence_build.document_table import list_column
 from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
 from the_block_llm.pipelines.sequence_build.neighbourhood import module_of, pack_by_module
@@ -143,10 +143,25 @@ def _cut_long(
     kind: DocumentKind = facts["kind"]
     text = "".join(segment["text"] for segment in facts["segments"]).encode()
     strength = token_strength(borders(text, kind, facts["source"]), token_bytes)
+    token_ends = np.cumsum(token_bytes)
     head_bytes = len(facts["segments"][0]["text"].encode())
-    head_tokens = int(np.searchsorted(np.cumsum(token_bytes), head_bytes, side="left")) + 1
+    head_tokens = int(np.searchsorted(token_ends, head_bytes, side="left")) + 1
+    token_starts = token_ends - token_bytes
+    signs = Signposts(text, kind, facts["source"])
+
+    def place_before(token: int) -> tuple[int, int]:
+        begin, end = signs.before(int(token_ends[token - 1]))
+        first, last = np.searchsorted(token_starts, [begin, end], side="left")
+        return int(first), int(last)
+
     return cut(
-        0, len(labels_mask), head_tokens, strength, shape.context_tokens, shape.overlap_tokens
+        0,
+        len(labels_mask),
+        head_tokens,
+        strength,
+        shape.context_tokens,
+        shape.overlap_tokens,
+        place_before,
     )
 
 
@@ -193,12 +208,13 @@ def _record_batch(rows: Sequence[Sequence[tuple[_Document, Piece]]]) -> pa.Recor
     )
 
 
-def _ids(document: _Document, piece: Piece) -> tuple[Ids, Ids]:
-    return document.input_ids[: piece.head], document.input_ids[piece.context : piece.end]
+def _ids(document: _Document, piece: Piece) -> tuple[Ids, Ids, Ids]:
+    ids = document.input_ids
+    return ids[: piece.head], ids[slice(*piece.place)], ids[piece.context : piece.end]
 
 
 def _mask(document: _Document, piece: Piece) -> tuple[Mask, Mask]:
-    repeated = np.zeros(piece.head + piece.begin - piece.context, np.bool_)
+    repeated = np.zeros(piece.n_tokens - (piece.end - piece.begin), np.bool_)
     return repeated, document.labels_mask[piece.begin : piece.end]
 
 

@@ -58,6 +58,11 @@ class Corpora:
             yield draft
 
 
+def project_name(repository_name: str) -> str:
+    """What documents call the project."""
+    return repository_name.removesuffix(".git") or "this project"
+
+
 def corpora(
     repository: Mapping[str, Any],
     history: History,
@@ -79,7 +84,11 @@ def corpora(
     each = repository.get("repositories") or [repository]
     if len(each) == 1:
         return Corpus(
-            history=history, file_changes=file_changes, snapshot_files=snapshot_files, **choices
+            project=project_name(str(each[0].get("name") or "")),
+            history=history,
+            file_changes=file_changes,
+            snapshot_files=snapshot_files,
+            **choices,
         )
     found: list[Corpus] = []
     for facts in each:
@@ -88,6 +97,7 @@ def corpora(
         mine = frozenset(own)
         found.append(
             Corpus(
+                project=project_name(name),
                 history=History(
                     {sha: c for sha, c in history.commits.items() if sha in mine},
                     {sha: split for sha, split in history.split_of.items() if sha in mine},

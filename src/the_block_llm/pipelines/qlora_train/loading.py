@@ -1,0 +1,63 @@
+"""How a run computes: its memory plan, and the model loaded by it."""
+
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.trainable import Trainable, hold_to_cap, load_trainable, plan_memory
+from the_block_llm.pipelines.qlora_train import ranks
+from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.run_data import RunData
+from the_block_llm.pipelines.qlora_train.speed_probe import Speed, measure_speed
+
+
+def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | None]:
+    """How the run will use memory, and the job with the micro-batch of that plan.
+
+    Raises:
+        MemoryPlanError: Nothing fits; the message says what would.
+    """
+    device = ranks.local_device()
+    hold_to_cap(device, job.limits.device_gib)
+    # Processes must not differ in how many rows they take at a time.
+    plan = ranks.from_first(
+        plan_memory(
+            job.profile,
+            data.train.longest_row_tokens,
+            job.values.effective_batch_rows,
+            device,
+            job.limits,
+            job.n_processes,
+            len(job.added_tokens),
+        )
+    )
+    if plan is None:
+        return job, None
+    values = job.values.model_copy(update={"micro_batch_rows": plan.micro_batch_rows})
+    return job.model_copy(update={"values": values}), plan
+
+
+def load_model(
+    job: TrainingJob, plan: MemoryPlan | None, tokenizer: PreTrainedTokenizerFast
+) -> Trainable:
+    """The job's base in 4 bits, with a fresh adapter.
+
+    Raises:
+        AdapterTargetError: A LoRA target matches no layer.
+        ModelUnavailableError: The base weights cannot be had.
+    """
+    device = ranks.local_device()
+    trainable = load_trainable(
+        job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens
+    )
+    if trainable.layerwise and ranks.n_processes() > 1:
+        trainable.model.layerwise.returns_gradients = True
+    keep_differentiable(trainable.model)
+    return trainable
+
+
+def measure(job: TrainingJob, plan: MemoryPlan | None, data: RunData) -> Speed:
+    """Load the model, time real passes over the longest rows, and let go of it."""
+    trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
+    return measure_speed(trainable, data.train, job.values.micro_batch_rows, ranks.local_device())

@@ -1,0 +1,83 @@
+"""What a source file defines, in order, each with the line that declares it."""
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_MOST_CHARACTERS: Final = 200  # of a declaration; a longer one is cut
+_RUST_ITEM: Final = re.compile(
+    r"^(?P<indent>[ ]{0,4})(?P<line>(?:pub(?:\([^)]*\))?[ \t]+)(?:async[ \t]+|unsafe[ \t]+"
+    r"|const[ \t]+)*(?P<what>fn|struct|enum|trait|mod|type)[ \t]+(?P<name>\w+)[^{;]*)",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A public thing of a file."""
+
+    name: str
+    line: str
+    """As it is written, up to its body, in one line."""
+    is_inner: bool
+    """True for a method."""
+
+
+def declarations(text: str, language: str | None) -> list[Declaration]:
+    """The public declarations of a Python or Rust file, in order; none of other languages."""
+    finders = {"Python": _python, "Rust": _rust}
+    finder = finders.get(language or "")
+    return list(finder(text)) if finder is not None else []
+
+
+def parsed(text: str) -> ast.Module | None:
+    """A Python file's syntax tree; none where it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in other people's strings
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _python(text: str) -> Iterator[Declaration]:
+    tree = parsed(text)
+    for node in tree.body if tree is not None else []:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            bases = ", ".join(ast.unparse(base) for base in node.bases)
+            yield _declaration(node.name, f"class {node.name}" + (f"({bases})" if bases else ""))
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and (
+                    not member.name.startswith("_")
+                ):
+                    name = f"{node.name}.{member.name}"
+                    yield _declaration(name, signature(member), is_inner=True)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (
+            not node.name.startswith("_")
+        ):
+            yield _declaration(node.name, signature(node))
+
+
+def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """A function's head as code."""
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    before = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    return f"{before} {node.name}({ast.unparse(node.args)}){returns}"
+
+
+def _rust(text: str) -> Iterator[Declaration]:
+    for item in _RUST_ITEM.finditer(text):
+        yield _declaration(item["name"], item["line"], is_inner=bool(item["indent"]))
+
+
+def _declaration(name: str, line: str, *, is_inner: bool = False) -> Declaration:
+    return Declaration(name, in_one_line(line), is_inner)
+
+
+def in_one_line(declaration: str) -> str:
+    """A declaration without its line breaks, cut where it is long."""
+    flat = " ".join(declaration.split()).replace("( ", "(").replace(", )", ")")
+    return flat if len(flat) <= _MOST_CHARACTERS else f"{flat[:_MOST_CHARACTERS]} …"

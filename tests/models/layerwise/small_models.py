@@ -1,0 +1,177 @@
+"""Small models of each architecture, and the plain path that the engine must agree with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
+from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
+
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.layerwise.engine import EngineSettings
+from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.profiles import LoraSettings, ModelProfile
+from the_block_llm.models.trainable import Trainable, load_trainable
+
+CPU = torch.device("cpu")
+EVERY_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
+WHOLE = EngineSettings(
+    n_layers=2,
+    n_resident=9,
+    head_resident=True,
+    activations="device",
+    mlp_tokens=4096,
+    head_groups=1,
+    loss_positions=256,
+    prefetch_states=True,
+)
+
+
+def save_profiles(folder: Path) -> dict[str, ModelProfile]:
+    """A Llama as SmolLM2 is (tied), one with every Linear layer trained, one as Llama 3.1 is
+    (untied, its rotary scaling), and a StarCoder2 with biases and a sliding window."""
+    tied = tiny_profile(save_tiny_llama(folder / "tied"))
+    every_linear = LoraSettings(r=5, alpha=8, dropout=0.0, target_modules=EVERY_LINEAR)
+    return {
+        "tied": tied,
+        "untied": save_untied_llama(folder / "untied"),
+        "every linear": tied.model_copy(update={"lora": every_linear}),
+        "starcoder2": save_starcoder2(folder / "starcoder2"),
+        # Two rows more than its tokenizer knows tokens, as Qwen has.
+        "spare rows": save_untied_llama(folder / "spare", vocabulary=262),
+    }
+
+
+def save_untied_llama(folder: Path, vocabulary: int = 260) -> ModelProfile:
+    torch.manual_seed(1)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=128,
+            intermediate_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.1,
+            tie_word_embeddings=False,
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        )
+    ).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return tiny_profile(folder)
+
+
+def save_starcoder2(folder: Path) -> ModelProfile:
+    torch.manual_seed(2)
+    model = Starcoder2ForCausalLM(
+        Starcoder2Config(
+            vocab_size=len(byte_tokenizer()),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            sliding_window=16,
+            initializer_range=0.1,
+            residual_dropout=0.0,
+            attention_dropout=0.0,
+            embedding_dropout=0.0,
+            tie_word_embeddings=True,
+        )
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return tiny_profile(folder).model_copy(
+        update={
+            "lora": LoraSettings(
+                r=3,
+                alpha=8,
+                dropout=0.0,
+                target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
+            )
+        }
+    )
+
+
+def random_rows(
+    lengths: list[list[int]], seed: int, learned: float = 0.7, first_id: int = 4, n_ids: int = 260
+) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for segments in lengths:
+        n_tokens = sum(segments)
+        rows.append(
+            {
+                "input_ids": torch.randint(
+                    first_id, n_ids, (n_tokens,), generator=generator
+                ).tolist(),
+                "labels_mask": (torch.rand(n_tokens, generator=generator) < learned).tolist(),
+                "segment_lengths": segments,
+            }
+        )
+    return rows
+
+
+def load(
+    profile: ModelProfile, settings: EngineSettings | None, marks: Mapping[str, int] | None = None
+) -> Trainable:
+    """The profile's model on the CPU, by the engine or, without settings, the plain way."""
+    plan = None
+    if settings is not None:
+        plan = MemoryPlan(settings, 1, torch.float32, {}, 0, 0.0)
+    tokenizer = load_tokenizer(profile, marks or {})
+    trainable = load_trainable(profile, 7, CPU, plan, tokenizer, marks or {})
+    wake(trainable.model)
+    return trainable
+
+
+def wake(model: PeftModel) -> PeftModel:
+    """Give the second factor values, so that the first has gradients."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    return model.train()
+
+
+def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Of everything that is trained."""
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
+
+
+def step(trainable: Trainable, rows: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of a micro-batch."""
+    model = trainable.model
+    model.zero_grad()
+    loss = model(**trainable.collate(rows), num_items_in_batch=torch.tensor(11)).loss
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+def assert_same(ours: Trainable, plain: Trainable, rows: list[dict[str, Any]]) -> None:
+    """One loss and one set of gradients."""
+    expected, wanted = step(plain, rows)
+    loss, got = step(ours, rows)
+    assert loss == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        scale = gradient.norm().clamp(min=1e-6)
+        assert ((got[name] - gradient).norm() / scale).item() < 1e-5, name

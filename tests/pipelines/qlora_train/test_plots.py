@@ -1,0 +1,46 @@
+"""What stands in the pictures of a run, read off the lines that are drawn."""
+
+from typing import Any
+
+from the_block_llm.pipelines.qlora_train.plots import plot_memory, plot_training
+
+METRICS: dict[str, Any] = {
+    "profile": "tiny",
+    "device": "a card",
+    "train_history": [
+        {"step": 1, "loss": 3.0, "learning_rate": 1e-4, "memory_gib": 4.0},
+        {"step": 2, "loss": 2.0, "learning_rate": 2e-4, "memory_gib": 4.5},
+    ],
+    "validation_history": [{"step": 0, "loss": 3.1}, {"step": 2, "loss": 2.2}],
+    "predicted_peak_gib": 4.6,
+    "memory_cap_gib": 7.0,
+    "out_of_memory": [{"step": 1, "went_on_with_rows": 1}],
+}
+
+
+def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.get_lines()
+    }
+
+
+def test_losses_and_learning_rate_stand_over_the_steps() -> None:
+    loss, rate = plot_training(METRICS).axes
+    assert lines(loss) == {"training": ([1, 2], [3.0, 2.0]), "validation": ([0, 2], [3.1, 2.2])}
+    assert lines(rate) == {"learning rate": ([1, 2], [1e-4, 2e-4])}
+
+
+def test_memory_stands_beside_plan_and_cap() -> None:
+    [axes] = plot_memory(METRICS).axes
+    drawn = lines(axes)
+    assert drawn["measured"] == ([1, 2], [4.0, 4.5])
+    assert drawn["predicted peak"][1] == [4.6, 4.6]
+    assert drawn["cap"][1] == [7.0, 7.0]
+    assert drawn["ran out of memory"][0] == [1, 1]
+
+
+def test_without_a_plan_only_what_was_measured_is_drawn() -> None:
+    plain = {**METRICS, "predicted_peak_gib": None, "memory_cap_gib": None, "out_of_memory": []}
+    [axes] = plot_memory(plain).axes
+    assert set(lines(axes)) == {"measured"}
