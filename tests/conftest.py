@@ -27,3 +27,11 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.builders.toy_ledger import build_toy_ledger
 
     return build_toy_ledger(tmp_path_factory.mktemp("toy-ledger"))
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory, small_repository: Path) -> Path:
+    """A project that has run once on that repository. Tests may add to it, never take away."""
+    from tests.builders.project import build_finished_project
+
+    return build_finished_project(tmp_path_factory.mktemp("finished") / "project", small_repository)

@@ -37,7 +37,7 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     whole = pipelines["__default__"] + pipelines["export"]
     used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
     # Small, and made anew within the pipeline that reads them.
-    in_memory = {"probe_suites", "history_counts", "snapshot_counts"}
+    in_memory = {"probe_suites"}
     assert used - in_memory == set(configuration["catalog"])
 
 
@@ -57,9 +57,9 @@ def test_every_parameter_group_is_read_by_a_node(
 def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
-    from the_block_llm.parameter_checks import _TYPED
+    from the_block_llm.parameter_checks import TYPED_PARAMETERS
 
-    for group, kind in _TYPED.items():
+    for group, kind in TYPED_PARAMETERS.items():
         if group != "models":
             assert kind.model_validate(configuration["parameters"][group]), group
 

@@ -9,8 +9,11 @@ MAY_KNOW_KEDRO = {
     "configuration.py",
     "hooks.py",
     "pipeline_registry.py",
+    "graph_site.py",
+    "run_options.py",
     "run_summary.py",
     "settings.py",
+    "viz_statistics.py",
 }
 
 

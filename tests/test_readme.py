@@ -39,7 +39,7 @@ def test_every_command_is_run_here_or_says_what_it_needs() -> None:
         "kedro run --params=repository=PATH",
         "kedro run --pipeline=qlora_train",
         "kedro registry list",
-        "kedro viz build",
+        "make viz",
     }
     assert set(commands(PLAIN)) <= known, "teach this test the new command, or say what it needs"
     assert commands(NEEDS), "the run with a GPU is what the project is for"
@@ -92,14 +92,8 @@ def test_the_demo_then_single_pipelines_then_another_repository(
 
     run(clone, f"kedro run --params=repository={small_repository},{SMALL}")
     assert len(list_adapters(adapters)) == 3
+    # What `make viz` does before it serves the site; tests/test_graph_site.py opens it.
+    run(clone, ".venv/bin/python -m the_block_llm.graph_site --only-build")
+    assert (clone / "build/index.html").is_file()
     status = run(clone, "git status --porcelain")
     assert status == "", "a run leaves nothing in the checkout that git would show"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
-@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_graph_builds_as_a_site(clone: Path) -> None:
-    (clone / ".venv/.installed").touch()
-    run(clone, "kedro viz build")
-    assert (clone / "build/index.html").is_file()

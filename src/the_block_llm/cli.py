@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -12,15 +13,12 @@ from rich.console import Console
 
 from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
-from the_block_llm.configuration import (
-    LOADER_ARGS,
-    ProjectConfigLoader,
-    project_parameters,
-)
+from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.errors import BlockError
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
+from the_block_llm.run_options import check_run_options
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
 
@@ -30,6 +28,10 @@ Examples:
   kedro run --params=repository=PATH                 on another repository
   kedro run --params=repository=PATH,model=llama-3.1-8b
   kedro run --pipeline=qlora_train --params=qlora_train.max_steps=20
+  kedro run --pipeline=qlora_train --params=qlora_train.preflight_only=true
+  kedro run --tags=report                            draw and judge again what is stored
+
+Every parameter, its unit and its default: docs, "Parameters", or conf/base.
 """
 
 
@@ -42,8 +44,13 @@ def cli() -> None:
 def _run(metadata: ProjectMetadata, /, **options: Any) -> Any:
     # Relative paths in parameters mean the project's, from whichever folder it is run.
     os.chdir(metadata.project_path)
+    return _without_traceback(_checked_run, metadata.project_path, **options)
+
+
+def _checked_run(project: Path, **options: Any) -> Any:
+    check_run_options(options, project)
     assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
-    return _without_traceback(kedro_run.callback, **options)
+    return kedro_run.callback(**options)
 
 
 @click.pass_obj
@@ -74,9 +81,7 @@ def _prepared(
     def prepared(env: str | None, model: str | None) -> looking.Prepared:
         params = {} if model is None else {"model": model}
         parameters = project_parameters(metadata.project_path, env, params)
-        catalog = ProjectConfigLoader(
-            str(metadata.project_path / "conf"), env=env, runtime_params=params, **LOADER_ARGS
-        )["catalog"]
+        catalog = config_loader(metadata.project_path, env, params)["catalog"]
         return looking.Prepared(
             parameters, lambda name: metadata.project_path / catalog[name]["filepath"]
         )
@@ -113,17 +118,11 @@ def _mendable_cause(error: BaseException) -> BlockError | None:
 
 
 cli.add_command(click.Command("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
-for _name, _callback, _command in (
-    ("ask", _ask, ask_command),
-    ("serve", _serve, serve_command),
+for _name, _callback, _options, _help in (
+    ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
+    ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),
+    ("rows", _rows, looking.ROWS_OPTIONS, looking.ROWS_HELP),
+    ("audit", _audit, looking.AUDIT_OPTIONS, looking.AUDIT_HELP),
 ):
-    cli.add_command(
-        click.Command(_name, callback=_callback, params=_command.OPTIONS, help=_command.HELP)
-    )
-cli.add_command(
-    click.Command("rows", callback=_rows, params=looking.ROWS_OPTIONS, help=looking.ROWS_HELP)
-)
-cli.add_command(
-    click.Command("audit", callback=_audit, params=looking.AUDIT_OPTIONS, help=looking.AUDIT_HELP)
-)
+    cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
 cli.add_command(adapters_group(_parameters, _without_traceback))

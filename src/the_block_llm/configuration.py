@@ -3,6 +3,8 @@
 Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalog without hooks.
 """
 
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +36,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
         is_project = (beside / "pyproject.toml").is_file()
         project = beside if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
 
+        # The loader resolves every file anew each time it is asked, a tenth of a second for each
+        # dataset; what is chosen does not change while it lives.
+        @cache
         def chosen(name: str) -> str:
             value = str(self["parameters"][name])
             return profile_name(value) if name == "model" else value
@@ -47,6 +52,18 @@ class ProjectConfigLoader(OmegaConfigLoader):
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
 
 
+def config_loader(
+    project: str | Path = ".", env: str | None = None, params: dict[str, Any] | None = None
+) -> ProjectConfigLoader:
+    """The project's configuration without a Kedro session, from the environment it would take."""
+    return ProjectConfigLoader(
+        str(Path(project).resolve() / "conf"),
+        env=env or os.environ.get("KEDRO_ENV"),
+        runtime_params=params or {},
+        **LOADER_ARGS,
+    )
+
+
 def project_parameters(
     project: str | Path = ".", env: str | None = None, params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -54,15 +71,13 @@ def project_parameters(
 
     Args:
         project: Its folder.
-        env: Configuration environment; by default ``local``.
+        env: Configuration environment; by default ``KEDRO_ENV``, or ``local``.
         params: Values that replace those of the files, as ``--params`` does.
 
     Raises:
         ParameterError: A parameter is wrong.
     """
-    loader = ProjectConfigLoader(
-        str(Path(project).resolve() / "conf"), env=env, runtime_params=params or {}, **LOADER_ARGS
-    )
+    loader = config_loader(project, env, params)
     parameters = dict(loader["parameters"])
     check_parameters(parameters)
     return parameters

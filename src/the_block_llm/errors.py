@@ -77,5 +77,9 @@ class ServerError(BlockError):
     """The server cannot start as it was asked to."""
 
 
+class GraphSiteError(BlockError):
+    """The graph cannot be built or served as a site."""
+
+
 class ExportError(BlockError):
     """An exported model does not answer as the adapter does."""

@@ -1,7 +1,6 @@
 """What happens around a run: early checks, the stage that is running, the summary."""
 
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -16,7 +15,9 @@ from kedro.pipeline.node import Node
 
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
+from the_block_llm.run_options import check_inputs
 from the_block_llm.run_summary import print_summary
+from the_block_llm.viz_statistics import write_viz_statistics
 
 _log = logging.getLogger(__name__)
 _LEAST_FREE_BYTES: Final = 512 * 1024 * 1024
@@ -40,8 +41,9 @@ class ProjectHooks:
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Refuse early what would fail late: no git, nowhere to write."""
-        del run_params, catalog
+        """Refuse early what would fail late: no git, nothing to begin with, nowhere to write."""
+        del run_params
+        check_inputs(pipeline, catalog.keys())
         if shutil.which("git") is None:
             raise RepositoryError(
                 "git is not installed or not on PATH; this project reads repositories with it. "
@@ -57,9 +59,10 @@ class ProjectHooks:
         position = self._order.index(node.name) + 1 if node.name in self._order else 0
         _log.info("[%d/%d] %s", position, len(self._order), node.name.replace("_", " "))
 
-    @hook_impl
+    @hook_impl(trylast=True)  # Kedro-Viz writes its own file of statistics before
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Print what came out, from the reports that this run wrote."""
+        write_viz_statistics(self._project, catalog)
         print_summary(catalog, pipeline.all_outputs(), time.monotonic() - self._started)
 
 
@@ -79,6 +82,3 @@ def _check_storage(folder: Path) -> None:
             f"Only {free / 2**20:,.0f} MB are free under {folder}; a run needs at least "
             f"{_LEAST_FREE_BYTES / 2**20:,.0f} MB. Free some space, then run again."
         )
-    if os.environ.get("TOKENIZERS_PARALLELISM") is None:
-        # Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
-        os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -18,7 +18,7 @@ from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 
-_TYPED: Final[dict[str, type[BaseModel]]] = {
+TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "models": ModelProfiles,
     "git_ingest": GitIngestParams,
     "sequence_build": SequenceBuildParams,
@@ -37,7 +37,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         ParameterError: With one line for each parameter that is wrong.
         ProfileError: ``model`` names no profile.
     """
-    known = (*_TEXTS, "repositories", *_TYPED)
+    known = (*_TEXTS, "repositories", *TYPED_PARAMETERS)
     problems = [_unknown(name, known, "") for name in parameters if name not in known]
     for name in _TEXTS:
         value = parameters.get(name)
@@ -46,7 +46,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     several = parameters.get("repositories") or []
     if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
         problems.append(f"repositories is {several!r}; it must be a list of paths or URLs.")
-    for name, kind in _TYPED.items():
+    for name, kind in TYPED_PARAMETERS.items():
         try:
             kind.model_validate(parameters.get(name) or {})
         except ValidationError as error:

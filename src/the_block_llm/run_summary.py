@@ -105,7 +105,10 @@ def _evaluated(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _page(page: str) -> list[tuple[str, str]]:
     del page
-    return [("report", "data/08_reporting/behavioral_report.html")]
+    return [
+        ("report", "data/08_reporting/behavioral_report.html"),
+        ("next", 'make viz shows graph, tables and plots; kedro ask "…" asks the tuned model'),
+    ]
 
 
 def _exported(report: dict[str, Any]) -> list[tuple[str, str]]:

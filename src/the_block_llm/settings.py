@@ -6,6 +6,8 @@ import os
 # default they spin, and with anything else running on the machine most of the time goes into
 # that: training took three times as long (docs/experiments.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from the_block_llm.configuration import LOADER_ARGS, ProjectConfigLoader
 from the_block_llm.hooks import ProjectHooks

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from tests.builders.tiny_llama import save_tiny_llama
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +21,21 @@ def copy_project(folder: Path) -> Path:
     (folder / "data").mkdir()
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def build_finished_project(folder: Path, repository: Path) -> Path:
+    """A project that has run once on ``repository`` with a tiny model.
+
+    Its configuration names both, so that ``KEDRO_ENV=test`` is all that a command needs.
+    """
+    copy_project(folder)
+    settings = folder / "conf/test/parameters.yml"
+    values = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    values["repository"] = str(repository)
+    values["models"]["tiny"]["folder"] = str(save_tiny_llama(folder / "tiny"))
+    settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+    run_project(folder)
     return folder
 
 

@@ -28,7 +28,7 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
             metadata: For Kedro-Viz; not used here.
         """
         self._folder = Path(PurePosixPath(filepath))
-        self._filepath = self._folder
+        self._filepath = self._folder  # by this name Kedro-Viz shows where it is
         # Not ``_version``: Kedro reads that name as its own versioning.
         self._chosen = version
         self.metadata = metadata

@@ -1,11 +1,11 @@
-"""Reports: a JSON or text file, written whole or not at all."""
+"""Reports: a JSON file or a page, written whole or not at all."""
 
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset
-from kedro_datasets._typing import JSONPreview
+from kedro_datasets._typing import HTMLPreview, JSONPreview
 
 from the_block_llm.datasets.parts import write_text_atomically
 from the_block_llm.errors import TableError
@@ -46,11 +46,18 @@ class ReportDataset(AbstractDataset[Any, Any]):
 
     def preview(self) -> JSONPreview:
         """The report, for Kedro-Viz."""
-        data = self.load()
-        return JSONPreview(json.dumps(data if self._is_json else {"text": data[:2000]}))
+        return JSONPreview(json.dumps(self.load()))
 
     def _exists(self) -> bool:
         return self._filepath.is_file()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath.as_posix()}
+
+
+class PageDataset(ReportDataset):
+    """A page of HTML. Kedro-Viz picks the form of a preview by the annotation of its method."""
+
+    def preview(self) -> HTMLPreview:
+        """The page, for Kedro-Viz."""
+        return HTMLPreview(self.load())

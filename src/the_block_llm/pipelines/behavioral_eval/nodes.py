@@ -1,4 +1,8 @@
-"""Nodes of the pipeline ``behavioral_eval``."""
+"""Nodes of the pipeline ``behavioral_eval``.
+
+What imports torch is imported where it is used: `kedro registry list` and runs of other
+pipelines need not wait seconds for it.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -9,34 +13,18 @@ import pyarrow as pa
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
-from the_block_llm.models.loading import pick_device
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.models.trainable import hold_to_cap
-from the_block_llm.pipelines.behavioral_eval import page, plan, report
+from the_block_llm.pipelines.behavioral_eval import page, plan
 from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
-from the_block_llm.pipelines.behavioral_eval.evaluating import (
-    Material,
-    adapter_hash,
-    evaluate_all,
-    find_further_models,
-)
 from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
-from the_block_llm.pipelines.behavioral_eval.held_out import choose_rows, held_out_sources
 from the_block_llm.pipelines.behavioral_eval.leaks import familiar_held_out
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
-from the_block_llm.pipelines.behavioral_eval.subject import retrieves
 from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
 from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items, mark_familiar
 from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
-from the_block_llm.pipelines.behavioral_eval.trend import (
-    material_hash,
-    remember,
-    trend_entry,
-)
 from the_block_llm.retrieval.citations import known_names
-from the_block_llm.retrieval.passages import PassageIndex
 
 
 def check_suites(
@@ -56,6 +44,8 @@ def plan_probes(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Fix what will be asked."""
+    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+
     cutoff = read_cutoff(repository)
     columns = ["repo", "sha", "path", "language", "size_bytes", "kept"]
     files = [row for row in snapshot_files.rows(columns) if row["sha"] == cutoff.sha]
@@ -85,6 +75,20 @@ def evaluate_arms(
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
+    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+    from the_block_llm.models.trainable import hold_to_cap  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.evaluating import (  # noqa: PLC0415
+        Material,
+        evaluate_all,
+        find_further_models,
+    )
+    from the_block_llm.pipelines.behavioral_eval.held_out import (  # noqa: PLC0415
+        choose_rows,
+        held_out_sources,
+    )
+    from the_block_llm.pipelines.behavioral_eval.subject import retrieves  # noqa: PLC0415
+    from the_block_llm.retrieval.passages import PassageIndex  # noqa: PLC0415
+
     hold_to_cap(pick_device(), memory_cap_gib)
     further = find_further_models(params.further_models, adapter, models)
     budget = params.budget_for(pick_device().type)
@@ -121,6 +125,14 @@ def judge(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Score what is stored and say what it shows; no model is loaded."""
+    from the_block_llm.pipelines.behavioral_eval import report  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.evaluating import adapter_hash  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.trend import (  # noqa: PLC0415
+        material_hash,
+        remember,
+        trend_entry,
+    )
+
     manifest = adapter.manifest
     scores = list(item_scores.rows())
     judged = report.build_report(

@@ -22,6 +22,7 @@ class Sampling(BaseModel, frozen=True, extra="forbid"):
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 is greedy: one answer, repeatable. Above 0, give several seeds: one draw is noise."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """With a temperature, draw from the likeliest tokens that make up this share."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """One answer a seed; greedy decoding uses the first only."""
 
@@ -59,6 +60,7 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Names of files in conf/base/suites; a list, or one text of words. Those for the other role
     of model are passed over."""
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_split)] = ("base", "tuned")
+    """Who is asked; base and tuned always are, since the verdict compares them."""
     further_models: Names = ()
     """Put to the same items, without retrieval: ``VERSION`` of an earlier adapter,
     ``PROFILE@VERSION``, ``PROFILE@base``. Each takes as long as one arm and its loading."""

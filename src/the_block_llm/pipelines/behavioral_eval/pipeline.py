@@ -14,6 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["suite_files", "params:behavioral_eval"],
                 outputs="probe_suites",
                 name="check_suites",
+                tags=["probes"],
             ),
             node(
                 nodes.plan_probes,
@@ -27,6 +28,7 @@ def create_pipeline() -> Pipeline:
                 },
                 outputs="probe_plan",
                 name="plan_probes",
+                tags=["probes"],
             ),
             node(
                 nodes.evaluate_arms,
@@ -46,6 +48,7 @@ def create_pipeline() -> Pipeline:
                 },
                 outputs=["completions", "item_scores"],
                 name="evaluate_arms",
+                tags=["model"],
             ),
             node(
                 nodes.judge,
@@ -60,12 +63,14 @@ def create_pipeline() -> Pipeline:
                 },
                 outputs="behavioral_report",
                 name="judge",
+                tags=["report"],
             ),
             node(
                 nodes.render_page,
                 inputs="behavioral_report",
                 outputs="behavioral_page",
                 name="render_page",
+                tags=["report"],
             ),
         ]
     )

@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["adapter", "probe_plan", "params:models", "params:model", "params:export"],
                 outputs="export_report",
                 name="export_model",
-                tags=["export"],
+                tags=["model"],
             )
         ]
     )

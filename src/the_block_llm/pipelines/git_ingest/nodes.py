@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
 from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
@@ -40,3 +41,16 @@ def report_ingest(
 ) -> dict[str, Any]:
     """Say what was read, kept and left out."""
     return ingest_report(repository, history, snapshots)
+
+
+def plot_ingest(
+    repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Draw the history and what was left out of it; gives two matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+    from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
+        plot_history,
+        plot_left_out,
+    )
+
+    return plot_history(commits, repository), plot_left_out(report)

@@ -39,7 +39,13 @@ def adapters_group(parameters_of: ParametersOf, guard: Guard) -> click.Group:
     @_ENV
     @click.pass_obj
     def list_versions(project: Any, /, everything: bool, env: str | None) -> None:
-        """List the versions of the chosen profile, oldest first."""
+        """List the versions of the chosen profile, oldest first.
+
+        \b
+        Examples:
+          kedro adapters list
+          kedro adapters list --all      of every profile
+        """  # noqa: D301  # click wants the character itself
         guard(lambda: _list(parameters_of(project)(env), everything))
 
     @adapters.command("compare")
@@ -51,7 +57,11 @@ def adapters_group(parameters_of: ParametersOf, guard: Guard) -> click.Group:
         """Show where two versions differ: parameters, data, libraries, figures.
 
         FIRST and SECOND are versions as `kedro adapters list` shows them, or PROFILE/VERSION.
-        """
+
+        \b
+        Example:
+          kedro adapters compare 2026-11-24T20.21.07.120000Z 2026-11-25T11.33.12.995160Z
+        """  # noqa: D301  # click wants the character itself
         guard(lambda: _compare(parameters_of(project)(env), first, second))
 
     @adapters.command("prune")
@@ -63,7 +73,13 @@ def adapters_group(parameters_of: ParametersOf, guard: Guard) -> click.Group:
     def prune(
         project: Any, /, keep: int, confirmed: bool, everything: bool, env: str | None
     ) -> None:
-        """Delete old versions, after asking; the newest and the best always stay."""
+        """Delete old versions, after asking; the newest and the best always stay.
+
+        \b
+        Examples:
+          kedro adapters prune --keep 3
+          kedro adapters prune --all --yes     of every profile, without asking
+        """  # noqa: D301  # click wants the character itself
         guard(lambda: _prune(parameters_of(project)(env), everything, keep, confirmed))
 
     return adapters

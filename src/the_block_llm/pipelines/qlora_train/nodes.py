@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
-from the_block_llm.pipelines.qlora_train.plots import plot_memory, plot_training
 from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 
 
@@ -58,8 +55,15 @@ def train_adapter(
     return outcome.adapter_folder, outcome.metrics, outcome.answers
 
 
-def draw_training(metrics: dict[str, Any]) -> tuple[Figure, Figure]:
-    """Draw the run's loss curves and its memory."""
+def draw_training(metrics: dict[str, Any]) -> tuple[Any, Any]:
+    """Draw the run's loss curves and its memory; gives two matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib; for the same
+    # reason no Figure is in the annotations, which Kedro and Kedro-Viz resolve.
+    from the_block_llm.pipelines.qlora_train.plots import (  # noqa: PLC0415
+        plot_memory,
+        plot_training,
+    )
+
     return plot_training(metrics), plot_memory(metrics)
 
 

@@ -13,7 +13,9 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     target_tokens: int | None = Field(default=None, ge=1)
     """Trained tokens to aim at; epochs follow from it."""
     min_epochs: int | None = Field(default=None, ge=1)
+    """At least so many, whatever the token budget says."""
     max_epochs: int | None = Field(default=None, ge=1)
+    """At most so many."""
     force_epochs: int | None = Field(default=None, ge=1)
     """Train for exactly this many epochs, whatever the token budget says."""
     max_rows: int | None = Field(default=None, ge=1)

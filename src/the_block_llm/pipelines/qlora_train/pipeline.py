@@ -26,21 +26,21 @@ def create_pipeline() -> Pipeline:
                 inputs=_JOB,
                 outputs="training_preflight",
                 name="check_training",
-                tags=["qlora_train"],
+                tags=["model"],
             ),
             Node(
                 train_adapter,
                 inputs=[*_JOB, "training_preflight"],
                 outputs=["adapter", "training_metrics", "training_answers"],
                 name="train_adapter",
-                tags=["qlora_train"],
+                tags=["model"],
             ),
             Node(
                 draw_training,
                 inputs="training_metrics",
                 outputs=["training_plot", "memory_plot"],
                 name="draw_training",
-                tags=["qlora_train"],
+                tags=["report"],
             ),
         ]
     )

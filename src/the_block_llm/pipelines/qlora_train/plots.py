@@ -4,18 +4,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers, on white and on black.
-_TRAIN, _VALIDATION, _RATE = "#0072B2", "#D55E00", "#7F7F7F"
+from the_block_llm import plot_style
+
+_TRAIN, _VALIDATION, _RATE = plot_style.BLUE, plot_style.ORANGE, plot_style.GREY
 
 
+@plot_style.common_style
 def plot_training(metrics: dict[str, Any]) -> Figure:
     """Draw loss and learning rate over the optimizer steps.
 
     Args:
         metrics: As in ``training_metrics.json``.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plot_style.new_figure(4.2)
     train, validation = metrics["train_history"], metrics["validation_history"]
     axes.plot(
         [e["step"] for e in train], [e["loss"] for e in train],
@@ -27,7 +28,6 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
     )  # fmt: skip
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.3)
     rate = axes.twinx()
     rate.plot(
         [e["step"] for e in train], [e["learning_rate"] for e in train],
@@ -35,20 +35,22 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
     )  # fmt: skip
     rate.set_ylabel("learning rate", color=_RATE)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    rate.set_ylim(bottom=0)
+    rate.grid(visible=False)
     handles = [*axes.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
-    axes.legend(handles, [str(handle.get_label()) for handle in handles], frameon=False)
-    axes.set_title(f"{metrics['profile']} on {metrics['device']}")
+    axes.legend(handles, [str(handle.get_label()) for handle in handles])
+    axes.set_title(f"Loss of {metrics['profile']}, trained on {metrics['device']}")
     return figure
 
 
+@plot_style.common_style
 def plot_memory(metrics: dict[str, Any]) -> Figure:
     """Draw the memory held over the optimizer steps, beside what was predicted and allowed.
 
     Args:
         metrics: As in ``training_metrics.json``.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plot_style.new_figure(4.2)
     history = metrics["train_history"]
     axes.plot(
         [e["step"] for e in history], [e["memory_gib"] for e in history],
@@ -57,14 +59,14 @@ def plot_memory(metrics: dict[str, Any]) -> Figure:
     predicted = metrics["predicted_peak_gib"]
     if predicted is not None:
         axes.axhline(predicted, color=_VALIDATION, linestyle="--", label="predicted peak")
-    if metrics["memory_cap_gib"] is not None:
-        axes.axhline(metrics["memory_cap_gib"], color=_RATE, label="cap")
+    cap = metrics["memory_cap_gib"]
+    if cap is not None:
+        axes.axhline(cap, color=plot_style.GREEN, linestyle="-.", label="cap")
     for event in metrics["out_of_memory"]:
         axes.axvline(event["step"], color=_RATE, linestyle=":", label="ran out of memory")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("memory (GiB)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.set_title(f"{metrics['profile']} on {metrics['device']}")
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.1)
+    axes.legend()
+    axes.set_title(f"Memory of {metrics['profile']}, trained on {metrics['device']}")
     return figure

@@ -33,7 +33,6 @@ from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.schemas import Split
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerFast
 
 
@@ -151,9 +150,10 @@ def plot_sequences(
     train_rows: ParquetParts,
     validation_rows: ParquetParts,
     held_out_rows: ParquetParts,
-) -> tuple["Figure", "Figure"]:
-    """Draw the mix of documents, and the lengths of rows and segments."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+) -> tuple[Any, Any]:
+    """Draw the mix of documents, and the lengths of rows and segments, as matplotlib figures."""
+    # Here, so that looking at the project's pipelines need not wait for matplotlib; for the same
+    # reason no Figure is in the annotations, which Kedro and Kedro-Viz resolve.
     from the_block_llm.pipelines.sequence_build.plots import plot_mix, plot_rows  # noqa: PLC0415
 
     rows = {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows}

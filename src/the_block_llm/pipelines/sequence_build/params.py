@@ -19,8 +19,11 @@ class Mix(BaseModel, frozen=True, extra="forbid"):
     """
 
     file: float = Field(default=1.0, ge=0, le=1)
+    """Of files as they stand."""
     commit: float = Field(default=0.5, ge=0, le=1)
+    """Of commits with their patches."""
     chat: float = Field(default=1.0, ge=0, le=1)
+    """Of questions with their answers."""
 
     @model_validator(mode="after")
     def _check_together(self) -> "Mix":

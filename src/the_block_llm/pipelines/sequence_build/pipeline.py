@@ -21,19 +21,30 @@ def create_pipeline() -> Pipeline:
     """From a repository's tables to documents and packed rows."""
     return Pipeline(
         [
-            Node(screen_documents, [*_TABLES, *_PARAMS], "screening", name="screen_documents"),
+            Node(
+                screen_documents, [*_TABLES, *_PARAMS], "screening", name="screen_documents",
+                tags=["documents"],
+            ),
             Node(
                 render_documents,
                 [*_TABLES, "screening", *_PARAMS],
                 "documents",
                 name="render_documents",
+                tags=["documents"],
             ),
-            Node(describe_rows, _PARAMS, "row_facts", name="describe_rows"),
-            Node(pack_train, ["documents", *_PARAMS], "train_rows", name="pack_train"),
+            Node(describe_rows, _PARAMS, "row_facts", name="describe_rows", tags=["rows"]),
             Node(
-                pack_validation, ["documents", *_PARAMS], "validation_rows", name="pack_validation"
+                pack_train, ["documents", *_PARAMS], "train_rows", name="pack_train",
+                tags=["rows"],
             ),
-            Node(pack_held_out, ["documents", *_PARAMS], "held_out_rows", name="pack_held_out"),
+            Node(
+                pack_validation, ["documents", *_PARAMS], "validation_rows",
+                name="pack_validation", tags=["rows"],
+            ),
+            Node(
+                pack_held_out, ["documents", *_PARAMS], "held_out_rows", name="pack_held_out",
+                tags=["rows"],
+            ),
             Node(
                 report_sequences,
                 [
@@ -42,12 +53,14 @@ def create_pipeline() -> Pipeline:
                 ],
                 "sequence_report",
                 name="report_sequences",
+                tags=["report"],
             ),
             Node(
                 plot_sequences,
                 ["sequence_report", "train_rows", "validation_rows", "held_out_rows"],
                 ["sequence_mix_plot", "sequence_rows_plot"],
                 name="plot_sequences",
+                tags=["report"],
             ),
         ]
     )  # fmt: skip

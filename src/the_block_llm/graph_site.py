@@ -1,0 +1,117 @@
+"""The graph of the project as a static site: ``make viz``.
+
+Kedro-Viz builds the site. What is then mended in the files it wrote: a font that it loads from
+another host, one file that its page asks for and its build leaves out, the direction in which a
+reader sees the graph first, the path of the project, which no page needs to tell, and the order
+of layers in single pipelines, where it is that of the alphabet unless the pipeline decides it.
+"""
+
+import argparse
+import functools
+import http.server
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from kedro_viz.api.rest.utils import get_package_compatibilities
+
+from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.errors import BlockError, GraphSiteError
+
+# As the folders under data/ are numbered.
+_LAYERS: Final = (
+    "raw", "intermediate", "primary", "feature", "model_input", "models", "model_output",
+    "reporting",
+)  # fmt: skip
+_ELSEWHERE: Final = re.compile(r'\s*<link\s[^>]*href="https?://[^>]*>')
+# Only where the reader has no choice of his own in this browser yet.
+_FIRST_VIEW: Final = (
+    "<script>localStorage.KedroViz ??= JSON.stringify("
+    '{orientation: "horizontal", showFeatureHints: false});</script>'
+)
+
+
+def build_graph_site(project: Path) -> Path:
+    """Build the site with a preview of everything that has been run.
+
+    Args:
+        project: Folder of the project; the site is made in ``build`` inside it.
+
+    Returns:
+        The folder to serve over HTTP; the page does not work as a file.
+
+    Raises:
+        GraphSiteError: Kedro-Viz failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"],
+        cwd=project, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    site = project / "build"
+    # Kedro-Viz prints some errors and ends with 0 all the same.
+    if done.returncode or not (site / "api/main").is_file():
+        raise GraphSiteError(
+            f"Kedro-Viz could not build the graph. It says:\n{done.stdout[-2000:]}"
+        )
+    for page in site.glob("*.html"):
+        text = _ELSEWHERE.sub("", page.read_text(encoding="utf-8"))
+        write_text_atomically(page, text.replace("</title>", f"</title>{_FIRST_VIEW}", 1))
+    for answer in (path for path in (site / "api").rglob("*") if path.is_file()):
+        text = answer.read_text(encoding="utf-8")
+        write_text_atomically(answer, _without_path(text, project))
+    for graph in (site / "api/main", *(site / "api/pipelines").iterdir()):
+        content = json.loads(graph.read_text(encoding="utf-8"))
+        content["layers"].sort(key=_LAYERS.index)
+        write_text_atomically(graph, json.dumps(content))
+    compatible = [package.model_dump() for package in get_package_compatibilities()]
+    metadata = {"has_missing_dependencies": False, "package_compatibilities": compatible}
+    write_text_atomically(site / "api/metadata", json.dumps(metadata))
+    return site
+
+
+def _without_path(text: str, project: Path) -> str:
+    """Make paths inside the project relative to it; Kedro-Viz also writes them without "/"."""
+    path = project.resolve().as_posix()
+    return text.replace(f"{path}/", "").replace(f"{path.lstrip('/')}/", "")
+
+
+def main() -> None:
+    """Build the site and serve it until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Build the graph and serve it until Ctrl-C.")
+    parser.add_argument("--port", type=int, default=4141)
+    parser.add_argument("--only-build", action="store_true", help="do not serve")
+    options = parser.parse_args()
+    try:
+        site = build_graph_site(Path.cwd())
+        if not options.only_build:
+            _serve(site, options.port)
+    except BlockError as error:
+        sys.exit(f"Error: {error}")
+
+
+def _serve(site: Path, port: int) -> None:
+    handler = functools.partial(_QuietHandler, directory=str(site))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise GraphSiteError(
+            f"Port {port} cannot be had ({error.strerror}). Choose another: make viz PORT=4142"
+        ) from error
+    with server:
+        print(f"The graph is at http://127.0.0.1:{port}/ until Ctrl-C.")  # noqa: T201
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()  # noqa: T201
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Rows, columns and bytes of every table, where Kedro-Viz looks for them.
+
+Kedro-Viz counts data frames as they pass by. Tables here are streamed and never are one.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from kedro.io import DataCatalog
+
+from the_block_llm.datasets.parquet_parts import ParquetPartsDataset
+from the_block_llm.datasets.parts import write_text_atomically
+
+_FILE: Final = Path(".viz/stats.json")
+_TABLE: Final = f"{ParquetPartsDataset.__module__}.{ParquetPartsDataset.__qualname__}"
+
+
+def write_viz_statistics(project: Path, catalog: DataCatalog) -> None:
+    """Write the statistics of every table that there is.
+
+    Args:
+        project: Folder of the project.
+        catalog: Names the tables; no dataset of another kind is built.
+    """
+    statistics = {}
+    for name, entry in sorted(catalog.config_resolver.config.items()):
+        # By the entry alone: building every dataset would import matplotlib, for one.
+        if entry.get("type") == _TABLE:
+            dataset = catalog.get(name)
+            if isinstance(dataset, ParquetPartsDataset) and dataset.exists():
+                statistics[name] = dataset.statistics()
+    write_text_atomically(project / _FILE, json.dumps(statistics, indent=1))

@@ -1,0 +1,68 @@
+"""Commands of the pages, on a small repository with a tiny model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.models.adapter_manifest import list_adapters
+
+# Torch is imported once for all of them; each command is otherwise what a shell would start.
+RUN_EACH = """
+import logging, sys
+from kedro.framework.cli.cli import main
+for line in sys.stdin.read().splitlines():
+    print(f"$ {line}", flush=True)
+    sys.argv = line.split()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+@pytest.mark.slow
+def test_every_command_that_needs_a_finished_run(
+    finished_project: Path, small_repository: Path
+) -> None:
+    adapters = finished_project / "data/06_models/tiny"
+    held_out = next(
+        row["document_id"]
+        for row in ParquetParts(finished_project / "data/04_feature/documents/tiny").rows(
+            ["document_id", "split"]
+        )
+        if row["split"] == "held_out"
+    )
+    run_each(
+        finished_project,
+        f"kedro run --pipelines=git_ingest,sequence_build --params=repository={small_repository}",
+        "kedro run --pipeline=qlora_train --params=qlora_train.preflight_only=true",
+        "kedro run --pipeline=qlora_train --params=qlora_train.max_steps=2",
+        "kedro run --nodes=check_suites,plan_probes,judge,render_page",
+        "kedro run --pipeline=behavioral_eval",
+        "kedro run --pipeline=export --params=export.least_agreement=0.5,export.most_nats_apart=1",
+        "kedro run --tags=report",
+        "kedro rows --row 3",
+        "kedro audit",
+        f"kedro audit {held_out} --neighbours 2",
+        "kedro adapters list --all",
+        "kedro adapters prune --keep 9 --yes",
+    )
+    first, second, *_ = [adapter.path.name for adapter in list_adapters(adapters)]
+    shown = run_each(finished_project, f"kedro adapters compare {first} {second}")
+    assert "max_steps" in shown
+
+
+def run_each(project: Path, *lines: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH], input="\n".join(lines), cwd=project, text=True,
+        env={**os.environ, "KEDRO_ENV": "test", "COLUMNS": "160"}, check=False, timeout=400,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "Traceback" not in done.stdout
+    return done.stdout

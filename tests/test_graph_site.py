@@ -1,0 +1,80 @@
+"""The graph in a real browser: every pipeline, every node, the previews, and no errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from docs.tools.screenshots import BROWSERS, open_dataset, served, settle
+from kedro.framework.project import configure_project, pipelines
+
+from the_block_llm.graph_site import build_graph_site
+
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+# One dataset of each kind, and what its preview is in the page.
+PREVIEWS = {
+    "file_changes": ".pipeline-metadata__preview table",
+    "train_rows": ".pipeline-metadata__preview table",
+    "sequence_report": ".pipeline-metadata__preview-json",
+    "adapter": ".pipeline-metadata__preview-json",
+    "training_plot": "img.pipeline-metadata__plot-image",
+    "behavioral_page": ".pipeline-metadata__preview-html",
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(finished_project: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KEDRO_ENV", "test")
+        return build_graph_site(finished_project)
+
+
+def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: Path) -> None:
+    graph = json.loads((site / "api/main").read_text(encoding="utf-8"))
+    for pipeline in (site / "api/main", *(site / "api/pipelines").iterdir()):
+        assert json.loads(pipeline.read_text(encoding="utf-8"))["layers"] == [
+            "raw", "intermediate", "feature", "model_input", "models", "model_output", "reporting",
+        ], pipeline.name  # fmt: skip
+    assert [n["name"] for n in graph["nodes"] if n["type"] == "task" and not n["tags"]] == []
+
+
+def test_every_table_tells_its_rows_and_nothing_tells_where_the_project_lies(
+    site: Path, finished_project: Path
+) -> None:
+    answers = {p: p.read_text(encoding="utf-8") for p in (site / "api/nodes").iterdir()}
+    tables = [json.loads(t) for t in answers.values() if "ParquetPartsDataset" in t]
+    assert len(tables) == 9
+    assert all(table["stats"]["rows"] and table["stats"]["file_size"] for table in tables)
+    path = finished_project.as_posix().lstrip("/")
+    assert not [p for p, text in answers.items() if f"{path}/" in text]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+def test_a_browser_shows_every_pipeline_every_node_and_the_previews(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    configure_project("the_block_llm")
+    with sync_playwright() as playwright, served(site) as address:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("requestfailed", lambda request: wrong.append(request.url))
+
+        for name, pipeline in pipelines.items():
+            settle(page, f"{address}?pid={name}")
+            assert page.locator(".pipeline-list .dropdown__label").inner_text() == name
+            listed = page.locator(".node-list-row button[title]").all()
+            shown = {button.get_attribute("title") for button in listed}
+            datasets = {d for d in pipeline.datasets() if not d.startswith("params:")}
+            assert {node.name for node in pipeline.nodes} | datasets <= shown, name
+
+        settle(page, address)
+        for name, preview in PREVIEWS.items():
+            open_dataset(page, name)
+            page.locator(preview).first.wait_for()
+        browser.close()
+    assert wrong == []

@@ -1,0 +1,46 @@
+"""A run that asks for what does not exist ends with one line that says what does."""
+
+import pytest
+from kedro.framework.project import configure_project, pipelines
+from tests.builders.project import ROOT
+
+from the_block_llm.errors import ParameterError, TableError
+from the_block_llm.run_options import check_inputs, check_run_options
+
+configure_project("the_block_llm")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pipeline": "qlora"}, "--pipeline: there is no pipeline qlora. Did you mean qlora_train"),
+        ({"pipelines": ["export", "exprt"]}, "there is no pipeline exprt. Did you mean export?"),
+        ({"node_names": ["jugde"]}, "--nodes: there is no node jugde. Did you mean judge?"),
+        ({"pipeline": "export", "node_names": ["judge"]}, "there is no node judge"),
+        ({"from_nodes": ["x"]}, "--from-nodes: there is no node x"),
+        ({"to_outputs": ["commit"]}, "there is no dataset commit. Did you mean commits?"),
+        ({"tags": ["reports"]}, "--tags: there is no tag reports. Did you mean report?"),
+        ({"env": "tests"}, "--env: there is no environment tests. Did you mean test?"),
+    ],
+)
+def test_a_name_that_does_not_exist(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_run_options(options, ROOT)
+    assert message in str(caught.value)
+
+
+def test_names_that_exist_pass() -> None:
+    check_run_options(
+        {
+            "pipeline": None, "pipelines": ["git_ingest", "sequence_build"], "env": "test",
+            "node_names": ["pack_train"], "to_outputs": ["documents"], "tags": ["rows"],
+        },
+        ROOT,
+    )  # fmt: skip
+
+
+def test_a_part_that_needs_what_is_kept_nowhere_names_the_node_that_makes_it() -> None:
+    part = pipelines["behavioral_eval"].only_nodes("plan_probes")
+    with pytest.raises(TableError, match="--nodes=check_suites,plan_probes"):
+        check_inputs(part, ["repository", "snapshot_files"])
+    check_inputs(part, ["repository", "snapshot_files", "probe_suites"])
