@@ -60,7 +60,12 @@ def main() -> None:
     tokenizer = load_tokenizer(model_profile)
     torch.cuda.reset_peak_memory_stats(device)
     trainable = load_trainable(model_profile, 0, device, plan, tokenizer)
-    print(f"loading: peak {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB allocated")
+    peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    adapter = sum(p.numel() * p.element_size() for p in trainable.model.parameters())
+    print(
+        f"loading: peak {peak / 2**30:.2f} GiB, then {held / 2**30:.2f} GiB, "
+        f"{adapter / 2**30:.2f} GiB of it the adapter"
+    )
     rows = [
         {
             "input_ids": torch.randint(128_000, (asked.tokens,)).tolist(),

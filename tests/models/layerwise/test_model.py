@@ -35,6 +35,7 @@ SWITCHES = {
     "half of the layers streamed": replace(WHOLE, n_resident=1),
     "states in host memory": replace(WHOLE, activations="host"),
     "states on disk": replace(WHOLE, activations="disk"),
+    "weights unpacked once": replace(WHOLE, keep_unpacked=True),
     "states fetched when needed": replace(WHOLE, activations="host", prefetch_states=False),
     "all together": EngineSettings(
         n_layers=2,

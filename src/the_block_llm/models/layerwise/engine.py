@@ -38,6 +38,8 @@ class EngineSettings:
     """Positions whose logits exist together."""
     prefetch_states: bool
     """Whether the next layer's input is fetched while a layer computes."""
+    keep_unpacked: bool = False
+    """Whether going back a layer's weights are unpacked once, and stay so until it is done."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class LayerwiseDecoder:
         self._dropout = dropout
         self._rotary = rotary
         self._states = ActivationStore(settings.activations, self._device, disk_folder)
-        self._tiling = Tiling(settings.mlp_tokens, settings.head_groups)
+        self._tiling = Tiling(settings.mlp_tokens, settings.head_groups, settings.keep_unpacked)
         self._layers = [
             DecoderLayer(index, shape, parts.layers.layout, pairs, dropout)
             for index, pairs in enumerate(low_ranks)

@@ -43,6 +43,8 @@ class Tiling:
     """Tokens that go through the MLP together."""
     head_groups: int
     """Parts into which the heads are cut; divides the key-value heads."""
+    keep_unpacked: bool
+    """Going back, unpack each weight once and not twice."""
 
 
 @dataclass
@@ -136,10 +138,11 @@ class DecoderLayer:
         middle = attended.take_middle()
         if not in_one:
             del x
-        work.drop("qkv", "out")
+        if not tiling.keep_unpacked:
+            work.drop("qkv", "out")
         parts = list(_tiles(slope.shape[0], tiling.mlp_tokens))
         # Unpacking again costs less than a tile, and saves half the room for weights.
-        frugal = len(parts) == 1
+        frugal = len(parts) == 1 and not tiling.keep_unpacked
         for part in parts:
             self._mlp_backward(middle[part], slope[part], part.start, work, batch, frugal)
         del middle

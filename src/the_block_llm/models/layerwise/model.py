@@ -92,9 +92,6 @@ def load_layerwise_model(
         start = start_rows(added_tokens, tokenizer, *matrices, profile.name)
         del matrices
     model = attach_adapter(_hollow_model(config), profile, seed, start)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(device, adapter_dtype)
     rows = active_token_rows(model)
     added = None if rows is None else AddedTokens(rows, shape.vocabulary)
     rotary = model.get_base_model().get_decoder().rotary_emb.to(device)
@@ -113,6 +110,10 @@ def load_layerwise_model(
         rotary,
         dtype,
     )
+    # Last: while weights are loaded and quantised, nothing else needs to be there.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(device, adapter_dtype)
     _answer_with(engine, model.get_base_model())
     model.layerwise = engine
     return model

@@ -144,7 +144,9 @@ def _mlp_phase(size: TrainingSize, settings: EngineSettings, tokens: int) -> int
     # Normed input and its gradient, inner projection, activation and its gradient.
     per_token = 2 * (2 * shape.hidden + (inner + 2) * shape.intermediate)
     unpacked = (
-        max(weights["inner"], weights["outer"])
+        sum(weights.values())
+        if settings.keep_unpacked
+        else max(weights["inner"], weights["outer"])
         if tile == tokens
         else weights["inner"] + weights["outer"]
     )

@@ -62,6 +62,8 @@ class MemoryPlan:
         ]
         if settings.head_groups > 1:
             parts.append(f"heads in {settings.head_groups} groups")
+        if settings.keep_unpacked:
+            parts.append("weights unpacked once going back")
         if self.adapter_dtype is torch.bfloat16:
             parts.append("adapter in bfloat16")
         return ", ".join(parts)
@@ -136,9 +138,10 @@ def _candidates(
         "auto": sorted({n_layers * part // 8 for part in range(9)}),
     }[layers]
     groups = [n for n in _divisors(shape.n_kv_heads) if shape.n_heads % n == 0]
-    for together, n_resident, head, parts, mlp, states, ahead in product(
-        rows, resident, (True, False), groups, (8192, 4096, 2048, 1024), placements, (True, False)
-    ):
+    for together, n_resident, head, parts, mlp, states, ahead, kept in product(
+        rows, resident, (True, False), groups, (8192, 4096, 2048, 1024), placements,
+        (True, False), (True, False),
+    ):  # fmt: skip
         tokens = together * size.row_tokens
         if mlp > max(1024, 2 * tokens) or (states == "device" and not ahead):
             continue
@@ -153,6 +156,7 @@ def _candidates(
                 head_groups=parts,
                 loss_positions=min(1024, max(128, tokens // 8)),
                 prefetch_states=ahead,
+                keep_unpacked=kept,
             ),
         )
 

@@ -14,6 +14,8 @@ _DISK_BYTES: Final = 1e9
 # Kernel launches of one layer, forward and backward, and what each costs the host.
 _LAUNCHES: Final = 130
 _LAUNCH_SECONDS: Final = 9e-6
+# Of the memory's rate, what unpacking 4-bit weights reaches.
+_UNPACKING_RATE: Final = 0.6
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def seconds_per_step(
         products = 1.03 * (products + 2 * tokens * shape.hidden * 1.5 * queries)
     if settings.mlp_tokens < tokens:
         products *= 1 + 0.02 * 2048 / settings.mlp_tokens
-    unpacking = 3 * 2.5 * weights / rates.memory_bytes
+    # Forward and back; the weights that are dropped in between once more.
+    visits = 2.0 if settings.keep_unpacked else 3.0 if settings.mlp_tokens >= tokens else 2.2
+    unpacking = visits * 2.5 * weights / (_UNPACKING_RATE * rates.memory_bytes)
     passes = 12 * 2 * tokens * shape.intermediate / rates.memory_bytes
     busy = (products + attention) / rates.matmul_flops + unpacking + passes
     layer = max(busy, _LAUNCHES * _LAUNCH_SECONDS)

@@ -24,13 +24,14 @@ def _unpack_nf4(
     quantised = tl.load(scales + scale_index, mask=inside, other=0).to(tl.int32)
     nested = tl.load(nested_scales + scale_index // 256, mask=inside, other=0.0)
     scale = tl.load(nested_code + quantised, mask=inside, other=0.0) * nested + tl.load(offset)
-    first = _nf4(pair >> 4) * scale
-    second = _nf4(pair & 15) * scale
-    element = index * 2
+    first = (_nf4(pair >> 4) * scale).to(out.dtype.element_ty)
+    second = (_nf4(pair & 15) * scale).to(out.dtype.element_ty)
+    # Neighbours side by side before they are stored: every other element at a time would write
+    # each line of memory twice.
+    element = tl.program_id(0).to(tl.int64) * (2 * block) + tl.arange(0, 2 * block)
     row = element // in_features
     target = out + row * row_stride + (element - row * in_features)
-    tl.store(target, first.to(out.dtype.element_ty), mask=inside)
-    tl.store(target + 1, second.to(out.dtype.element_ty), mask=inside)
+    tl.store(target, tl.interleave(first, second), mask=element < 2 * n_bytes)
 
 
 @triton.jit
