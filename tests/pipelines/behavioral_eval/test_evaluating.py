@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -134,25 +133,3 @@ def test_lists_may_come_as_words_from_the_command_line(params):
     read = type(params).model_validate(given)
     assert read.suites == ("general", "blockchain")
     assert read.arms == ("base", "tuned")
-
-
-def test_a_further_adapter_reads_no_tokens_that_only_the_evaluated_one_has(
-    evaluated, profiles, material, params, subject
-):
-    [further] = find_further_models([FIRST], evaluated, profiles)
-    _, plain = evaluate_further(subject, further, material, params)
-    marked = [
-        (
-            number,
-            {
-                **row,
-                "input_ids": [row["input_ids"][0], 260, *row["input_ids"][1:]],
-                "labels_mask": [True, False, *row["labels_mask"][1:]],
-                "segment_lengths": [row["segment_lengths"][0] + 1],
-            },
-        )
-        for number, row in material.rows
-    ]
-    with_marks = replace(material, rows=marked, added_ids=frozenset({260}))
-    _, found = evaluate_further(subject, further, with_marks, params)
-    assert [row["value"] for row in found] == pytest.approx([row["value"] for row in plain])

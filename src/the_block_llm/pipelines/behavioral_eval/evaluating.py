@@ -24,7 +24,7 @@ from the_block_llm.pipelines.behavioral_eval.general_ability import (
     general_questions,
     general_texts,
 )
-from the_block_llm.pipelines.behavioral_eval.held_out import Source, without_tokens
+from the_block_llm.pipelines.behavioral_eval.held_out import Source
 from the_block_llm.pipelines.behavioral_eval.measuring import (
     measure_general_text,
     measure_held_out,
@@ -50,8 +50,6 @@ class Material:
     sources: dict[str, Source]
     items: Sequence[ChoiceItem]
     index: PassageIndex
-    added_ids: frozenset[int] = frozenset()
-    """Tokens in ``rows`` that the evaluated adapter has beside its base."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +185,7 @@ def evaluate_further(
         )
     scores: Rows = []
     if model.same_tokens:
-        lacking = material.added_ids - subject.added_ids
-        rows = [(number, without_tokens(row, lacking)) for number, row in material.rows]
-        scores += measure_held_out(subject, rows, material.sources, arms, folder)
+        scores += measure_held_out(subject, material.rows, material.sources, arms, folder)
     scores += measure_tasks(subject, material.items, arms, budget, nothing, folder)
     scores += _general_ability(subject, arms, budget, folder)
     for row in (*answers, *scores):

@@ -103,7 +103,6 @@ def evaluate_arms(
         rows=rows,
         sources=held_out_sources(documents, rows, familiar),
         items=mark_familiar(items, familiar),
-        added_ids=frozenset(adapter.added_tokens.values()),
         index=PassageIndex(passages if any(map(retrieves, params.arms)) else []),
     )
     profile = resolve_profile(models, model)
