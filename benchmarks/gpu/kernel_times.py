@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/kernel_times.py MODEL [--rows 8] [--tokens 1024] [--cap 7.0]
 
-MODEL is a folder made by random_llama.py. Forward and backward of one micro-batch through the
+MODEL is a folder made by random_llama.py, or of any Llama with its tokenizer. Forward and backward of one micro-batch through the
 layerwise engine, on the plan that the preflight would choose.
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
     )
     rows = [
         {
-            "input_ids": torch.randint(128_000, (asked.tokens,)).tolist(),
+            "input_ids": torch.randint(len(tokenizer), (asked.tokens,)).tolist(),
             "labels_mask": [True] * asked.tokens,
             "segment_lengths": [asked.tokens],
         }

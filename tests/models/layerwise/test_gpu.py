@@ -13,6 +13,7 @@ from tests.models.layerwise.small_models import WHOLE
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.layerwise.kernels import add_dropped, dropped
 from the_block_llm.models.layerwise.model import load_layerwise_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
@@ -243,3 +244,24 @@ def test_a_hundred_steps_end_where_those_of_transformers_end(
     )
     assert expected < 0.9 * before
     assert ours == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 63), (300, 576), (2100, 4096), (33, 14_336)])
+def test_dropout_falls_the_same_both_ways(shape: tuple[int, int]) -> None:
+    n_rows, width = shape
+    wide = torch.randn(n_rows, width + 24, device=GPU, dtype=torch.bfloat16)
+    x = wide[:, :width]
+    kept = dropped(torch.ones_like(x), 0.05, 2**40 + 7)
+    assert torch.equal(dropped(x, 0.05, 2**40 + 7), (x.float() * (kept > 0) / 0.95).bfloat16())
+    into = torch.randn_like(wide)[:, 8 : 8 + width]
+    wanted = (into.float() + x.float() * (kept > 0) / 0.95).bfloat16()
+    add_dropped(into, x, 0.05, 2**40 + 7)
+    torch.testing.assert_close(into, wanted, rtol=0.01, atol=0.02)
+    if x.numel() > 100_000:
+        share = float((kept > 0).float().mean())
+        assert abs(share - 0.95) < 5 * (0.05 * 0.95 / x.numel()) ** 0.5 + 1 / 65_536
+        other = dropped(torch.ones_like(x), 0.05, 2**40 + 8)
+        both = float(((kept == 0) & (other == 0)).float().mean())
+        assert abs(both - 0.0025) < 5e-4
+        columns = (kept > 0).float().mean(0)
+        assert float((columns - 0.95).abs().max()) < 7 * (0.05 * 0.95 / n_rows) ** 0.5

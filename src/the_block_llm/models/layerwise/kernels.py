@@ -213,8 +213,25 @@ def gather_rows(table: torch.Tensor, ids: torch.Tensor, dtype: torch.dtype) -> t
     return table[ids.to(table.device)].to(ids.device, dtype)
 
 
-def dropout_mask(like: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
-    """The mask of inverted dropout, 0 or 1 / (1 - p); the same again for the same seed."""
+def dropped(x: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
+    """``x`` with inverted dropout; the same numbers fall again for the same seed and shape."""
+    if _fused(x):
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        triton_kernels.drop(x, out, probability, seed, add=False)
+        return out
+    return x * _dropout_mask(x, probability, seed)
+
+
+def add_dropped(into: torch.Tensor, value: torch.Tensor, probability: float, seed: int) -> None:
+    """Add ``value`` to ``into`` where :func:`dropped` of the same seed and shape keeps it."""
+    if _fused(value):
+        triton_kernels.drop(value, into, probability, seed, add=True)
+        return
+    into.add_(value * _dropout_mask(value, probability, seed))
+
+
+def _dropout_mask(like: torch.Tensor, probability: float, seed: int) -> torch.Tensor:
+    """0 or 1 / (1 - p)."""
     generator = torch.Generator(device=like.device)
     generator.manual_seed(seed)
     mask = torch.empty_like(like, memory_format=torch.contiguous_format)

@@ -11,10 +11,10 @@ from typing import Final
 
 import torch
 
-from the_block_llm.models.layerwise.kernels import PackedLinear, dropout_mask
+from the_block_llm.models.layerwise.kernels import PackedLinear, add_dropped, dropped
 
-# Tokens to which one mask of dropout is applied at a time; also the mask's own unit.
-_DROPOUT_TOKENS: Final = 2048
+# Numbers that one seed of dropout serves: 56 MiB in 16 bits.
+_DROPOUT_ELEMENTS: Final = 28 * 2**20
 # Matrix products want rows of 16 bytes.
 _COLUMN_MULTIPLE: Final = 8
 
@@ -131,12 +131,12 @@ class Projection:
         if not self.n_columns:
             return
         down = self.down_matrix(x)[:, inputs]
-        for part, mask in self._masked(x, seed):
-            values = (x[part] if mask is None else x[part] * mask) @ down.T
+        for part, own in self._parts(x, seed):
+            values = x[part] if own is None else dropped(x[part], self.dropout, own)
             if add:
-                columns[part].add_(values)
+                columns[part].addmm_(values, down.T)
             else:
-                columns[part].copy_(values)
+                torch.mm(values, down.T, out=columns[part])
 
     def low_rank_up_backward(
         self, slope: torch.Tensor, columns: torch.Tensor, rows: dict[str, tuple[slice, slice]]
@@ -174,25 +174,24 @@ class Projection:
             return
         down = self.down_matrix(x)[:, inputs]
         total = torch.zeros(down.shape, dtype=torch.float32, device=down.device)
-        for part, mask in self._masked(x, seed):
+        for part, own in self._parts(x, seed):
             slope = column_slope[part]
-            if mask is None:
+            if own is None:
                 total.add_(slope.T @ x[part])
                 into[part].addmm_(slope, down)
             else:
-                total.add_(slope.T @ (x[part] * mask))
-                into[part].add_((slope @ down) * mask)
+                total.add_(slope.T @ dropped(x[part], self.dropout, own))
+                add_dropped(into[part], slope @ down, self.dropout, own)
         for name, pair in self._pairs:
             pair.down_slope[:, inputs].add_(total[self._columns[name]])
 
-    def _masked(
-        self, x: torch.Tensor, seed: int | None
-    ) -> Iterator[tuple[slice, torch.Tensor | None]]:
-        """Runs of tokens and their masks, which are the same again for the same seed."""
+    def _parts(self, x: torch.Tensor, seed: int | None) -> Iterator[tuple[slice, int | None]]:
+        """Runs of tokens, and each one's own seed where there is dropout."""
         n_tokens = x.shape[0]
         if seed is None or not self.dropout:
             yield slice(0, n_tokens), None
             return
-        for number, start in enumerate(range(0, n_tokens, _DROPOUT_TOKENS)):
-            part = slice(start, start + _DROPOUT_TOKENS)
-            yield part, dropout_mask(x[part], self.dropout, seed + number)
+        # A copy of the input stands beside it meanwhile, so wide inputs go in shorter runs.
+        size = max(1, _DROPOUT_ELEMENTS // x.shape[1])
+        for number, start in enumerate(range(0, n_tokens, size)):
+            yield slice(start, start + size), seed + number

@@ -250,3 +250,47 @@ def gather_rows(table: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> No
     """See :func:`kernels.gather_rows`; ``table`` is pinned and read over the bus."""
     width: Any = table.shape[1]
     _gather_rows[(ids.shape[0],)](table, ids, out, width, 1024, num_warps=4)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _drop(x, out, x_stride, out_stride, width, least, scale, seed,
+          add: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0)
+    part = tl.program_id(1)
+    column = tl.arange(0, block)
+    # 128 random bits a counter are eight numbers of 16 bits, for eight runs of columns: whether
+    # one falls needs no more, and Philox (Salmon et al. 2011) costs more than the memory does.
+    counter = (row * tl.num_programs(1) + part) * block + column
+    w0, w1, w2, w3 = tl.randint4x(seed, counter)
+    for run in tl.static_range(8):
+        if run < 2:
+            word = w0
+        elif run < 4:
+            word = w1
+        elif run < 6:
+            word = w2
+        else:
+            word = w3
+        bits = (word >> (16 * (run % 2))) & 0xFFFF
+        place = (part * 8 + run) * block + column
+        inside = place < width
+        values = tl.load(x + row.to(tl.int64) * x_stride + place, mask=inside, other=0.0)
+        values = tl.where(bits >= least, values.to(tl.float32) * scale, 0.0)
+        target = out + row.to(tl.int64) * out_stride + place
+        if add:
+            values += tl.load(target, mask=inside, other=0.0).to(tl.float32)
+        tl.store(target, values.to(out.dtype.element_ty), mask=inside)
+
+
+def drop(x: torch.Tensor, out: torch.Tensor, probability: float, seed: int, add: bool) -> None:
+    """See :func:`kernels.dropped` and :func:`kernels.add_dropped`.
+
+    The probability is rounded to 1/65,536.
+    """
+    n_rows, width = x.shape
+    block = min(256, max(64, triton.next_power_of_2(triton.cdiv(width, 8))))
+    _drop[(n_rows, triton.cdiv(width, 8 * block))](
+        x, out, x.stride(0), out.stride(0), width, round(probability * 65_536),
+        1 / (1 - probability), seed, add, block,
+        num_warps=block // 64,
+    )  # fmt: skip
