@@ -24,7 +24,7 @@ from the_block_llm.models.token_rows import (
 )
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
-_CHUNK_POSITIONS: Final = 256
+CHUNK_POSITIONS: Final = 256
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
@@ -48,8 +48,8 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(states) if with_gradient else None
         own = None if rows is None else rows.to(weight.dtype)
         own_gradient = None if own is None else torch.zeros_like(own, dtype=torch.float32)
-        for start in range(0, states.shape[0], _CHUNK_POSITIONS):
-            chunk = slice(start, start + _CHUNK_POSITIONS)
+        for start in range(0, states.shape[0], CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
             logits = functional.linear(states[chunk], weight)
             if own is not None:
                 logits = widened_logits(logits, functional.linear(states[chunk], own), first_id)
@@ -82,6 +82,30 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         return ctx.gradient * outputs[0], None, None, own, None
 
 
+def summed_cross_entropy(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    added: TokenRows | None = None,
+) -> torch.Tensor:
+    """Sum of ``-ln p(target)``, a float32 scalar.
+
+    Args:
+        states: Before the head, ``(n, hidden)``.
+        weight: Of the frozen head, ``(vocabulary, hidden)``.
+        targets: ``(n,)``.
+        added: Trained rows of added tokens.
+    """
+    total: torch.Tensor = _FrozenHeadCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        states,
+        weight,
+        targets,
+        None if added is None else added.head,
+        0 if added is None else added.first_id,
+    )
+    return total
+
+
 def target_loss(
     states: torch.Tensor,
     weight: torch.Tensor,
@@ -106,13 +130,7 @@ def target_loss(
     following = labels[:, 1:]
     counted = following != IGNORED_LABEL
     targets = following[counted]
-    total: torch.Tensor = _FrozenHeadCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states[:, :-1][counted],
-        weight,
-        targets,
-        None if added is None else added.head,
-        0 if added is None else added.first_id,
-    )
+    total = summed_cross_entropy(states[:, :-1][counted], weight, targets, added)
     divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, torch.Tensor):
         divisor = divisor.to(total.device)

@@ -24,6 +24,7 @@ from the_block_llm.models.layerwise.step_time import measure_rates
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.loading import compute_dtype, load_base_model
 from the_block_llm.models.loss import compute_loss_in_chunks
+from the_block_llm.models.plain_needs import PlainPlan, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import collate_flat_rows, collate_rows
 from the_block_llm.models.sharding import shard_frozen_layers
@@ -95,7 +96,8 @@ def plan_memory(
     limits: MemoryLimits,
     n_processes: int = 1,
     n_added_tokens: int = 0,
-) -> MemoryPlan | None:
+    wanted_rows: int = 1,
+) -> MemoryPlan | PlainPlan | None:
     """The fastest way to train within the limits.
 
     Args:
@@ -106,29 +108,35 @@ def plan_memory(
         limits: What may be used.
         n_processes: Processes that share a step and this host.
         n_added_tokens: Tokens whose vectors are trained as well.
+        wanted_rows: Most rows that go together in plain training on a CPU.
 
     Returns:
-        None where the model is trained the plain way: on a CPU, unless the engine is asked for;
-        where the architecture is not known to the layerwise engine; on request, and where
-        layers are sharded.
+        A plain plan where a CPU trains the plain way: unless the layerwise engine is asked for.
+        None where a GPU does, on request or since the architecture is not known to the
+        layerwise engine, and where layers are sharded: such runs are not planned.
 
     Raises:
         MemoryPlanError: Nothing fits; the message says what would.
         ParameterError: The layerwise engine is asked for where it cannot serve.
     """
-    if limits.engine == "plain" or limits.layers == "sharded":
+    if limits.layers == "sharded":
         return None
-    shape = read_shape(profile)
+    on_cpu = device.type == "cpu"
+    host = host_budget(limits.host_gib) // n_processes
+    plain = limits.engine == "plain" or (on_cpu and limits.engine == "auto")
+    shape = None if plain else read_shape(profile)
     if shape is None:
         if limits.engine == "layerwise":
             raise ParameterError(
                 f"qlora_train.engine: layerwise does not know the architecture of {profile.name}. "
                 "Use auto or plain."
             )
-        return None
-    on_cpu = device.type == "cpu"
-    if on_cpu and limits.engine == "auto":
-        return None
+        if not on_cpu:
+            return None
+        return plan_plain(
+            profile, row_tokens, effective_rows // n_processes, wanted_rows, host,
+            limits.micro_batch_rows, n_processes, n_added_tokens,
+        )  # fmt: skip
     targets = profile.lora.target_modules
     names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
     size = TrainingSize(
@@ -142,7 +150,6 @@ def plan_memory(
     )
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    host = host_budget(limits.host_gib) // n_processes
     return plan_training(
         size,
         host if on_cpu else device_budget(device, limits.device_gib),
@@ -183,7 +190,7 @@ def load_trainable(
     profile: ModelProfile,
     seed: int,
     device: torch.device,
-    plan: MemoryPlan | None,
+    plan: MemoryPlan | PlainPlan | None,
     tokenizer: PreTrainedTokenizerBase,
     added_tokens: Mapping[str, int] = MappingProxyType({}),
     *,
@@ -195,7 +202,7 @@ def load_trainable(
         profile: Which model.
         seed: Of the adapter's first factor.
         device: Where to.
-        plan: How; none: the plain way.
+        plan: How; a plain one, or none: the plain way.
         tokenizer: Of the profile.
         added_tokens: Ids by token of those whose vectors are trained as well.
         sharded: Whether each of several processes keeps a share of the frozen layers.
@@ -204,7 +211,7 @@ def load_trainable(
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: The base weights cannot be had.
     """
-    if plan is None:
+    if not isinstance(plan, MemoryPlan):
         if sharded:
             # On the CPU first: the whole need not fit where the share will lie.
             dtype = compute_dtype(device)

@@ -32,7 +32,7 @@ def test_it_learns_what_plain_training_learns(
     outcome: TrainingOutcome, base: Path, tmp_path: Path
 ) -> None:
     plain, ours = trained(marked_job(base, tmp_path, dropout=0.0)), outcome.metrics
-    assert plain["memory_plan"] is None
+    assert "plain engine" in plain["memory_plan"]
     assert "all layers resident" in ours["memory_plan"]
     assert losses(ours) == pytest.approx(losses(plain), rel=1e-5)
     assert ours["validation_loss_after"] == pytest.approx(plain["validation_loss_after"], rel=1e-5)

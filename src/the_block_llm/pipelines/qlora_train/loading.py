@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.plain_needs import PlainPlan
 from the_block_llm.models.sharding import kept_bytes
 from the_block_llm.models.trainable import Trainable, hold_to_cap, load_trainable, plan_memory
 from the_block_llm.pipelines.qlora_train import ranks
@@ -17,7 +18,7 @@ from the_block_llm.pipelines.qlora_train.speed_probe import Speed, measure_speed
 _log = logging.getLogger(__name__)
 
 
-def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | None]:
+def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | PlainPlan | None]:
     """How the run will use memory, and the job with the micro-batch of that plan.
 
     Raises:
@@ -35,6 +36,7 @@ def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan |
             job.limits,
             job.n_processes,
             len(job.added_tokens),
+            job.values.micro_batch_rows,
         )
     )
     if plan is None:
@@ -44,7 +46,7 @@ def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan |
 
 
 def load_model(
-    job: TrainingJob, plan: MemoryPlan | None, tokenizer: PreTrainedTokenizerFast
+    job: TrainingJob, plan: MemoryPlan | PlainPlan | None, tokenizer: PreTrainedTokenizerFast
 ) -> Trainable:
     """The job's base in 4 bits, with a fresh adapter.
 
@@ -69,7 +71,7 @@ def load_model(
     return trainable
 
 
-def measure(job: TrainingJob, plan: MemoryPlan | None, data: RunData) -> Speed:
+def measure(job: TrainingJob, plan: MemoryPlan | PlainPlan | None, data: RunData) -> Speed:
     """Load the model, time real passes over the longest rows, and let go of it."""
     trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
     return measure_speed(trainable, data.train, job.values.micro_batch_rows, ranks.local_device())

@@ -2,9 +2,18 @@
 
 import platform
 import resource
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 import psutil
 import torch
+
+from the_block_llm.models.plain_needs import resident_bytes
+
+# Of Linux: what a process holds and has held, and how it is told to count anew.
+_STATUS: Final = Path("/proc/self/status")
+_FORGET: Final = Path("/proc/self/clear_refs")
 
 
 def memory_gib(device: torch.device) -> float:
@@ -16,11 +25,28 @@ def memory_gib(device: torch.device) -> float:
     return most
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let :func:`peak_memory_gib` count from now on, where the system can do that.
+
+    Peaks of earlier stages, and of loading, are not training's.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    resident_bytes()  # gives back what loading has let go
+    # Where this may not be written, the peak stays that of the whole process.
+    with suppress(OSError):
+        _FORGET.write_text("5", encoding="ascii")
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory this process has held: allocated by torch on a GPU, resident on the CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
-    # Kilobytes on Linux, bytes on macOS.
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
+    # Kilobytes elsewhere, bytes on macOS.
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

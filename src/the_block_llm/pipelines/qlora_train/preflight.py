@@ -9,7 +9,9 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from the_block_llm.models.layerwise.plan import MemoryPlan
 from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.plain_needs import PlainPlan, keep_heap_tight
 from the_block_llm.models.trainable import (
     device_budget,
     host_budget,
@@ -40,6 +42,7 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         TooLittleDataError: There is no row with a target.
     """
     let_memory_grow_in_place()
+    keep_heap_tight()
     data = read_rows(job)
     device = ranks.local_device()
     job, memory = plan_for(job, data)
@@ -60,7 +63,7 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         "disk_free_bytes": disk.free_bytes,
         "memory_plan": None if memory is None else memory.describe(),
         "memory_items_bytes": None if memory is None else memory.device_items,
-        "memory_free_bytes": None if memory is None else _free_bytes(device, job.limits),
+        "memory_free_bytes": (None if memory is None else _free_bytes(memory, device, job.limits)),
         "host_memory_bytes": None if memory is None else memory.host_bytes,
         "speed": None if speed is None else asdict(speed),
         "expected_seconds": None if speed is None else expected_seconds(data, job, speed),
@@ -70,10 +73,12 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
     return report
 
 
-def _free_bytes(device: torch.device, limits: MemoryLimits) -> int:
+def _free_bytes(memory: MemoryPlan | PlainPlan, device: torch.device, limits: MemoryLimits) -> int:
     if device.type == "cuda":
         return device_budget(device, limits.device_gib)
-    return host_budget(limits.host_gib)
+    # What the process holds is in a plain plan's items, and is not free any more.
+    held = memory.process_bytes if isinstance(memory, PlainPlan) else 0
+    return host_budget(limits.host_gib) + held
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -145,5 +150,9 @@ def _memory_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             f"{sum(items.values()) / 2**30:.2f} of {report['memory_free_bytes'] / 2**30:.2f} GiB",
         ),
         *lines,
-        ("host memory", f"{report['host_memory_bytes'] / 2**30:.1f} GiB"),
+        *(
+            [("host memory", f"{report['host_memory_bytes'] / 2**30:.1f} GiB")]
+            if report["host_memory_bytes"]
+            else []
+        ),
     ]

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.plain_needs import PlainPlan
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan
 from the_block_llm.pipelines.qlora_train.history import (
     best_validation,
@@ -33,7 +34,7 @@ def run_metrics(
     device: torch.device,
     resumed_from: str | None,
     stopped_early: bool,
-    memory: MemoryPlan | None,
+    memory: MemoryPlan | PlainPlan | None,
 ) -> dict[str, Any]:
     """Every figure of a finished run, as in ``training_metrics.json``.
 
@@ -67,10 +68,10 @@ def run_metrics(
         "tokens_per_second": round(tokens / step_seconds, 1),
         "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
         "memory_plan": None if memory is None else memory.describe(),
-        # On a CPU what is measured is the whole process, libraries and all.
+        # On a CPU the whole process is measured, which a layerwise plan does not count.
         "predicted_peak_gib": (
             None
-            if memory is None or device.type == "cpu"
+            if memory is None or (device.type == "cpu" and isinstance(memory, MemoryPlan))
             else round(memory.device_bytes / 2**30, 3)
         ),
         "memory_cap_gib": job.limits.device_gib if device.type == "cuda" else None,

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from peft import set_peft_model_state_dict
 from pydantic import BaseModel
 from safetensors.torch import load_file
@@ -16,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from the_block_llm.errors import TrainingError
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.plain_needs import PlainPlan, keep_heap_tight
 from the_block_llm.models.trainable import let_memory_grow_in_place
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.arguments import micro_batch_rows, training_arguments
@@ -27,7 +27,7 @@ from the_block_llm.pipelines.qlora_train.finished_adapter import (
 from the_block_llm.pipelines.qlora_train.history import best_validation, validations_since_best
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loading import load_model, plan_for
-from the_block_llm.pipelines.qlora_train.measuring import spoken_duration
+from the_block_llm.pipelines.qlora_train.measuring import forget_peak, spoken_duration
 from the_block_llm.pipelines.qlora_train.out_of_memory import (
     free_memory,
     is_out_of_memory,
@@ -76,6 +76,7 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
         ModelUnavailableError: The base weights cannot be had.
     """
     let_memory_grow_in_place()
+    keep_heap_tight()
     ranks.join_processes()
     data = read_rows(job)
     reports = ranks.from_first(None if job.start_anew else finished_reports(job))
@@ -119,7 +120,7 @@ class _Run:
         self,
         job: TrainingJob,
         data: RunData,
-        memory: MemoryPlan | None,
+        memory: MemoryPlan | PlainPlan | None,
         run: RunFolder,
         show_progress: ShowProgress,
     ) -> None:
@@ -140,8 +141,7 @@ class _Run:
         began_from = None if latest is None else latest.name
         if began_from is not None:
             _log.info("Resuming the run that was cut off, from %s", began_from)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        forget_peak(self._device)
         expected = self._say_how_long() if latest is None else None
         with self._show_progress("training", self._data.plan.steps) as bar:
             while True:

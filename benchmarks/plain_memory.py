@@ -1,0 +1,79 @@
+"""Plain training on a CPU: the peak that is foretold beside the one measured.
+
+python benchmarks/plain_memory.py FOLDER --rows 1x256 2x256 1x512 2x512
+
+FOLDER holds the weights of SmolLM2-135M, as `kedro run` leaves them in
+data/06_models/base/smollm2-135m. Each line is one forward and backward pass and one step of the
+optimizer, in a process of its own, after loading; Linux only.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.plain_needs import keep_heap_tight, plan_plain
+from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.models.trainable import load_trainable
+from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
+from the_block_llm.pipelines.qlora_train.measuring import forget_peak, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.out_of_memory import trainable_tensors
+
+PROFILES = Path(__file__).parents[1] / "conf/base/parameters_models.yml"
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Print the table, or measure one line of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", nargs="+", default=["1x256", "2x256", "1x512", "2x512"])
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        measure(given.folder, *(int(n) for n in given.rows[0].split("x")))
+        return
+    print("rows x tokens   foretold GiB   measured GiB   ratio", flush=True)
+    for size in given.rows:
+        command = [sys.executable, __file__, str(given.folder), "--rows", size, "--one"]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def measure(folder: Path, rows: int, row_tokens: int) -> None:
+    """Plan, load, make one step, and print a line."""
+    values = yaml.safe_load(PROFILES.read_text(encoding="utf-8"))["models"]["smollm2-135m"]
+    profile = ModelProfile.model_validate({**values, "name": "smollm2-135m", "folder": str(folder)})
+    keep_heap_tight()
+    plan = plan_plain(profile, row_tokens, rows, rows, 2**50)
+    assert plan is not None
+    trainable = load_trainable(profile, 42, CPU, plan, load_tokenizer(profile))
+    model = trainable.model.train()
+    keep_differentiable(model)
+    untrained = trainable_tensors(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    packed = [
+        {
+            "input_ids": torch.randint(0, 49_152, (row_tokens,), generator=generator).tolist(),
+            "labels_mask": [True] * row_tokens,
+            "segment_lengths": [row_tokens // 3, row_tokens - row_tokens // 3],
+        }
+        for _ in range(rows)
+    ]
+    forget_peak(CPU)
+    for _ in range(2):
+        model(**trainable.collate(packed)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    foretold, measured = plan.device_bytes / 2**30, peak_memory_gib(CPU)
+    size = f"{rows}x{row_tokens}"
+    print(f"{size:<16}{foretold:<15.3f}{measured:<15.3f}{foretold / measured:.3f}", flush=True)
+    del untrained
+
+
+if __name__ == "__main__":
+    main()
