@@ -13,9 +13,10 @@ from tests.builders.project import copy_project
 from tests.builders.tiny_llama import save_tiny_llama
 from tests.pipelines.qlora_train.jobs import TEXT, change, row, save_rows, trace, trained
 
-from the_block_llm.errors import AdapterTargetError, StorageError
+from the_block_llm.errors import AdapterTargetError, MemoryPlanError, StorageError
 from the_block_llm.models.adapter_manifest import list_adapters
 from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.pipelines.qlora_train import disk_space, training
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -40,6 +41,26 @@ def test_the_report_holds_what_the_run_then_does(
     shown = capsys.readouterr().out
     assert "16 of up to 70 tokens" in shown
     assert "about" in shown
+    items = report["memory_items_bytes"]
+    assert items["optimizer"] == 8 * trained, "two moments in float32"
+    assert sum(items.values()) < report["memory_free_bytes"]
+    assert "plain engine, 1 row at a time" in shown
+    assert "this process before" in shown
+
+
+def test_what_would_not_fit_a_cpu_is_refused_before_any_weight_is_read(job: TrainingJob) -> None:
+    tight = MemoryLimits(host_gib=0.001)
+    with pytest.raises(MemoryPlanError, match=r"rows of 70 tokens needs 0\.\d+ GiB.*0\.00 GiB"):
+        preflight(change(job, limits=tight), with_speed=False)
+    with pytest.raises(MemoryPlanError):
+        trained(change(job, limits=tight))
+
+
+def test_the_foretold_peak_stands_beside_the_measured_one(job: TrainingJob) -> None:
+    metrics = trained(change(job, max_steps=2, micro_batch_rows=2))
+    assert "2 rows at a time" in metrics["memory_plan"]
+    # Most of it is this process; tests/models/test_plain_needs.py looks at what a pass adds.
+    assert metrics["predicted_peak_gib"] == pytest.approx(metrics["peak_memory_gib"], rel=0.1)
 
 
 def test_wrong_targets_are_named_before_any_weight_is_read(
