@@ -4,14 +4,18 @@ Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalo
 """
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConfigLoader
 from kedro.utils import find_kedro_project
 from omegaconf import OmegaConf
 
+from the_block_llm.datasets.object_store import Place, place
+from the_block_llm.datasets.params import StorageParams
+from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
 
@@ -24,11 +28,13 @@ LOADER_ARGS: Final[dict[str, Any]] = {
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader with two resolvers of this project.
+    """Kedro's loader with three resolvers of this project.
 
     ``${chosen:model}`` is the name under which the chosen profile keeps its data,
-    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone), and
-    ``${project_path:data/x}`` an absolute path, the same from whichever folder one starts.
+    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone),
+    ``${chosen:credentials}`` the entry that ``storage`` names, ``${stored:x}`` a place in the
+    folder of ``storage``, and ``${project_path:data/x}`` an absolute path, the same from
+    whichever folder one starts.
     """
 
     def __init__(self, conf_source: str, *args: Any, **options: Any) -> None:
@@ -40,14 +46,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # The loader resolves every file anew each time it is asked, a tenth of a second for each
         # dataset; what is chosen does not change while it lives.
         @cache
-        def chosen(name: str) -> str:
+        def chosen(name: str) -> str | None:
             parameters = self["parameters"]
             if name == "corpus":
                 only = (parameters.get("sequence_build") or {}).get("only_repository")
                 model = profile_name(str(parameters["model"]))
                 return f"{model}@{only}" if only else model
+            if name == "credentials":
+                return _storage(parameters).credentials
             value = str(parameters[name])
             return profile_name(value) if name == "model" else value
+
+        def stored(relative: str) -> str:
+            return f"{_storage(self['parameters']).folder.rstrip('/')}/{relative}"
 
         def project_path(relative: str) -> str:
             return str(project / relative)
@@ -55,6 +66,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         super().__init__(conf_source, *args, **options)
         # Not through custom_resolvers: a second loader in one process would get the first's.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
+        OmegaConf.register_new_resolver("stored", stored, replace=True)
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
 
 
@@ -68,6 +80,34 @@ def config_loader(
         runtime_params=params or {},
         **LOADER_ARGS,
     )
+
+
+def _storage(parameters: Mapping[str, Any]) -> StorageParams:
+    return StorageParams.model_validate(parameters.get("storage") or {})
+
+
+def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Place:
+    """A place with the credentials that ``storage`` names; by default the folder of ``storage``.
+
+    Raises:
+        ParameterError: No file of credentials has such an entry.
+    """
+    storage = _storage(loader["parameters"])
+    options: dict[str, Any] = {}
+    if storage.credentials is not None:
+        try:
+            every = loader["credentials"]
+        except MissingConfigException:
+            every = {}
+        if storage.credentials not in every:
+            known = ", ".join(sorted(every)) or "none"
+            raise ParameterError(
+                f"storage.credentials is {storage.credentials!r}, and conf/local/credentials.yml "
+                f"has no such entry (it has: {known}). Write it there, for example "
+                f"{storage.credentials}: {{key: …, secret: …}}."
+            )
+        options = every[storage.credentials]
+    return place(where or storage.folder, options)
 
 
 def project_parameters(

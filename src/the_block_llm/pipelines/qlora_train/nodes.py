@@ -76,11 +76,13 @@ def _job(
     params: QloraTrainParams,
     row_facts: dict[str, Any],
 ) -> TrainingJob:
+    # Training draws rows in any order, so those in an object store are copied once.
+    copies = Path(params.work_folder) / ".rows"
     return training_job(
         resolve_profile(models, model),
         params,
-        train_folder=train_rows.folder,
-        validation_folder=validation_rows.folder,
+        train_folder=train_rows.on_this_machine(copies / "train"),
+        validation_folder=validation_rows.on_this_machine(copies / "validation"),
         git_commit=repository["head"],
         row_facts=row_facts,
     )
