@@ -13,8 +13,9 @@ from rich.console import Console
 
 from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
-from the_block_llm.configuration import config_loader, project_parameters, storage_place
+from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import BlockError
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group

@@ -4,18 +4,15 @@ Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalo
 """
 
 import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.utils import find_kedro_project
 from omegaconf import OmegaConf
 
-from the_block_llm.datasets.object_store import Place, place
-from the_block_llm.datasets.params import StorageParams
-from the_block_llm.errors import ParameterError
+from the_block_llm.datasets.storage import storage_params
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
 
@@ -53,12 +50,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 model = profile_name(str(parameters["model"]))
                 return f"{model}@{only}" if only else model
             if name == "credentials":
-                return _storage(parameters).credentials
+                return storage_params(self).credentials
             value = str(parameters[name])
             return profile_name(value) if name == "model" else value
 
         def stored(relative: str) -> str:
-            return f"{_storage(self['parameters']).folder.rstrip('/')}/{relative}"
+            return f"{storage_params(self).folder.rstrip('/')}/{relative}"
 
         def project_path(relative: str) -> str:
             return str(project / relative)
@@ -80,34 +77,6 @@ def config_loader(
         runtime_params=params or {},
         **LOADER_ARGS,
     )
-
-
-def _storage(parameters: Mapping[str, Any]) -> StorageParams:
-    return StorageParams.model_validate(parameters.get("storage") or {})
-
-
-def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Place:
-    """A place with the credentials that ``storage`` names; by default the folder of ``storage``.
-
-    Raises:
-        ParameterError: No file of credentials has such an entry.
-    """
-    storage = _storage(loader["parameters"])
-    options: dict[str, Any] = {}
-    if storage.credentials is not None:
-        try:
-            every = loader["credentials"]
-        except MissingConfigException:
-            every = {}
-        if storage.credentials not in every:
-            known = ", ".join(sorted(every)) or "none"
-            raise ParameterError(
-                f"storage.credentials is {storage.credentials!r}, and conf/local/credentials.yml "
-                f"has no such entry (it has: {known}). Write it there, for example "
-                f"{storage.credentials}: {{key: …, secret: …}}."
-            )
-        options = every[storage.credentials]
-    return place(where or storage.folder, options)
 
 
 def project_parameters(

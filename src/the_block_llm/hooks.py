@@ -13,8 +13,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from the_block_llm.configuration import storage_place
 from the_block_llm.datasets.object_store import Place, StorePath, check_writable
+from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
 from the_block_llm.run_options import check_inputs

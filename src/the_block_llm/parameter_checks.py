@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.datasets.params import StorageParams
+from the_block_llm.datasets.storage import StorageParams
 from the_block_llm.errors import ParameterError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile

@@ -81,8 +81,13 @@ def _job(
     return training_job(
         resolve_profile(models, model),
         params,
-        train_folder=train_rows.on_this_machine(copies / "train"),
-        validation_folder=validation_rows.on_this_machine(copies / "validation"),
+        train_folder=_on_this_machine(train_rows, copies / "train"),
+        validation_folder=_on_this_machine(validation_rows, copies / "validation"),
         git_commit=repository["head"],
         row_facts=row_facts,
     )
+
+
+def _on_this_machine(rows: ParquetParts, copies: Path) -> Path:
+    # The last part of a table's folder names its profile, or the repository chosen alone.
+    return rows.on_this_machine(copies / rows.folder.name)
