@@ -20,7 +20,12 @@ from the_block_llm.models.layerwise.attention import (
     attend_backward,
 )
 from the_block_llm.models.layerwise.packing import LayerLayout
-from the_block_llm.models.layerwise.projection import LowRank, Projection
+from the_block_llm.models.layerwise.projection import (
+    LowRank,
+    Projection,
+    begin_slopes,
+    finish_slopes,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class DecoderLayer:
         self._index = index
         self._shape = shape
         self._layout = layout
-        self._low_ranks = low_ranks
+        self._pairs = list(low_ranks.values())
         self._qkv = Projection(
             ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), low_ranks, dropout
         )
@@ -128,8 +133,7 @@ class DecoderLayer:
             batch: As forward.
             tiling: May differ from forward's, but for the tokens of the MLP.
         """
-        for pair in self._low_ranks.values():
-            pair.begin()
+        begin_slopes(self._pairs)
         work = _Weights(self, views, slope.dtype)
         in_one = tiling.head_groups == 1
         x = fetch_input(not in_one)
@@ -152,8 +156,7 @@ class DecoderLayer:
         if not in_one:
             x = fetch_input(False)
         self._add_norm_backward("input_layernorm", x, work, normed_slope, slope)
-        for pair in self._low_ranks.values():
-            pair.finish()
+        finish_slopes(self._pairs)
 
     # Attention
 
@@ -164,7 +167,9 @@ class DecoderLayer:
         width = self._shape.hidden
         normed = x.new_empty(x.shape[0], width + self._qkv.n_columns)
         self._norm("input_layernorm", x, work, normed[:, :width])
-        self._qkv.fill_columns(normed[:, :width], normed[:, width:], self._seed(batch, 0))
+        self._qkv.fill_columns(
+            normed[:, :width], normed[:, width:], work.down("qkv"), self._seed(batch, 0)
+        )
         return normed
 
     def _attend_all(
@@ -200,7 +205,7 @@ class DecoderLayer:
             else:
                 middle.addmm_(values, product)
             self._out.fill_columns(
-                values, columns, self._seed(batch, 1, group), add=True, inputs=inputs
+                values, columns, work.down("out")[:, inputs], self._seed(batch, 1, group), add=True
             )
             if keep:
                 outputs.append(output)
@@ -256,7 +261,7 @@ class DecoderLayer:
             values_slope = slope @ out_weight[:, inputs]
             self._out.low_rank_down_backward(
                 output.values.flatten(1), column_slope, values_slope,
-                self._seed(batch, 1, group), inputs,
+                work.down("out")[:, inputs], self._seed(batch, 1, group), inputs,
             )  # fmt: skip
             projected, attended.projected = attended.projected, None
             if projected is None:
@@ -278,8 +283,9 @@ class DecoderLayer:
             gathered = flat @ weight if first else gathered.addmm_(flat, weight)
             del flat
         self._qkv.low_rank_down_backward(
-            normed[:, :hidden], gathered[:, hidden:], gathered[:, :hidden], self._seed(batch, 0)
-        )
+            normed[:, :hidden], gathered[:, hidden:], gathered[:, :hidden],
+            work.down("qkv"), self._seed(batch, 0),
+        )  # fmt: skip
         return gathered[:, :hidden]
 
     @property
@@ -343,7 +349,7 @@ class DecoderLayer:
         normed = middle.new_empty(middle.shape[0], hidden + self._inner.n_columns)
         self._norm("post_attention_layernorm", middle, work, normed[:, :hidden])
         self._inner.fill_columns(
-            normed[:, :hidden], normed[:, hidden:], self._seed(batch, 2, start)
+            normed[:, :hidden], normed[:, hidden:], work.down("inner"), self._seed(batch, 2, start)
         )
         bias = self._inner.bias(work.linears)
         weight = work.get("inner")
@@ -351,7 +357,9 @@ class DecoderLayer:
         active = middle.new_empty(middle.shape[0], width + self._outer.n_columns)
         activate = kernels.swiglu if self._shape.mlp == "swiglu" else kernels.gelu
         activate(inner, active[:, :width])
-        self._outer.fill_columns(active[:, :width], active[:, width:], self._seed(batch, 3, start))
+        self._outer.fill_columns(
+            active[:, :width], active[:, width:], work.down("outer"), self._seed(batch, 3, start)
+        )
         return normed, inner, active
 
     def _mlp_backward(
@@ -377,7 +385,7 @@ class DecoderLayer:
             work.drop("outer")
         self._outer.low_rank_down_backward(
             active[:, :width], active_slope[:, width:], active_slope[:, :width],
-            self._seed(batch, 3, start),
+            work.down("outer"), self._seed(batch, 3, start),
         )  # fmt: skip
         del active
         if self._shape.mlp == "swiglu":
@@ -393,7 +401,7 @@ class DecoderLayer:
         normed_slope = inner @ work.get("inner")
         self._inner.low_rank_down_backward(
             normed[:, :hidden], normed_slope[:, hidden:], normed_slope[:, :hidden],
-            self._seed(batch, 2, start),
+            work.down("inner"), self._seed(batch, 2, start),
         )  # fmt: skip
         self._add_norm_backward(
             "post_attention_layernorm", middle, work, normed_slope[:, :hidden], slope
@@ -436,8 +444,15 @@ class DecoderLayer:
 
     def unpack(self, work: "_Weights", which: str) -> torch.Tensor:
         """The joint weight of one projection."""
+        return self._projection(which).weight(work.linears, work.dtype)
+
+    def down_matrix(self, work: "_Weights", which: str) -> torch.Tensor:
+        """The joint A of one projection."""
+        return self._projection(which).down_matrix(work.dtype)
+
+    def _projection(self, which: str) -> Projection:
         projection: Projection = getattr(self, f"_{which}")
-        return projection.weight(work.linears, work.dtype)
+        return projection
 
     def linears(self, views: dict[str, torch.Tensor]) -> dict[str, kernels.PackedLinear]:
         """The packed Linear layers in ``views``."""
@@ -455,11 +470,18 @@ class _Weights:
         self.dtype = dtype
         self.linears = layer.linears(views)
         self._unpacked: dict[str, torch.Tensor] = {}
+        self._downs: dict[str, torch.Tensor] = {}
 
     def get(self, which: str) -> torch.Tensor:
         if which not in self._unpacked:
             self._unpacked[which] = self._layer.unpack(self, which)
         return self._unpacked[which]
+
+    def down(self, which: str) -> torch.Tensor:
+        """The joint A of a projection; small, so it stays."""
+        if which not in self._downs:
+            self._downs[which] = self._layer.down_matrix(self, which)
+        return self._downs[which]
 
     def drop(self, *which: str) -> None:
         for name in which:
