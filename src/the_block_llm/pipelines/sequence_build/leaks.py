@@ -44,6 +44,8 @@ class Leak:
     """A document that had to go, and what gave it away."""
 
     document_id: str
+    source: str
+    """Path of the file it was about, or sha of the commit."""
     split: Split
     reason: LeakReason
     nearest: str
@@ -64,6 +66,7 @@ class LeakCheck:
         """
         self._similarity = similarity
         self._ids: list[str] = []
+        self._sources: list[str] = []
         self._splits: list[Split] = []
         self._named: dict[int, tuple[LeakReason, str, float]] = {}
         self._lines, self._texts, self._bands = Postings(), Postings(), Postings()
@@ -109,8 +112,10 @@ class LeakCheck:
             owners[(self._seen_by & sides[owners]) != 0], minlength=len(self._ids)
         ) / np.maximum(1, np.frombuffer(self._n_lines, np.int64))
         return [
-            Leak(self._ids[number], self._splits[number], reason, nearest, round(similarity, 3))
-            for number in range(len(self._ids))
+            Leak(document_id, source, split, reason, nearest, round(similarity, 3))
+            for number, (document_id, source, split) in enumerate(
+                zip(self._ids, self._sources, self._splits, strict=True)
+            )
             for reason, nearest, similarity in self._verdicts(number, float(known[number]))
         ]
 
@@ -123,6 +128,7 @@ class LeakCheck:
         number = len(self._ids)
         own = wording(draft)
         self._ids.append(draft.document_id)
+        self._sources.append(draft.source)
         self._splits.append(draft.split)
         self._lines.add(number, own.new_lines)
         self._n_lines.append(len(own.new_lines))
