@@ -18,7 +18,7 @@ from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, load_naming
 from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
 from the_block_llm.pipelines.git_ingest.git_program import require_git
 from the_block_llm.pipelines.git_ingest.history import History, read_history
-from the_block_llm.pipelines.git_ingest.history_piece import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.one_by_one import Failed
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.piece_cache import (
