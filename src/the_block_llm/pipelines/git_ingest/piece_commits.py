@@ -118,6 +118,7 @@ def _clamped(seconds: bytes | str) -> int:
         return 0
 
 
+@functools.lru_cache(maxsize=256)
 def _minutes(offset: str) -> int:
     """Minutes east of UTC of an offset such as ``-0730``."""
     try:
