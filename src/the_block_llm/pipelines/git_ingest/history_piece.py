@@ -115,7 +115,7 @@ class _PathFacts(NamedTuple):
     marks: FileMarks
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def _facts_of(path: bytes, marks: FileMarks) -> _PathFacts:
     text = decode_path(path)
     language = marks.language or language_of(text[text.rfind("/") + 1 :])
