@@ -13,6 +13,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from the_block_llm.datasets.object_store import Place, StorePath, check_writable
+from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
 from the_block_llm.run_options import check_inputs
@@ -28,6 +30,7 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._project = Path.cwd()
+        self._storage: Place = self._project / "data"
         self._started = 0.0
         self._order: list[str] = []
 
@@ -36,6 +39,7 @@ class ProjectHooks:
         """Check every parameter before anything is loaded."""
         self._project = Path(context.project_path)
         check_parameters(context.config_loader["parameters"])
+        self._storage = storage_place(context.config_loader)
 
     @hook_impl
     def before_pipeline_run(
@@ -50,6 +54,8 @@ class ProjectHooks:
                 "Install it (https://git-scm.com/downloads) and run again."
             )
         _check_storage(self._project / "data")
+        if isinstance(self._storage, StorePath) and _writes_to(self._storage, pipeline, catalog):
+            check_writable(self._storage)
         self._order = [node.name for node in pipeline.nodes]
         self._started = time.monotonic()
 
@@ -64,6 +70,12 @@ class ProjectHooks:
         """Print what came out, from the reports that this run wrote."""
         write_viz_statistics(self._project, catalog)
         print_summary(catalog, pipeline.all_outputs(), time.monotonic() - self._started)
+
+
+def _writes_to(store: StorePath, pipeline: Pipeline, catalog: DataCatalog) -> bool:
+    entries = catalog.config_resolver.config
+    places = (entries.get(name, {}).get("filepath", "") for name in pipeline.all_outputs())
+    return any(str(where).startswith(store.url) for where in places)
 
 
 def _check_storage(folder: Path) -> None:
