@@ -15,7 +15,7 @@ from kedro.pipeline.node import Node
 
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
-from the_block_llm.run_options import check_inputs
+from the_block_llm.run_options import check_inputs, check_repository
 from the_block_llm.run_summary import print_summary
 from the_block_llm.viz_statistics import write_viz_statistics
 
@@ -51,6 +51,8 @@ class ProjectHooks:
             )
         _check_storage(self._project / "data")
         self._order = [node.name for node in pipeline.nodes]
+        if "find_repositories" in self._order:
+            check_repository(catalog.load("params:repository"), catalog.load("params:repositories"))
         self._started = time.monotonic()
 
     @hook_impl
