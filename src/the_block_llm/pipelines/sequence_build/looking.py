@@ -188,7 +188,7 @@ def audit(
             )
 
 
-def _leaks(screening: Path) -> Sequence[Leak]:
+def _leaks(screening: Place) -> Sequence[Leak]:
     # The tables may have been brought here without it.
     if not screening.exists():
         return ()
