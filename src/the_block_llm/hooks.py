@@ -17,7 +17,7 @@ from the_block_llm.datasets.object_store import Place, StorePath, check_writable
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
-from the_block_llm.run_options import check_inputs
+from the_block_llm.run_options import check_inputs, check_repository
 from the_block_llm.run_summary import print_summary
 from the_block_llm.viz_statistics import write_viz_statistics
 
@@ -57,6 +57,8 @@ class ProjectHooks:
         if isinstance(self._storage, StorePath) and _writes_to(self._storage, pipeline, catalog):
             check_writable(self._storage)
         self._order = [node.name for node in pipeline.nodes]
+        if "find_repositories" in self._order:
+            check_repository(catalog.load("params:repository"), catalog.load("params:repositories"))
         self._started = time.monotonic()
 
     @hook_impl
