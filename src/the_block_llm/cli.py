@@ -14,10 +14,9 @@ from rich.console import Console
 from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
-from the_block_llm.errors import BlockError
+from the_block_llm.errors import BlockError, StoppedOnRequest
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options
