@@ -17,6 +17,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from the_block_llm.datasets.object_store import Place, StorePath, check_writable
+from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.parameter_checks import check_parameters
 from the_block_llm.run_options import check_inputs, check_repository
@@ -33,6 +35,7 @@ class ProjectHooks:
     def __init__(self) -> None:
         self._project = Path.cwd()
         self._came_from = self._project
+        self._storage: Place = self._project / "data"
         self._started = 0.0
         self._order: list[str] = []
 
@@ -42,6 +45,7 @@ class ProjectHooks:
         self._project = Path(context.project_path)
         _log_as_in_the_project(self._project)
         check_parameters(context.config_loader["parameters"])
+        self._storage = storage_place(context.config_loader)
 
     @hook_impl
     def before_pipeline_run(
@@ -58,6 +62,9 @@ class ProjectHooks:
                     "it. Install it (https://git-scm.com/downloads) and run again."
                 )
             _check_storage(self._project / "data")
+            store = self._storage
+            if isinstance(store, StorePath) and _writes_to(store, pipeline, catalog):
+                check_writable(store)
             if "find_repositories" in self._order:
                 check_repository(
                     catalog.load("params:repository"), catalog.load("params:repositories")
@@ -93,6 +100,12 @@ def _log_as_in_the_project(project: Path) -> None:
     elsewhere = not Path("conf/logging.yml").exists() and "KEDRO_LOGGING_CONFIG" not in os.environ
     if elsewhere and settings.is_file():
         LOGGING.configure(yaml.safe_load(settings.read_text(encoding="utf-8")))
+
+
+def _writes_to(store: StorePath, pipeline: Pipeline, catalog: DataCatalog) -> bool:
+    entries = catalog.config_resolver.config
+    places = (entries.get(name, {}).get("filepath", "") for name in pipeline.all_outputs())
+    return any(str(where).startswith(store.url) for where in places)
 
 
 def _check_storage(folder: Path) -> None:
