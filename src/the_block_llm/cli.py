@@ -16,10 +16,9 @@ from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.storage import storage_place
-from the_block_llm.errors import BlockError
+from the_block_llm.errors import BlockError, StoppedOnRequest
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options

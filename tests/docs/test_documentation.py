@@ -44,7 +44,7 @@ RUN_BY = {
         r"kedro run( --params=repository=PATH)?",
         r"kedro registry list",
     ),
-    "docs/test_documentation.py": (r"make test",),  # or it would not be here
+    "docs/test_documentation.py": (r"make (setup|test)",),  # or it would not be here
     "docs/test_commands.py": (
         r"kedro run --pipelines?=git_ingest( --params=repository=(PATH|PATH_OR_URL))?",
         r"kedro run --pipelines=git_ingest,sequence_build --params=repository=PATH",

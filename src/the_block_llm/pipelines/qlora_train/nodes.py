@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import StoppedOnRequest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 
 
 def check_training(
