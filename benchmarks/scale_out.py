@@ -73,7 +73,8 @@ def main() -> None:
         print(
             f"{case:18} {one['repositories']:12,} {one['commits']:8,} {one['seconds']:8.1f} "
             f"{one['rest_seconds']:7.1f} {one['all_seconds']:7.1f} "
-            f"{one['work_seconds']:7.1f} {one['driver_seconds']:8.1f} {one['start_seconds']:8.1f} {one['driver_mb']:10.0f}"
+            f"{one['work_seconds']:7.1f} {one['driver_seconds']:8.1f} "
+            f"{one['start_seconds']:8.1f} {one['driver_mb']:10.0f}"
         )
     for name, first, second, goal in (
         ("two workers against one", "local 1", "local 2", "at least 1.7"),

@@ -1,10 +1,12 @@
 """Peak memory of sequence_build over a generated corpus, from drafts to packed rows.
 
-Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--profile NAME]
+Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--times 1] [--profile NAME]
        python benchmarks/sequence_build_memory.py MEGABYTES --screening [--held-out 0.15]
 
 Documents are made up on the way, so the corpus itself is never in memory. The peak is printed
-every so often, which shows whether it grows with the text. With --screening no token is made: a
+every so often, which shows whether it grows with the text. With --times, the finished parts are
+packed that many times over, as one table: packing is then seen at a size for which tokenising
+would take hours. With --screening no token is made: a
 share of the documents is held out and compared with all others, which is the part that holds
 something of every line that is held back.
 """
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("megabytes", type=float)
     parser.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
+    parser.add_argument("--times", type=int, default=1, help="how often the text is packed")
     parser.add_argument("--screening", action="store_true", help="look for leaks instead")
     parser.add_argument("--held-out", type=float, default=0.15, help="share of the documents")
     arguments = parser.parse_args()
@@ -61,6 +64,9 @@ def main() -> None:
         made = document_batches(drafts, tokenizer, shape.context_tokens)
         documents = save_parts(Path(folder) / "documents", DOCUMENTS, _told(made, started))
         print(f"documents: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s")
+        if arguments.times > 1:
+            parts = documents.parts * arguments.times
+            documents = save_parts(Path(folder) / "many", DOCUMENTS, parts)
         left_out = left_out_by_mix(documents, Mix(), shape.context_tokens)
         packed = pack_split(documents, "train", shape, tokenizer.byte_lengths, left_out)
         rows = save_parts(Path(folder) / "rows", ROWS, _told(packed, started))

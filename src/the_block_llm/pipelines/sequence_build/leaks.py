@@ -86,7 +86,7 @@ class LeakCheck:
             for split, later in _LATER.items()
         }
         # Of each line of each document, by which sides it was seen.
-        self._seen_by = np.zeros(len(self._lines.keys), np.uint8)
+        self._seen_by = np.zeros(len(self._lines.owners), np.uint8)
         self._most_lines = np.zeros(n_documents, np.int64)
         self._most_lines_from = [""] * n_documents
         self._copy_of: dict[int, str] = {}

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,47 +11,67 @@ Keys = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 
+_RUN_KEYS: Final = 8_000_000  # 64 MB
+
 
 class Postings:
     """An index that is filled first and asked afterwards.
 
-    A dictionary of lists would take some three hundred bytes for each line of a text.
+    A dictionary of lists would take some three hundred bytes for each line of a text. Keys are
+    sorted in runs while they come, so that no second copy of all is ever made.
     """
 
-    def __init__(self) -> None:
-        self._added = array("q")
-        self._n_added = array("q")
-        self._numbers_added = array("i")
-        self.keys: Keys = np.empty(0, np.int64)
-        """Every key once for each document that holds it, ascending; shape ``(pairs,)``."""
+    def __init__(self, run_keys: int = _RUN_KEYS) -> None:
+        """Begin an empty index.
+
+        Args:
+            run_keys: How many keys are sorted at a time.
+        """
+        self._run_keys = run_keys
+        self._added, self._n_added, self._numbers_added = array("q"), array("q"), array("i")
+        self._runs: list[Keys] = []
+        self._owners: list[Numbers] = []
         self.owners: Numbers = np.empty(0, np.int32)
-        """Number of the document, ascending for each key, of the same shape."""
+        """Of every pair of a key and a document the number of the document, ``(pairs,)``."""
 
     def add(self, number: int, keys: Iterable[int]) -> None:
-        """Note the keys of a document, each given once; numbers ascend."""
+        """Note the keys of a document, each given once."""
         before = len(self._added)
         self._added.extend(keys)
         self._n_added.append(len(self._added) - before)
         self._numbers_added.append(number)
+        if len(self._added) >= self._run_keys:
+            self._sort_added()
 
     def close(self) -> None:
-        """Sort what was added, so that it can be found."""
-        added = np.frombuffer(self._added, np.int64)
-        order = np.argsort(added, kind="stable")
-        self.keys = added[order]
-        # Let go of before the next is made: there may be a hundred million.
-        del added
-        self._added = array("q")
-        numbers = np.frombuffer(self._numbers_added, np.int32)
-        self.owners = np.repeat(numbers, np.frombuffer(self._n_added, np.int64))[order]
+        """Make what was added ready to be found."""
+        self._sort_added()
+        self.owners = np.concatenate(self._owners)
+        self._owners = []
 
     def find(self, keys: Keys) -> tuple[Places, Places]:
-        """Where each key stands that is held at all: places ``[first, last)``, in any order."""
-        first = np.searchsorted(self.keys, keys, side="left")
-        held = first < len(self.keys)
-        held[held] = self.keys[first[held]] == keys[held]
-        first = first[held]
-        return first, np.searchsorted(self.keys, keys[held], side="right")
+        """Stretches ``[first, last)`` of places in :attr:`owners` where one of the keys is held.
+
+        A key has at most one stretch in each run, always the same.
+        """
+        firsts, lasts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        offset = 0
+        for run in self._runs:
+            first = np.searchsorted(run, keys, side="left")
+            held = first < len(run)
+            held[held] = run[first[held]] == keys[held]
+            firsts.append(first[held] + offset)
+            lasts.append(np.searchsorted(run, keys[held], side="right") + offset)
+            offset += len(run)
+        return np.concatenate(firsts), np.concatenate(lasts)
+
+    def _sort_added(self) -> None:
+        added = np.frombuffer(self._added, np.int64)
+        order = np.argsort(added, kind="stable")
+        numbers = np.frombuffer(self._numbers_added, np.int32)
+        self._runs.append(added[order])
+        self._owners.append(np.repeat(numbers, np.frombuffer(self._n_added, np.int64))[order])
+        self._added, self._n_added, self._numbers_added = array("q"), array("q"), array("i")
 
 
 def spread(first: Places, last: Places) -> Places:
