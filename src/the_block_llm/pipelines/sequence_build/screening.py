@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from the_block_llm.errors import TooLittleDataError
+from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
@@ -41,7 +41,18 @@ class Screening:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Screening":
-        leaks = tuple(Leak(**leak) for leak in data["leaks"])
+        """Read it back.
+
+        Raises:
+            StaleDataError: Another version of the project wrote it.
+        """
+        try:
+            leaks = tuple(Leak(**leak) for leak in data["leaks"])
+        except TypeError as error:
+            raise StaleDataError(
+                "Another version of this project looked for leaks. Run `kedro run "
+                "--pipeline=sequence_build` again."
+            ) from error
         return cls(leaks, tuple(data["duplicates"]), data["dropped"], data["validation_repeats"])
 
 
@@ -109,7 +120,7 @@ def _with_questions(leaks: list[Leak], chats: list[tuple[str, str, str]]) -> lis
         if leak.document_id.startswith("commit/")
     }
     about = [
-        Leak(chat_id, by_commit[source].split, leak.reason, leak.nearest, leak.similarity)
+        replace(leak, document_id=chat_id)
         for chat_id, _, source in chats
         if chat_id not in found and (leak := by_commit.get(source)) is not None
     ]
