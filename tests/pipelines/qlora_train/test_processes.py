@@ -26,14 +26,18 @@ from tests.pipelines.qlora_train.jobs import (
     trained,
 )
 
-from the_block_llm.errors import AdapterTargetError, ParameterError, TrainingError
+from the_block_llm.errors import (
+    AdapterTargetError,
+    OutOfMemoryInProcessError,
+    ParameterError,
+    StoppedOnRequest,
+    TrainingError,
+)
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train import processes
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints, run_path
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
-from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessError
 
 
 @pytest.fixture(scope="module")

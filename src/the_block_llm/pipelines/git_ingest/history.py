@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
-from the_block_llm.pipelines.git_ingest.history_piece import (
-    HistoryOptions,
-    Readers,
-    read_history_piece,
-)
+from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history_piece import Readers, read_history_piece
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.shares import Share

@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.text import Text
 
+from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -80,8 +80,8 @@ class Prepared:
     """The project as a command needs it."""
 
     parameters: Mapping[str, Any]
-    folder_of: Callable[[str], Path]
-    """Folder of a catalog entry, for the chosen model."""
+    folder_of: Callable[[str], Place]
+    """Folder or file of a catalog entry, for the chosen model."""
 
 
 def rows(
@@ -188,7 +188,7 @@ def audit(
             )
 
 
-def _leaks(screening: Path) -> Sequence[Leak]:
+def _leaks(screening: Place) -> Sequence[Leak]:
     # The tables may have been brought here without it.
     if not screening.exists():
         return ()
