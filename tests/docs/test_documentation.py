@@ -60,6 +60,7 @@ RUN_BY = {
         r"kedro estimate .*",
     ),
     "execution/test_ray_jobs.py": (r"kedro run --pipelines=\S+ --params=execution\.engine=ray\S*",),
+    "datasets/test_object_store.py": (r"kedro run --params=storage\.folder=s3://\S+",),
     "test_deploy.py": (r"MACHINES=.* deploy/torchrun\.sh .*",),
     "test_graph_site.py": (r"make viz",),
     "advisor/test_ask.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),

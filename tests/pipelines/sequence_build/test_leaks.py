@@ -177,3 +177,12 @@ def test_the_document_with_most_of_the_lines_is_named() -> None:
         check.see(earlier, wording(earlier))
     [leak] = check.leaks()
     assert (leak.reason, leak.nearest, leak.similarity) == ("known_lines", "file/most", 1.0)
+
+
+@pytest.mark.parametrize("held_back", [[], [[]]])
+def test_nothing_held_back_or_nothing_said_in_it_gives_no_leak(held_back: list[list[str]]) -> None:
+    later = [_file("later", "held_out", words) for words in held_back]
+    check = LeakCheck(later, History({}, {}, None), 0.7)  # type: ignore[arg-type]
+    earlier = _file("earlier", "train", ["some", "words", "that", "are", "learned"])
+    check.see(earlier, wording(earlier))
+    assert check.leaks() == []

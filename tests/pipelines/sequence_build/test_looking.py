@@ -184,7 +184,7 @@ def test_the_command_audit_names_what_was_removed_and_why(
         Leak("commit/1f", "1f", "held_out", "revert", "0a", 1.0),
         Leak("chat/file/c", "c.py", "held_out", "known_lines", "file/[a]", 0.75),
     )
-    found = Screening(leaks, (), {}, validation_repeats=False)
+    found = Screening(leaks, {}, {}, validation_repeats=False)
     (tmp_path / "screening").write_text(json.dumps(found.to_json()))
     command = {"neighbours": 5, "profile": None, "env": None}
     looking.audit(prepared(tmp_path), item=None, removed=True, **command)

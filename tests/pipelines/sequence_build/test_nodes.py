@@ -342,6 +342,14 @@ def test_commits_that_a_fork_shares_are_rendered_once(
         if row["document_id"].startswith("file/") and row["split"] == "train"
     ]
     assert set(learned) == {"story"}
+    # Nor is what came after the cut-off evaluated twice.
+    assert run.report["held_out_duplicates_removed_documents"] > 0
+    measured = [
+        (row["document_id"], row["source"].split("/")[0])
+        for row in run.documents.rows(["document_id", "split", "source", "kind"])
+        if row["split"] == "held_out" and row["kind"] == "file"
+    ]
+    assert {repository for _, repository in measured} == {"story"}
 
 
 def test_documents_do_not_depend_on_how_repositories_are_grouped(

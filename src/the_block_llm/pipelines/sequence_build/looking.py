@@ -175,7 +175,7 @@ def audit(
         gone = {leak.document_id: leak for leak in leaks}
         wanted = _the_one(item, [*held_back, *gone])
         if wanted in gone:
-            console.print(f"{wanted} was removed: training says the same.", style="bold")
+            console.print(Text(f"{wanted} was removed: training says the same.", style="bold"))
             _print_removed(console, [gone[wanted]])
             return
         console.print(Text(f"Nearest to {wanted} in training:", style="bold"))

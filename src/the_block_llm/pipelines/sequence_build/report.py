@@ -50,8 +50,9 @@ def sequence_report(
         "curriculum": row_facts["curriculum"],
         "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
         "train_documents_left_out_by_mix": left_out_by_mix,
-        "train_duplicates_removed_documents": len(screening.duplicates),
     }
+    for split, twice in screening.duplicates.items():
+        report[f"{split}_duplicates_removed_documents"] = len(twice)
     report |= {f"dropped_{reason}": count for reason, count in screening.dropped.items()}
     for (split, reason), count in sorted(
         Counter((leak.split, leak.reason) for leak in screening.leaks).items()
