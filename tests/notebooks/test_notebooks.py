@@ -70,7 +70,7 @@ def test_every_notebook_runs(finished_project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_notebook_that_fails_is_seen_to_fail(tmp_path: Path) -> None:
+def test_a_notebook_that_runs_into_an_error_fails(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     tour = json.loads((ROOT / "notebooks/tour.ipynb").read_text(encoding="utf-8"))
     tour["cells"] = [cell for cell in tour["cells"] if cell["cell_type"] == "code"][:2]
