@@ -1,9 +1,14 @@
 """Peak memory of sequence_build over a generated corpus, from drafts to packed rows.
 
-Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--profile NAME]
+Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--times 1] [--profile NAME]
+       python benchmarks/sequence_build_memory.py MEGABYTES --screening [--held-out 0.15]
 
 Documents are made up on the way, so the corpus itself is never in memory. The peak is printed
-every so often, which shows whether it grows with the text.
+every so often, which shows whether it grows with the text. With --times, the finished parts are
+packed that many times over, as one table: packing is then seen at a size for which tokenising
+would take hours. With --screening no token is made: a
+share of the documents is held out and compared with all others, which is the part that holds
+something of every line that is held back.
 """
 
 import argparse
@@ -12,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,11 +29,13 @@ from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.file_documents import head
+from the_block_llm.pipelines.sequence_build.history import Cutoff, History
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import Mix, RowShape
 from the_block_llm.pipelines.sequence_build.row_table import pack_split
+from the_block_llm.pipelines.sequence_build.screening import screen
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
-from the_block_llm.schemas import DOCUMENTS, ROWS
+from the_block_llm.schemas import DOCUMENTS, ROWS, Split
 
 _FILE_BYTES = 12_000
 _WORDS = 20_000
@@ -39,7 +47,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("megabytes", type=float)
     parser.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
+    parser.add_argument("--times", type=int, default=1, help="how often the text is packed")
+    parser.add_argument("--screening", action="store_true", help="look for leaks instead")
+    parser.add_argument("--held-out", type=float, default=0.15, help="share of the documents")
     arguments = parser.parse_args()
+    if arguments.screening:
+        _screen(arguments.megabytes, arguments.held_out)
+        return
     profile = _profile(arguments.profile)
     tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
     shape = RowShape(1024, 256)
@@ -50,10 +64,33 @@ def main() -> None:
         made = document_batches(drafts, tokenizer, shape.context_tokens)
         documents = save_parts(Path(folder) / "documents", DOCUMENTS, _told(made, started))
         print(f"documents: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s")
+        if arguments.times > 1:
+            parts = documents.parts * arguments.times
+            documents = save_parts(Path(folder) / "many", DOCUMENTS, parts)
         left_out = left_out_by_mix(documents, Mix(), shape.context_tokens)
         packed = pack_split(documents, "train", shape, tokenizer.byte_lengths, left_out)
         rows = save_parts(Path(folder) / "rows", ROWS, _told(packed, started))
         print(f"rows: {_peak_gib():.2f} GiB, {time.monotonic() - started:.0f} s, {rows.num_rows}")
+
+
+def _screen(megabytes: float, held_out: float) -> None:
+    seen = {"train": 0, "validation": 0, "held_out": 0}
+
+    def drafts() -> Iterator[Draft]:
+        rng = random.Random(1)
+        for number, draft in enumerate(_drafts(megabytes * 1e6)):
+            split: Split = "held_out" if rng.random() < held_out else "train"
+            if number == 0:
+                split = "validation"
+            seen[split] += sum(segment.text.count("\n") for segment in draft.segments[1:])
+            yield replace(draft, split=split)
+
+    before, started = _peak_gib(), time.monotonic()
+    found = screen(drafts, History({}, {}, Cutoff("a", _AT, "b")), similarity=0.7)
+    # Every document is rendered twice.
+    print(f"{seen['train'] // 2:,} training lines, {seen['held_out'] // 2:,} held-out lines: "
+          f"{before:.2f} GiB before, peak {_peak_gib():.2f} GiB, {len(found.leaks)} leaks, "
+          f"{time.monotonic() - started:.0f} s")  # fmt: skip
 
 
 def _told(batches: Iterable[pa.RecordBatch], started: float) -> Iterator[pa.RecordBatch]:

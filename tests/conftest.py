@@ -1,5 +1,8 @@
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rich
@@ -35,3 +38,30 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory, small_repository:
     from tests.builders.project import build_finished_project
 
     return build_finished_project(tmp_path_factory.mktemp("finished") / "project", small_repository)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3-compatible server on loopback; gives its address."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def credentials(s3_server: str) -> dict[str, Any]:
+    """For that server, as an entry of credentials.yml; its bucket ``tables`` is empty."""
+    import boto3
+
+    where = {"endpoint_url": s3_server, "region_name": "us-east-1"}
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    client = boto3.client("s3", **keys, **where)
+    client.create_bucket(Bucket="tables")
+    for entry in client.list_objects_v2(Bucket="tables").get("Contents", ()):
+        client.delete_object(Bucket="tables", Key=entry["Key"])
+    return {"key": "testing", "secret": "testing", "client_kwargs": where}

@@ -50,8 +50,8 @@ def test_every_parameter_group_is_read_by_a_node(
         for name in (pipelines["__default__"] + pipelines["export"]).datasets()
         if name.startswith("params:")
     }
-    # Read by kedro ask, kedro serve and kedro estimate, which are no pipelines.
-    assert read | {"advisor", "planning"} == set(configuration["parameters"])
+    # Read by kedro ask, kedro serve and kedro estimate, which are no pipelines, and by the catalog.
+    assert read | {"advisor", "planning", "storage"} == set(configuration["parameters"])
 
 
 def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(

@@ -1,11 +1,13 @@
 """A run that asks for what does not exist ends with one line that says what does."""
 
+from pathlib import Path
+
 import pytest
 from kedro.framework.project import configure_project, pipelines
 from tests.builders.project import ROOT
 
-from the_block_llm.errors import ParameterError, TableError
-from the_block_llm.run_options import check_inputs, check_run_options
+from the_block_llm.errors import ParameterError, RepositoryError, TableError
+from the_block_llm.run_options import check_inputs, check_repository, check_run_options
 
 configure_project("the_block_llm")
 
@@ -44,3 +46,16 @@ def test_a_part_that_needs_what_is_kept_nowhere_names_the_node_that_makes_it() -
     with pytest.raises(TableError, match="--nodes=check_suites,plan_probes"):
         check_inputs(part, ["repository", "snapshot_files"])
     check_inputs(part, ["repository", "snapshot_files", "probe_suites"])
+
+
+def test_a_repository_that_is_not_there_is_told_before_anything_is_loaded(
+    tmp_path: Path, small_repository: Path
+) -> None:
+    with pytest.raises(RepositoryError, match="the path does not exist"):
+        check_repository(str(tmp_path / "nowhere"), [])
+    with pytest.raises(RepositoryError, match="not a git repository"):
+        check_repository(str(tmp_path), [])
+    check_repository(str(small_repository), [])
+    check_repository("https://example.org/one.git", [])
+    check_repository(str(tmp_path / "nowhere"), [str(small_repository)])
+    assert list(tmp_path.iterdir()) == []

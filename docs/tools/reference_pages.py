@@ -133,6 +133,7 @@ def _datasets_by_table() -> dict[str, list[str]]:
         for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
             if "table" in entry:
                 where = entry["filepath"].replace("${chosen:model}", "<profile>")
+                where = re.sub(r"\$\{stored:(.*)\}$", r"data/\1", where)
                 found.setdefault(entry["table"], []).append(f"- `{name}` in `{where}`")
     return found
 

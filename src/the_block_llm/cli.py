@@ -14,10 +14,11 @@ from rich.console import Console
 from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
-from the_block_llm.errors import BlockError
+from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.storage import storage_place
+from the_block_llm.errors import BlockError, StoppedOnRequest
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options
@@ -93,10 +94,13 @@ def _prepared(
     def prepared(env: str | None, model: str | None) -> looking.Prepared:
         params = {} if model is None else {"model": model}
         parameters = project_parameters(metadata.project_path, env, params)
-        catalog = config_loader(metadata.project_path, env, params)["catalog"]
-        return looking.Prepared(
-            parameters, lambda name: metadata.project_path / catalog[name]["filepath"]
-        )
+        loader = config_loader(metadata.project_path, env, params)
+
+        def folder_of(name: str) -> Place:
+            where = storage_place(loader, loader["catalog"][name]["filepath"])
+            return metadata.project_path / where if isinstance(where, Path) else where
+
+        return looking.Prepared(parameters, folder_of)
 
     return prepared
 

@@ -12,6 +12,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.utils import find_kedro_project
 from omegaconf import OmegaConf
 
+from the_block_llm.datasets.storage import storage_params
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
 
@@ -24,11 +25,13 @@ LOADER_ARGS: Final[dict[str, Any]] = {
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader with two resolvers of this project.
+    """Kedro's loader with three resolvers of this project.
 
     ``${chosen:model}`` is the name under which the chosen profile keeps its data,
-    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone), and
-    ``${project_path:data/x}`` an absolute path, the same from whichever folder one starts.
+    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone),
+    ``${chosen:credentials}`` the entry that ``storage`` names, ``${stored:x}`` a place in the
+    folder of ``storage``, and ``${project_path:data/x}`` an absolute path, the same from
+    whichever folder one starts.
     """
 
     def __init__(self, conf_source: str, *args: Any, **options: Any) -> None:
@@ -40,14 +43,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # The loader resolves every file anew each time it is asked, a tenth of a second for each
         # dataset; what is chosen does not change while it lives.
         @cache
-        def chosen(name: str) -> str:
+        def chosen(name: str) -> str | None:
             parameters = self["parameters"]
             if name == "corpus":
                 only = (parameters.get("sequence_build") or {}).get("only_repository")
                 model = profile_name(str(parameters["model"]))
                 return f"{model}@{only}" if only else model
+            if name == "credentials":
+                return storage_params(self).credentials
             value = str(parameters[name])
             return profile_name(value) if name == "model" else value
+
+        def stored(relative: str) -> str:
+            return f"{storage_params(self).folder.rstrip('/')}/{relative}"
 
         def project_path(relative: str) -> str:
             return str(project / relative)
@@ -55,6 +63,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         super().__init__(conf_source, *args, **options)
         # Not through custom_resolvers: a second loader in one process would get the first's.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
+        OmegaConf.register_new_resolver("stored", stored, replace=True)
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
 
 

@@ -57,6 +57,23 @@ class MemoryPlanError(TrainingError):
     """No way of training fits the memory there is; the message says what would."""
 
 
+class OutOfMemoryInProcessError(TrainingError):
+    """One of several processes ran out of memory; all of them begin again with fewer rows."""
+
+    def __init__(self, message: str, rows: int | None = None) -> None:
+        """Say it, and with how many ``rows`` at a time, where that is known."""
+        super().__init__(message)
+        self.rows = rows
+
+
+class StoppedOnRequest(BlockError):  # noqa: N818  # nothing went wrong
+    """The run ended where it was asked to; the command line exits with ``exit_code``."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class PieceTooLongError(BlockError):
     """A piece of a document is longer than a row."""
 

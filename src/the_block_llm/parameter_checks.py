@@ -10,6 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from the_block_llm.advisor.params import AdvisorParams
+from the_block_llm.datasets.storage import StorageParams
 from the_block_llm.errors import ParameterError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -21,6 +22,7 @@ from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.planning.params import PlanningParams
 
 TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
+    "storage": StorageParams,
     "execution": ExecutionParams,
     "models": ModelProfiles,
     "git_ingest": GitIngestParams,

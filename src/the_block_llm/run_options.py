@@ -12,6 +12,7 @@ from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
 
 from the_block_llm.errors import ParameterError, TableError
+from the_block_llm.pipelines.git_ingest.source import is_url, locate
 
 _NODES: Final = {
     "node_names": "--nodes",
@@ -73,6 +74,22 @@ def check_inputs(pipeline: Pipeline, held: Collection[str]) -> None:
             f"{', '.join(lacking)} is made and read within one run and kept nowhere. Run what "
             f"makes it as well: --nodes={','.join([*makers, *(n.name for n in pipeline.nodes)])}"
         )
+
+
+def check_repository(repository: str, several: object) -> None:
+    """Check that the one repository to read is there, before a model is unpacked or fetched.
+
+    A URL, a bundle and a list of repositories are looked at when their turn comes.
+
+    Args:
+        repository: Path or URL, as the parameter gives it.
+        several: The parameter ``repositories``, which takes its place where it is not empty.
+
+    Raises:
+        RepositoryError: There is no repository at that path.
+    """
+    if not several and not is_url(repository) and not Path(repository).expanduser().is_file():
+        locate(repository, clone_folder=Path())  # of a folder nothing is cloned
 
 
 def _require(what: str, names: Iterable[str], known: Iterable[str], flag: str) -> None:

@@ -90,12 +90,13 @@ def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     plan = metrics["epoch_plan"]
+    epochs = "1 epoch" if plan["epochs"] == 1 else f"{plan['epochs']} epochs"
     return [
         (
             "training",
             (
                 f"{metrics['profile']} on {metrics['device']}: {plan['rows']:,} rows, "
-                f"{plan['epochs']} epochs, {metrics['steps_done']:,} steps in "
+                f"{epochs}, {metrics['steps_done']:,} steps in "
                 f"{metrics['seconds'] / 60:.1f} min, {metrics['trained_tokens_per_second']:,.0f} "
                 f"tokens/s, peak {metrics['peak_memory_gib']:.2f} GiB"
             ),

@@ -1,5 +1,6 @@
 """This project in a folder of its own, so that a test's run leaves no trace in the checkout."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ def copy_project(folder: Path) -> Path:
 def build_finished_project(folder: Path, repository: Path) -> Path:
     """A project that has run once on ``repository`` with a tiny model.
 
-    Its configuration names both, so that ``KEDRO_ENV=test`` is all that a command needs.
+    Its configuration names both, so that ``KEDRO_ENV=test`` is all that a command needs; the
+    repository by a path that starts at the project, as from any folder it must.
     """
     copy_project(folder)
     settings = folder / "conf/test/parameters.yml"
     values = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    values["repository"] = str(repository)
+    values["repository"] = os.path.relpath(repository, folder)
     values["models"]["tiny"]["folder"] = str(save_tiny_llama(folder / "tiny"))
     settings.write_text(yaml.safe_dump(values), encoding="utf-8")
     run_project(folder)

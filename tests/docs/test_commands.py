@@ -1,6 +1,7 @@
 """Commands of the pages, on a small repository with a tiny model."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,30 @@ def test_every_command_that_needs_a_finished_run(
         "kedro rows --samples 10",
         "kedro audit",
         f"kedro audit {held_out} --neighbours 2",
+        "kedro estimate --repositories 3 --gigabytes 0.1 --model llama-3.1-8b",
+        "kedro ask --new-tokens 2 Where?",
         "kedro adapters list --all",
         "kedro adapters prune --keep 9 --yes",
     )
     first, second, *_ = [adapter.path.name for adapter in list_adapters(adapters)]
     shown = run_each(finished_project, f"kedro adapters compare {first} {second}")
     assert "max_steps" in shown
+
+
+@pytest.mark.slow
+def test_the_commands_for_several_repositories(
+    tmp_path: Path, finished_project: Path, small_repository: Path
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(finished_project, project)
+    clones = tmp_path / "clones"
+    shutil.copytree(small_repository, clones / "ledger")
+    run_each(
+        project,
+        f"kedro run --pipelines=git_ingest,sequence_build --params=repositories={clones}",
+        "kedro run --pipelines=sequence_build --params=sequence_build.only_repository=ledger",
+    )
+    assert (project / "data/05_model_input/train/tiny@ledger").is_dir()
 
 
 def run_each(project: Path, *lines: str) -> str:

@@ -1,19 +1,38 @@
 """The documentation builds without a warning, and each command in it is one that a test runs."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from kedro.framework.project import configure_project
+
+from the_block_llm.cli import cli
+from the_block_llm.configuration import project_parameters
+from the_block_llm.errors import ParameterError, ProfileError
+from the_block_llm.run_options import check_run_options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md"))
+# Whatever a reader is given to read. The samples quote commits, which speak of their own time.
+TEXTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for page in PAGES if page.name != "samples.md"),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+]
 FENCE = re.compile(
     r"(?:<!-- needs: (?P<needs>[^>]+) -->\n)?```(?P<language>[a-z]*)\n(?P<body>.*?)```", re.DOTALL
 )
-PROGRAMS = ("kedro ", "make ", "python benchmarks/", "source ", "git diff ", "echo ")
+PROGRAMS = (
+    "kedro ", "make ", "python ", "pip ", "source ", "git ", "echo ", "export ", "curl ", "docker ",
+    "ollama ", "deploy/", "MACHINES=", ".venv/",
+)  # fmt: skip
 
 # Commands as they stand in the pages, and the test that runs them or their like on something
 # small. A page of another command fails here: add the command to a test, or say above its fence
@@ -23,7 +42,9 @@ RUN_BY = {
         r"make demo",
         r"source \.venv/bin/activate",
         r"kedro run( --params=repository=PATH)?",
+        r"kedro registry list",
     ),
+    "docs/test_documentation.py": (r"make (setup|test)",),  # or it would not be here
     "docs/test_commands.py": (
         r"kedro run --pipelines?=git_ingest( --params=repository=(PATH|PATH_OR_URL))?",
         r"kedro run --pipelines=git_ingest,sequence_build --params=repository=PATH",
@@ -34,15 +55,13 @@ RUN_BY = {
         r"kedro audit .*",
         r"kedro adapters (list|compare|prune).*",
         r"kedro training-job \S+ --processes=\d+",
-    ),
-    "pipelines/git_ingest/test_many_repositories.py": (
         r"kedro run --pipelines=git_ingest,sequence_build --params=repositories=\S+",
-    ),
-    "pipelines/sequence_build/test_nodes.py": (
         r"kedro run --pipelines=\S+ --params=sequence_build\.only_repository=NAME",
+        r"kedro estimate .*",
     ),
     "execution/test_ray_jobs.py": (r"kedro run --pipelines=\S+ --params=execution\.engine=ray\S*",),
-    "planning/test_estimate.py": (r"kedro estimate .*",),
+    "datasets/test_object_store.py": (r"kedro run --params=storage\.folder=s3://\S+",),
+    "test_deploy.py": (r"MACHINES=.* deploy/torchrun\.sh .*",),
     "test_graph_site.py": (r"make viz",),
     "advisor/test_ask.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),
     "advisor/test_serve_command.py": (r"kedro serve.*",),
@@ -53,20 +72,122 @@ BY_HAND = (r"python benchmarks/.*",)
 OF_OTHERS = (r"export \w+=.*",)
 
 
+def text_of(path: Path) -> str:
+    """A page, or the cells of a notebook; what a cell gives to the shell in back quotes."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    cells = json.loads(text)["cells"]
+    lines = [line.rstrip("\n") for cell in cells for line in cell["source"]]
+    return "\n".join(re.sub(r"^(?:%system|!) *(.*)", r"`\1`", line) for line in lines)
+
+
 def commands(page: Path) -> list[tuple[str, str | None]]:
-    """Each command of a page, with what it needs."""
+    """Each command of a page that stands in a fence, with what it needs."""
     found = []
-    for fence in FENCE.finditer(page.read_text(encoding="utf-8")):
-        if fence["language"] not in {"", "console", "bash", "sh"}:
+    for fence in FENCE.finditer(text_of(page)):
+        language = fence["language"]
+        if language not in {"", "console", "bash", "sh"}:
             continue
         for line in fence["body"].splitlines():
             command = line.removeprefix("$ ")
-            if line.startswith("$ ") or line.startswith(PROGRAMS):
-                found.append((re.sub(r"\s+#.*", "", command).strip(), fence["needs"]))
+            is_command = line.startswith(("$ ", *PROGRAMS)) or language in {"bash", "sh"}
+            if is_command and (command := re.sub(r"(^|\s+)#.*", "", command).strip()):
+                found.append((command, fence["needs"]))
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def commands_in_sentences(page: Path) -> list[str]:
+    """What stands in back quotes and begins as a command of this project does."""
+    outside = FENCE.sub("", text_of(page)).replace("\n", " ")
+    quoted = re.findall(r"`((?:kedro|make|python benchmarks/)[^`]*)`", outside)
+    return [one for one in quoted if re.match(r"(kedro|make) [a-zA-Z-]+|python benchmarks/", one)]
+
+
+def words_of(command: str) -> Iterator[list[str]]:
+    """The words of each of its programs; a pipe or a redirection ends one."""
+    for part in re.split(r"\s[|>&]+\s", re.sub(r"[\[\]]", "", command)):
+        yield [word for word in shlex.split(part, comments=True) if "…" not in word]
+
+
+def what_does_not_exist(words: list[str]) -> str | None:
+    """The first name in a command that this project does not have."""
+    program, *rest = words
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return next((word for word in rest if "=" not in word and word not in targets), None)
+    if program == "python" and rest[0].startswith("benchmarks/"):
+        return None if (ROOT / rest[0]).is_file() else rest[0]
+    if program != "kedro" or rest[0] not in cli.commands:
+        # Kedro's own, and those of its plugins.
+        known = {"viz", "jupyter", "ipython", "registry", "catalog", "package", "info"}
+        return None if program != "kedro" or rest[0] in known else rest[0]
+    command = cli.commands[rest.pop(0)]
+    while isinstance(command, click.Group):
+        if rest[0] not in command.commands:
+            return rest[0]
+        command = command.commands[rest.pop(0)]
+    try:
+        options, *_ = command.make_parser(click.Context(command)).parse_args(rest)
+        if command.name == "run":
+            check_run(options)
+    except (click.UsageError, ParameterError) as error:
+        return str(error)
+    return None
+
+
+def check_run(options: dict[str, str]) -> None:
+    """Check every pipeline, node, tag and parameter that a ``kedro run`` names."""
+    given = {name: options[name].split(",") for name in ("pipelines", "node_names", "tags")
+             if name in options}  # fmt: skip
+    check_run_options({**options, **given}, ROOT)
+    for one in filter(None, options.get("params", "").split(",")):
+        names, _, _ = one.partition("=")
+        value: object = None
+        for name in reversed(names.split(".")):
+            value = {name: value}
+        try:
+            project_parameters(ROOT, "base", value)  # type: ignore[arg-type]
+        except ProfileError:
+            pass
+        except ParameterError as error:
+            # The value is none; it is the name that must be there.
+            if "There is no parameter" in str(error):
+                raise
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_name_in_a_command_exists(page: Path) -> None:
+    configure_project("the_block_llm")
+    named = [*commands_in_sentences(page), *(command for command, _ in commands(page))]
+    wrong = {
+        command: lacking
+        for command in named
+        for words in words_of(command)
+        if words and (lacking := what_does_not_exist(words))
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "lacking"),
+    [
+        ("make tests", "tests"),
+        ("python benchmarks/none.py REPOSITORY", "benchmarks/none.py"),
+        ("kedro row --row 3", "row"),
+        ("kedro rows --rows 3", "--rows"),
+        ("kedro adapters forget", "forget"),
+        ("kedro run --pipeline=qlora", "no pipeline qlora"),
+        ("kedro run --params=repository=PATH,qlora_train.max_row=3", "qlora_train.max_row"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_found(command: str, lacking: str) -> None:
+    configure_project("the_block_llm")
+    (words,) = words_of(command)
+    assert lacking in str(what_does_not_exist(words))
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> None:
     known = [pattern for patterns in RUN_BY.values() for pattern in patterns]
     unknown = [
@@ -81,6 +202,8 @@ def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> Non
 def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
     assert all((ROOT / "tests" / name).is_file() for name in RUN_BY)
     assert sum(len(commands(page)) for page in PAGES) > 25
+    assert len(commands(ROOT / "README.md")) > 5
+    assert commands_in_sentences(ROOT / "notebooks/sequence_build.ipynb")
 
 
 def test_every_page_of_the_menu_is_there() -> None:

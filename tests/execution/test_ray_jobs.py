@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from tests.builders.git_repository import GitRepository
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
+from the_block_llm.datasets.object_store import place
 from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
@@ -158,7 +160,11 @@ def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
 
 @pytest.mark.slow
 def test_documents_have_the_bytes_of_the_local_run(
-    cluster: Any, tmp_path: Path, local: Ingested, monkeypatch: pytest.MonkeyPatch
+    cluster: Any,
+    tmp_path: Path,
+    local: Ingested,
+    credentials: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Three groups of four repositories each.
     monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 24)
@@ -177,3 +183,14 @@ def test_documents_have_the_bytes_of_the_local_run(
     )
     assert len(here.parts) == 3
     assert part_bytes(there) == part_bytes(here)
+
+    # Tables in a store: tasks read them there, and leave there what they have rendered.
+    stored = tuple(
+        save_parts(place(f"s3://tables/in/{name}", credentials), table.schema, table.parts)
+        for name, table in zip(("commits", "changes", "files"), inputs[1:], strict=True)
+    )
+    documents = place("s3://tables/in/documents", credentials)
+    rendered = sequences.render_documents(local.repository, *stored, screening, *choices, ON_RAY)
+    assert part_bytes(save_parts(documents, DOCUMENTS, rendered)) == part_bytes(here)
+    left = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")
+    assert {path.split("/")[2] for path in left} == {"commits", "changes", "files", "documents"}

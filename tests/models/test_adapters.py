@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from the_block_llm.errors import (
 )
 from the_block_llm.models.adapter_manifest import list_adapters
 from the_block_llm.models.adapters import attach_adapter, load_with_adapter
-from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
+from the_block_llm.models.base_models import (
+    base_revision,
+    from_pretrained,
+    load_tokenizer,
+    prepare_base_model,
+)
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import LoraSettings
 
@@ -109,6 +115,22 @@ def test_an_unreachable_hub_says_what_to_do(
     for load in (load_tokenizer, load_base_model):
         with pytest.raises(ModelUnavailableError, match="HF_TOKEN.*embedded default"):
             load(profile)
+
+
+def test_what_the_hub_library_tries_again_is_told_once_and_not_at_each_attempt(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profile = tiny_profile(base).model_copy(update={"folder": None, "hub_id": "nobody/nothing-2"})
+
+    def attempt() -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+
+    with caplog.at_level(logging.INFO, logger="the_block_llm"):
+        from_pretrained(profile, attempt)
+        from_pretrained(profile, attempt)
+    assert [record.getMessage()[:36] for record in caplog.records] == [
+        "Asking the Hub for nobody/nothing-2."
+    ]
 
 
 def test_a_profile_with_a_token_unknown_to_the_tokenizer_is_refused(base: Path) -> None:

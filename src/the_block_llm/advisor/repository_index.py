@@ -219,8 +219,9 @@ def _read_repository(path: Path) -> dict[str, Any]:
 
 def _not_ingested(path: Path) -> TableError:
     return TableError(
-        f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first, or ask "
-        "without retrieval (--no-retrieval)."
+        f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first (or copy "
+        "it from the object store, if storage.folder names one), or ask without retrieval "
+        "(--no-retrieval)."
     )
 
 

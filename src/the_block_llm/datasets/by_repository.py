@@ -3,12 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.parquet_files import open_parquet
 from the_block_llm.datasets.parts import ParquetParts
 
 _COLUMN: Final = "repo"
@@ -28,7 +28,7 @@ class OfRepository:
     """The rows of one repository in the order of the table."""
 
     name: str
-    places: Sequence[tuple[Path, Sequence[int]]]
+    places: Sequence[tuple[Place, Sequence[int]]]
     """Parts that hold such rows, and the row groups in them."""
     prefix: str = ""
     """Stands before every path."""
@@ -36,7 +36,7 @@ class OfRepository:
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield the rows as dictionaries."""
         for part, groups in self.places:
-            with pq.ParquetFile(part) as reader:
+            with open_parquet(part) as reader:
                 batches = reader.iter_batches(
                     batch_size=256, row_groups=list(groups), columns=[*columns, _COLUMN]
                 )
@@ -53,7 +53,7 @@ class ByRepository:
     """Where in a table the rows of each repository lie; read once from the parts' statistics."""
 
     def __init__(self, table: ParquetParts) -> None:
-        self._places: dict[str, list[tuple[Path, list[int]]]] = defaultdict(list)
+        self._places: dict[str, list[tuple[Place, list[int]]]] = defaultdict(list)
         for part in table.parts:
             for name, groups in _groups_by_name(part).items():
                 self._places[name].append((part, groups))
@@ -63,9 +63,9 @@ class ByRepository:
         return OfRepository(name, self._places.get(name, ()), prefix)
 
 
-def _groups_by_name(part: Path) -> dict[str, list[int]]:
+def _groups_by_name(part: Place) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
-    with pq.ParquetFile(part) as reader:
+    with open_parquet(part) as reader:
         column = reader.schema_arrow.get_field_index(_COLUMN)
         for group in range(reader.metadata.num_row_groups):
             statistics = reader.metadata.row_group(group).column(column).statistics

@@ -1,7 +1,6 @@
 """Kedro's view of a table of Parquet parts: streams in, a lazy handle out."""
 
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -9,13 +8,14 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
 from the_block_llm import schemas
+from the_block_llm.datasets.object_store import Place, place
 from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists
 
 _PREVIEW_CHARACTERS = 200
 
 
 class ParquetPartsDataset(
-    AbstractDataset[Iterable[pa.RecordBatch | pa.Table | Path], ParquetParts]
+    AbstractDataset[Iterable[pa.RecordBatch | pa.Table | Place], ParquetParts]
 ):
     """A table of one of the schemas in :mod:`the_block_llm.schemas`.
 
@@ -25,16 +25,22 @@ class ParquetPartsDataset(
     """
 
     def __init__(
-        self, *, filepath: str, table: str, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        table: str,
+        credentials: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         """Describe the table.
 
         Args:
-            filepath: Folder of the table, relative to the project.
+            filepath: Folder of the table, relative to the project or in an object store.
             table: Name of its schema, for example ``COMMITS``.
+            credentials: Of the store, for fsspec.
             metadata: For Kedro-Viz; not used here.
         """
-        self._folder = Path(PurePosixPath(filepath))
+        self._folder = place(filepath, credentials)
         self._filepath = self._folder  # by this name Kedro-Viz shows where it is
         self._table = table
         self._schema: pa.Schema = getattr(schemas, table)
@@ -43,7 +49,7 @@ class ParquetPartsDataset(
     def load(self) -> ParquetParts:
         return ParquetParts(self._folder)
 
-    def save(self, data: Iterable[pa.RecordBatch | pa.Table | Path]) -> None:
+    def save(self, data: Iterable[pa.RecordBatch | pa.Table | Place]) -> None:
         save_parts(self._folder, self._schema, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
@@ -63,7 +69,7 @@ class ParquetPartsDataset(
         return {
             "rows": parts.num_rows,
             "columns": len(self._schema),
-            "file_size": sum(part.stat().st_size for part in parts.parts),
+            "file_size": parts.num_bytes,
         }
 
     def _exists(self) -> bool:

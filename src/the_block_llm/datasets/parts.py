@@ -3,9 +3,11 @@
 A table is a folder holding ``manifest.json`` and the part files it names. A save writes
 new parts beside the old ones and then replaces the manifest in one step, so a reader sees
 the old table or the new one and never half of either; files that no manifest names are
-removed afterwards. Nothing here knows Kedro: training processes read these tables too.
+removed afterwards. The folder may lie in an object store. Nothing here knows Kedro: training
+processes read these tables too.
 """
 
+import contextlib
 import json
 import os
 import uuid
@@ -14,32 +16,36 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from the_block_llm.datasets.object_store import Place, StorePath
+from the_block_llm.datasets.parquet_files import open_parquet, write_parquet
+from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
 from the_block_llm.errors import StorageError, TableError
 
 MANIFEST_NAME: Final = "manifest.json"
-_UNFINISHED: Final = ".unfinished"
 # Large enough that compression and column statistics pay, small enough that a part of
 # patches stays far below the memory of any machine that can train.
 _PART_BYTES: Final = 64 * 1024 * 1024
-_ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # what a reader has to hold at a time
 _READ_ROWS: Final = 1024
 
 
 class ParquetParts:
     """A table on disk, opened lazily: holding this object holds no rows."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         """Open the table in ``folder``.
 
         Raises:
             TableError: There is no manifest, it is damaged, or a part it names is gone.
+            StorageError: The folder lies in a store that cannot be reached.
         """
-        self.folder = Path(folder)
+        self.folder = folder
         self.manifest = _read_manifest(self.folder)
-        self.parts = [self.folder / part["name"] for part in self.manifest["parts"]]
-        missing = [part.name for part in self.parts if not part.exists()]
+        self.parts: Sequence[Place] = [
+            self.folder / part["name"] for part in self.manifest["parts"]
+        ]
+        sizes = self._sizes()
+        missing = [part.name for part in self.parts if part.name not in sizes]
         if missing:
             raise TableError(
                 f"The table {self.folder} lacks {len(missing)} of its {len(self.parts)} parts "
@@ -49,6 +55,12 @@ class ParquetParts:
     @property
     def num_rows(self) -> int:
         return int(sum(part["rows"] for part in self.manifest["parts"]))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all parts together, as they are stored."""
+        sizes = self._sizes()
+        return sum(sizes[part.name] for part in self.parts)
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -64,7 +76,7 @@ class ParquetParts:
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most ``batch_rows`` at a time."""
         for part in self.parts:
-            with pq.ParquetFile(part) as reader:
+            with open_parquet(part) as reader:
                 yield from reader.iter_batches(
                     batch_size=batch_rows, columns=None if columns is None else list(columns)
                 )
@@ -94,8 +106,42 @@ class ParquetParts:
             left -= taken[-1].num_rows
         return pa.Table.from_batches(taken, schema=self.schema)
 
+    def on_this_machine(self, folder: Path) -> Path:
+        """Where the table can be read as files: where it is, or copied into ``folder``.
 
-def table_exists(folder: Path) -> bool:
+        A part that an earlier call has copied is not fetched again.
+
+        Raises:
+            StorageError: ``folder`` cannot be written, or the store not be reached.
+        """
+        if isinstance(self.folder, Path):
+            return self.folder
+        sizes = self._sizes()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in self.parts:
+                copy = folder / part.name
+                if not copy.exists() or copy.stat().st_size != sizes[part.name]:
+                    unfinished = folder / f".{part.name}{UNFINISHED}"
+                    part.get_file(unfinished)  # type: ignore[union-attr]  # in the table's store
+                    unfinished.replace(copy)
+        except OSError as error:
+            raise _storage_error(folder, error) from error
+        write_text_atomically(folder / MANIFEST_NAME, json.dumps(self.manifest, indent=1))
+        keep = {part.name for part in self.parts}
+        for path in folder.glob("part-*.parquet"):
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+        return folder
+
+    def _sizes(self) -> dict[str, int]:
+        if isinstance(self.folder, StorePath):
+            return self.folder.sizes()
+        with os.scandir(self.folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+
+
+def table_exists(folder: Place) -> bool:
     """True where ``folder`` holds a complete table."""
     try:
         ParquetParts(folder)
@@ -105,25 +151,11 @@ def table_exists(folder: Path) -> bool:
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write one zstd Parquet file, whole or not at all."""
+    """Write one zstd Parquet file on this machine, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
-    # Of token ids a dictionary is larger than what zstd makes of them, and takes longer.
-    with_dictionary = [field.name for field in schema if not pa.types.is_list(field.type)]
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
-        with pq.ParquetWriter(
-            unfinished, schema, compression="zstd", use_dictionary=with_dictionary
-        ) as writer:
-            group: list[pa.RecordBatch] = []
-            n_bytes = 0
-            for batch in batches:
-                group.append(batch)
-                n_bytes += batch.nbytes
-                if n_bytes >= _ROW_GROUP_BYTES:
-                    writer.write_table(pa.Table.from_batches(group, schema))
-                    group, n_bytes = [], 0
-            if group:
-                writer.write_table(pa.Table.from_batches(group, schema))
+        write_parquet(unfinished, schema, batches)
         unfinished.replace(path)
     except OSError as error:
         raise _storage_error(path.parent, error) from error
@@ -132,9 +164,9 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
 
 
 def save_parts(
-    folder: Path,
+    folder: Place,
     schema: pa.Schema,
-    items: Iterable[pa.RecordBatch | pa.Table | Path],
+    items: Iterable[pa.RecordBatch | pa.Table | Place],
     meta: Mapping[str, Any] | None = None,
     part_bytes: int = _PART_BYTES,
 ) -> ParquetParts:
@@ -153,33 +185,30 @@ def save_parts(
         TableError: A batch or part has another schema.
         StorageError: The folder cannot be written.
     """
-    folder = Path(folder)
-    save_id = uuid.uuid4().hex[:8]
     parts: list[dict[str, Any]] = []
     pending: list[pa.RecordBatch] = []
     pending_bytes = 0
-
-    def flush() -> None:
-        nonlocal pending, pending_bytes
-        if pending:
-            path = folder / f"part-{len(parts):05d}-{save_id}.parquet"
-            write_part(path, schema, pending)
-            parts.append({"name": path.name, "rows": sum(b.num_rows for b in pending)})
-            pending, pending_bytes = [], 0
-
+    writer: PartWriter | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, StorePath):
+            writer = StoreParts(folder, schema)
+        else:
+            writer = FolderParts(folder, schema, write_part)
         for item in items:
-            if isinstance(item, Path):
-                flush()
-                parts.append(_adopt(folder, item, schema, f"part-{len(parts):05d}-{save_id}"))
+            if isinstance(item, Path | StorePath):
+                if pending:
+                    parts.append(writer.write(pending))
+                    pending, pending_bytes = [], 0
+                parts.append(writer.adopt(item))
                 continue
             for batch in item.to_batches() if isinstance(item, pa.Table) else [item]:
                 pending.append(_conform(batch, schema, folder))
                 pending_bytes += batch.nbytes
                 if pending_bytes >= part_bytes:
-                    flush()
-        flush()
+                    parts.append(writer.write(pending))
+                    pending, pending_bytes = [], 0
+        if pending:
+            parts.append(writer.write(pending))
         manifest = {
             "format": 1,
             "schema": schema.serialize().to_pybytes().hex(),
@@ -190,22 +219,26 @@ def save_parts(
         write_text_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=1))
     except BaseException as error:
         # The old manifest still names the old parts; only this save's files go.
-        for path in folder.glob(f"part-*-{save_id}.parquet"):
-            path.unlink(missing_ok=True)
+        if writer is not None:
+            with contextlib.suppress(StorageError):  # a store may have gone away
+                writer.undo()
         if isinstance(error, OSError):
             raise _storage_error(folder, error) from error
         raise
-    _sweep(folder, {part["name"] for part in parts})
+    writer.sweep({part["name"] for part in parts})
     return ParquetParts(folder)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(path: Place, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader sees the old file or the new, whole.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    if isinstance(path, StorePath):
+        path.put_bytes(text.encode())
+        return
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8", newline="") as file:
@@ -219,33 +252,7 @@ def write_text_atomically(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _adopt(folder: Path, source: Path, schema: pa.Schema, stem: str) -> dict[str, Any]:
-    with pq.ParquetFile(source) as reader:
-        if not reader.schema_arrow.equals(_as_parquet_keeps(schema)):
-            raise TableError(f"The part {source} has another schema than the table {folder}.")
-        n_rows = reader.metadata.num_rows
-    if source.parent.resolve() == folder.resolve():
-        return {"name": source.name, "rows": n_rows}
-    target = folder / f"{stem}.parquet"
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, or one without hard links.
-        with source.open("rb") as reader_file, target.open("wb") as writer_file:
-            while chunk := reader_file.read(1 << 20):
-                writer_file.write(chunk)
-    return {"name": target.name, "rows": n_rows}
-
-
-def _as_parquet_keeps(schema: pa.Schema) -> pa.Schema:
-    # Parquet has no seconds: they are written, and read again, as milliseconds.
-    for index, field in enumerate(schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "s":
-            schema = schema.set(index, field.with_type(pa.timestamp("ms", tz=field.type.tz)))
-    return schema
-
-
-def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Path) -> pa.RecordBatch:
+def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Place) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     if batch.schema.names != schema.names:
@@ -258,7 +265,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Path) -> pa.Recor
         raise TableError(f"Rows for {folder} do not fit its schema: {error}") from error
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Place) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -277,13 +284,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _sweep(folder: Path, keep: set[str]) -> None:
-    for path in [*folder.glob("*.parquet"), *folder.glob(f".*{_UNFINISHED}")]:
-        if path.name not in keep:
-            path.unlink(missing_ok=True)
-
-
-def _storage_error(folder: Path, error: OSError) -> StorageError:
+def _storage_error(folder: Place, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot write to {folder}: {error.strerror or error}. Free some space or make the "
         "folder writable, then run again; what was there before is unchanged."

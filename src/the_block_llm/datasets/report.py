@@ -1,12 +1,12 @@
 """Reports: a JSON file or a page, written whole or not at all."""
 
 import json
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import HTMLPreview, JSONPreview
 
+from the_block_llm.datasets.object_store import place
 from the_block_llm.datasets.parts import write_text_atomically
 from the_block_llm.errors import TableError
 
@@ -14,14 +14,22 @@ from the_block_llm.errors import TableError
 class ReportDataset(AbstractDataset[Any, Any]):
     """A ``.json`` file of plain values, or any other file of text."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        credentials: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
         """Describe the report.
 
         Args:
-            filepath: The file, relative to the project; ``.json`` holds JSON, others text.
+            filepath: The file, relative to the project or in an object store; ``.json`` holds
+                JSON, others text.
+            credentials: Of the store, for fsspec.
             metadata: For Kedro-Viz; not used here.
         """
-        self._filepath = Path(PurePosixPath(filepath))
+        self._filepath = place(filepath, credentials)
         self._is_json = self._filepath.suffix == ".json"
         self.metadata = metadata
 
@@ -49,7 +57,7 @@ class ReportDataset(AbstractDataset[Any, Any]):
         return JSONPreview(json.dumps(self.load()))
 
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return self._filepath.exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath.as_posix()}

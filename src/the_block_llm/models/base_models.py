@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -120,7 +122,8 @@ def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
         ModelUnavailableError: With what to do about it.
     """
     try:
-        return load()
+        with _asking_the_hub(profile):
+            return load()
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise ModelUnavailableError(_hub_advice(profile, "is gated or does not exist")) from error
     except (OSError, HfHubHTTPError, ConnectionError) as error:
@@ -129,12 +132,36 @@ def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
             raise ModelUnavailableError(_hub_advice(profile, "is gated")) from error
         if profile.folder is None and profile.hub_id is not None:
             raise ModelUnavailableError(
-                _hub_advice(profile, "cannot be reached or is incomplete")
+                _hub_advice(profile, "cannot be reached (is there a network?) or is incomplete")
             ) from error
         raise ModelUnavailableError(
             f"The weights of {profile.name} cannot be read from "
             f"{profile.folder or profile.cache_folder}: {error}"
         ) from error
+
+
+@contextmanager
+def _asking_the_hub(profile: ModelProfile) -> Iterator[None]:
+    """Say once what is waited for, instead of each attempt twice as huggingface_hub does."""
+    if profile.folder is not None or profile.hub_id is None:
+        yield
+        return
+    _say_that_the_hub_is_asked(profile.hub_id)
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
+
+
+@cache
+def _say_that_the_hub_is_asked(hub_id: str) -> None:
+    _log.info(
+        "Asking the Hub for %s. Without a network it takes a minute to give up; HF_HUB_OFFLINE=1 "
+        "takes what is already on this machine.", hub_id,
+        extra={"markup": False},
+    )  # fmt: skip
 
 
 def _revision(profile: ModelProfile) -> str:

@@ -76,6 +76,19 @@ def test_the_verdict_and_its_evidence(report):
     assert report["measures"][3]["outcome"] == "too little data"
 
 
+def test_text_of_new_lines_is_compared_on_its_own(plan, params):
+    scores = held_out_scores(0.9)
+    for row in scores:
+        number = int(row["item_id"][1:])
+        row["detail"] = json.dumps({"kind": "file", "familiar": 0.05 if number < 10 else 0.5})
+        if row["arm"] == "tuned" and number < 10:
+            row["value"] *= 0.95 / 0.9
+    report = build_report(plan, COMPLETIONS, scores, KNOWN, params, {})
+    new = next(m for m in report["measures"] if m["name"] == "held_out_new")
+    assert (new["n_items"], new["weight"]) == (10, "part")
+    assert new["tuned"] / new["base"] == pytest.approx(0.95)
+
+
 def test_answers_are_scored_and_stand_side_by_side(report):
     stale = report["answers"][0]
     assert [a["arm"] for a in stale["arms"]] == ["base", "tuned"]

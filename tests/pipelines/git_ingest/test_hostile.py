@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.builders.git_repository import GitRepository, Symlink
 from tests.pipelines.git_ingest.ingesting import ingest
+
+from the_block_llm.errors import RepositoryError
 
 
 def _fingerprint(folder: Path) -> str:
@@ -152,6 +155,36 @@ def test_objects_outside_are_read_only_when_asked(tmp_path: Path) -> None:
     assert trusted.rows("snapshot_files", "text") == [("x = 1\n",)]
 
 
+@pytest.mark.parametrize(
+    "inside",
+    ["objects", "objects/pack", "objects/pack/*.pack", "refs/heads", "packed-refs", "HEAD"],
+)
+def test_links_out_of_the_git_folder_are_followed_only_when_asked(
+    tmp_path: Path, inside: str
+) -> None:
+    repository = GitRepository(tmp_path / "project")
+    repository.commit("One", {"a.py": "x = 1\n"})
+    repository.git("gc", "--quiet")
+    (link,) = repository.git_dir.glob(inside)
+    link.rename(tmp_path / "outside")
+    link.symlink_to(tmp_path / "outside")
+    with pytest.raises(RepositoryError, match=rf"{re.escape(str(link))} .* {tmp_path}/outside,"):
+        ingest(repository.path, tmp_path / "alone")
+    trusted = ingest(repository.path, tmp_path / "trusted", follow_alternates=True)
+    assert trusted.rows("snapshot_files", "text") == [("x = 1\n",)]
+
+
+def test_links_that_stay_in_the_git_folder_are_followed(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    repository.commit("One", {"a.py": "x = 1\n"})
+    pack = repository.git_dir / "objects" / "pack"
+    repository.git("gc", "--quiet")
+    pack.rename(repository.git_dir / "packs")
+    pack.symlink_to("../packs")
+    got = ingest(repository.path, tmp_path / "out")
+    assert got.rows("snapshot_files", "text") == [("x = 1\n",)]
+
+
 def test_a_missing_blob_takes_only_its_own_changes_with_it(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     repository.commit("One", {"a.py": "x = 1\n", "b.py": "y = 1\n"})
@@ -247,6 +280,8 @@ _MEASURED = """
 import json, resource, sys
 from pathlib import Path
 from tests.pipelines.git_ingest.ingesting import ingest
+
+from the_block_llm.errors import RepositoryError
 got = ingest(Path(sys.argv[1]), Path(sys.argv[2]))
 peaks_mib = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10]
 status = Path("/proc/self/status")  # getrusage would count what the parent held when it forked

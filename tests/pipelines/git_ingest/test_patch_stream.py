@@ -7,6 +7,7 @@ import pytest
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
+from the_block_llm.pipelines.git_ingest import damaged
 from the_block_llm.pipelines.git_ingest.patch_stream import PatchReader
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError
 
@@ -104,6 +105,26 @@ def test_a_commit_before_and_the_rest_of_a_damaged_one_keep_their_renames(tmp_pa
         ("lost.txt", None, "M", "missing_object"),
         ("z.txt", None, "M", None),
         ("z.txt", None, "M", None),
+    ]
+
+
+@pytest.mark.parametrize(("most", "copy"), [(4, ("C", "a.txt")), (3, ("A", None))])
+def test_a_damaged_commit_of_very_many_files_is_not_searched_for_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, copy: tuple[str, str | None]
+) -> None:
+    monkeypatch.setattr(damaged, "_MOST_CHANGES_WITH_COPIES", most)
+    repository = GitRepository(tmp_path / "project")
+    text = "".join(f"line {i}\n" for i in range(30))
+    repository.commit("One", {"a.txt": text, "b.txt": text.upper(), "lost.txt": "old\n"})
+    changed = {"a.txt": text + "more\n", "copy.txt": text, "lost.txt": "new\n"}
+    repository.commit("Two", changed, renames={"b.txt": "moved.txt"})
+    repository.remove_object(repository.git("rev-parse", "HEAD:lost.txt"))
+    got = ingest(repository.path, tmp_path / "out")
+    assert got.rows("file_changes", "path", "status", "old_path")[3:] == [
+        ("a.txt", "M", None),
+        ("copy.txt", *copy),
+        ("lost.txt", "M", None),
+        ("moved.txt", "R", "b.txt"),
     ]
 
 

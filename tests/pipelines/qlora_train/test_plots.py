@@ -15,6 +15,8 @@ METRICS: dict[str, Any] = {
     "predicted_peak_gib": 4.6,
     "memory_cap_gib": 7.0,
     "out_of_memory": [{"step": 1, "went_on_with_rows": 1}],
+    "best_step": 2,
+    "epoch_ends": [1, 2],
 }
 
 
@@ -27,8 +29,25 @@ def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_losses_and_learning_rate_stand_over_the_steps() -> None:
     loss, rate = plot_training(METRICS).axes
-    assert lines(loss) == {"training": ([1, 2], [3.0, 2.0]), "validation": ([0, 2], [3.1, 2.2])}
+    assert lines(loss) == {
+        "training": ([1, 2], [3.0, 2.0]),
+        "validation": ([0, 2], [3.1, 2.2]),
+        "weights kept": ([2], [2.2]),
+        "epoch ends": ([1, 1], [0, 1]),
+    }
     assert lines(rate) == {"learning rate": ([1, 2], [1e-4, 2e-4])}
+
+
+def test_many_steps_are_drawn_with_their_moving_mean() -> None:
+    steps = [
+        {"step": n, "loss": float(n % 2), "learning_rate": 1e-4, "memory_gib": 1.0}
+        for n in range(1, 201)
+    ]
+    loss, _ = plot_training({**METRICS, "train_history": steps, "epoch_ends": [200]}).axes
+    xs, ys = lines(loss)["training, mean of 4 steps"]
+    assert ys == [0.5] * 197
+    assert (xs[0], xs[-1]) == (3, 199)
+    assert "epoch ends" not in lines(loss)
 
 
 def test_memory_stands_beside_plan_and_cap() -> None:

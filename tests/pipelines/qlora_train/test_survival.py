@@ -23,10 +23,9 @@ from tests.pipelines.qlora_train.jobs import (
 )
 from tests.pipelines.qlora_train.killing import Killed, at_step, kill_at
 
-from the_block_llm.errors import StorageError, TrainingError
+from the_block_llm.errors import StoppedOnRequest, StorageError, TrainingError
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 from the_block_llm.pipelines.qlora_train.training import train
 
 

@@ -135,3 +135,54 @@ def _file(name: str, split: Any, words: list[str]) -> Draft:
     segments = (Segment("head\n", train=False), Segment(" ".join(words), train=True))
     at = datetime(2026, 1, 1, tzinfo=UTC)
     return Draft(f"file/{name}", "file", split, name, at, segments)
+
+
+def test_a_line_of_many_held_back_documents_is_known_in_all_of_them() -> None:
+    boilerplate = ["this", "stands", "everywhere"]
+    later = [_file(f"later{n}", "held_out", boilerplate) for n in range(100)]
+    check = LeakCheck(later, History({}, {}, None), 0.7)  # type: ignore[arg-type]
+    text = "".join(f"{line}\n" for line in ("some", " ".join(boilerplate), "other", "more lines"))
+    earlier = _file("earlier", "train", [text])
+    check.see(earlier, wording(earlier))
+    found = check.leaks()
+    assert [leak.document_id for leak in found] == [draft.document_id for draft in later]
+    assert {(leak.reason, leak.nearest, leak.similarity, leak.split) for leak in found} == {
+        ("known_lines", "file/earlier", 1.0, "held_out")
+    }
+
+
+def test_each_side_is_compared_with_what_comes_before_it() -> None:
+    def check_of(split: Any) -> LeakCheck:
+        held_back = [_file("a", split, words), _file("b", "held_out", ["nothing", "alike"])]
+        return LeakCheck(held_back, History({}, {}, None), 0.7)  # type: ignore[arg-type]
+
+    words = [f"word{n}" for n in range(60)]
+    for split, seen_on, is_leak in (
+        ("validation", "train", True), ("validation", "validation", False),
+        ("held_out", "train", True), ("held_out", "validation", True),
+        ("held_out", "held_out", False),
+    ):  # fmt: skip
+        check = check_of(split)
+        seen = _file("seen", seen_on, words)
+        check.see(seen, wording(seen))
+        assert [leak.source for leak in check.leaks()] == (["a"] if is_leak else [])
+
+
+def test_the_document_with_most_of_the_lines_is_named() -> None:
+    lines = [f"line number {n} of the held-back text" for n in range(10)]
+    later = _file("later", "held_out", ["\n".join(lines)])
+    check = LeakCheck([later], History({}, {}, None), 0.7)  # type: ignore[arg-type]
+    for name, own in (("few", lines[:2]), ("most", lines[1:7]), ("rest", lines[7:])):
+        earlier = _file(name, "train", ["\n".join(own)])
+        check.see(earlier, wording(earlier))
+    [leak] = check.leaks()
+    assert (leak.reason, leak.nearest, leak.similarity) == ("known_lines", "file/most", 1.0)
+
+
+@pytest.mark.parametrize("held_back", [[], [[]]])
+def test_nothing_held_back_or_nothing_said_in_it_gives_no_leak(held_back: list[list[str]]) -> None:
+    later = [_file("later", "held_out", words) for words in held_back]
+    check = LeakCheck(later, History({}, {}, None), 0.7)  # type: ignore[arg-type]
+    earlier = _file("earlier", "train", ["some", "words", "that", "are", "learned"])
+    check.see(earlier, wording(earlier))
+    assert check.leaks() == []

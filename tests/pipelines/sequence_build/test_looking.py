@@ -1,5 +1,6 @@
 """Seeing a row, and finding what training says that is nearest to a held-back document."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from rich.text import Text
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.errors import ParameterError
+from the_block_llm.errors import ParameterError, StaleDataError
 from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.pipelines.sequence_build.audit import Neighbour, nearest_training_documents
+from the_block_llm.pipelines.sequence_build.leaks import Leak
 from the_block_llm.pipelines.sequence_build.pieces import Piece, fill_up
 from the_block_llm.pipelines.sequence_build.row_view import marked_lines, show_row
+from the_block_llm.pipelines.sequence_build.screening import Screening
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -162,7 +165,7 @@ def test_the_command_audit_names_the_nearest_or_lists(
         new=("held_out", "one two three four\nfive six seven eight\n"),
         newer=("held_out", "something else\n"),
     )
-    command = {"neighbours": 5, "profile": None, "env": None}
+    command = {"neighbours": 5, "removed": False, "profile": None, "env": None}
     looking.audit(prepared(tmp_path), item=None, **command)
     assert capsys.readouterr().out == "file/new\nfile/newer\n"
     looking.audit(prepared(tmp_path), item="file/new", **command)
@@ -171,3 +174,29 @@ def test_the_command_audit_names_the_nearest_or_lists(
         looking.audit(prepared(tmp_path), item="file/n", **command)
     with pytest.raises(ParameterError, match="of none"):
         looking.audit(prepared(tmp_path), item="absent", **command)
+
+
+def test_the_command_audit_names_what_was_removed_and_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents(tmp_path / "documents", a=("train", "text\n"), b=("held_out", "other\n"))
+    leaks = (
+        Leak("commit/1f", "1f", "held_out", "revert", "0a", 1.0),
+        Leak("chat/file/c", "c.py", "held_out", "known_lines", "file/[a]", 0.75),
+    )
+    found = Screening(leaks, {}, {}, validation_repeats=False)
+    (tmp_path / "screening").write_text(json.dumps(found.to_json()))
+    command = {"neighbours": 5, "profile": None, "env": None}
+    looking.audit(prepared(tmp_path), item=None, removed=True, **command)
+    assert capsys.readouterr().out.split("\n")[1:] == [
+        "     1.000  revert           commit/1f (1f)",
+        "                             0a",
+        "     0.750  known_lines      chat/file/c (c.py)",
+        "                             file/[a]",
+        "",
+    ]
+    looking.audit(prepared(tmp_path), item="chat/file", removed=False, **command)
+    assert capsys.readouterr().out.startswith("chat/file/c was removed")
+    (tmp_path / "screening").write_text(json.dumps({"leaks": [{"document_id": "commit/1f"}]}))
+    with pytest.raises(StaleDataError, match="kedro run --pipeline=sequence_build"):
+        looking.audit(prepared(tmp_path), item=None, removed=True, **command)

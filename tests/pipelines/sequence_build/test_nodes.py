@@ -61,7 +61,23 @@ def test_a_young_history_gives_rows_on_all_three_sides(
     # 50 million tokens are never reached with so little text: the profile's most epochs.
     assert (run.report["expected_epochs"], run.report["expected_steps"]) == (12, 12 * steps)
     assert any("little to learn" in warning for warning in run.report["warnings"])
+    assert any("are of the kind 'feature'" in warning for warning in run.report["warnings"])
     json.dumps(run.report, allow_nan=False)
+
+
+def test_the_report_names_what_had_to_go_and_what_gave_it_away(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
+    text = long_story.trees[0]["pkg/part0.py"]
+    long_story.commit("Start a package of its own", {"own/part0.py": text})
+    run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
+    removed = {leak["document_id"]: leak for leak in run.report["leaks_removed"]}
+    copy = removed["file-after-cutoff/own/part0.py"]
+    assert (copy["source"], copy["split"]) == ("own/part0.py", "held_out")
+    assert copy["reason"] in {"exact_duplicate", "known_lines"}
+    assert copy["nearest"] in {row["document_id"] for row in run.documents.rows(["document_id"])}
+    counts = [n for key, n in run.report.items() if "_leaks_removed_" in key]
+    assert sum(counts) == len(removed)
 
 
 def test_no_token_is_learned_twice_and_none_is_lost(
@@ -326,6 +342,14 @@ def test_commits_that_a_fork_shares_are_rendered_once(
         if row["document_id"].startswith("file/") and row["split"] == "train"
     ]
     assert set(learned) == {"story"}
+    # Nor is what came after the cut-off evaluated twice.
+    assert run.report["held_out_duplicates_removed_documents"] > 0
+    measured = [
+        (row["document_id"], row["source"].split("/")[0])
+        for row in run.documents.rows(["document_id", "split", "source", "kind"])
+        if row["split"] == "held_out" and row["kind"] == "file"
+    ]
+    assert {repository for _, repository in measured} == {"story"}
 
 
 def test_documents_do_not_depend_on_how_repositories_are_grouped(

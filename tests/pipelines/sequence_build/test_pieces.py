@@ -115,8 +115,10 @@ def test_every_token_is_new_in_one_piece_and_no_piece_is_too_long(
 
 def test_a_border_inside_a_token_counts_for_the_cut_before_it() -> None:
     # "ab" "\n " "c": the line begins at byte 3, inside the second token.
-    strength = token_strength(np.array([0, 0, 0, 1, 0], np.int8), np.array([0, 2, 2, 1]))
-    assert strength.tolist() == [0, 0, 1, 0]
+    # A mark stands before and after "ab".
+    starts, of_starts = np.array([0, 3, 4]), np.array([1, 2, 1], np.int8)
+    strength = token_strength(starts, of_starts, np.array([0, 2, 2, 4, 5]))
+    assert strength.tolist() == [0, 1, 0, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.attention import Segments
 from the_block_llm.models.layerwise.head import HeadLoss, VocabularyHead
-from the_block_llm.models.layerwise.layer import Batch, DecoderLayer, Tiling
+from the_block_llm.models.layerwise.layer import DecoderLayer
+from the_block_llm.models.layerwise.layer_pass import Batch, Tiling
 from the_block_llm.models.layerwise.layer_store import LayerStore
 from the_block_llm.models.layerwise.projection import LowRank
 

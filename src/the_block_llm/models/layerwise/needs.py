@@ -1,7 +1,7 @@
 """What a step needs of a device and of its host, item by item.
 
-The sums follow the buffers of ``layer.py`` and ``head.py`` one by one; benchmarks/gpu
-compares them with what a GPU measured.
+The sums follow the buffers of ``layer.py``, of its two halves and of ``head.py`` one by one;
+benchmarks/gpu compares them with what a GPU measured.
 """
 
 from dataclasses import dataclass

@@ -69,6 +69,10 @@ class MemoryPlan:
         return ", ".join(parts)
 
 
+# Tokens that go through the MLP together.
+_TILES: Final = (32_768, 16_384, 8192, 4096, 2048, 1024)
+
+
 def plan_training(
     size: TrainingSize,
     free_bytes: int,
@@ -139,7 +143,7 @@ def _candidates(
     }[layers]
     groups = [n for n in _divisors(shape.n_kv_heads) if shape.n_heads % n == 0]
     for together, n_resident, head, parts, mlp, states, ahead, kept in product(
-        rows, resident, (True, False), groups, (8192, 4096, 2048, 1024), placements,
+        rows, resident, (True, False), groups, _TILES, placements,
         (True, False), (True, False),
     ):  # fmt: skip
         tokens = together * size.row_tokens

@@ -5,7 +5,7 @@ The low-rank part costs no pass of its own: the inputs carry its columns behind 
 Its backward product gives the gradients of ``x`` and of ``x Aᵀ`` at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,19 +31,35 @@ class LowRank:
     down_slope: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
     up_slope: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
 
-    def begin(self) -> None:
-        """Start collecting this layer's gradients, in float32 whatever the parameters are."""
-        self.down_slope = torch.zeros_like(self.down, dtype=torch.float32)
-        self.up_slope = torch.zeros_like(self.up, dtype=torch.float32)
 
-    def finish(self) -> None:
-        """Add what was collected to the parameters' gradients, as autograd would."""
-        for parameter, slope in ((self.down, self.down_slope), (self.up, self.up_slope)):
+def begin_slopes(pairs: Sequence[LowRank]) -> None:
+    """Start collecting the gradients of a layer's pairs, in float32 whatever the parameters are."""
+    matrices = [matrix for pair in pairs for matrix in (pair.down, pair.up)]
+    if not matrices:
+        return
+    # One buffer: filling each matrix on its own is a launch each, which small models wait for.
+    whole = torch.zeros(
+        sum(matrix.numel() for matrix in matrices), dtype=torch.float32, device=matrices[0].device
+    )
+    parts = whole.split([matrix.numel() for matrix in matrices])
+    for number, pair in enumerate(pairs):
+        pair.down_slope = parts[2 * number].view(pair.down.shape)
+        pair.up_slope = parts[2 * number + 1].view(pair.up.shape)
+
+
+def finish_slopes(pairs: Sequence[LowRank]) -> None:
+    """Add what was collected to the parameters' gradients, as autograd would."""
+    kept, slopes = [], []
+    for pair in pairs:
+        for parameter, slope in ((pair.down, pair.down_slope), (pair.up, pair.up_slope)):
             if parameter.grad is None:
                 parameter.grad = slope.to(parameter.dtype)
             else:
-                parameter.grad.add_(slope)
-        self.down_slope = self.up_slope = torch.empty(0)
+                kept.append(parameter.grad)
+                slopes.append(slope.to(parameter.dtype))
+        pair.down_slope = pair.up_slope = torch.empty(0)
+    if kept:
+        torch._foreach_add_(kept, slopes)
 
 
 class Projection:
@@ -103,34 +119,38 @@ class Projection:
             return None
         return torch.cat([bias for bias in biases if bias is not None])
 
-    def down_matrix(self, like: torch.Tensor) -> torch.Tensor:
-        """All A one below the other, ``(n_columns, in_features)``, in the type of ``like``."""
-        matrices = [pair.down.detach().to(like.dtype) for pair in self.pairs]
-        spare = self.n_columns - sum(matrix.shape[0] for matrix in matrices)
-        if spare:
-            matrices.append(matrices[0].new_zeros(spare, matrices[0].shape[1]))
-        return torch.cat(matrices)
+    def down_matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        """All A one below the other, ``(n_columns, in_features)``, in ``dtype``."""
+        if not self.n_columns:
+            return torch.empty(0, 0, dtype=dtype)
+        first = self.pairs[0].down
+        whole = torch.empty(self.n_columns, first.shape[1], dtype=dtype, device=first.device)
+        row = 0
+        for pair in self.pairs:
+            whole[row : row + pair.down.shape[0]].copy_(pair.down.detach())
+            row += pair.down.shape[0]
+        whole[row:].zero_()
+        return whole
 
     def fill_columns(
         self,
         x: torch.Tensor,
         columns: torch.Tensor,
+        down: torch.Tensor,
         seed: int | None,
         add: bool = False,
-        inputs: slice = slice(None),
     ) -> None:
         """Write (or add) ``dropout(x) Aᵀ`` into ``columns``.
 
         Args:
-            x: ``(n, in_features)``.
+            x: ``(n, in_features)``, or some of the features.
             columns: ``(n, n_columns)``, strided.
+            down: :meth:`down_matrix`, for those features.
             seed: Of the dropout; none: no dropout.
             add: Whether to add.
-            inputs: Which of the input's features ``x`` has.
         """
         if not self.n_columns:
             return
-        down = self.down_matrix(x)[:, inputs]
         for part, own in self._parts(x, seed):
             values = x[part] if own is None else dropped(x[part], self.dropout, own)
             if add:
@@ -158,6 +178,7 @@ class Projection:
         x: torch.Tensor,
         column_slope: torch.Tensor,
         into: torch.Tensor,
+        down: torch.Tensor,
         seed: int | None,
         inputs: slice = slice(None),
     ) -> None:
@@ -167,12 +188,12 @@ class Projection:
             x: The input, or the part ``inputs`` of its features, ``(n, …)``.
             column_slope: Gradient of ``x Aᵀ``, ``(n, n_columns)``.
             into: Gradient of ``x``, added to.
+            down: :meth:`down_matrix`, for those features.
             seed: As in :meth:`fill_columns`.
             inputs: Which of the input's features ``x`` has.
         """
         if not self.n_columns:
             return
-        down = self.down_matrix(x)[:, inputs]
         total = torch.zeros(down.shape, dtype=torch.float32, device=down.device)
         for part, own in self._parts(x, seed):
             slope = column_slope[part]

@@ -1,5 +1,6 @@
 """How long an optimizer step takes by one plan or another; enough to put plans in order."""
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,14 +12,15 @@ from the_block_llm.models.layerwise.packing import LayerLayout
 
 # A guess at an ordinary solid-state disk, good enough to put it last.
 _DISK_BYTES: Final = 1e9
-# Kernel launches of one layer, forward and backward, and what each costs the host. A small model
-# waits for nothing else, so what multiplies them must not look free.
-_LAUNCHES: Final = 130
-_LAUNCHES_A_GROUP: Final = 30
-_LAUNCHES_A_TILE: Final = 45
+# Kernel launches of one layer, forward and backward. A small model waits for nothing else, so
+# what multiplies them must not look free.
+_LAUNCHES: Final = 180
+_LAUNCHES_A_GROUP: Final = 40
+_LAUNCHES_A_TILE: Final = 60
 _LAUNCHES_TO_STREAM: Final = 8
 _LAUNCHES_TO_STORE: Final = 6
-_LAUNCH_SECONDS: Final = 9e-6
+# What the host does for a launch of ours, against one tiny operation in a loop of them.
+_HOST_WORK: Final = 3.0
 # Of the memory's rate, what unpacking 4-bit weights reaches.
 _UNPACKING_RATE: Final = 0.6
 
@@ -33,6 +35,8 @@ class DeviceRates:
     """Moved within the device, a second."""
     host_bytes: float
     """Copied from pinned host memory, a second."""
+    launch_seconds: float = 2e-5
+    """Of the host, for each kernel that it starts."""
 
 
 # A CPU is not measured: its plans differ in what goes to disk alone.
@@ -40,7 +44,7 @@ _NO_RATES: Final = DeviceRates(matmul_flops=5e10, memory_bytes=1e10, host_bytes=
 
 
 def measure_rates(device: torch.device) -> DeviceRates:
-    """Time a product, a copy on the device and one from the host; a tenth of a second."""
+    """Time a product, copies within and to the device, and launches: a tenth of a second."""
     if device.type == "cpu":
         return _NO_RATES
     left = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
@@ -66,7 +70,21 @@ def measure_rates(device: torch.device) -> DeviceRates:
         matmul_flops=2 * 4096**3 / seconds(left, None),
         memory_bytes=2 * block.numel() / seconds(block, target),
         host_bytes=host.numel() / seconds(host, block),
+        launch_seconds=_HOST_WORK * _launch_seconds(device),
     )
+
+
+def _launch_seconds(device: torch.device) -> float:
+    """What a tiny operation costs the host; few enough that they wait in the queue for nothing."""
+    number = torch.zeros(1, device=device)
+    best = float("inf")
+    for _ in range(4):
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        for _ in range(_LAUNCHES):
+            number.add_(1)
+        best = min(best, (time.perf_counter() - began) / _LAUNCHES)
+    return best
 
 
 def seconds_per_step(
@@ -102,7 +120,7 @@ def seconds_per_step(
         + _LAUNCHES_TO_STREAM * streamed
         + _LAUNCHES_TO_STORE * (settings.activations != "device")
     )
-    layer = max(busy, launches * _LAUNCH_SECONDS)
+    layer = max(busy, launches * rates.launch_seconds)
     state = 2 * tokens * shape.hidden
     # Layers come forward and back; states go and come.
     copied: float = 2 * layer_bytes * streamed

@@ -13,6 +13,8 @@ from the_block_llm.datasets.parts import ParquetParts
 _LEAST_CHARACTERS: Final = 12  # shorter lines stand in every file
 _FEWEST_LINES: Final = 3
 SEEN_SHARE: Final = 0.9
+NEW_SHARE: Final = 0.1
+"""Text of which training holds fewer lines than this is new line by line."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from the_block_llm.pipelines.behavioral_eval import general_ability
 from the_block_llm.pipelines.behavioral_eval.answers import ScoredAnswer
 from the_block_llm.pipelines.behavioral_eval.held_out import WRITTEN_BY_PEOPLE
-from the_block_llm.pipelines.behavioral_eval.leaks import SEEN_SHARE
+from the_block_llm.pipelines.behavioral_eval.leaks import NEW_SHARE, SEEN_SHARE
 from the_block_llm.pipelines.behavioral_eval.measuring import GENERAL_TEXT, HELD_OUT
 from the_block_llm.pipelines.behavioral_eval.statistics import PairedItem, compare, mcnemar
 from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import TASKS
@@ -77,6 +77,14 @@ def pair_arms(
             (f"{HELD_OUT}_{kind}", title, _BITS, "part", by_kind[kind])
             for kind, title in _KIND_TITLES.items()
         ),
+        # Later text repeats some lines of what was there; this shows the gain without them.
+        (
+            f"{HELD_OUT}_new",
+            "Held-out text with new lines alone",
+            _BITS,
+            "part",
+            [row for row in written if _familiar(row) < NEW_SHARE],
+        ),
         *((t.name, t.title, _RIGHT, "knowledge", by_task[t.name]) for t in TASKS),
         (GENERAL_TEXT, "General text", _BITS, "ability", by_task[GENERAL_TEXT]),
         (
@@ -102,8 +110,12 @@ def pair_arms(
 
 def is_leaked(row: Mapping[str, Any]) -> bool:
     """True for what training has seen; it takes no part in any comparison."""
-    familiar: float = json.loads(row["detail"]).get("familiar", 0.0)
-    return familiar >= SEEN_SHARE
+    return _familiar(row) >= SEEN_SHARE
+
+
+def _familiar(row: Mapping[str, Any]) -> float:
+    share: float = json.loads(row["detail"]).get("familiar", 0.0)
+    return share
 
 
 def _pair_rows(rows: Rows, first: str, second: str) -> tuple[PairedItem, ...]:

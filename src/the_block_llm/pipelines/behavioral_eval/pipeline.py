@@ -1,23 +1,29 @@
-"""Base and tuned answer the same questions; a report says whether the tuning was worth it."""
+"""Wiring of behavioral_eval."""
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Node, Pipeline
 
-from the_block_llm.pipelines.behavioral_eval import nodes
+from the_block_llm.pipelines.behavioral_eval.nodes import (
+    check_suites,
+    evaluate_arms,
+    judge,
+    plan_probes,
+    render_page,
+)
 
 
 def create_pipeline() -> Pipeline:
-    """Wire the evaluation."""
-    return pipeline(
+    """Held-out material, adapter and suites in; answers, scores and the report out."""
+    return Pipeline(
         [
-            node(
-                nodes.check_suites,
+            Node(
+                check_suites,
                 inputs=["suite_files", "params:behavioral_eval"],
                 outputs="probe_suites",
                 name="check_suites",
                 tags=["probes"],
             ),
-            node(
-                nodes.plan_probes,
+            Node(
+                plan_probes,
                 inputs={
                     "suites": "probe_suites",
                     "repository": "repository",
@@ -30,8 +36,8 @@ def create_pipeline() -> Pipeline:
                 name="plan_probes",
                 tags=["probes"],
             ),
-            node(
-                nodes.evaluate_arms,
+            Node(
+                evaluate_arms,
                 inputs={
                     "probe_plan": "probe_plan",
                     "adapter": "adapter",
@@ -50,8 +56,8 @@ def create_pipeline() -> Pipeline:
                 name="evaluate_arms",
                 tags=["model"],
             ),
-            node(
-                nodes.judge,
+            Node(
+                judge,
                 inputs={
                     "probe_plan": "probe_plan",
                     "completions": "completions",
@@ -65,8 +71,8 @@ def create_pipeline() -> Pipeline:
                 name="judge",
                 tags=["report"],
             ),
-            node(
-                nodes.render_page,
+            Node(
+                render_page,
                 inputs="behavioral_report",
                 outputs="behavioral_page",
                 name="render_page",

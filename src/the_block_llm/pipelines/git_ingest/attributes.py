@@ -33,7 +33,7 @@ _MAX_LINE_BYTES: Final = 2048  # git passes over longer ones too
 _MAX_RULES: Final = 1000
 _MAX_FILES: Final = 1000
 _MAX_FILE_BYTES: Final = 1 << 18
-_MAX_CACHED_PATHS: Final = 65_536
+_MAX_CACHED_PATHS: Final = 16_384
 
 Value = bool | bytes | None
 """Set, unset, a word, or taken back (``!name``)."""

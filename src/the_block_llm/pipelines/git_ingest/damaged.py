@@ -27,6 +27,9 @@ from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, Pri
 
 _SUBMODULE: Final = b"160000"
 _FILES_AT_A_TIME: Final = 16
+# Beyond, looking for copies takes git longer than the patches: it loads every file that was
+# added or changed once more. Renames are still found.
+_MOST_CHANGES_WITH_COPIES: Final = 1000
 _MOST_LEFT_OUT: Final = 256  # git looks at each of them for every path of the commit
 _ASKED_AT_A_TIME: Final = 256
 _BLOCK_BYTES: Final = 1 << 16
@@ -75,10 +78,12 @@ def changed_blobs(change: RawChange) -> list[str]:
 
 def _patches(view: PrivateView, blobs: BlobReader, sha: str, listed: bytes) -> Iterator[FilePatch]:
     lost = _lost(blobs, listed)
+    n_changes = sum(1 for _ in PatchReader(listed + _END).changes())
+    options = ("-M",) if n_changes > _MOST_CHANGES_WITH_COPIES else ()
     told: set[bytes] = set()
     if len(lost) <= _MOST_LEFT_OUT:
         try:
-            with _WholeCommit(view, sha, leave_out=lost) as reader:
+            with _WholeCommit(view, sha, options, leave_out=lost) as reader:
                 # Git's own order is that of the paths' bytes.
                 missing = (FilePatch(c, b"", False, 0, 0, is_missing=True) for c in lost)
                 found = reader.patches(reader.changes(), b"\n" + _END)
@@ -126,11 +131,13 @@ def _grouped(changes: Iterator[RawChange], n_changes: int) -> Iterator[list[RawC
 class _WholeCommit(PatchReader):
     """What git prints of one commit without some of its changes."""
 
-    def __init__(self, view: PrivateView, sha: str, leave_out: Sequence[RawChange]) -> None:
+    def __init__(
+        self, view: PrivateView, sha: str, options: Sequence[str], leave_out: Sequence[RawChange]
+    ) -> None:
         super().__init__()
         paths = [path for c in leave_out for path in (c.old_path, c.path) if path is not None]
         self._process = view.start(
-            "diff-tree", "--no-commit-id", *DIFF_OPTIONS, sha,
+            "diff-tree", "--no-commit-id", *DIFF_OPTIONS, *options, sha,
             "--", ".", *(b":(top,exclude,literal)" + path for path in paths),
         )  # fmt: skip
         assert self._process.stdout is not None  # noqa: S101

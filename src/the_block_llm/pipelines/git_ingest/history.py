@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
-from the_block_llm.pipelines.git_ingest.history_piece import (
-    HistoryOptions,
-    Readers,
-    read_history_piece,
-)
+from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history_piece import Readers, read_history_piece
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.shares import Share
@@ -98,6 +97,8 @@ def read_history(
                 yield i, read_history_piece(readers, pieces[i], options, stem, then)
                 if is_worn:
                     readers.close_stream()
+                    # Rows of all sizes leave holes behind, which this gives back.
+                    pa.default_memory_pool().release_unused()
                     n_answered = 0
         finally:
             readers.close()

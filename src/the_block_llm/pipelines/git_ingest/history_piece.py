@@ -1,25 +1,23 @@
 """One piece of the history: its commits and changes, judged and written as Parquet parts."""
 
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from the_block_llm.datasets.parts import write_part
-from the_block_llm.pipelines.git_ingest.attributes import Attributes, FileMarks, marks_of
-from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, is_bot
+from the_block_llm.pipelines.git_ingest.attributes import FileMarks, marks_of
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
-from the_block_llm.pipelines.git_ingest.commit_order import LATEST_TIME, HistoryPiece
+from the_block_llm.pipelines.git_ingest.commit_order import HistoryPiece
 from the_block_llm.pipelines.git_ingest.damaged import (
     changed_blobs,
     lacks_objects,
     read_damaged_commit,
 )
-from the_block_llm.pipelines.git_ingest.decoding import decode, decode_message, decode_path
+from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path
+from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.patch_stream import (
     CommitHeader,
@@ -27,18 +25,12 @@ from the_block_llm.pipelines.git_ingest.patch_stream import (
     PatchStream,
 )
 from the_block_llm.pipelines.git_ingest.piece_cache import finish_piece
+from the_block_llm.pipelines.git_ingest.piece_commits import PIECE_COMMITS, ChangeIds, commit_row
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 from the_block_llm.pipelines.git_ingest.redaction import Redactor
-from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction, without_names
+from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction
 from the_block_llm.pipelines.git_ingest.rows import Row, RowBatches, batches
 from the_block_llm.pipelines.git_ingest.selection import patch_verdict, path_verdict
-from the_block_llm.pipelines.git_ingest.subjects import (
-    commit_kind,
-    normal_form,
-    reverted_sha,
-    reverted_subject,
-    says_something,
-)
 from the_block_llm.pipelines.git_ingest.tally import Tally
 from the_block_llm.schemas import COMMITS, FILE_CHANGES, DropReason
 
@@ -47,37 +39,12 @@ _SUBMODULE: Final = b"160000"
 _PATCH_COLUMN: Final = FILE_CHANGES.get_field_index("patch")
 _PATH_COLUMN: Final = FILE_CHANGES.get_field_index("path")
 _OLD_PATH_COLUMN: Final = FILE_CHANGES.get_field_index("old_path")
+_REASON_COLUMN: Final = FILE_CHANGES.get_field_index("drop_reason")
 _COUNT_COLUMN: Final = FILE_CHANGES.get_field_index("redactions")
 _SHA_COLUMN: Final = COMMITS.get_field_index("sha")  # the same in both tables
 _SUBJECT_COLUMN: Final = COMMITS.get_field_index("subject")
 _BODY_COLUMN: Final = COMMITS.get_field_index("body")
-_CUT: Final = "\n[...]"
 _SIDES_AT_A_TIME: Final = 4 * 1024  # so that a commit of a million files fits into memory
-_digest: Final = functools.partial(hashlib.blake2b, digest_size=8)
-
-PIECE_COMMITS: Final = pa.schema(
-    [
-        *COMMITS,
-        # What can only be settled when all pieces are known, see commit_rows.
-        pa.field("subject_form", pa.int64()),
-        pa.field("subject_id", pa.int64()),
-        pa.field("reverted_subject", pa.int64()),
-        pa.field("change_id", pa.int64()),
-        pa.field("inverse_id", pa.int64()),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class HistoryOptions:
-    """What decides the rows of a piece besides its commits."""
-
-    repo: str
-    naming: AuthorNaming
-    redact: bool
-    max_patch_bytes: int
-    max_message_bytes: int
-    attributes: Attributes
 
 
 class Readers:
@@ -148,11 +115,21 @@ class _PathFacts(NamedTuple):
     marks: FileMarks
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def _facts_of(path: bytes, marks: FileMarks) -> _PathFacts:
     text = decode_path(path)
     language = marks.language or language_of(text[text.rfind("/") + 1 :])
     return _PathFacts(text, language, path_verdict(text, marks), marks)
+
+
+class _Counted(NamedTuple):
+    """What the tally has to know of a change."""
+
+    reason: DropReason | None
+    n_bytes: int
+    language: str | None
+    encoding: str | None
+    path: str
 
 
 class _PieceReading:
@@ -170,8 +147,10 @@ class _PieceReading:
         self._missing: set[str] = set()
         self._commit_rows: list[Row] = []
         self._changes = RowBatches(FILE_CHANGES, _PATCH_COLUMN, self._finish_changes)
-        self._counts: list[tuple[DropReason | None, int, str | None, str | None, str]] = []
-        """What the tally has to know of each change that waits in ``_changes``."""
+        self._counts: list[_Counted] = []
+        """Of each change that waits in ``_changes``."""
+        self._binary: dict[int, list[str]] = {}
+        """Contents of the changes that wait there and are binary, by their place."""
 
     def write(self, piece: HistoryPiece, stem: Path, then: Sequence[str]) -> dict[str, Any]:
         changes = stem.with_name(f"{stem.name}.changes.parquet")
@@ -191,6 +170,7 @@ class _PieceReading:
         )
 
     def _finish_changes(self, rows: list[Row]) -> list[Row]:
+        self._measure_binary(rows)
         # Counted here and not row by row: a commit that proves damaged takes its rows back.
         for reason, n_bytes, language, encoding, path in self._counts:
             if reason is None:
@@ -203,6 +183,19 @@ class _PieceReading:
         return self._redaction.text(
             rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_PATCH_COLUMN, count=_COUNT_COLUMN
         )
+
+    def _measure_binary(self, rows: list[Row]) -> None:
+        # Together, because to ask git about one file takes longer than to read its patch.
+        sizes = iter(self._readers.blobs.sizes([b for bs in self._binary.values() for b in bs]))
+        for place, blobs in self._binary.items():
+            size = max((next(sizes) or 0 for _ in blobs), default=0)
+            counted = self._counts[place]._replace(n_bytes=size)
+            if counted.reason == "binary" and size > self._readers.view.max_file_bytes:
+                counted = counted._replace(reason="too_large")
+                row = rows[place]
+                rows[place] = (*row[:_REASON_COLUMN], counted.reason, *row[_REASON_COLUMN + 1 :])
+            self._counts[place] = counted
+        self._binary = {}
 
     def _finish_commits(self, rows: list[Row]) -> list[Row]:
         return self._redaction.short(rows, sha=_SHA_COLUMN, columns=(_SUBJECT_COLUMN, _BODY_COLUMN))
@@ -227,7 +220,7 @@ class _PieceReading:
                 self._readers.close_stream()
                 if self._changes.n_batches > before[0]:
                     raise _BeginAgainError(self._culprit(shas, at)) from None
-                del self._changes.waiting[before[1] :], self._counts[before[1] :]
+                self._take_back(before[1])
                 # Git may have ended at this commit or at the beginning of the next one: where
                 # nothing is missing, alone it shows which.
                 if is_alone or lacks_objects(self._readers.view, self._readers.blobs, shas[at]):
@@ -235,6 +228,11 @@ class _PieceReading:
                 is_alone = True
         if (batch := self._changes.rest()) is not None:
             yield batch
+
+    def _take_back(self, n_changes: int) -> None:
+        """Leave only the first ``n_changes`` of the changes that wait."""
+        del self._changes.waiting[n_changes:], self._counts[n_changes:]
+        self._binary = {i: blobs for i, blobs in self._binary.items() if i < n_changes}
 
     def _next_damaged(self, shas: Sequence[str], start: int) -> int:
         return next((i for i in range(start, len(shas)) if shas[i] in self._damaged), len(shas))
@@ -263,7 +261,7 @@ class _PieceReading:
     ) -> Iterator[pa.RecordBatch]:
         insertions = deletions = n_changes = 0
         sides: list[bytes] = []
-        ids = _ChangeIds()
+        ids = ChangeIds()
         for patch in patches:
             insertions += patch.additions
             deletions += patch.deletions
@@ -276,8 +274,7 @@ class _PieceReading:
             if (batch := self._changes.add(self._change_row(header.sha, patch))) is not None:
                 yield batch
         self._commit_rows.append(
-            _commit_row(header, self._options, n_changes, insertions, deletions)
-            + ids.numbers(sides)
+            commit_row(header, self._options, n_changes, insertions, deletions) + ids.numbers(sides)
         )
 
     def _change_row(self, sha: str, patch: FilePatch) -> Row:
@@ -285,7 +282,7 @@ class _PieceReading:
         facts = _facts_of(change.path, self._marks(change.path))
         text, encoding, reason, n_bytes = self._judged(facts, patch)
         counted_as = facts.marks.counted_as(facts.language)
-        self._counts.append((reason, n_bytes, counted_as, encoding, facts.path))
+        self._counts.append(_Counted(reason, n_bytes, counted_as, encoding, facts.path))
         has_lines = not (patch.is_binary or patch.is_missing)
         return (
             self._options.repo,
@@ -326,10 +323,8 @@ class _PieceReading:
             return None, None, "submodule" if _SUBMODULE in modes else "symlink", n_bytes
         reason = facts.verdict
         if patch.is_binary:
-            sizes = self._readers.blobs.sizes(changed_blobs(change))
-            size = max((size or 0 for size in sizes), default=0)
-            is_large = size > self._readers.view.max_file_bytes
-            return None, None, reason or ("too_large" if is_large else "binary"), size
+            self._binary[len(self._counts)] = changed_blobs(change)
+            return None, None, reason or "binary", 0
         if reason is None and n_bytes > self._options.max_patch_bytes:
             reason = "too_large"
         reason = reason or patch_verdict(facts.path, hunks, facts.marks)
@@ -342,98 +337,3 @@ class _PieceReading:
             return None, None, "undecodable", n_bytes
         text = hunks if decoded.encoding == "utf-8" else decoded.text
         return text, decoded.encoding, None, n_bytes
-
-
-def _commit_row(
-    header: CommitHeader, options: HistoryOptions, n_changes: int, insertions: int, deletions: int
-) -> tuple[Any, ...]:
-    name, email = decode_message(header.author_name), decode_message(header.author_email)
-    subject = decode_message(header.subject).strip()
-    body = _cut(header.body, options.max_message_bytes).strip("\n")
-    body = without_names(body, options.naming)
-    is_merge = len(header.parents) > 1
-    seconds, _, offset = header.author_date.decode("ascii", "replace").partition(" ")
-    undone = reverted_subject(subject)
-    return (
-        options.repo,
-        header.sha,
-        header.parents,
-        options.naming.author_id(name, email),
-        _clamped(seconds),
-        _clamped(header.committed_at),
-        _minutes(offset),
-        subject,
-        body,
-        commit_kind(subject, is_merge=is_merge),
-        is_merge,
-        reverted_sha(body),
-        is_bot(name, email),
-        says_something(subject),
-        n_changes,
-        insertions,
-        deletions,
-        text_id(normal_form(subject)),
-        text_id(subject),
-        None if undone is None else text_id(undone),
-    )
-
-
-def text_id(text: str) -> int:
-    """Return a number of 64 bits that stands for ``text``, the same in every process."""
-    return _number(_digest(text.encode("utf-8", "surrogatepass")))
-
-
-def _number(digest: "hashlib.blake2b") -> int:
-    return int.from_bytes(digest.digest(), "big", signed=True)
-
-
-class _ChangeIds:
-    """Numbers for a set of changes and for the one that undoes it."""
-
-    def __init__(self) -> None:
-        self._digests: tuple[hashlib.blake2b, hashlib.blake2b] | None = None
-
-    def add(self, sides: Sequence[bytes]) -> None:
-        """Take old path, old blob, new path and new blob of each change in turn."""
-        if self._digests is None:
-            self._digests = _digest(), _digest()
-        # A commit undoes another exactly where it takes every file back from blob B to blob A.
-        inverse = list(sides)
-        inverse[0::4], inverse[1::4], inverse[2::4], inverse[3::4] = (
-            sides[2::4], sides[3::4], sides[0::4], sides[1::4],
-        )  # fmt: skip
-        for digest, parts in zip(self._digests, (sides, inverse), strict=True):
-            digest.update(b"\0".join(parts) + b"\0")
-
-    def numbers(self, sides: Sequence[bytes]) -> tuple[int | None, int | None]:
-        """Return the two numbers of all that was added and of ``sides``; None for no change."""
-        if sides:
-            self.add(sides)
-        if self._digests is None:
-            return None, None
-        forth, back = self._digests
-        return _number(forth), _number(back)
-
-
-def _clamped(seconds: bytes | str) -> int:
-    # Damaged or playful dates exist; a timestamp column has to hold them all.
-    try:
-        return min(max(int(seconds), 0), LATEST_TIME)
-    except ValueError:
-        return 0
-
-
-def _minutes(offset: str) -> int:
-    """Minutes east of UTC of an offset such as ``-0730``."""
-    try:
-        hours, minutes = divmod(abs(int(offset)), 100)
-    except ValueError:
-        return 0
-    east = min(hours * 60 + minutes, 24 * 60)
-    return -east if offset.startswith("-") else east
-
-
-def _cut(message: bytes, max_bytes: int) -> str:
-    if len(message) <= max_bytes:
-        return decode_message(message)
-    return decode_message(message[:max_bytes]) + _CUT

@@ -1,7 +1,8 @@
 """The language of a file, from its name, by Pygments' table of lexers."""
 
 import functools
-from fnmatch import fnmatchcase
+import re
+from fnmatch import fnmatchcase, translate
 from typing import Final
 
 from pygments.lexers import get_all_lexers  # type: ignore[import-untyped]
@@ -30,7 +31,7 @@ _PREFERRED_NAMES: Final = {
 }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def language_of(file_name: str) -> str | None:
     """Return the language of a file of that name (no folders), None where it is unknown.
 
@@ -47,6 +48,8 @@ def language_of(file_name: str) -> str | None:
     endings, patterns = _pygments_table()
     if ending in endings:
         return endings[ending]
+    if _any_pattern().match(file_name) is None:
+        return None
     return next((name for pattern, name in patterns if fnmatchcase(file_name, pattern)), None)
 
 
@@ -69,6 +72,12 @@ def _spellings() -> dict[str, str]:
     for name in (*_PREFERRED.values(), *_PREFERRED_NAMES.values()):
         spelt |= {name.lower(): name, name.lower().replace(" ", "-"): name}
     return spelt
+
+
+@functools.cache
+def _any_pattern() -> re.Pattern[str]:
+    # Hardly any name matches one of the hundred, and one expression says so.
+    return re.compile("|".join(translate(pattern) for pattern, _ in _pygments_table()[1]))
 
 
 @functools.cache

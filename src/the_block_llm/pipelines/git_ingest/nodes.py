@@ -1,10 +1,8 @@
 """Nodes of the pipeline ``git_ingest``: thin calls."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-
-import pyarrow as pa
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
@@ -32,8 +30,8 @@ def read_commits(
     repository: Mapping[str, Any],
     git_ingest: GitIngestParams,
     execution: ExecutionParams = _HERE,
-) -> tuple[Iterator[pa.RecordBatch], list[Path], list[dict[str, Any]]]:
-    """Read the history into rows of ``commits`` and finished parts of ``file_changes``."""
+) -> tuple[list[Path], list[Path], list[dict[str, Any]]]:
+    """Read the history into finished parts of ``commits`` and ``file_changes``."""
     return history_tables(repository, git_ingest, execution)
 
 

@@ -19,6 +19,7 @@ from typing import IO, Final
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.pipelines.git_ingest.git_program import reading_environment
 from the_block_llm.pipelines.git_ingest.leftovers import own_name, sweep_leftovers
+from the_block_llm.pipelines.git_ingest.outside_links import refuse_links_outside
 from the_block_llm.pipelines.git_ingest.source import RepositorySource
 
 # Git loads a file that was added or deleted whole, however large, before it says "binary".
@@ -160,12 +161,16 @@ def private_view(
         source: The repository.
         cache_folder: The private folder is made in there.
         max_file_bytes: Git treats larger files as binary and never loads them whole.
-        follow_alternates: Also read object stores that the repository borrows from.
+        follow_alternates: Also read object stores that the repository borrows from, and what
+            links in its git folder lead to.
         mailmap_commit: Take ``.mailmap`` from this commit's tree.
 
     Raises:
+        RepositoryError: A link leads out of the repository and is not to be followed.
         StorageError: The cache folder cannot be written.
     """
+    if not follow_alternates:
+        refuse_links_outside(source)
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
         sweep_leftovers(cache_folder)

@@ -69,7 +69,7 @@ _COMPRESSED_SHARE: Final = 0.06
 _COMPRESSION_FROM_BYTES: Final = 1 << 15
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=16_384)
 def path_verdict(path: str, marks: FileMarks = UNMARKED) -> DropReason | None:
     """Judge a file by its path alone; what its attributes say outweighs what names suggest.
 

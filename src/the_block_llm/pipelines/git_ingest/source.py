@@ -19,6 +19,7 @@ from the_block_llm.pipelines.git_ingest.leftovers import own_name, sweep_leftove
 _URL: Final = re.compile(r"^(?:(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 _HELPER_URL: Final = re.compile(r"^[\w+.-]+::")
 _BUNDLE_HEADER: Final = b"# v"
+_FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
 _SMALL_FILE_BYTES: Final = 4096
 
 
@@ -164,13 +165,19 @@ def _mirror(url: str, name: str, clone_folder: Path) -> Path:
             environment = {**cloning_environment(), "GIT_TEMPLATE_DIR": ""}
             git.Repo.clone_from(url, unfinished, env=environment, mirror=True, quiet=True)
     except git.exc.GitError as error:
-        said = str(getattr(error, "stderr", "") or error).strip().strip("'").splitlines()
         shutil.rmtree(unfinished, ignore_errors=True)
         raise RepositoryError(
-            f"Cannot {'fetch' if target.exists() else 'clone'} {url}: {said[-1].strip()} Check "
+            f"Cannot {'fetch' if target.exists() else 'clone'} {url}: {_reason(error)}. Check "
             "the address, the network and your access, or give the path of a clone that you "
             "made yourself."
         ) from error
     if not target.exists():
         unfinished.rename(target)
     return target
+
+
+def _reason(error: Exception) -> str:
+    """Return why git gave up; it may go on with what followed, and GitPython adds its own."""
+    said = str(getattr(error, "stderr", "") or error)
+    found = _FATAL.findall(said) or said.strip().splitlines()[-1:]
+    return str(found[0]).strip().strip("'").rstrip(".")

@@ -113,7 +113,7 @@ def commit_kind(subject: str, *, is_merge: bool) -> CommitKind:
 
 def reverted_sha(body: str) -> str | None:
     """Return the sha, maybe short, of the commit that the message says it reverts."""
-    found = _REVERTED_SHA.search(body)
+    found = _REVERTED_SHA.search(body) if "reverts commit" in body else None
     return found[1] if found else None
 
 

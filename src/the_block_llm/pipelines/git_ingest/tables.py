@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
 from the_block_llm.errors import RepositoryError
@@ -18,7 +17,7 @@ from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, load_naming
 from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
 from the_block_llm.pipelines.git_ingest.git_program import require_git
 from the_block_llm.pipelines.git_ingest.history import History, read_history
-from the_block_llm.pipelines.git_ingest.history_piece import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.one_by_one import Failed
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.piece_cache import (
@@ -40,9 +39,9 @@ from the_block_llm.schemas import COMMITS
 
 
 class HistoryTables(NamedTuple):
-    """Rows of ``commits``, parts of ``file_changes``, both in the order of time."""
+    """Parts of ``commits`` and of ``file_changes``, both in the order of time."""
 
-    commits: Iterator[pa.RecordBatch]
+    commits: list[Path]
     file_changes: list[Path]
     counts: list[dict[str, Any]]
     """One entry a repository; of one that could not be read its name and why it ``failed``."""
@@ -73,17 +72,16 @@ def history_tables(
         RepositoryError: There is none whose history can be read.
     """
     naming = load_naming(params.pseudonymise, Path(params.pseudonym_key_file))
-    commit_parts: list[Path] = []
-    tables = HistoryTables(_rows_of(commit_parts), [], [])
+    tables = HistoryTables([], [], [])
     every = repository["repositories"]
     for facts, read in zip(every, _histories(every, params, naming, execution), strict=True):
         if isinstance(read, Failed):
             tables.counts.append({"repo": facts["name"], "failed": read.reason})
             continue
-        commit_parts.append(read.commits)
+        tables.commits.append(read.commits)
         tables.file_changes.extend(read.changes)
         tables.counts.append(read.counts)
-    if not commit_parts:
+    if not tables.commits:
         raise RepositoryError(
             f"The history of none of the {len(every)} repositories can be read. "
             f"{every[0]['source']}: {tables.counts[0]['failed']}"
@@ -235,48 +233,47 @@ def _commits_table(pieces: Sequence[Path], cache: PieceCache) -> tuple[Path, dic
     part = cache.folder / f"{name}.parquet"
     notes = cache.notes(name)
     if notes is None:
-        write_part(part, COMMITS, commit_batches(pieces))
-        notes = finish_piece(cache.stem(name), [part], {"counts": _count_commits(part)})
+        counts = _CommitCounts()
+        write_part(part, COMMITS, map(counts.counted, commit_batches(pieces)))
+        notes = finish_piece(cache.stem(name), [part], {"counts": counts.as_json()})
     cache.sweep([name])
     return part, notes["counts"]
 
 
-def _count_commits(part: Path) -> dict[str, Any]:
-    columns = ["committed_at", "kind", "is_merge", "is_bot", "informative", "author_id", "reverts"]
-    months, kinds, authors = Counter[str](), Counter[str](), Counter[str]()
-    telling_months = Counter[str]()
-    n_commits = n_merges = n_bots = n_informative = n_reverts = 0
-    for batch in _batches(part, columns):
-        n_commits += batch.num_rows
-        n_merges += pc.sum(batch["is_merge"]).as_py()
-        n_bots += pc.sum(batch["is_bot"]).as_py()
-        n_informative += pc.sum(batch["informative"]).as_py()
-        n_reverts += batch.num_rows - batch["reverts"].null_count
+class _CommitCounts:
+    """What the report says of the commits of a repository."""
+
+    def __init__(self) -> None:
+        self._numbers = Counter[str]()
+        self._months, self._telling_months = Counter[str](), Counter[str]()
+        self._kinds, self._authors = Counter[str](), Counter[str]()
+
+    def counted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Count the rows of ``batch`` and return it."""
+        self._numbers.update(
+            commits=batch.num_rows,
+            merges=batch["is_merge"].true_count,
+            by_bots=batch["is_bot"].true_count,
+            informative=batch["informative"].true_count,
+            reverts=batch.num_rows - batch["reverts"].null_count,
+        )
         month = pc.strftime(batch["committed_at"], "%Y-%m")
-        months.update(month.to_pylist())
-        telling_months.update(month.filter(batch["informative"]).to_pylist())
-        kinds.update(batch["kind"].to_pylist())
-        authors.update(batch["author_id"].to_pylist())
-    return {
-        "commits": n_commits,
-        "merges": n_merges,
-        "by_bots": n_bots,
-        "reverts": n_reverts,
-        "authors": len(authors),
-        "informative_share": n_informative / max(1, n_commits),
-        "kinds": dict(kinds.most_common()),
-        "commits_by_month": dict(sorted(months.items())),
-        "informative_by_month": dict(sorted(telling_months.items())),
-    }
+        self._months.update(month.to_pylist())
+        self._telling_months.update(month.filter(batch["informative"]).to_pylist())
+        self._kinds.update(batch["kind"].to_pylist())
+        self._authors.update(batch["author_id"].to_pylist())
+        return batch
 
-
-def _rows_of(parts: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-    # Not the parts themselves: Parquet has no seconds, so their schema reads as another one.
-    for part in parts:
-        for batch in _batches(part, COMMITS.names):
-            yield batch.cast(COMMITS)
-
-
-def _batches(part: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(part) as rows:
-        yield from rows.iter_batches(columns=columns)
+    def as_json(self) -> dict[str, Any]:
+        numbers = self._numbers
+        return {
+            "commits": numbers["commits"],
+            "merges": numbers["merges"],
+            "by_bots": numbers["by_bots"],
+            "reverts": numbers["reverts"],
+            "authors": len(self._authors),
+            "informative_share": numbers["informative"] / max(1, numbers["commits"]),
+            "kinds": dict(self._kinds.most_common()),
+            "commits_by_month": dict(sorted(self._months.items())),
+            "informative_by_month": dict(sorted(self._telling_months.items())),
+        }

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import click
 
+from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError, StorageError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -51,7 +52,7 @@ class Prepared(Protocol):
     def parameters(self) -> Mapping[str, Any]: ...
 
     @property
-    def folder_of(self) -> Callable[[str], Path]: ...
+    def folder_of(self) -> Callable[[str], Place]: ...
 
 
 def write_job(
@@ -78,8 +79,8 @@ def write_job(
     job = training_job(
         profile,
         params.model_copy(update={"n_processes": processes}),
-        train_folder=ParquetParts(project.folder_of("train_rows")).folder.absolute(),
-        validation_folder=ParquetParts(project.folder_of("validation_rows")).folder.absolute(),
+        train_folder=_rows(project, "train_rows", folder),
+        validation_folder=_rows(project, "validation_rows", folder),
         git_commit=repository["head"],
         row_facts=row_facts,
     )
@@ -98,3 +99,9 @@ def write_job(
             "machine sees and that can be written."
         ) from error
     click.echo(str(folder / JOB_FILE))
+
+
+def _rows(project: Prepared, name: str, folder: Path) -> Path:
+    # Rows in an object store are copied beside the job, which all machines see.
+    table = ParquetParts(project.folder_of(name))
+    return table.on_this_machine(folder / name).absolute()

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import StoppedOnRequest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
 
 
 def check_training(
@@ -76,11 +76,18 @@ def _job(
     params: QloraTrainParams,
     row_facts: dict[str, Any],
 ) -> TrainingJob:
+    # Training draws rows in any order, so those in an object store are copied once.
+    copies = Path(params.work_folder) / ".rows"
     return training_job(
         resolve_profile(models, model),
         params,
-        train_folder=train_rows.folder,
-        validation_folder=validation_rows.folder,
+        train_folder=_on_this_machine(train_rows, copies / "train"),
+        validation_folder=_on_this_machine(validation_rows, copies / "validation"),
         git_commit=repository["head"],
         row_facts=row_facts,
     )
+
+
+def _on_this_machine(rows: ParquetParts, copies: Path) -> Path:
+    # The last part of a table's folder names its profile, or the repository chosen alone.
+    return rows.on_this_machine(copies / rows.folder.name)

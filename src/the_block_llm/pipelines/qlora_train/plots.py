@@ -1,12 +1,15 @@
 """The picture of a run."""
 
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from the_block_llm import plot_style
 
+_MANY_STEPS: Final = 150
 _TRAIN, _VALIDATION, _RATE = plot_style.BLUE, plot_style.ORANGE, plot_style.GREY
 
 
@@ -19,14 +22,21 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
     """
     figure, (axes,) = plot_style.new_figure(4.2)
     train, validation = metrics["train_history"], metrics["validation_history"]
-    axes.plot(
-        [e["step"] for e in train], [e["loss"] for e in train],
-        color=_TRAIN, marker=".", label="training",
-    )  # fmt: skip
+    _plot_losses(axes, [e["step"] for e in train], [e["loss"] for e in train])
     axes.plot(
         [e["step"] for e in validation], [e["loss"] for e in validation],
         color=_VALIDATION, marker="o", label="validation",
     )  # fmt: skip
+    kept = [e for e in validation if e["step"] == metrics["best_step"]]
+    if kept:
+        axes.plot(
+            kept[0]["step"], kept[0]["loss"], color=_VALIDATION, marker="*", markersize=16,
+            linestyle="none", label="weights kept",
+        )  # fmt: skip
+    for number, step in enumerate(metrics["epoch_ends"][:-1]):
+        axes.axvline(
+            step, color=_RATE, linewidth=1, linestyle=":", label="" if number else "epoch ends"
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
@@ -43,6 +53,18 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
     axes.legend(handles, [str(handle.get_label()) for handle in handles])
     axes.set_title(f"Loss of {metrics['profile']}, trained on {metrics['device']}")
     return figure
+
+
+def _plot_losses(axes: Axes, steps: list[int], losses: list[float]) -> None:
+    """Draw the loss of each step; of many steps a moving mean as well, which can be read."""
+    if len(steps) < _MANY_STEPS:
+        axes.plot(steps, losses, color=_TRAIN, marker=".", label="training")
+        return
+    window = len(steps) // 50
+    means = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+    middle = steps[window // 2 :][: len(means)]
+    axes.plot(steps, losses, color=_TRAIN, linewidth=0.6, alpha=0.35)
+    axes.plot(middle, means, color=_TRAIN, label=f"training, mean of {window} steps")
 
 
 @plot_style.common_style

@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm import errors
-from the_block_llm.errors import BlockError, ParameterError, TrainingError
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest, stop_on_signals
-from the_block_llm.pipelines.qlora_train.training import (
+from the_block_llm.errors import (
+    BlockError,
     OutOfMemoryInProcessError,
+    ParameterError,
+    StoppedOnRequest,
+    TrainingError,
+)
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.stopping import stop_on_signals
+from the_block_llm.pipelines.qlora_train.training import (
     TrainingOutcome,
     train,
 )

@@ -8,18 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-from the_block_llm.errors import BlockError
-
 _log = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-class StoppedOnRequest(BlockError):  # noqa: N818  # nothing went wrong
-    """The run ended where it was asked to."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class StopRequest:

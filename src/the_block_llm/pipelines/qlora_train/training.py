@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from the_block_llm.errors import TrainingError
+from the_block_llm.errors import OutOfMemoryInProcessError, StoppedOnRequest, TrainingError
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.layerwise.plan import MemoryPlan
 from the_block_llm.models.plain_needs import PlainPlan, keep_heap_tight
@@ -39,7 +39,7 @@ from the_block_llm.pipelines.qlora_train.run_data import RunData, expected_secon
 from the_block_llm.pipelines.qlora_train.run_folder import RunFolder, open_run, run_path
 from the_block_llm.pipelines.qlora_train.run_metrics import run_metrics
 from the_block_llm.pipelines.qlora_train.speed_probe import measure_speed
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest, stop_on_signals
+from the_block_llm.pipelines.qlora_train.stopping import stop_on_signals
 from the_block_llm.pipelines.qlora_train.tensorboard import tensorboard_callback
 from the_block_llm.pipelines.qlora_train.trainer import RunTrainer, checkpoint_weights
 from the_block_llm.pipelines.qlora_train.watching import Bar, RunWatcher
@@ -296,15 +296,6 @@ class _Run:
         # Its own console output would fall through our progress bar.
         trainer.remove_callback(PrinterCallback)
         return trainer
-
-
-class OutOfMemoryInProcessError(TrainingError):
-    """One of several processes ran out of memory; all of them begin again with fewer rows."""
-
-    def __init__(self, message: str, rows: int | None = None) -> None:
-        """Say it, and with how many ``rows`` at a time, where that is known."""
-        super().__init__(message)
-        self.rows = rows
 
 
 def _nothing_left_to_halve(data: RunData, step: int, memory_error: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.errors import BlockError
+from the_block_llm.errors import BlockError, OutOfMemoryInProcessError, StoppedOnRequest
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
@@ -25,8 +25,7 @@ from the_block_llm.pipelines.qlora_train.processes import (
     JOB_FILE,
     OUTCOME_FILE,
 )
-from the_block_llm.pipelines.qlora_train.stopping import StoppedOnRequest
-from the_block_llm.pipelines.qlora_train.training import OutOfMemoryInProcessError, train
+from the_block_llm.pipelines.qlora_train.training import train
 
 
 def main(folder: Path, *, ends_with_parent: bool) -> int:

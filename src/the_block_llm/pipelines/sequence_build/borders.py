@@ -59,17 +59,32 @@ def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8
     >>> borders(b"# A\n\nb\n\n## C\n", "file", "x.md").tolist()
     [4, 0, 0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 0]
     """
+    strength = np.zeros(len(text), np.int8)
+    starts, of_starts = border_lines(text, kind, source)
+    strength[starts] = of_starts
+    return strength
+
+
+def border_lines(
+    text: bytes, kind: DocumentKind, source: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+    """The same as :func:`borders`, of the bytes alone that have a border before them.
+
+    Returns:
+        Where lines begin that are not empty, ascending, shape ``(lines,)``; and the strength of
+        a cut before each, of the same shape.
+    """
     rules = _rules(kind, source)
     in_code = rules is _CODE
-    strength = _blank_lines(text, code=in_code)
+    starts, firsts, strength = _lines(text, code=in_code)
     # Numpy picks the lines, so that patterns are tried on few of them.
-    lines = np.flatnonzero(strength >= (PARAGRAPH if in_code else LINE))
-    firsts = np.frombuffer(text, np.uint8)[lines]
+    tried = np.flatnonzero(strength >= (PARAGRAPH if in_code else LINE))
     for value, is_first, pattern in rules:
-        for start in lines[is_first[firsts]].tolist():
-            if pattern.match(text, start):
-                strength[start] = max(value, strength[start])
-    return strength
+        lines = tried[is_first[firsts[tried]]]
+        found = [pattern.match(text, start) is not None for start in starts[lines].tolist()]
+        matching = lines[np.array(found, np.bool_)]
+        strength[matching] = np.maximum(strength[matching], value)
+    return starts, strength
 
 
 class Signposts:
@@ -109,24 +124,34 @@ class Signposts:
         return (first, last + 1) if 0 <= last < offset else (0, 0)
 
 
-def _blank_lines(text: bytes, *, code: bool) -> npt.NDArray[np.int8]:
+def _lines(
+    text: bytes, *, code: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
     """Lines and paragraphs; these are many, so no Python loop goes over them.
 
     In code of any language, what is not indented after a blank line begins something of its
     own, the comments and attributes before a definition included.
+
+    Returns:
+        Where lines begin that are not empty, the first byte of each, and its strength.
     """
     at = np.frombuffer(text, np.uint8)
-    is_newline = at == _NEWLINE
-    starts_line = ~is_newline
-    starts_line[1:] &= is_newline[:-1]
-    after_blank = starts_line.copy()
-    after_blank[:2] = False
-    after_blank[2:] &= is_newline[:-2]
-    strength = starts_line.view(np.int8) * np.int8(LINE)
+    newlines = np.flatnonzero(at == _NEWLINE)
+    starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])
+    # A line is empty where the next begins one byte after it.
+    ends = np.concatenate([newlines, np.full(1, len(at))])
+    is_line = ends > starts
+    after_blank = np.zeros(len(starts), np.bool_)
+    after_blank[1:] = ~is_line[:-1]
+    if len(starts) > 1:
+        after_blank[1] = False  # what stands first begins anyway
+    starts, after_blank = starts[is_line], after_blank[is_line]
+    firsts = at[starts]
+    strength = np.full(len(starts), LINE, np.int8)
     strength[after_blank] = PARAGRAPH
     if code:
-        strength[after_blank & ~_INSIDE[at]] = OUTER
-    return strength
+        strength[after_blank & ~_INSIDE[firsts]] = OUTER
+    return starts, firsts, strength
 
 
 def _rules(kind: DocumentKind, source: str) -> _Rules:

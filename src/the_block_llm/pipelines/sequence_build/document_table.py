@@ -103,10 +103,6 @@ def _batched(drafts: Iterable[Draft], tokenizer: DocumentTokenizer) -> Iterator[
 def _record_batch(
     drafts: Sequence[Draft], documents: Sequence[TokenisedDocument], stage_tokens: Sequence[int]
 ) -> pa.RecordBatch:
-    segments = [
-        [{"text": segment.text, "train": segment.train} for segment in draft.segments]
-        for draft in drafts
-    ]
     lengths = np.array([len(document.input_ids) for document in documents], np.int32)
     columns = {
         "document_id": [draft.document_id for draft in drafts],
@@ -116,7 +112,7 @@ def _record_batch(
         "authored_at": pa.array(
             [draft.authored_at for draft in drafts], DOCUMENTS.field("authored_at").type
         ),
-        "segments": pa.array(segments, DOCUMENTS.field("segments").type),
+        "segments": _segments(drafts),
         "input_ids": list_column([document.input_ids for document in documents]),
         "labels_mask": list_column([document.labels_mask for document in documents]),
         "n_tokens": lengths,
@@ -130,6 +126,20 @@ def _record_batch(
     )
 
 
+def _segments(drafts: Sequence[Draft]) -> pa.ListArray:
+    """The column ``segments``, without a dictionary a segment."""
+    column: pa.ListType = DOCUMENTS.field("segments").type
+    every = [segment for draft in drafts for segment in draft.segments]
+    values = {"text": [s.text for s in every], "train": [s.train for s in every]}
+    fields = list(column.value_type)
+    children = [pa.array(values[field.name], field.type) for field in fields]
+    return pa.ListArray.from_arrays(
+        _offsets([len(draft.segments) for draft in drafts]),
+        pa.StructArray.from_arrays(children, fields=fields),
+        type=column,
+    )
+
+
 def _stage(draft: Draft, n_tokens: int, stage_tokens: Sequence[int]) -> int:
     # Only what is learned has a course to follow.
     if not stage_tokens or draft.split != "train":
@@ -140,6 +150,11 @@ def _stage(draft: Draft, n_tokens: int, stage_tokens: Sequence[int]) -> int:
 
 def list_column(values: Sequence[np.ndarray]) -> pa.ListArray:
     """Arrays of one type as a column of lists, without a Python object a value."""
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(value) for value in values], out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)))
+    offsets = _offsets([len(value) for value in values])
+    return pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)))
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Int32Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.array(offsets)

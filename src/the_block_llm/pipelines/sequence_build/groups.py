@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.object_store import Place, StorePath
+from the_block_llm.datasets.parts import ParquetParts, save_parts, write_text_atomically
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams
@@ -54,7 +55,7 @@ class GroupWork:
     """A module's function of the group's range, the screening, and ``arguments``."""
     arguments: tuple[Any, ...]
 
-    def parts(self, members: range, screening: Path, folder: Path) -> list[Path]:
+    def parts(self, members: range, screening: Place, folder: Place) -> Sequence[Place]:
         """Write the documents of the group below ``folder``; returns the finished parts."""
         found = json.loads(screening.read_text(encoding="utf-8"))
         batches = self.batches(members, found, *self.arguments)
@@ -66,9 +67,9 @@ def in_groups(
     work: GroupWork,
     groups: Sequence[range],
     screening: Mapping[str, Any],
-    work_folder: Path | None,
+    work_folder: Place | None,
     execution: ExecutionParams,
-) -> Iterator[Path]:
+) -> Iterator[Place]:
     """Render every group and give the finished parts, in the order of the groups.
 
     Args:
@@ -84,7 +85,7 @@ def in_groups(
     """
     with _folder(work_folder) as folder, progress_bar("Rendering documents", len(groups)) as bar:
         screened = folder / "screening.json"
-        screened.write_text(json.dumps(dict(screening)), encoding="utf-8")
+        write_text_atomically(screened, json.dumps(dict(screening)))
         jobs: list[Call] = [(work.parts, (members, screened, folder)) for members in groups]
         if execution.engine == "local":
             # One after the other: the tokenizer takes every core by itself.
@@ -92,7 +93,7 @@ def in_groups(
                 yield from function(*arguments)
                 bar.advance()
             return
-        done: dict[int, list[Path]] = {}
+        done: dict[int, Sequence[Place]] = {}
         following = 0
         for number, parts in run_on_ray(jobs, execution):
             if isinstance(parts, Lost):
@@ -108,13 +109,35 @@ def in_groups(
                 following += 1
 
 
+def work_folder(
+    tables: ParquetParts, chosen: str | None, execution: ExecutionParams
+) -> Place | None:
+    """Where parts lie until their table is whole.
+
+    Args:
+        tables: One that git_ingest made. On a cluster every node sees where it lies, so where
+            that is an object store, nodes need no folder in common.
+        chosen: The parameter ``sequence_build.work_folder``.
+        execution: Which engine.
+    """
+    if execution.engine == "ray" and isinstance(tables.folder, StorePath):
+        return tables.folder.parent / ".parts"
+    return None if chosen is None else Path(chosen)
+
+
 @contextmanager
-def _folder(work_folder: Path | None) -> Iterator[Path]:
+def _folder(work_folder: Place | None) -> Iterator[Place]:
     if work_folder is None:
         with TemporaryDirectory(prefix="documents-") as name:
             yield Path(name)
         return
     folder = work_folder / f"documents-{uuid.uuid4().hex[:8]}"
+    if isinstance(folder, StorePath):
+        try:
+            yield folder
+        finally:
+            folder.remove_tree()
+        return
     folder.mkdir(parents=True)
     try:
         yield folder

@@ -1,23 +1,26 @@
 """``kedro rows`` and ``kedro audit``: see what is trained, and what comes nearest to a text."""
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.text import Text
 
+from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.audit import nearest_training_documents
+from the_block_llm.pipelines.sequence_build.leaks import Leak
 from the_block_llm.pipelines.sequence_build.row_view import marked_lines, show_row
 from the_block_llm.pipelines.sequence_build.samples import sample_page
+from the_block_llm.pipelines.sequence_build.screening import Screening
 
 _SPLITS: Final = ("train", "validation", "held_out")
 _SAMPLE_SEED: Final = 0  # the same rows give the same page
@@ -52,11 +55,13 @@ ROWS_OPTIONS: Final[list[click.Parameter]] = [
 AUDIT_HELP: Final = """Name what training says nearest to a held-back document.
 
 ITEM is the id of a document of validation or held-out; part of an id will do where it is the
-only one. Without ITEM, the ids are listed.
+only one. Without ITEM, the ids are listed. Documents that went because training says the same
+already are listed by --removed, each with the reason and what gave it away.
 
 \b
 Examples:
   kedro audit
+  kedro audit --removed
   kedro audit file-after-cutoff/src/app.py
   kedro audit commit/1f3a --neighbours 10
 """
@@ -64,6 +69,8 @@ AUDIT_OPTIONS: Final[list[click.Parameter]] = [
     click.Argument(["item"], required=False),
     click.Option(["--neighbours"], type=click.IntRange(min=1), default=5, show_default=True,
                  metavar="N", help="How many to name, nearest first."),
+    click.Option(["--removed"], is_flag=True,
+                 help="List what was held back and had to go, and why."),
     *_PROFILE,
 ]  # fmt: skip
 
@@ -73,8 +80,8 @@ class Prepared:
     """The project as a command needs it."""
 
     parameters: Mapping[str, Any]
-    folder_of: Callable[[str], Path]
-    """Folder of a catalog entry, for the chosen model."""
+    folder_of: Callable[[str], Place]
+    """Folder or file of a catalog entry, for the chosen model."""
 
 
 def rows(
@@ -131,6 +138,7 @@ def audit(
     *,
     item: str | None,
     neighbours: int,
+    removed: bool,
     profile: str | None,
     env: str | None,
 ) -> None:
@@ -140,13 +148,16 @@ def audit(
         prepared: Gives the project, for an environment and a profile.
         item: Id, or a part of one.
         neighbours: How many to name.
+        removed: List what had to go instead; of these, only those with ``item`` in the id.
         profile: Whose documents.
         env: Configuration environment.
 
     Raises:
         BlockError: No document, or several, are meant; or there are none yet.
     """
-    documents = ParquetParts(prepared(env, profile).folder_of("documents"))
+    project = prepared(env, profile)
+    documents = ParquetParts(project.folder_of("documents"))
+    leaks = _leaks(project.folder_of("screening"))
     console = Console(highlight=False, soft_wrap=True)
     held_back = (
         row["document_id"]
@@ -154,11 +165,19 @@ def audit(
         if row["split"] != "train"
     )
     with _reader_may_leave():
+        if removed:
+            _print_removed(console, [leak for leak in leaks if (item or "") in leak.document_id])
+            return
         if item is None:
             for document_id in held_back:
                 console.print(document_id, markup=False)
             return
-        wanted = _the_one(item, list(held_back))
+        gone = {leak.document_id: leak for leak in leaks}
+        wanted = _the_one(item, [*held_back, *gone])
+        if wanted in gone:
+            console.print(Text(f"{wanted} was removed: training says the same.", style="bold"))
+            _print_removed(console, [gone[wanted]])
+            return
         console.print(Text(f"Nearest to {wanted} in training:", style="bold"))
         console.print("similarity  wording  known lines  document", markup=False)
         for near in nearest_training_documents(documents, wanted, neighbours):
@@ -167,6 +186,24 @@ def audit(
                 f"{near.document_id}",
                 markup=False,
             )
+
+
+def _leaks(screening: Place) -> Sequence[Leak]:
+    # The tables may have been brought here without it.
+    if not screening.exists():
+        return ()
+    return Screening.from_json(json.loads(screening.read_text(encoding="utf-8"))).leaks
+
+
+def _print_removed(console: Console, leaks: Sequence[Leak]) -> None:
+    console.print("similarity  reason           document (about), and what gave it away")
+    for leak in leaks:
+        console.print(
+            Text(
+                f"{leak.similarity:10.3f}  {leak.reason:15}  {leak.document_id} ({leak.source})\n"
+                f"{'':29}{leak.nearest}"
+            )
+        )
 
 
 def _the_one(item: str, ids: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Which training documents the mix has room for."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
@@ -21,17 +22,18 @@ def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> f
         mix: Most that each kind may take.
         context_tokens: Capacity of a row; what fits none takes no share.
     """
-    by_kind: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
-    for row in documents.rows(["document_id", "kind", "split", "n_tokens", "authored_at"]):
-        fits = row["n_tokens"] <= context_tokens
-        if row["split"] == "train" and (
-            fits or not must_stay_whole(row["kind"], row["document_id"])
-        ):
-            by_kind[row["kind"]].append(
-                (row["n_tokens"], row["document_id"], row["authored_at"].timestamp())
-            )
-    tokens = {kind: sum(n for n, *_ in found) for kind, found in by_kind.items()}
+    tokens: Counter[str] = Counter()
+    for row in _sharing(documents, context_tokens):
+        tokens[row["kind"]] += row["n_tokens"]
     shares = kept_shares(tokens, mix.model_dump())
+    # Only of kinds that have too much is there anything to sort, and to hold.
+    by_kind: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
+    if any(share < 1 for share in shares.values()):
+        for row in _sharing(documents, context_tokens):
+            if shares[row["kind"]] < 1:
+                by_kind[row["kind"]].append(
+                    (row["n_tokens"], row["document_id"], row["authored_at"].timestamp())
+                )
     left_out: set[str] = set()
     for kind, found in by_kind.items():
         surplus = tokens[kind] * (1 - shares[kind])
@@ -46,6 +48,16 @@ def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> f
                 left_out.add(document_id)
                 surplus -= n_tokens
     return frozenset(left_out)
+
+
+def _sharing(documents: ParquetParts, context_tokens: int) -> Iterator[dict[str, Any]]:
+    """The training documents that take a share: those that fit, or may be cut."""
+    for row in documents.rows(["document_id", "kind", "split", "n_tokens", "authored_at"]):
+        fits = row["n_tokens"] <= context_tokens
+        if row["split"] == "train" and (
+            fits or not must_stay_whole(row["kind"], row["document_id"])
+        ):
+            yield row
 
 
 def _commit_order(

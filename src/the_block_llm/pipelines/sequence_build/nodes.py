@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
@@ -19,7 +20,12 @@ from the_block_llm.pipelines.sequence_build.fill_in_middle import (
     require_middle_marks,
     with_middles,
 )
-from the_block_llm.pipelines.sequence_build.groups import GroupWork, groups_of, in_groups
+from the_block_llm.pipelines.sequence_build.groups import (
+    GroupWork,
+    groups_of,
+    in_groups,
+    work_folder,
+)
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import (
@@ -73,7 +79,7 @@ def render_documents(
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams = _HERE,
-) -> Iterator[pa.RecordBatch | Path]:
+) -> Iterator[pa.RecordBatch | Place]:
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
     tables = chosen_tables(
@@ -85,7 +91,7 @@ def render_documents(
         GroupWork(_documents_of, (tables, profile, params)),
         groups_of(tables.each),
         screening,
-        None if params.work_folder is None else Path(params.work_folder),
+        work_folder(commits, params.work_folder, execution),
         execution,
     )
 

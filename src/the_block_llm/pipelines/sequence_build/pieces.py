@@ -106,7 +106,9 @@ def cut(
 
 
 def token_strength(
-    byte_strength: npt.NDArray[np.int8], token_bytes: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64],
+    of_starts: npt.NDArray[np.int8],
+    token_ends: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int8]:
     """Turn the strength of cuts before bytes into that of cuts before tokens.
 
@@ -114,17 +116,13 @@ def token_strength(
     the cut before that token.
 
     Args:
-        byte_strength: Shape ``(bytes,)``.
-        token_bytes: Bytes that each token stands for, shape ``(tokens,)``; marks have none.
+        starts: Bytes that have a border before them, ascending.
+        of_starts: How good a cut before each is, of the same shape.
+        token_ends: Bytes of text up to and with each token, shape ``(tokens,)``; a mark, which
+            stands for none, ends where the token before it does.
     """
-    strength = np.zeros(len(token_bytes), np.int8)
-    starts = np.cumsum(token_bytes) - token_bytes
-    with_text = np.flatnonzero(token_bytes)
-    if len(with_text) == 0:
-        return strength
-    at = np.flatnonzero(byte_strength)
-    token = with_text[np.searchsorted(starts[with_text], at, side="right") - 1]
-    np.maximum.at(strength, token, byte_strength[at])
+    strength = np.zeros(len(token_ends), np.int8)
+    np.maximum.at(strength, np.searchsorted(token_ends, starts, side="right"), of_starts)
     return strength
 
 

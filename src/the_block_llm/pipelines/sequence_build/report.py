@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from the_block_llm.schemas import Split
 _FEWEST_ROWS: Final = 500
 _FEWEST_TOKENS: Final = 50_000
 _FULL: Final = 0.99
+_MOST_NAMED: Final = 100  # documents that had to go; `kedro audit --removed` names all
 _UNIFORM: Final = 0.9  # share of one commit kind above which a history counts as uniform
 
 
@@ -35,7 +37,8 @@ def sequence_report(
     """Count documents, rows and tokens by side and kind.
 
     Returns:
-        Flat keys with their units, and ``warnings`` in plain sentences.
+        Flat keys with their units, the first of the ``leaks_removed`` with the document that
+        gave each away, and ``warnings`` in plain sentences.
     """
     report: dict[str, Any] = {
         "cutoff_sha": history.cutoff.sha,
@@ -47,13 +50,15 @@ def sequence_report(
         "curriculum": row_facts["curriculum"],
         "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
         "train_documents_left_out_by_mix": left_out_by_mix,
-        "train_duplicates_removed_documents": len(screening.duplicates),
     }
+    for split, twice in screening.duplicates.items():
+        report[f"{split}_duplicates_removed_documents"] = len(twice)
     report |= {f"dropped_{reason}": count for reason, count in screening.dropped.items()}
     for (split, reason), count in sorted(
         Counter((leak.split, leak.reason) for leak in screening.leaks).items()
     ):
         report[f"{split}_leaks_removed_{reason}_documents"] = count
+    report["leaks_removed"] = [asdict(leak) for leak in screening.leaks[:_MOST_NAMED]]
     counts = _count_documents(documents, shape.context_tokens)
     for split in rows:
         report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.sequence_build.borders import Signposts, borders
+from the_block_llm.pipelines.sequence_build.borders import Signposts, border_lines
 from the_block_llm.pipelines.sequence_build.document_table import list_column
 from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
 from the_block_llm.pipelines.sequence_build.neighbourhood import module_of, pack_by_module
@@ -106,58 +106,59 @@ def _cut_documents(
         # Most batches are of one side, and filtering would copy all their ids.
         chosen = batch if pc.all(wanted).as_py() else batch.filter(wanted)
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
+        kinds, sources = chosen["kind"].to_pylist(), chosen["source"].to_pylist()
         for row, document_id in enumerate(chosen["document_id"].to_pylist()):
             if document_id in left_out:
                 continue
-            n_tokens = len(ids[row])
+            kind, source, n_tokens = kinds[row], sources[row], len(ids[row])
             if n_tokens <= shape.context_tokens:
                 pieces = [Piece(number, 0, 0, 0, n_tokens)]
-            elif must_stay_whole(chosen["kind"][row].as_py(), document_id):
+            elif must_stay_whole(kind, document_id):
                 continue  # the report counts them
             else:
-                facts = {name: chosen[name][row].as_py() for name in ("kind", "source", "segments")}
-                pieces = _cut_long(number, facts, token_bytes[ids[row]], masks[row], shape)
+                texts = _texts(chosen["segments"], row)
+                pieces = _cut_long(
+                    number, kind, source, texts, token_bytes[ids[row]], len(masks[row]), shape
+                )
             kept = tuple(without_targets(pieces, masks[row]))
             if kept:
+                # Texts are only read where the path is in them.
+                segments = chosen["segments"][row].as_py() if kind == "commit" else ()
+                module = module_of(kind, source, segments)
                 # Copies: a slice would keep the whole batch in memory.
-                module = _module(chosen, row)
                 yield _Document(
                     document_id, ids[row].copy(), masks[row].copy(), stage, module, kept
                 )
                 number += 1
 
 
-def _module(batch: pa.RecordBatch, row: int) -> str:
-    kind, source = batch["kind"][row].as_py(), batch["source"][row].as_py()
-    # Texts are only read where the path is in them.
-    segments = batch["segments"][row].as_py() if kind == "commit" else ()
-    return module_of(kind, source, segments)
-
-
 def _cut_long(
     number: int,
-    facts: dict[str, Any],
+    kind: DocumentKind,
+    source: str,
+    texts: Sequence[str],
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    labels_mask: Mask,
+    n_tokens: int,
     shape: RowShape,
 ) -> list[Piece]:
-    kind: DocumentKind = facts["kind"]
-    text = "".join(segment["text"] for segment in facts["segments"]).encode()
-    strength = token_strength(borders(text, kind, facts["source"]), token_bytes)
+    text = "".join(texts).encode()
     token_ends = np.cumsum(token_bytes)
-    head_bytes = len(facts["segments"][0]["text"].encode())
+    strength = token_strength(*border_lines(text, kind, source), token_ends)
+    head_bytes = len(texts[0].encode())
     head_tokens = int(np.searchsorted(token_ends, head_bytes, side="left")) + 1
     token_starts = token_ends - token_bytes
-    signs = Signposts(text, kind, facts["source"])
+    signs = Signposts(text, kind, source)
 
     def place_before(token: int) -> tuple[int, int]:
         begin, end = signs.before(int(token_ends[token - 1]))
-        first, last = np.searchsorted(token_starts, [begin, end], side="left")
+        if begin == end:
+            return 0, 0
+        first, last = token_starts.searchsorted((begin, end))
         return int(first), int(last)
 
     return cut(
         number,
-        len(labels_mask),
+        n_tokens,
         head_tokens,
         strength,
         shape.context_tokens,
@@ -217,6 +218,12 @@ def _ids(document: _Document, piece: Piece) -> tuple[Ids, Ids, Ids]:
 def _mask(document: _Document, piece: Piece) -> tuple[Mask, Mask]:
     repeated = np.zeros(piece.n_tokens - (piece.end - piece.begin), np.bool_)
     return repeated, document.labels_mask[piece.begin : piece.end]
+
+
+def _texts(segments: pa.ListArray, row: int) -> list[str]:
+    first, last = segments.offsets[row].as_py(), segments.offsets[row + 1].as_py()
+    found: list[str] = segments.values.field("text")[first:last].to_pylist()
+    return found
 
 
 def _lists(column: pa.ListArray) -> list[Any]:

@@ -1,15 +1,17 @@
 """A first look over all documents, before any is tokenised: which must not be used."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
-from the_block_llm.errors import TooLittleDataError
+from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.own_words import wording
+from the_block_llm.schemas import Split
 
 _Drafts = Callable[[], Iterator[Draft | Dropped]]
 
@@ -19,8 +21,9 @@ class Screening:
     """What was found; the JSON file ``screening`` holds the same."""
 
     leaks: tuple[Leak, ...]
-    duplicates: tuple[str, ...]
-    """Training documents that say what an earlier one says."""
+    duplicates: dict[Split, tuple[str, ...]]
+    """By side, documents that say what an earlier one of that side says: nothing is learned
+    twice, and a file that a fork holds too is not evaluated twice."""
     dropped: dict[str, int]
     """Sources that no document was made of, by reason."""
     validation_repeats: bool
@@ -29,20 +32,33 @@ class Screening:
     @property
     def refused(self) -> frozenset[str]:
         """Ids of documents that must not be used."""
-        return frozenset((*(leak.document_id for leak in self.leaks), *self.duplicates))
+        twice = chain.from_iterable(self.duplicates.values())
+        return frozenset((*(leak.document_id for leak in self.leaks), *twice))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "leaks": [asdict(leak) for leak in self.leaks],
-            "duplicates": list(self.duplicates),
+            "duplicates": {split: list(ids) for split, ids in self.duplicates.items()},
             "dropped": self.dropped,
             "validation_repeats": self.validation_repeats,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Screening":
-        leaks = tuple(Leak(**leak) for leak in data["leaks"])
-        return cls(leaks, tuple(data["duplicates"]), data["dropped"], data["validation_repeats"])
+        """Read it back.
+
+        Raises:
+            StaleDataError: Another version of the project wrote it.
+        """
+        try:
+            leaks = tuple(Leak(**leak) for leak in data["leaks"])
+            duplicates = {split: tuple(ids) for split, ids in data["duplicates"].items()}
+        except (TypeError, AttributeError) as error:
+            raise StaleDataError(
+                "Another version of this project looked for leaks. Run `kedro run "
+                "--pipeline=sequence_build` again."
+            ) from error
+        return cls(leaks, duplicates, data["dropped"], data["validation_repeats"])
 
 
 def screen(drafts: _Drafts, history: History, similarity: float) -> Screening:
@@ -59,7 +75,9 @@ def screen(drafts: _Drafts, history: History, similarity: float) -> Screening:
     held_back = (d for d in _documents(drafts()) if d.split != "train")
     check = LeakCheck(held_back, history, similarity)
     said: set[tuple[str, int]] = set()
-    duplicates: list[str] = []
+    duplicates: dict[Split, list[str]] = {"train": [], "validation": [], "held_out": []}
+    # Of what is held back it is known at the end only which document stays to be said again.
+    texts_held_back: list[tuple[Split, str, tuple[str, int]]] = []
     dropped: Counter[str] = Counter()
     left: Counter[str] = Counter()
     held_back_chats: list[tuple[str, str, str]] = []
@@ -70,12 +88,14 @@ def screen(drafts: _Drafts, history: History, similarity: float) -> Screening:
         left[draft.split] += 1
         own = wording(draft)
         check.see(draft, own)
+        key = (draft.kind, own.whole)
         if draft.split == "train":
-            key = (draft.kind, own.whole)
             if key in said:
-                duplicates.append(draft.document_id)
+                duplicates["train"].append(draft.document_id)
             said.add(key)
-        elif draft.kind == "chat":
+            continue
+        texts_held_back.append((draft.split, draft.document_id, key))
+        if draft.kind == "chat":
             held_back_chats.append((draft.document_id, draft.split, draft.source))
     leaks = _with_questions(check.leaks(), held_back_chats)
     n_validation = sum(leak.split == "validation" for leak in leaks)
@@ -84,9 +104,14 @@ def screen(drafts: _Drafts, history: History, similarity: float) -> Screening:
         # The choice of a checkpoint by known text is poor, but no verdict rests on it.
         leaks = [leak for leak in leaks if leak.split != "validation"]
     left -= Counter(leak.split for leak in leaks)
+    for split, document_id in _said_again(texts_held_back, {leak.document_id for leak in leaks}):
+        duplicates[split].append(document_id)
     _require_every_side(left, history, len(leaks))
     return Screening(
-        tuple(leaks), tuple(duplicates), dict(sorted(dropped.items())), validation_repeats=repeats
+        tuple(leaks),
+        {split: tuple(ids) for split, ids in duplicates.items()},
+        dict(sorted(dropped.items())),
+        validation_repeats=repeats,
     )
 
 
@@ -100,6 +125,19 @@ def _documents(drafts: Iterator[Draft | Dropped]) -> Iterator[Draft]:
     return (draft for draft in drafts if isinstance(draft, Draft))
 
 
+def _said_again(
+    texts: Sequence[tuple[Split, str, tuple[str, int]]], leaks: Set[str]
+) -> Iterator[tuple[Split, str]]:
+    """Documents of a side whose text an earlier one of that side has, which is no leak itself."""
+    said: set[tuple[Split, tuple[str, int]]] = set()
+    for split, document_id, text in texts:
+        if document_id in leaks:
+            continue
+        if (split, text) in said:
+            yield split, document_id
+        said.add((split, text))
+
+
 def _with_questions(leaks: list[Leak], chats: list[tuple[str, str, str]]) -> list[Leak]:
     """Add the questions about a commit that itself had to go."""
     found = {leak.document_id for leak in leaks}
@@ -109,7 +147,7 @@ def _with_questions(leaks: list[Leak], chats: list[tuple[str, str, str]]) -> lis
         if leak.document_id.startswith("commit/")
     }
     about = [
-        Leak(chat_id, by_commit[source].split, leak.reason, leak.nearest, leak.similarity)
+        replace(leak, document_id=chat_id)
         for chat_id, _, source in chats
         if chat_id not in found and (leak := by_commit.get(source)) is not None
     ]

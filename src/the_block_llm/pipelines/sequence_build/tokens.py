@@ -27,6 +27,8 @@ _Runs = list[tuple[Ids, bool]]
 # Private-use characters: in no template, and no template trims or escapes them.
 _QUESTION: Final = "\ue000\ue001\ue002"
 _ANSWER: Final = "\ue002\ue001\ue000"
+# Words whose tokens the library keeps; its own 10,000 are fewer than a repository has.
+_KEPT_WORDS: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class DocumentTokenizer:
             else None
         )
         self.backend.encode_special_tokens = True
+        _keep_words(self.backend)
         self.byte_lengths = byte_lengths(self.backend)
         self.unknown_bytes = unknown_bytes(self._vocabulary)
 
@@ -223,6 +226,13 @@ def unknown_bytes(vocabulary: Mapping[str, int]) -> bytes:
         ord(character) if ord(character) < 256 else others[ord(character) - 256]
         for character in sorted(lacking)
     )
+
+
+def _keep_words(backend: Any) -> None:
+    # BPE and Unigram models have such a memory; it changes no token.
+    resize = getattr(backend.model, "_resize_cache", None)
+    if resize is not None:
+        resize(_KEPT_WORDS)
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:

@@ -2,7 +2,8 @@
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -30,6 +31,21 @@ _LEAST_LINES: Final = 4
 _MOST_LINES: Final = 20
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One question of either kind."""
+
+    task: str
+    sha: str
+    path: str
+    """Of the new file, or of the file with the new function."""
+    right: str
+    text: str
+    """What is shown."""
+    size_trick: str
+    """Name of the trick that takes the largest or the most often changed."""
+
+
 def folder_of_new_file(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
     """Ask for the folder of each file that a later commit added to a known folder.
 
@@ -40,7 +56,16 @@ def folder_of_new_file(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
         source = random.Random(f"{seed}/{TASK}/{commit.sha}")  # noqa: S311
         added = [change for change in commit.changes if _fits(times, change)]
         for change in source.sample(added, min(_FILES_A_COMMIT, len(added))):
-            if item := _item(times, commit.sha, change, source):
+            right = str(PurePosixPath(change.path).parent)
+            others = [folder for folder in sorted(times.folders_before) if folder != right]
+            text = _added_text(change)[:_SHOWN_CHARACTERS]
+            asked = _Asked(TASK, commit.sha, change.path, right, text, "most files")
+            if item := _item(
+                asked, others, times.folders_before, source,
+                prefix=f"A new file of {times.project} begins:\n\n{text}\n\n"
+                "The file is in the folder",
+                ending="/",
+            ):  # fmt: skip
                 yield item
 
 
@@ -61,37 +86,53 @@ def file_of_new_function(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
         for path, text in source.sample(added, min(_FILES_A_COMMIT, len(added))):
             alike = times.paths_by_suffix[PurePosixPath(path).suffix]
             candidates = [other for other in alike if other not in touched]
-            if item := _function_item(times, commit.sha, path, text, candidates, source):
+            asked = _Asked(FUNCTION_TASK, commit.sha, path, path, text, "changed most often")
+            if item := _item(
+                asked, candidates, times.times_changed, source,
+                prefix=f"New code in {times.project}:\n\n{text}\n\nIt was added to the file",
+            ):  # fmt: skip
                 yield item
 
 
-def _function_item(
-    times: TwoTimes,
-    sha: str,
-    path: str,
-    text: str,
+def _item(
+    asked: _Asked,
     candidates: list[str],
+    sizes: Mapping[str, int],
     source: random.Random,
+    *,
+    prefix: str,
+    ending: str = "",
 ) -> ChoiceItem | None:
-    often = times.times_changed
+    """The question with its choices; none where too few candidates are like the right one.
+
+    Args:
+        asked: What is asked.
+        candidates: Wrong answers, of which those are taken that are about as large and as long.
+        sizes: How many files a folder holds, or how often a file was changed.
+        source: Of the order.
+        prefix: What the model reads before the choice.
+        ending: Stands behind each choice.
+    """
+    right = asked.right
 
     def distance(other: str) -> float:
-        return log_ratio(often.get(other, 0), often.get(path, 0)) + log_ratio(len(other), len(path))
+        like = log_ratio(sizes.get(other, 0), sizes.get(right, 0))
+        return like + log_ratio(len(other), len(right))
 
     distractors = nearest(candidates, distance, N_CHOICES - 1, source)
     if len(distractors) < N_CHOICES - 1:
         return None
-    choices, answer = arrange(path, distractors, source)
-    words = set(split_words(text))
+    choices, answer = arrange(right, distractors, source)
+    words = set(split_words(asked.text))
     return ChoiceItem(
-        task=FUNCTION_TASK,
-        item_id=f"{FUNCTION_TASK}/{sha[:12]}/{path}",
-        cluster=sha,
-        prefix=f"New code in {times.project}:\n\n{text}\n\nIt was added to the file",
-        choices=tuple(f" {choice}\n" for choice in choices),
+        task=asked.task,
+        item_id=f"{asked.task}/{asked.sha[:12]}/{asked.path}",
+        cluster=asked.sha,
+        prefix=prefix,
+        choices=tuple(f" {choice}{ending}\n" for choice in choices),
         answer=answer,
         tricks={
-            "changed most often": trick([often.get(c, 0) for c in choices], answer),
+            asked.size_trick: trick([sizes.get(c, 0) for c in choices], answer),
             "shortest": trick([-len(c) for c in choices], answer),
             "shared words": trick([len(set(split_words(c)) & words) for c in choices], answer),
         },
@@ -122,38 +163,6 @@ def _fits(times: TwoTimes, change: LaterChange) -> bool:
         change.status == "A"
         and folder in times.folders_before
         and len(_added_text(change)) >= _LEAST_CHARACTERS
-    )
-
-
-def _item(
-    times: TwoTimes, sha: str, change: LaterChange, source: random.Random
-) -> ChoiceItem | None:
-    folders = times.folders_before
-    right = str(PurePosixPath(change.path).parent)
-
-    def distance(folder: str) -> float:
-        return log_ratio(folders[folder], folders[right]) + log_ratio(len(folder), len(right))
-
-    distractors = nearest(
-        [folder for folder in sorted(folders) if folder != right], distance, N_CHOICES - 1, source
-    )
-    if len(distractors) < N_CHOICES - 1:
-        return None
-    choices, answer = arrange(right, distractors, source)
-    text = _added_text(change)[:_SHOWN_CHARACTERS]
-    words = set(split_words(text))
-    return ChoiceItem(
-        task=TASK,
-        item_id=f"{TASK}/{sha[:12]}/{change.path}",
-        cluster=sha,
-        prefix=f"A new file of {times.project} begins:\n\n{text}\n\nThe file is in the folder",
-        choices=tuple(f" {choice}/\n" for choice in choices),
-        answer=answer,
-        tricks={
-            "most files": trick([folders[c] for c in choices], answer),
-            "shortest": trick([-len(c) for c in choices], answer),
-            "shared words": trick([len(set(split_words(c)) & words) for c in choices], answer),
-        },
     )
 
 

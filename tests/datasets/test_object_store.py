@@ -1,0 +1,289 @@
+"""Tables in an S3-compatible store: the same rows, whole or not at all, errors with a remedy."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from tests.builders.project import run_project
+
+from the_block_llm.configuration import config_loader
+from the_block_llm.datasets.by_repository import ByRepository
+from the_block_llm.datasets.object_store import StorePath, check_writable, place
+from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists, write_part
+from the_block_llm.datasets.report import ReportDataset
+from the_block_llm.datasets.storage import storage_place
+from the_block_llm.errors import ParameterError, StorageError, TableError
+
+SCHEMA = pa.schema([pa.field("repo", pa.string()), pa.field("n", pa.int64())])
+
+
+def batch(*numbers: int, repo: str = "a") -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([{"repo": repo, "n": n} for n in numbers], SCHEMA)
+
+
+@pytest.fixture
+def folder(credentials: dict[str, Any]) -> StorePath:
+    found = place("s3://tables/company/t", credentials)
+    assert isinstance(found, StorePath)
+    return found
+
+
+def numbers(table: ParquetParts) -> list[int]:
+    return table.table(["n"])["n"].to_pylist()
+
+
+def test_a_table_comes_back_in_order_with_the_bytes_of_a_local_one(
+    folder: StorePath, tmp_path: Path
+) -> None:
+    save_parts(folder, SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1)
+    there = ParquetParts(folder)
+    here = save_parts(
+        tmp_path / "t", SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1
+    )
+    assert numbers(there) == [0, 1, 2, 3, 4, 5]
+    assert [p.read_bytes() for p in there.parts] == [p.read_bytes() for p in here.parts]
+    assert there.num_bytes == here.num_bytes
+    assert there.head(2).to_pylist() == [{"repo": "a", "n": 0}, {"repo": "a", "n": 1}]
+    assert table_exists(folder)
+    assert not table_exists(folder / "nowhere")
+
+
+def test_rows_of_one_repository_are_found(folder: StorePath) -> None:
+    rows = [batch(1, 2, repo="a"), batch(3, repo="b"), batch(4, repo="a")]
+    table = save_parts(folder, SCHEMA, rows, part_bytes=1)
+    # As a job of another process would get it.
+    of_a = pickle.loads(pickle.dumps(ByRepository(table).of("a")))
+    assert [row["n"] for row in of_a.rows(["n"])] == [1, 2, 4]
+
+
+def test_a_save_that_fails_midway_leaves_the_old_table(folder: StorePath) -> None:
+    save_parts(folder, SCHEMA, [batch(1)])
+
+    def dies() -> Any:
+        yield batch(2)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        save_parts(folder, SCHEMA, dies(), part_bytes=1)
+    assert numbers(ParquetParts(folder)) == [1]
+    assert len(folder.sizes()) == 2, "its part and the manifest"
+
+
+_KILLED = """
+import os, pickle, signal, sys
+from the_block_llm.datasets.parts import save_parts
+
+folder, schema, batches = pickle.load(sys.stdin.buffer)
+
+def dies():
+    yield from batches
+    os.kill(os.getpid(), signal.SIGKILL)
+
+save_parts(folder, schema, dies(), part_bytes=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
+    folder: StorePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_parts(folder, SCHEMA, [batch(1)])
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED],
+        input=pickle.dumps((folder, SCHEMA, [batch(2), batch(3)])),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert numbers(ParquetParts(folder)) == [1]
+    assert len(folder.sizes()) == 4, "two parts that no manifest names"
+
+    put: list[str] = []
+    put_bytes = StorePath.put_bytes
+
+    def counted(self: StorePath, data: bytes) -> None:
+        put.append(self.name)
+        put_bytes(self, data)
+
+    monkeypatch.setattr(StorePath, "put_bytes", counted)
+    table = save_parts(folder, SCHEMA, [batch(2), batch(4)], part_bytes=1)
+    assert numbers(table) == [2, 4]
+    assert len(put) == 2, "a part and the manifest; the other part was there"
+    assert set(folder.sizes()) == {"manifest.json", *(part.name for part in table.parts)}
+
+
+def test_finished_parts_are_taken_from_either_place(folder: StorePath, tmp_path: Path) -> None:
+    write_part(tmp_path / "a.parquet", SCHEMA, [batch(1)])
+    other = save_parts(folder.parent / "other", SCHEMA, [batch(2)])
+    items = [tmp_path / "a.parquet", *other.parts, batch(3)]
+    assert numbers(save_parts(folder, SCHEMA, items)) == [1, 2, 3]
+    # And from the store into a folder, as a part of a group that a cluster has rendered.
+    assert numbers(save_parts(tmp_path / "t", SCHEMA, [*other.parts, batch(3)])) == [2, 3]
+    table = ParquetParts(folder)
+    assert numbers(save_parts(folder, SCHEMA, [table.parts[1], table.parts[0]])) == [2, 1]
+    with pytest.raises(TableError, match="another schema"):
+        save_parts(folder, pa.schema([pa.field("m", pa.int64())]), [tmp_path / "a.parquet"])
+    assert numbers(ParquetParts(folder)) == [2, 1]
+
+
+def test_a_copy_on_this_machine_follows_its_table(
+    folder: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    save_parts(folder, SCHEMA, [batch(1), batch(2)], part_bytes=1).on_this_machine(copy)
+    assert numbers(ParquetParts(copy)) == [1, 2]
+    table = save_parts(folder, SCHEMA, [batch(2), batch(3)], part_bytes=1)
+    fetched: list[str] = []
+    get_file = StorePath.get_file
+
+    def counted(self: StorePath, target: Path) -> None:
+        fetched.append(self.name)
+        get_file(self, target)
+
+    monkeypatch.setattr(StorePath, "get_file", counted)
+    assert table.on_this_machine(copy) == copy
+    assert fetched == [table.parts[1].name], "the other part was there"
+    assert numbers(ParquetParts(copy)) == [2, 3]
+    assert len(list(copy.iterdir())) == 3, "what the table no longer has is gone"
+    here = save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+    assert here.on_this_machine(tmp_path / "unused") == tmp_path / "t"
+    assert not (tmp_path / "unused").exists()
+
+
+def test_a_report_in_a_store(credentials: dict[str, Any]) -> None:
+    report = ReportDataset(filepath="s3://tables/r/report.json", credentials=credentials)
+    assert not report.exists()
+    with pytest.raises(Exception, match="There is no s3://tables/r/report.json yet"):
+        report.load()
+    report.save({"commits": 3})
+    assert report.exists()
+    assert report.load() == {"commits": 3}
+
+
+def test_a_bucket_that_is_not_there(credentials: dict[str, Any]) -> None:
+    nowhere = place("s3://no-such-bucket/t", credentials)
+    assert isinstance(nowhere, StorePath)
+    for reach in (check_writable, ParquetParts, lambda where: save_parts(where, SCHEMA, [])):
+        with pytest.raises(StorageError, match="Make the bucket, or correct storage.folder"):
+            reach(nowhere)
+
+
+def test_wrong_credentials(s3_server: str, folder: StorePath) -> None:
+    def ask_for_keys(after_requests: str) -> None:
+        url = f"{s3_server}/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(url, after_requests.encode(), plain, method="POST")
+        urllib.request.urlopen(request).close()
+
+    ask_for_keys("0")
+    try:
+        for reach in (check_writable, ParquetParts, lambda where: save_parts(where, SCHEMA, [])):
+            with pytest.raises(StorageError, match="Check key and secret in conf/local"):
+                reach(folder)
+    finally:
+        ask_for_keys("inf")
+    assert "testing" not in repr(folder), "what is printed holds no secret"
+
+
+def test_a_store_that_does_not_answer(credentials: dict[str, Any]) -> None:
+    options = {
+        **credentials,
+        "client_kwargs": {"endpoint_url": "http://127.0.0.1:9", "region_name": "us-east-1"},
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+        "retries": 1,
+    }
+    silent = place("s3://tables/t", options)
+    assert isinstance(silent, StorePath)
+    with pytest.raises(StorageError, match="Check the network and the store's address"):
+        check_writable(silent)
+
+
+def test_without_the_extra(folder: StorePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(StorageError, match=r"pip install 'the_block_llm\[s3\]'"):
+        check_writable(folder)
+
+
+def test_a_protocol_that_nobody_knows() -> None:
+    odd = place("s4://tables/t")
+    assert isinstance(odd, StorePath)
+    with pytest.raises(StorageError, match="an address like s3://bucket/prefix"):
+        check_writable(odd)
+
+
+@pytest.fixture
+def project(finished_project: Path, credentials: dict[str, Any], tmp_path: Path) -> Path:
+    """A project that ran with local tables, and knows the credentials of a store."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished_project, folder)
+    text = yaml.safe_dump({"company_store": credentials})
+    (folder / "conf/test/credentials.yml").write_text(text, encoding="utf-8")
+    return folder
+
+
+STORED = {"folder": "s3://tables/the-block", "credentials": "company_store"}
+
+
+@pytest.mark.slow
+def test_a_run_with_its_tables_in_a_store_makes_those_of_a_local_run(
+    project: Path, credentials: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    local = project / "data"
+    bootstrap_project(project)
+    with KedroSession.create(project, env="test", runtime_params={"storage": STORED}) as session:
+        session.run(pipeline_names=["git_ingest", "sequence_build"])
+    for name in (
+        "02_intermediate/commits", "02_intermediate/file_changes",
+        "02_intermediate/snapshot_files", "04_feature/documents/tiny",
+        "05_model_input/train/tiny", "05_model_input/validation/tiny",
+        "05_model_input/held_out/tiny",
+    ):  # fmt: skip
+        there = ParquetParts(place(f"{STORED['folder']}/{name}", credentials))
+        here = ParquetParts(local / name)
+        assert here.num_rows > 0
+        assert [p.read_bytes() for p in there.parts] == [p.read_bytes() for p in here.parts], name
+    for name in ("08_reporting/sequence_report.json", "05_model_input/row_facts/tiny.json"):
+        report = place(f"{STORED['folder']}/{name}", credentials)
+        assert report.read_text(encoding="utf-8") == (local / name).read_text(encoding="utf-8")
+    plots = place(f"{STORED['folder']}/08_reporting", credentials)
+    assert isinstance(plots, StorePath)
+    assert plots.sizes()["ingest_history.png"] > 10_000
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(StorageError, match=r"s3://nowhere/x.*Make the bucket"):
+        run_project(project, "git_ingest", storage={**STORED, "folder": "s3://nowhere/x"})
+
+
+def test_credentials_that_are_not_written_down(project: Path) -> None:
+    bootstrap_project(project)
+    storage = {**STORED, "credentials": "compnay"}
+    session = KedroSession.create(project, env="test", runtime_params={"storage": storage})
+    with (
+        session,
+        pytest.raises(ParameterError, match=r"'compnay'.*no such entry \(it has: company_store\)"),
+    ):
+        session.run(pipeline_names=["git_ingest"])
+    (project / "conf/test/credentials.yml").unlink()
+    with pytest.raises(ParameterError, match=r"it has: none"):
+        storage_place(config_loader(project, "test", {"storage": storage}))
