@@ -51,6 +51,7 @@ def test_every_command_that_needs_a_finished_run(
         "kedro rows --row 3",
         "kedro rows --samples 10",
         "kedro audit",
+        "kedro audit --removed",
         f"kedro audit {held_out} --neighbours 2",
         "kedro estimate --repositories 3 --gigabytes 0.1 --model llama-3.1-8b",
         "kedro ask --new-tokens 2 Where?",
