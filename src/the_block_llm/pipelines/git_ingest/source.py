@@ -71,7 +71,7 @@ def locate(given: str, clone_folder: Path) -> RepositorySource:
     if not path.exists():
         raise RepositoryError(
             f"There is no repository at {path.absolute()}: the path does not exist. Check "
-            "`repository`; a relative path starts at the folder you run from."
+            "`repository`; a relative path starts at this project's folder."
         )
     if path.is_file():
         if not is_bundle(path):

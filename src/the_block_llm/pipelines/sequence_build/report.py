@@ -135,9 +135,9 @@ def _warnings(report: Mapping[str, Any], history: History, screening: Screening)
     too_long = report["train_longer_than_a_row_documents"]
     if too_long:
         warnings.append(
-            f"{too_long} training documents that are never cut (a question with its answer) are "
-            f"longer than a row of {report['context_tokens']} tokens and were left out. Longer "
-            "rows (sequence_build.context_tokens) take them in."
+            f"Left out, as longer than a row of {report['context_tokens']} tokens and never cut (a "
+            f"question with its answer): {too_long} of the training documents. Longer rows "
+            "(sequence_build.context_tokens) take them in."
         )
     if screening.validation_repeats:
         warnings.append(
