@@ -37,7 +37,7 @@ demo: $(READY)  ## train the embedded default on this project's own history; PAR
 
 test: $(READY)  ## lint, types, import contracts, tests
 	@$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## ruff, rules and format
 	$(BIN)/ruff check .

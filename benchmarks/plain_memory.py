@@ -10,6 +10,7 @@ optimizer, in a process of its own, after loading; Linux only.
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,24 +33,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", nargs="+", default=["1x256", "2x256", "1x512", "2x512"])
+    parser.add_argument("--tight", action="store_true", help="give freed memory back at once")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        measure(given.folder, *(int(n) for n in given.rows[0].split("x")))
+        measure(given.folder, *(int(n) for n in given.rows[0].split("x")), given.tight)
         return
     print("rows x tokens   foretold GiB   measured GiB   ratio", flush=True)
     for size in given.rows:
         command = [sys.executable, __file__, str(given.folder), "--rows", size, "--one"]
+        command += ["--tight"] * given.tight
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
-def measure(folder: Path, rows: int, row_tokens: int) -> None:
+def measure(folder: Path, rows: int, row_tokens: int, tight: bool) -> None:
     """Plan, load, make one step, and print a line."""
     values = yaml.safe_load(PROFILES.read_text(encoding="utf-8"))["models"]["smollm2-135m"]
     profile = ModelProfile.model_validate({**values, "name": "smollm2-135m", "folder": str(folder)})
-    keep_heap_tight()
     plan = plan_plain(profile, row_tokens, rows, rows, 2**50)
     assert plan is not None
+    if tight:
+        keep_heap_tight()
+        items = {**plan.device_items, "freed, held back by the heap": 0}
+        plan = replace(plan, tight_heap=True, device_items=items)
     trainable = load_trainable(profile, 42, CPU, plan, load_tokenizer(profile))
     model = trainable.model.train()
     keep_differentiable(model)

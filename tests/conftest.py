@@ -65,3 +65,8 @@ def credentials(s3_server: str) -> dict[str, Any]:
     for entry in client.list_objects_v2(Bucket="tables").get("Contents", ()):
         client.delete_object(Bucket="tables", Key=entry["Key"])
     return {"key": "testing", "secret": "testing", "client_kwargs": where}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that none is left alone at the end while the other process waits."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -40,7 +40,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(
     ours, theirs = states.clone().requires_grad_(), states.double().requires_grad_()
     expected = plain_loss(theirs, weight, labels, divisor=7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_module, "_CHUNK_POSITIONS", chunk)
+        patch.setattr(loss_module, "CHUNK_POSITIONS", chunk)
         loss = target_loss(ours, weight, labels, num_items_in_batch=7)
         loss.backward()
     expected.backward()

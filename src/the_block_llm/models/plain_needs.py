@@ -27,9 +27,12 @@ _SMALL_THINGS: Final = 16 * 2**20
 # What must be free beyond the sums, since they are not exact.
 _RESERVED: Final = 1.06
 # glibc's own first value. Left alone it grows to 32 MiB, and what is let go below it stays with
-# the process in pieces that the next layer's tensors do not fit into.
+# the process in pieces that the next layer's tensors do not fit into: this share of what a pass
+# keeps and works with, as measured on SmolLM2 (docs/memory_and_speed.md).
+_HELD_BACK: Final = 0.6
 _MMAP_THRESHOLD: Final = 128 * 1024
 _M_MMAP_THRESHOLD: Final = -3
+_CAN_TIGHTEN: Final = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 _PROCESS: Final = "this process before"
 
 
@@ -42,6 +45,8 @@ class PlainPlan:
     """Bytes at the worst moment of training, those of the process before it included."""
     loading_bytes: int
     """That loading may take for a moment, on top of the process."""
+    tight_heap: bool
+    """Whether freed memory is given back at once, which takes half as long again."""
     host_bytes: int = 0
     """Nothing waits elsewhere: a CPU has one memory."""
 
@@ -68,7 +73,8 @@ class PlainPlan:
             if self.micro_batch_rows == 1
             else f"{self.micro_batch_rows} rows at a time"
         )
-        return f"plain engine, {rows}, whatever autograd keeps in memory"
+        heap = ", freed memory given back at once" if self.tight_heap else ""
+        return f"plain engine, {rows}, whatever autograd keeps in memory{heap}"
 
 
 def plan_plain(
@@ -81,7 +87,7 @@ def plan_plain(
     n_processes: int = 1,
     n_added_tokens: int = 0,
 ) -> PlainPlan | None:
-    """As many rows at a time as are wanted and fit.
+    """As many rows at a time as are wanted and fit, with a tight heap where nothing fits else.
 
     Args:
         profile: What is trained.
@@ -110,17 +116,25 @@ def plan_plain(
     )
     process_bytes = resident_bytes()
 
-    def plan(rows: int, tokens: int) -> PlainPlan:
-        sizes = trace_pass(config, profile, rows, tokens)
-        return _plan(sizes, config, rows, process_bytes, n_processes, n_added_tokens)
+    traced: dict[tuple[int, int], PassSizes] = {}
+
+    def plan(rows: int, tokens: int, tight: bool = _CAN_TIGHTEN) -> PlainPlan:
+        if (rows, tokens) not in traced:
+            traced[rows, tokens] = trace_pass(config, profile, rows, tokens)
+        return _plan(
+            traced[rows, tokens], config, rows, process_bytes, n_processes, n_added_tokens, tight
+        )
 
     most = fixed_rows or wanted_rows
     candidates = [n for n in range(min(most, effective_rows), 0, -1) if effective_rows % n == 0]
     try:
-        for rows in candidates[:1] if fixed_rows else candidates:
-            tried = plan(rows, row_tokens)
-            if tried.added_bytes <= free_bytes:
-                return tried
+        tried_rows = candidates[:1] if fixed_rows else candidates
+        # Fewer rows cost a sixth, a tight heap half as much again.
+        for tight in (False, True) if _CAN_TIGHTEN else (False,):
+            for rows in tried_rows:
+                tried = plan(rows, row_tokens, tight)
+                if tried.added_bytes <= free_bytes:
+                    return tried
         advice = [
             f"Training {tried.micro_batch_rows} rows of {row_tokens:,} tokens at a time"
             if tried.micro_batch_rows > 1
@@ -167,6 +181,7 @@ def _plan(
     process_bytes: int,
     n_processes: int,
     n_added: int,
+    tight: bool,
 ) -> PlainPlan:
     matrices = 2 if sizes.head_bytes else 1
     trained = sizes.trained_parameters + matrices * n_added * config.hidden_size
@@ -176,8 +191,10 @@ def _plan(
         "output matrix": sizes.head_bytes,
         "norms and biases": sizes.other_bytes,
     }
+    passing = sum(sizes.kept_bytes.values()) + sizes.work_bytes
     return PlainPlan(
         micro_batch_rows=rows,
+        tight_heap=tight,
         device_items={
             _PROCESS: process_bytes,
             **frozen,
@@ -189,6 +206,7 @@ def _plan(
             "optimizer": 8 * trained,
             **{f"{part}, kept": n_bytes for part, n_bytes in sizes.kept_bytes.items()},
             f"work ({sizes.worst_moment})": sizes.work_bytes,
+            "freed, held back by the heap": 0 if tight else int(_HELD_BACK * passing),
             "small things": _SMALL_THINGS,
         },
         # Matrices are read and widened several at a time before they are packed.
@@ -199,11 +217,11 @@ def _plan(
 def keep_heap_tight() -> None:
     """Make glibc give large blocks back to the system as soon as they are let go.
 
-    A third less memory in training for a tenth more time of the processor (4 layers of SmolLM2,
-    4 rows of 512 tokens); elsewhere than on glibc nothing is done.
+    A third less memory in training, for half as much time again: each block comes back as pages
+    that must be filled with zeros. It stays so for the process.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+    if _CAN_TIGHTEN:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def resident_bytes() -> int:

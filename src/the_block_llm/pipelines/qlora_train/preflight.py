@@ -11,7 +11,7 @@ from rich.text import Text
 
 from the_block_llm.models.layerwise.plan import MemoryPlan
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.plain_needs import PlainPlan, keep_heap_tight
+from the_block_llm.models.plain_needs import PlainPlan
 from the_block_llm.models.trainable import (
     device_budget,
     host_budget,
@@ -42,7 +42,6 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         TooLittleDataError: There is no row with a target.
     """
     let_memory_grow_in_place()
-    keep_heap_tight()
     data = read_rows(job)
     device = ranks.local_device()
     job, memory = plan_for(job, data)
@@ -121,19 +120,19 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     lines.extend(_memory_lines(report))
+    return [*lines, ("time", _time(report))]
+
+
+def _time(report: dict[str, Any]) -> str:
     speed = report["speed"]
-    if speed is not None:
-        lines.append(
-            (
-                "time",
-                (
-                    f"about {spoken_duration(report['expected_seconds'])}, at "
-                    f"{speed['train_tokens_per_second']:,.0f} tokens/s with "
-                    f"{speed['micro_batch_rows']} of the longest rows at a time"
-                ),
-            )
-        )
-    return lines
+    if speed is None:
+        # A long run is timed once it has loaded the model, a short one is over before that pays.
+        return "told when the model is loaded, or after the first step; preflight_only asks now"
+    return (
+        f"about {spoken_duration(report['expected_seconds'])}, at "
+        f"{speed['train_tokens_per_second']:,.0f} tokens/s with "
+        f"{speed['micro_batch_rows']} of the longest rows at a time"
+    )
 
 
 def _memory_lines(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -76,7 +76,6 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
         ModelUnavailableError: The base weights cannot be had.
     """
     let_memory_grow_in_place()
-    keep_heap_tight()
     ranks.join_processes()
     data = read_rows(job)
     reports = ranks.from_first(None if job.start_anew else finished_reports(job))
@@ -86,6 +85,8 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
     job, memory = plan_for(job, data)
     if memory is not None:
         _log.info("Memory: %s", memory.describe())
+    if isinstance(memory, PlainPlan) and memory.tight_heap:
+        keep_heap_tight()
     run = open_for_all(job)
     try:
         outcome = _Run(job, data, memory, run, show_progress).complete()
