@@ -54,5 +54,7 @@ def test_nothing_left_out_and_odd_names_are_drawn_as_well(tmp_path: Path) -> Non
     got = ingest(repository.path, tmp_path / "out")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in nodes.plot_ingest(got.repository, got.commits, got.report):
+        figures = nodes.plot_ingest(got.repository, got.commits, got.report)
+        for figure in figures:
             figure.savefig(BytesIO())
+    assert all(axes.get_xlabel() for figure in figures for axes in figure.axes)
