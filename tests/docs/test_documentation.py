@@ -140,7 +140,7 @@ def check_run(options: dict[str, str]) -> None:
     """Check every pipeline, node, tag and parameter that a ``kedro run`` names."""
     given = {name: options[name].split(",") for name in ("pipelines", "node_names", "tags")
              if name in options}  # fmt: skip
-    check_run_options({**options, **given}, ROOT)
+    check_run_options({**options, **given})
     for one in filter(None, options.get("params", "").split(",")):
         names, _, _ = one.partition("=")
         value: object = None

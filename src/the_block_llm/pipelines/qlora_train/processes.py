@@ -20,11 +20,10 @@ from the_block_llm import errors
 from the_block_llm.errors import (
     BlockError,
     OutOfMemoryInProcessError,
-    ParameterError,
     StoppedOnRequest,
     TrainingError,
 )
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.stopping import stop_on_signals
 from the_block_llm.pipelines.qlora_train.training import (
     TrainingOutcome,
@@ -34,7 +33,6 @@ from the_block_llm.progress import ProgressBar, progress_bar
 
 _log = logging.getLogger(__name__)
 WORKER: Final = "the_block_llm.pipelines.qlora_train.worker"
-JOB_FILE: Final = "job.json"
 OUTCOME_FILE: Final = "outcome.json"
 ENDS_WITH_PARENT: Final = "--ends-with-parent"
 
@@ -48,11 +46,7 @@ def train_in_processes(job: TrainingJob) -> TrainingOutcome:
     """
     if job.n_processes == 1:
         return train(job)
-    if job.values.effective_batch_rows % job.n_processes:
-        raise ParameterError(
-            f"qlora_train.n_processes {job.n_processes} does not divide the effective batch of "
-            f"{job.values.effective_batch_rows} rows. Choose a number that does."
-        )
+    job.rows_of_each(job.n_processes)  # refuse now what no worker could share out
     while True:
         try:
             return _launch(job)

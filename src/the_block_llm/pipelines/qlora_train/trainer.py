@@ -13,6 +13,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from the_block_llm.errors import StorageError
+from the_block_llm.models.adapter_manifest import WEIGHTS_NAME
 from the_block_llm.models.segments import IGNORED_LABEL
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.history import best_validation
@@ -170,4 +171,4 @@ def _tokens_of_steps(rows: RowTable, order: RowOrder) -> np.ndarray[Any, Any]:
 
 def checkpoint_weights(checkpoint: Path) -> Path:
     """The adapter's weights inside a checkpoint."""
-    return checkpoint / "adapter_model.safetensors"
+    return checkpoint / WEIGHTS_NAME

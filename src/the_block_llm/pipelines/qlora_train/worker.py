@@ -18,13 +18,9 @@ from typing import Any
 
 from the_block_llm.errors import BlockError, OutOfMemoryInProcessError, StoppedOnRequest
 from the_block_llm.pipelines.qlora_train import ranks
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
-from the_block_llm.pipelines.qlora_train.processes import (
-    ENDS_WITH_PARENT,
-    JOB_FILE,
-    OUTCOME_FILE,
-)
+from the_block_llm.pipelines.qlora_train.processes import ENDS_WITH_PARENT, OUTCOME_FILE
 from the_block_llm.pipelines.qlora_train.training import train
 
 
