@@ -24,12 +24,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from sequence_build import _profile
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import save_parts
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.file_documents import head
-from the_block_llm.pipelines.sequence_build.history import Cutoff, History
+from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import Mix, RowShape
 from the_block_llm.pipelines.sequence_build.row_table import pack_split

@@ -3,7 +3,12 @@
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model, quiet_loading
+from the_block_llm.models.base_models import (
+    from_pretrained,
+    prepare_base_model,
+    quiet_loading,
+    revision_of,
+)
 from the_block_llm.models.profiles import ModelProfile
 
 
@@ -52,7 +57,7 @@ def load_base_model(
             profile,
             lambda: AutoModelForCausalLM.from_pretrained(
                 location,
-                revision=profile.hub_revision or "main",
+                revision=revision_of(profile),
                 quantization_config=quantisation,
                 dtype=dtype,
                 device_map={"": str(device)},

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from the_block_llm.errors import MemoryPlanError
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.base_models import load_config
 from the_block_llm.models.plain_trace import PassSizes, trace_pass
 from the_block_llm.models.profiles import ModelProfile
 
@@ -107,13 +107,7 @@ def plan_plain(
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: Not even the configuration can be had.
     """
-    location = prepare_base_model(profile)
-    config = from_pretrained(
-        profile,
-        lambda: AutoConfig.from_pretrained(
-            location, revision=profile.hub_revision or "main", trust_remote_code=False
-        ),
-    )
+    config = load_config(profile)
     process_bytes = resident_bytes()
 
     traced: dict[tuple[int, int], PassSizes] = {}

@@ -21,7 +21,7 @@ from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.segments import collate_rows
-from the_block_llm.models.token_rows import active_token_rows
+from the_block_llm.models.token_layers import active_token_rows
 from the_block_llm.pipelines.export.exporting import export_adapter
 from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable

@@ -241,5 +241,5 @@ def test_what_the_memory_plan_chose_is_what_is_halved(
 
 
 def test_the_effective_batch_must_be_shared_out_evenly(job: TrainingJob) -> None:
-    with pytest.raises(ParameterError, match="n_processes 3 does not divide.* 4 rows"):
+    with pytest.raises(ParameterError, match="3 processes do not divide.* 4 rows"):
         train_in_processes(change(job, n_processes=3))

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.chat_history import change_chats
 from the_block_llm.pipelines.sequence_build.descriptions import describe
 from the_block_llm.pipelines.sequence_build.history import (
     Commit,
-    Cutoff,
     History,
     merged_commits,
 )

@@ -8,7 +8,7 @@ import pytest
 
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.history import History, current_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.leaks import LeakCheck
 from the_block_llm.pipelines.sequence_build.own_words import wording
 from the_block_llm.pipelines.sequence_build.screening import screen
@@ -23,7 +23,7 @@ MODULE = "".join(
 
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:
     tables = story.tables(folder, cutoff)
-    history = read_history(tables.commits, read_cutoff(tables.repository, cutoff), 0.05)
+    history = read_history(tables.commits, current_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
     found = screen(corpus.drafts, history, 0.7)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in found.leaks}

@@ -26,7 +26,11 @@ from the_block_llm.pipelines.sequence_build.groups import (
     in_groups,
     work_folder,
 )
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.history import (
+    History,
+    current_cutoff,
+    read_history,
+)
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
@@ -174,7 +178,7 @@ def report_sequences(
     shape = row_shape(params, profile)
     # The report counts commits; the other tables are not read.
     tables = chosen_tables(repository, commits, commits, commits, params.only_repository)
-    cutoff = read_cutoff(tables.repository, params.cutoff)
+    cutoff = current_cutoff(tables.repository, params.cutoff)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
@@ -250,7 +254,7 @@ def _corpus(
     params: SequenceBuildParams,
     members: range | None = None,
 ) -> tuple[Drafts, History]:
-    cutoff = read_cutoff(tables.repository, params.cutoff)
+    cutoff = current_cutoff(tables.repository, params.cutoff)
     history = read_history(tables.commits, cutoff, params.validation_fraction)
     found = corpora(
         tables,

@@ -6,11 +6,12 @@ from itertools import chain
 from typing import Any, Protocol
 
 from the_block_llm.datasets.by_repository import ByRepository, RowSource
+from the_block_llm.datasets.cutoff import read_cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff
+from the_block_llm.pipelines.sequence_build.history import History
 
 
 class Drafts(Protocol):
@@ -148,5 +149,5 @@ def _own(history: History, shas: Sequence[str], facts: Mapping[str, Any]) -> His
         history,
         commits={sha: history.commits[sha] for sha in shas},
         split_of={sha: history.split_of[sha] for sha in shas},
-        cutoff=read_cutoff(facts, facts["cutoff"]["spec"]),
+        cutoff=read_cutoff(facts),
     )
