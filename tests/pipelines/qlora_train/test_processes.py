@@ -76,11 +76,7 @@ def test_sharded_layers_learn_what_whole_ones_do(
 def test_one_process_goes_on_where_two_with_sharded_layers_were_stopped(
     job: TrainingJob, alone: dict[str, Any]
 ) -> None:
-    def interrupt() -> None:
-        _wait_for_a_checkpoint(job)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=interrupt, daemon=True).start()
+    _interrupt_after_a_checkpoint(job)
     with pytest.raises(StoppedOnRequest):
         train_in_processes(
             change(job, dropout=0.0, n_processes=2, limits=MemoryLimits(layers="sharded"))
@@ -138,16 +134,22 @@ def _wait_for_a_checkpoint(job: TrainingJob) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_signal_reaches_all_processes_and_nothing_is_lost(
-    job: TrainingJob, alone: dict[str, Any]
-) -> None:
+def _interrupt_after_a_checkpoint(job: TrainingJob) -> None:
+    """Ask this process to stop, from beside, once the run has something to go on from."""
+
     def interrupt() -> None:
         _wait_for_a_checkpoint(job)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_reaches_all_processes_and_nothing_is_lost(
+    job: TrainingJob, alone: dict[str, Any]
+) -> None:
+    _interrupt_after_a_checkpoint(job)
     with pytest.raises(StoppedOnRequest, match="Stopped by SIGTERM after step") as stopped:
         train_in_processes(change(job, dropout=0.0, n_processes=2))
     assert stopped.value.exit_code == 128 + signal.SIGTERM
