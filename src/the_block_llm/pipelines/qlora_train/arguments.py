@@ -40,7 +40,7 @@ def training_arguments(
     # The layerwise engine knows its types and recomputes by itself.
     helped = on_gpu and not layerwise
     rows = micro_batch_rows(job, run)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run.path),
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
@@ -72,3 +72,8 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
     )
+    if on_gpu:
+        # Where one process sees several GPUs, the Trainer would copy the model to each of them
+        # (DataParallel) and take as many times the rows a step. Ours has one GPU a process.
+        arguments._n_gpu = 1
+    return arguments
