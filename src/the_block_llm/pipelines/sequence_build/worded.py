@@ -55,7 +55,7 @@ class Worded:
     named: Sequence[tuple[str, str] | None]
     """By which reason and which earlier commit a commit gives itself away."""
     whole: npt.NDArray[np.int64]
-    """Hash of kind and text, white space aside."""
+    """Hash of kind and text, white space aside; of one that completes a text, with that."""
     lines: npt.NDArray[np.int64]
     """Hashes of the telling lines of all, shape ``(lines,)``; each once a document."""
     starts: npt.NDArray[np.int64]
@@ -160,7 +160,10 @@ def _record_batch(drafts: Sequence[tuple[History, Draft]]) -> pa.RecordBatch:
         RMinHash.digests_from_token_sets([one.shingles for one in wordings], _PERMUTATIONS, 1),
         np.uint32,
     ).reshape(-1, _PERMUTATIONS)
-    wholes = [f"{d.kind} {one.whole}" for (_, d), one in zip(drafts, wordings, strict=True)]
+    wholes = [
+        f"{draft.kind} {draft.shown if draft.completes else ''} {one.whole}"
+        for (_, draft), one in zip(drafts, wordings, strict=True)
+    ]
     columns: dict[str, Any] = {
         "document_id": [draft.document_id for _, draft in drafts],
         "kind": [draft.kind for _, draft in drafts],
