@@ -6,9 +6,8 @@ Usage: python benchmarks/sequence_build_memory.py MEGABYTES [--times 1] [--profi
 Documents are made up on the way, so the corpus itself is never in memory. The peak is printed
 every so often, which shows whether it grows with the text. With --times, the finished parts are
 packed that many times over, as one table: packing is then seen at a size for which tokenising
-would take hours. With --screening no token is made: a
-share of the documents is held out and compared with all others, which is the part that holds
-something of every line that is held back.
+would take hours. With --screening no token is made: a share of the documents is held out and
+compared with all others, which is the part that holds something of every line that is held back.
 """
 
 import argparse
@@ -16,17 +15,20 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from sequence_build import _profile
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import save_parts
+from the_block_llm.execution.jobs import Call
 from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.pipelines.sequence_build.comparing import note_words
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.file_documents import head
@@ -87,11 +89,17 @@ def _screen(megabytes: float, held_out: float) -> None:
             yield replace(draft, split=split)
 
     before, started = _peak_gib(), time.monotonic()
-    found = screen(drafts, History({}, {}, Cutoff("a", _AT, "b")), similarity=0.7)
-    # Every document is rendered twice.
-    print(f"{seen['train'] // 2:,} training lines, {seen['held_out'] // 2:,} held-out lines: "
+    history = History({}, {}, Cutoff("a", _AT, "b"))
+    with tempfile.TemporaryDirectory() as folder:
+        noted = [note_words(((history, draft) for draft in drafts()), Path(folder) / "words")]
+        found = screen(noted, _run_here, 0.7, holds_out=True)
+    print(f"{seen['train']:,} training lines, {seen['held_out']:,} held-out lines: "
           f"{before:.2f} GiB before, peak {_peak_gib():.2f} GiB, {len(found.leaks)} leaks, "
           f"{time.monotonic() - started:.0f} s")  # fmt: skip
+
+
+def _run_here(jobs: Sequence[Call]) -> list[Any]:
+    return [function(*arguments) for function, arguments in jobs]
 
 
 def _told(batches: Iterable[pa.RecordBatch], started: float) -> Iterator[pa.RecordBatch]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parquet_files import open_parquet, write_parquet
+from the_block_llm.datasets.parquet_files import groups_with, open_parquet, write_parquet
 from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
 from the_block_llm.errors import StorageError, TableError
 
@@ -80,6 +80,26 @@ class ParquetParts:
                 yield from reader.iter_batches(
                     batch_size=batch_rows, columns=None if columns is None else list(columns)
                 )
+
+    def batches_with(
+        self, column: str, value: str, columns: Sequence[str], batch_rows: int = _READ_ROWS
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield batches in order, without reading where ``column`` never has that value.
+
+        Yields:
+            The number of the batch's first row in the table, and the batch. Not every row in it
+            has the value.
+        """
+        begin = 0
+        for part in self.parts:
+            with open_parquet(part) as reader:
+                for group, n_rows in groups_with(reader, column, value):
+                    if group is None:
+                        begin += n_rows
+                        continue
+                    for batch in reader.iter_batches(batch_rows, [group], list(columns)):
+                        yield begin, batch
+                        begin += batch.num_rows
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows in order as dictionaries."""

@@ -1,7 +1,9 @@
 """Loading a base model with its Linear layers in 4 bits (NF4, double quantisation)."""
 
+from typing import Final
+
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from the_block_llm.models.base_models import (
     from_pretrained,
@@ -10,6 +12,9 @@ from the_block_llm.models.base_models import (
     revision_of,
 )
 from the_block_llm.models.profiles import ModelProfile
+
+# Of a weight in 4 bits, with the scales of its blocks of 64.
+_PACKED_BYTES: Final = 0.52
 
 
 def pick_device() -> torch.device:
@@ -20,6 +25,29 @@ def pick_device() -> torch.device:
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a GPU; float32 on the CPU, where bfloat16 is some fifteen times slower."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def quantised_bytes(profile: ModelProfile) -> int:
+    """Bytes of the profile's weights as :func:`load_base_model` holds them on a GPU.
+
+    Raises:
+        ModelUnavailableError: Not even the configuration can be had.
+    """
+    location = prepare_base_model(profile)
+    with quiet_loading(), torch.device("meta"):
+        config = from_pretrained(
+            profile,
+            lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
+        )
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    packed = sum(
+        layer.weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not head
+    )
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return int(_PACKED_BYTES * packed + 2 * (whole - packed))
 
 
 def load_base_model(

@@ -34,7 +34,7 @@ from the_block_llm.errors import (
     TrainingError,
 )
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.pipelines.qlora_train import processes
+from the_block_llm.pipelines.qlora_train import processes, worker
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints, run_path
@@ -208,6 +208,29 @@ def test_an_error_in_a_process_is_the_same_error_here(
         (tmp_path / f"failure-{rank}.json").write_text(failure)
     with pytest.raises(kind, match=message):
         outcome_of(tmp_path, None, 3, ["first line", "last line"])
+
+
+def test_an_error_nobody_foresaw_says_what_it_was_and_where(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(job: TrainingJob, **options: Any) -> None:
+        raise ValueError("the driver is too old")
+
+    monkeypatch.setattr(worker, "train", train)
+    (tmp_path / processes.JOB_FILE).write_text(job.model_dump_json())
+    assert worker.main(tmp_path, ends_with_parent=False) == 1
+    said = r"ValueError: the driver is too old \(test_processes.py, line \d+\)"
+    with pytest.raises(TrainingError, match=said):
+        outcome_of(tmp_path, None, 1, ["torchrun's own words"])
+
+
+def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
+    for rank, (text, at) in enumerate([("peer closed connection", 20), ("no such layer", 10)]):
+        path = tmp_path / f"failure-{rank}.json"
+        path.write_text(json.dumps({"kind": "TrainingError", "message": text}))
+        os.utime(path, (at, at))
+    with pytest.raises(TrainingError, match="no such layer"):
+        outcome_of(tmp_path, None, 1, [])
 
 
 def test_memory_that_runs_out_in_a_process_halves_the_rows_of_all(

@@ -6,6 +6,7 @@ with the job in a file, and tell what they do as lines of JSON.
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -76,8 +77,11 @@ def _launch(job: TrainingJob) -> TrainingOutcome:
             f"--nproc-per-node={job.n_processes}", "--module", WORKER, str(folder),
             ENDS_WITH_PARENT,
         ]  # fmt: skip
+        cores = os.cpu_count() or 1
         process = subprocess.Popen(
             command,
+            # torchrun would leave each of several processes a single thread.
+            env={"OMP_NUM_THREADS": str(max(1, cores // job.n_processes)), **os.environ},
             # The workers end when this pipe closes, however this process ends.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -145,9 +149,10 @@ def outcome_of(
     finished = folder / OUTCOME_FILE
     if finished.is_file():
         return TrainingOutcome.model_validate_json(finished.read_text(encoding="utf-8"))
-    failures = sorted(folder.glob("failure-*.json"))
+    # The first one is the cause: the others then fail for want of their partner.
+    failures = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in failures]
-    # Memory first: the other processes then fail for want of their partner.
+    # Memory before all: its end is told late.
     found.sort(key=lambda failure: failure["kind"] != OutOfMemoryInProcessError.__name__)
     if found and not (asked and found[0]["kind"] != StoppedOnRequest.__name__):
         raise _as_error(found[0])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
@@ -56,6 +57,22 @@ class RunTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The dataset is the order.
         return SequentialSampler(train_dataset or self.train_dataset)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        # accelerate refuses a model with sharded parameters. Only what is whole is averaged.
+        if not (training and self._in_step):
+            return super()._wrap_model(model, training, dataloader)
+        if isinstance(model, DistributedDataParallel):
+            return model
+        device = self.args.device
+        return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Compute in the run's types where accelerate, which would see to it, holds no model."""
+        if not self._in_step:
+            return super().autocast_smart_context_manager(cache_enabled)
+        kind = self.args.device.type
+        return torch.autocast(kind, torch.bfloat16, bool(self.args.bf16), cache_enabled)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write down what a step cost beside its loss."""

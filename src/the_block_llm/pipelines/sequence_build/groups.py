@@ -83,7 +83,10 @@ def in_groups(
     Raises:
         ExecutionError: A group killed its worker every time.
     """
-    with _folder(work_folder) as folder, progress_bar("Rendering documents", len(groups)) as bar:
+    with (
+        temporary_folder(work_folder) as folder,
+        progress_bar("Rendering documents", len(groups)) as bar,
+    ):
         screened = folder / "screening.json"
         write_text_atomically(screened, json.dumps(dict(screening)))
         jobs: list[Call] = [(work.parts, (members, screened, folder)) for members in groups]
@@ -126,7 +129,8 @@ def work_folder(
 
 
 @contextmanager
-def _folder(work_folder: Place | None) -> Iterator[Place]:
+def temporary_folder(work_folder: Place | None) -> Iterator[Place]:
+    """A folder below ``work_folder``, or of this machine's own, that is removed in the end."""
     if work_folder is None:
         with TemporaryDirectory(prefix="documents-") as name:
             yield Path(name)
