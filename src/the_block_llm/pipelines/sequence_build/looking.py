@@ -25,7 +25,11 @@ from the_block_llm.pipelines.sequence_build.screening import Screening
 _SPLITS: Final = ("train", "validation", "held_out")
 _SAMPLE_SEED: Final = 0  # the same rows give the same page
 _PROFILE: Final[list[click.Parameter]] = [
-    click.Option(["--profile"], metavar="NAME", help="Of the rows; by default the chosen model."),
+    click.Option(
+        ["--model", "profile"],
+        metavar="NAME",
+        help="Profile of the rows; by default the chosen one.",
+    ),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]
 
@@ -37,7 +41,7 @@ no colours, in a pipe, lines with learned tokens begin with a mark.
 \b
 Examples:
   kedro rows --row 61
-  kedro rows --split held_out --row 0 --profile llama-3.1-8b | less
+  kedro rows --split held_out --row 0 --model llama-3.1-8b | less
   kedro rows --samples 10 --sort chat > samples.md
 """
 ROWS_OPTIONS: Final[list[click.Parameter]] = [
