@@ -196,6 +196,8 @@ def test_documents_have_the_bytes_of_the_local_run(
     )
     assert len(here.parts) == 3
     assert part_bytes(there) == part_bytes(here)
+    assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening
+    assert screening["duplicates"]["train"]  # else there is little to compare
 
     # Tables in a store: tasks read them there, and leave there what they have rendered.
     stored = tuple(
@@ -205,5 +207,7 @@ def test_documents_have_the_bytes_of_the_local_run(
     documents = place("s3://tables/in/documents", credentials)
     rendered = sequences.render_documents(local.repository, *stored, screening, *choices, ON_RAY)
     assert part_bytes(save_parts(documents, DOCUMENTS, rendered)) == part_bytes(here)
+    again = sequences.screen_documents(local.repository, *stored, *choices, ON_RAY)
+    assert again == screening
     left = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")
     assert {path.split("/")[2] for path in left} == {"commits", "changes", "files", "documents"}
