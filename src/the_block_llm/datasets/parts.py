@@ -72,14 +72,27 @@ class ParquetParts:
         return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.manifest["schema"])))
 
     def batches(
-        self, columns: Sequence[str] | None = None, batch_rows: int = _READ_ROWS
+        self,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = _READ_ROWS,
+        rows: range | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, at most ``batch_rows`` at a time."""
-        for part in self.parts:
-            with open_parquet(part) as reader:
-                yield from reader.iter_batches(
-                    batch_size=batch_rows, columns=None if columns is None else list(columns)
-                )
+        """Yield the rows in order, at most ``batch_rows`` at a time.
+
+        Args:
+            columns: By default all.
+            batch_rows: Most rows of a batch.
+            rows: A run of them, by their numbers; others are read where they share a row group
+                with these, and no more.
+        """
+        wanted = range(self.num_rows) if rows is None else rows
+        first = 0
+        for part, facts in zip(self.parts, self.manifest["parts"], strict=True):
+            here = range(max(0, wanted.start - first), min(facts["rows"], wanted.stop - first))
+            first += facts["rows"]
+            if here:
+                with open_parquet(part) as reader:
+                    yield from _batches_of(reader, columns, batch_rows, here)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows in order as dictionaries."""
@@ -139,6 +152,31 @@ class ParquetParts:
             return self.folder.sizes()
         with os.scandir(self.folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries}
+
+
+def _batches_of(
+    reader: Any, columns: Sequence[str] | None, batch_rows: int, wanted: range
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a part that are ``wanted``, by their numbers in it."""
+    groups: list[int] = []
+    begin = at = 0
+    for group in range(reader.metadata.num_row_groups):
+        end = at + reader.metadata.row_group(group).num_rows
+        if at < wanted.stop and end > wanted.start:
+            begin = begin if groups else at
+            groups.append(group)
+        at = end
+    for batch in reader.iter_batches(
+        batch_size=batch_rows,
+        row_groups=groups,
+        columns=None if columns is None else list(columns),
+    ):
+        here = range(max(0, wanted.start - begin), min(batch.num_rows, wanted.stop - begin))
+        begin += batch.num_rows
+        if len(here) == batch.num_rows:
+            yield batch
+        elif here:
+            yield batch.slice(here.start, len(here))
 
 
 def table_exists(folder: Place) -> bool:

@@ -28,13 +28,13 @@ from the_block_llm.pipelines.sequence_build.groups import (
 )
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.packing_parts import packed
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
     SequenceBuildParams,
     row_shape,
 )
 from the_block_llm.pipelines.sequence_build.report import sequence_report
-from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
 from the_block_llm.pipelines.sequence_build.several import (
     Drafts,
@@ -43,6 +43,7 @@ from the_block_llm.pipelines.sequence_build.several import (
     corpora,
 )
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.pipelines.sequence_build.windows import windows_of
 from the_block_llm.schemas import Split
 
 if TYPE_CHECKING:
@@ -134,26 +135,38 @@ def describe_rows(
 
 
 def pack_train(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what is learned."""
     shape = row_shape(params, resolve_profile(profiles, model))
     left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
-    return _pack(documents, "train", profiles, model, params, left_out)
+    return _pack(documents, "train", profiles, model, params, execution, left_out)
 
 
 def pack_validation(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what chooses the best checkpoint."""
-    return _pack(documents, "validation", profiles, model, params)
+    return _pack(documents, "validation", profiles, model, params, execution)
 
 
 def pack_held_out(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what the evaluation measures with."""
-    return _pack(documents, "held_out", profiles, model, params)
+    return _pack(documents, "held_out", profiles, model, params, execution)
 
 
 def report_sequences(
@@ -208,12 +221,16 @@ def _pack(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
+    execution: ExecutionParams,
     left_out: frozenset[str] = frozenset(),
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.RecordBatch | Place]:
     profile = resolve_profile(profiles, model)
     tokenizer, _ = _tokenizer(profile, params)
     token_bytes = DocumentTokenizer(tokenizer, profile).byte_lengths
-    return pack_split(documents, split, row_shape(params, profile), token_bytes, left_out)
+    shape = row_shape(params, profile)
+    windows = windows_of(documents, split, shape, left_out)
+    place = work_folder(documents, params.work_folder, execution)
+    return packed(documents, windows, shape, token_bytes, place, execution)
 
 
 def _tokenizer(

@@ -1,7 +1,7 @@
 """The table ``documents`` to packed rows: cut, pack, fill up, write.
 
 Documents are taken in windows of bounded size, so a corpus of any length is packed in the
-same memory; pieces that leave a row half empty wait for the next window.
+same memory.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -27,9 +27,9 @@ from the_block_llm.pipelines.sequence_build.pieces import (
     without_targets,
 )
 from the_block_llm.pipelines.sequence_build.tokens import Ids, Mask
+from the_block_llm.pipelines.sequence_build.windows import Window, windows_of
 from the_block_llm.schemas import ROWS, DocumentKind, Split
 
-_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # 80 MB of ids and targets, packed at a time
 _BATCH_TOKENS: Final = 512 * 1024
 _COLUMNS: Final = (
     "document_id", "kind", "split", "source", "segments", "input_ids", "labels_mask", "stage",
@@ -66,49 +66,38 @@ def pack_split(
         Batches of the schema ``ROWS``, stage by stage. Pieces without a target are left out,
         and so are documents that must stay whole and are longer than a row.
     """
-    stages = range(1, len(shape.stage_tokens) + 1) if split == "train" else ()
-    for stage in stages or (0,):
-        yield from _pack_stage(
-            documents, split, stage, shape.of_stage(stage), token_bytes, left_out
-        )
+    for window in windows_of(documents, split, shape, left_out):
+        yield from pack_window(documents, window, shape, token_bytes)
 
 
-def _pack_stage(
+def pack_window(
     documents: ParquetParts,
-    split: Split,
-    stage: int,
+    window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    left_out: Set[str],
 ) -> Iterator[pa.RecordBatch]:
-    window: list[_Document] = []
-    window_tokens = 0
-    for document in _cut_documents(documents, split, stage, shape, token_bytes, left_out):
-        window.append(document)
-        window_tokens += len(document.input_ids)
-        if window_tokens >= _WINDOW_TOKENS:
-            yield from _pack_window(window, shape)
-            window, window_tokens = [], 0
-    yield from _pack_window(window, shape)
+    """Pack the documents of one window; the rest as for :func:`pack_split`."""
+    shape = shape.of_stage(window.stage)
+    yield from _packed([*_cut_documents(documents, window, shape, token_bytes)], shape)
 
 
 def _cut_documents(
     documents: ParquetParts,
-    split: Split,
-    stage: int,
+    window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    left_out: Set[str],
 ) -> Iterator[_Document]:
     number = 0
-    for batch in documents.batches(_COLUMNS, batch_rows=512):
-        wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["stage"], stage))
+    for batch in documents.batches(_COLUMNS, batch_rows=512, rows=window.rows):
+        wanted = pc.and_(
+            pc.equal(batch["split"], window.split), pc.equal(batch["stage"], window.stage)
+        )
         # Most batches are of one side, and filtering would copy all their ids.
         chosen = batch if pc.all(wanted).as_py() else batch.filter(wanted)
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
         kinds, sources = chosen["kind"].to_pylist(), chosen["source"].to_pylist()
         for row, document_id in enumerate(chosen["document_id"].to_pylist()):
-            if document_id in left_out:
+            if document_id in window.left_out:
                 continue
             kind, source, n_tokens = kinds[row], sources[row], len(ids[row])
             if n_tokens <= shape.context_tokens:
@@ -127,7 +116,7 @@ def _cut_documents(
                 module = module_of(kind, source, segments)
                 # Copies: a slice would keep the whole batch in memory.
                 yield _Document(
-                    document_id, ids[row].copy(), masks[row].copy(), stage, module, kept
+                    document_id, ids[row].copy(), masks[row].copy(), window.stage, module, kept
                 )
                 number += 1
 
@@ -167,7 +156,7 @@ def _cut_long(
     )
 
 
-def _pack_window(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
+def _packed(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
     placed = [(document, piece) for document in window for piece in document.pieces]
     rows = pack_by_module(
         [piece.n_tokens for _, piece in placed],
