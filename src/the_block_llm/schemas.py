@@ -25,7 +25,7 @@ COMMIT_KINDS: Final[tuple[str, ...]] = get_args(CommitKind)
 DROP_REASONS: Final[tuple[str, ...]] = get_args(DropReason)
 CHANGE_STATUSES: Final[tuple[str, ...]] = get_args(ChangeStatus)
 DOCUMENT_KINDS: Final[tuple[str, ...]] = get_args(DocumentKind)
-SPLITS: Final[tuple[str, ...]] = get_args(Split)
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 _TIME = pa.timestamp("s", tz="UTC")
 _SAYS: Final = "description"

@@ -1,6 +1,6 @@
 """Single Parquet files: how every part is written and opened, wherever it lies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -40,6 +40,19 @@ def open_parquet(part: Place) -> Any:
         return pq.ParquetFile(part)
     # Neighbouring columns are then asked for in one request instead of one each.
     return pq.ParquetFile(part.open(), pre_buffer=True)
+
+
+def groups_with(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
+    """Every row group and its rows; none in place of its number where it cannot hold the value."""
+    # By its path: a list before it is several columns of the file.
+    at = next(n for n in range(len(reader.schema)) if reader.schema.column(n).path == column)
+    for group in range(reader.metadata.num_row_groups):
+        facts = reader.metadata.row_group(group)
+        range_of = facts.column(at).statistics
+        may_hold = (
+            range_of is None or not range_of.has_min_max or range_of.min <= value <= range_of.max
+        )
+        yield group if may_hold else None, facts.num_rows
 
 
 def checked_rows(part: Place, schema: pa.Schema, table: object) -> int:

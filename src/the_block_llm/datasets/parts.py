@@ -18,7 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parquet_files import open_parquet, write_parquet
+from the_block_llm.datasets.parquet_files import groups_with, open_parquet, write_parquet
 from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
 from the_block_llm.errors import StorageError, TableError
 
@@ -72,27 +72,51 @@ class ParquetParts:
         return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.manifest["schema"])))
 
     def batches(
+        self, columns: Sequence[str] | None = None, batch_rows: int = _READ_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in order, at most ``batch_rows`` at a time."""
+        for part in self.parts:
+            with open_parquet(part) as reader:
+                yield from reader.iter_batches(
+                    batch_size=batch_rows, columns=None if columns is None else list(columns)
+                )
+
+    def batches_with(
         self,
-        columns: Sequence[str] | None = None,
+        column: str,
+        value: str,
+        columns: Sequence[str],
         batch_rows: int = _READ_ROWS,
         rows: range | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, at most ``batch_rows`` at a time.
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield batches in order, without reading where ``column`` never has that value.
 
         Args:
-            columns: By default all.
+            column: Of text.
+            value: What is sought in it.
+            columns: What is read.
             batch_rows: Most rows of a batch.
-            rows: A run of them, by their numbers; others are read where they share a row group
-                with these, and no more.
+            rows: Numbers of the rows that are wanted, by default all; others are yielded where
+                they share a row group with these.
+
+        Yields:
+            The number of the batch's first row in the table, and the batch. Not every row in it
+            has the value.
         """
         wanted = range(self.num_rows) if rows is None else rows
-        first = 0
+        begin = 0
         for part, facts in zip(self.parts, self.manifest["parts"], strict=True):
-            here = range(max(0, wanted.start - first), min(facts["rows"], wanted.stop - first))
-            first += facts["rows"]
-            if here:
-                with open_parquet(part) as reader:
-                    yield from _batches_of(reader, columns, batch_rows, here)
+            if begin >= wanted.stop or begin + facts["rows"] <= wanted.start:
+                begin += facts["rows"]
+                continue
+            with open_parquet(part) as reader:
+                for group, n_rows in groups_with(reader, column, value):
+                    if group is None or begin >= wanted.stop or begin + n_rows <= wanted.start:
+                        begin += n_rows
+                        continue
+                    for batch in reader.iter_batches(batch_rows, [group], list(columns)):
+                        yield begin, batch
+                        begin += batch.num_rows
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows in order as dictionaries."""
@@ -152,31 +176,6 @@ class ParquetParts:
             return self.folder.sizes()
         with os.scandir(self.folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries}
-
-
-def _batches_of(
-    reader: Any, columns: Sequence[str] | None, batch_rows: int, wanted: range
-) -> Iterator[pa.RecordBatch]:
-    """The rows of a part that are ``wanted``, by their numbers in it."""
-    groups: list[int] = []
-    begin = at = 0
-    for group in range(reader.metadata.num_row_groups):
-        end = at + reader.metadata.row_group(group).num_rows
-        if at < wanted.stop and end > wanted.start:
-            begin = begin if groups else at
-            groups.append(group)
-        at = end
-    for batch in reader.iter_batches(
-        batch_size=batch_rows,
-        row_groups=groups,
-        columns=None if columns is None else list(columns),
-    ):
-        here = range(max(0, wanted.start - begin), min(batch.num_rows, wanted.stop - begin))
-        begin += batch.num_rows
-        if len(here) == batch.num_rows:
-            yield batch
-        elif here:
-            yield batch.slice(here.start, len(here))
 
 
 def table_exists(folder: Place) -> bool:

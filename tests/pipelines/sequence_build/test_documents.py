@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.pipelines.sequence_build.associations import commit_associations
 from the_block_llm.pipelines.sequence_build.chat_history import change_chats
+from the_block_llm.pipelines.sequence_build.commit_documents import FileChange
 from the_block_llm.pipelines.sequence_build.descriptions import describe
 from the_block_llm.pipelines.sequence_build.history import (
     Commit,
@@ -219,6 +221,40 @@ def test_merges_fixtures_and_associations_from_a_repository(
     assert "@@" not in messages[0]["segments"][0]["text"]
 
 
+def test_new_code_is_tied_to_the_file_that_it_was_added_to() -> None:
+    grown = "".join(f"+    total += ledger.fees[{n}] * rates[{n}]\n" for n in range(6))
+    added = (
+        f"@@ -9,2 +9,10 @@\n     return x\n \n+def fees(ledger, rates):\n+    total = 0\n{grown}"
+    )
+    replaced = f"@@ -1,2 +1,9 @@\n-def fees(ledger):\n+def fees(ledger, rates):\n{grown}"
+    changes = [
+        FileChange("app/fees.py", None, "M", added),
+        FileChange("app/old.py", None, "M", replaced),
+        FileChange("app/gone.py", None, "M", added),
+        FileChange("app/new.py", None, "A", added),
+    ]
+    existing = frozenset({"app/fees.py", "app/old.py", "app/new.py"})
+    found = [
+        draft
+        for draft in commit_associations(a_commit("x"), changes, existing, "own", seed=1)
+        if draft.document_id.startswith("code-file/")
+    ]
+    [(shown, learned_part)] = [draft.segments for draft in found]
+    assert shown.text.startswith("New code in own:\n\ndef fees(ledger, rates):\n    total = 0\n")
+    assert shown.text.endswith("rates[5]\n\nIt was added to the file")
+    assert (learned_part.text, learned_part.train, shown.train) == (" app/fees.py\n", True, False)
+
+
+def test_the_same_end_of_two_texts_is_no_duplicate(
+    story: Any, tmp_path: Path, smollm2_profile: ModelProfile
+) -> None:
+    for number in range(14):
+        text = "".join(f"value_{n} = {number * 31 + n * n}  # of {number}\n" for n in range(12))
+        story.commit(f"Add part {number} of the tables", {f"app/part{number}.py": text})
+    found = documents_of(story, tmp_path, smollm2_profile)
+    assert len([name for name in found if name.startswith("file-folder/app/")]) == 4
+
+
 def test_nothing_of_validation_or_later_is_in_an_association(
     merged_story: Any, tmp_path: Path, smollm2_profile: ModelProfile
 ) -> None:
@@ -229,7 +265,7 @@ def test_nothing_of_validation_or_later_is_in_an_association(
         row["split"] != "train"
     }  # fmt: skip
     assert later
-    kinds = ("commit-files/", "commit-message/", "chat/history/", "chat/together/")
+    kinds = ("commit-files/", "commit-message/", "code-file/", "chat/history/", "chat/together/")
     for name, row in found.items():
         if name.startswith(kinds):
             assert row["split"] == "train"

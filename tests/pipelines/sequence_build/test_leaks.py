@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from the_block_llm.pipelines.sequence_build import comparing
+from the_block_llm.pipelines.sequence_build.comparing import note_words
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
-from the_block_llm.pipelines.sequence_build.leaks import LeakCheck
-from the_block_llm.pipelines.sequence_build.own_words import wording
+from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.screening import screen
+from the_block_llm.pipelines.sequence_build.worded import worded
 
 MODULE = "".join(
     f"def rule_{n}(ledger: Ledger, amount: int) -> Ledger:\n"
@@ -21,11 +23,30 @@ MODULE = "".join(
 )
 
 
+NO_HISTORY = History({}, {}, None)  # type: ignore[arg-type]
+
+
+def run_here(jobs: Any) -> Any:
+    return [function(*arguments) for function, arguments in jobs]
+
+
+def check_of(held_back: list[Draft], *seen: Draft) -> list[Leak]:
+    check = LeakCheck([worded(held_back, NO_HISTORY)] if held_back else [], 0.7)
+    for draft in seen:
+        check.see(worded([draft], NO_HISTORY))
+    at_once = LeakCheck([worded([draft], NO_HISTORY) for draft in held_back], 0.7)
+    if seen:
+        at_once.see(worded(seen, NO_HISTORY))
+    assert at_once.leaks() == check.leaks()  # however documents come together
+    return check.leaks()
+
+
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:
     tables = story.tables(folder, cutoff)
     history = read_history(tables.commits, read_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
-    found = screen(corpus.drafts, history, 0.7)
+    noted = [note_words(((history, draft) for draft in corpus.drafts()), folder / "words")]
+    found = screen(noted, run_here, 0.7, holds_out=True)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in found.leaks}
 
 
@@ -125,9 +146,8 @@ def test_near_copies_go_by_how_near_they_are(changed: int, is_leak: bool) -> Non
     words = [f"word{n}" for n in range(60)]
     other = [f"other{n}" if n < changed else word for n, word in enumerate(words)]
     later, earlier = _file("later", "held_out", other), _file("earlier", "train", words)
-    check = LeakCheck([later], History({}, {}, None), 0.7)  # type: ignore[arg-type]
-    check.see(earlier, wording(earlier))
-    assert [leak.document_id for leak in check.leaks()] == (["file/later"] if is_leak else [])
+    found = [leak.document_id for leak in check_of([later], earlier)]
+    assert found == (["file/later"] if is_leak else [])
 
 
 def _file(name: str, split: Any, words: list[str]) -> Draft:
@@ -140,11 +160,8 @@ def _file(name: str, split: Any, words: list[str]) -> Draft:
 def test_a_line_of_many_held_back_documents_is_known_in_all_of_them() -> None:
     boilerplate = ["this", "stands", "everywhere"]
     later = [_file(f"later{n}", "held_out", boilerplate) for n in range(100)]
-    check = LeakCheck(later, History({}, {}, None), 0.7)  # type: ignore[arg-type]
     text = "".join(f"{line}\n" for line in ("some", " ".join(boilerplate), "other", "more lines"))
-    earlier = _file("earlier", "train", [text])
-    check.see(earlier, wording(earlier))
-    found = check.leaks()
+    found = check_of(later, _file("earlier", "train", [text]))
     assert [leak.document_id for leak in found] == [draft.document_id for draft in later]
     assert {(leak.reason, leak.nearest, leak.similarity, leak.split) for leak in found} == {
         ("known_lines", "file/earlier", 1.0, "held_out")
@@ -152,37 +169,42 @@ def test_a_line_of_many_held_back_documents_is_known_in_all_of_them() -> None:
 
 
 def test_each_side_is_compared_with_what_comes_before_it() -> None:
-    def check_of(split: Any) -> LeakCheck:
-        held_back = [_file("a", split, words), _file("b", "held_out", ["nothing", "alike"])]
-        return LeakCheck(held_back, History({}, {}, None), 0.7)  # type: ignore[arg-type]
-
     words = [f"word{n}" for n in range(60)]
     for split, seen_on, is_leak in (
         ("validation", "train", True), ("validation", "validation", False),
         ("held_out", "train", True), ("held_out", "validation", True),
         ("held_out", "held_out", False),
     ):  # fmt: skip
-        check = check_of(split)
-        seen = _file("seen", seen_on, words)
-        check.see(seen, wording(seen))
-        assert [leak.source for leak in check.leaks()] == (["a"] if is_leak else [])
+        held_back = [_file("a", split, words), _file("b", "held_out", ["nothing", "alike"])]
+        found = check_of(held_back, _file("seen", seen_on, words))
+        assert [leak.source for leak in found] == (["a"] if is_leak else [])
 
 
 def test_the_document_with_most_of_the_lines_is_named() -> None:
     lines = [f"line number {n} of the held-back text" for n in range(10)]
     later = _file("later", "held_out", ["\n".join(lines)])
-    check = LeakCheck([later], History({}, {}, None), 0.7)  # type: ignore[arg-type]
-    for name, own in (("few", lines[:2]), ("most", lines[1:7]), ("rest", lines[7:])):
-        earlier = _file(name, "train", ["\n".join(own)])
-        check.see(earlier, wording(earlier))
-    [leak] = check.leaks()
+    parts = (("few", lines[:2]), ("most", lines[1:7]), ("rest", lines[7:]))
+    [leak] = check_of([later], *(_file(name, "train", ["\n".join(own)]) for name, own in parts))
     assert (leak.reason, leak.nearest, leak.similarity) == ("known_lines", "file/most", 1.0)
 
 
 @pytest.mark.parametrize("held_back", [[], [[]]])
 def test_nothing_held_back_or_nothing_said_in_it_gives_no_leak(held_back: list[list[str]]) -> None:
     later = [_file("later", "held_out", words) for words in held_back]
-    check = LeakCheck(later, History({}, {}, None), 0.7)  # type: ignore[arg-type]
     earlier = _file("earlier", "train", ["some", "words", "that", "are", "learned"])
-    check.see(earlier, wording(earlier))
-    assert check.leaks() == []
+    assert check_of(later, earlier) == []
+
+
+def test_held_back_documents_are_compared_a_few_at_a_time_with_the_same_result(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shas = tell_beginning(story)
+    story.commit("Precision first", {"rules.py": MODULE}, informative=False)
+    story.commit("Start the second edition", {"second/rules.py": story.trees[3]["rules.py"]})
+    story.commit("Repeat", {"a.py": story.trees[2]["limits.py"]}, reverts=shas[2], kind="revert")
+    tell_end(story)
+    together = leaks_of(story, tmp_path / "together", 0.6)
+    monkeypatch.setattr(comparing, "_DOCUMENTS_AT_ONCE", 2)
+    monkeypatch.setattr(comparing, "_LINES_AT_ONCE", 40)
+    assert leaks_of(story, tmp_path / "apart", 0.6) == together
+    assert len(together) > 4

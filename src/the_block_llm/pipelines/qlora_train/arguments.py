@@ -46,7 +46,8 @@ def training_arguments(
         gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
         max_steps=plan.steps,
         learning_rate=values.learning_rate,
-        warmup_steps=values.warmup_ratio,
+        # Rounded down: of one step the first, whose rate would be 0, is all there is.
+        warmup_steps=int(plan.steps * values.warmup_ratio),
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
         # Not the paged one: its managed memory counts as no one's, and moves unasked.

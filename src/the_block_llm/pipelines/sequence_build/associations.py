@@ -18,6 +18,7 @@ from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.file_documents import SnapshotFile
 from the_block_llm.pipelines.sequence_build.history import Commit
 from the_block_llm.pipelines.sequence_build.messages import headline_of
+from the_block_llm.schemas import DocumentKind
 
 _MOST_FILES: Final = 40  # a commit of more is a sweep, and ties nothing together
 _PATHS_LISTED: Final = 8
@@ -28,6 +29,15 @@ _PATCHES_SHOWN: Final = 2
 _FILE_CHARACTERS: Final = 600
 _LEAST_FILE_CHARACTERS: Final = 120
 _FILES_A_FOLDER: Final = 4
+_CODE_CHARACTERS: Final = 600
+_LEAST_CODE_CHARACTERS: Final = 120
+_MOST_CODE_LINES: Final = 20
+_LEAST_CODE_LINES: Final = 4
+_CODE_SHOWN: Final = 2
+_DEFINITION: Final = re.compile(
+    r"\s*(?:export |default |pub(?:\([a-z ]+\))? |static |async |unsafe |const )*"
+    r"(?:fn|def|func|function|class|impl|struct|enum|trait|interface) +\(?(?P<name>\w+)"
+)
 _PLACES: Final = re.compile(r"^(?:@@|---|\+\+\+)[^\n]*\n?", re.MULTILINE)
 
 
@@ -55,6 +65,7 @@ def commit_associations(
                 f"commit-files/{commit.sha}/{number}", "commit", commit.sha, commit.authored_at,
                 f"One commit to {project}.\n{said}Files it changed:\n{first}", "".join(others),
             )  # fmt: skip
+    yield from _new_code(commit, changes, existing, project, rng)
     if not message:
         return
     patches = sorted((_bare(c.patch) for c in changes if c.patch), key=len, reverse=True)
@@ -65,6 +76,48 @@ def commit_associations(
                 f"A change to {project}:\n\n{patch[:_PATCH_CHARACTERS]}\n\nIts commit message:",
                 f" {message}\n",
             )  # fmt: skip
+
+
+def _new_code(
+    commit: Commit,
+    changes: Sequence[FileChange],
+    existing: frozenset[str],
+    project: str,
+    rng: random.Random,
+) -> Iterator[Draft]:
+    """Tie what a commit added to a file that was there to the file's path."""
+    found = [
+        (change.path, text)
+        for change in sorted(changes, key=lambda change: change.path)
+        if change.status == "M" and change.path in existing and (text := _definition(change))
+    ]
+    for path, text in rng.sample(found, min(_CODE_SHOWN, len(found))):
+        yield _draft(
+            f"code-file/{commit.sha}/{path}", "commit", commit.sha, commit.authored_at,
+            f"New code in {project}:\n\n{text}\n\nIt was added to the file", f" {path}\n",
+        )  # fmt: skip
+
+
+def _definition(change: FileChange) -> str:
+    """The first function or type that a patch adds whole, not in place of its like; or nothing."""
+    lines = (change.patch or "").split("\n")
+    removed = " ".join(line[1:] for line in lines if line.startswith("-"))
+    block: list[str] = []
+    for line in [*lines, ""]:
+        is_added = line.startswith("+")
+        begins = _DEFINITION.match(line[1:]) if is_added and not block else None
+        if (
+            is_added
+            and len(block) < _MOST_CODE_LINES
+            and (block or (begins and begins["name"] not in removed))
+        ):
+            block.append(line[1:])
+            continue
+        text = "\n".join(block).strip("\n")
+        if len(block) >= _LEAST_CODE_LINES and len(text) >= _LEAST_CODE_CHARACTERS:
+            return text[:_CODE_CHARACTERS]
+        block = []
+    return ""
 
 
 def folder_associations(
@@ -95,10 +148,10 @@ def folder_associations(
 
 
 def _draft(
-    document_id: str, kind: str, source: str, at: datetime, shown: str, learned: str
+    document_id: str, kind: DocumentKind, source: str, at: datetime, shown: str, learned: str
 ) -> Draft:
     segments = (Segment(shown, train=False), Segment(learned, train=True))
-    return Draft(document_id, "file" if kind == "file" else "commit", "train", source, at, segments)
+    return Draft(document_id, kind, "train", source, at, segments, completes=True)
 
 
 def _bare(patch: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -34,7 +34,7 @@ from the_block_llm.pipelines.sequence_build.commit_documents import (
     merge_document,
 )
 from the_block_llm.pipelines.sequence_build.dependencies import dependencies, reverse
-from the_block_llm.pipelines.sequence_build.descriptions import describe
+from the_block_llm.pipelines.sequence_build.descriptions import Description, describe
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.file_documents import (
     HeldBack,
@@ -80,7 +80,7 @@ class Corpus:
 
     def _files(self) -> Iterator[Draft | Dropped]:
         cutoff = self.history.cutoff
-        for path, reason in sorted(self._untaught.items()):
+        for path, reason in sorted(self._listed.untaught.items()):
             yield Dropped(reason, path)
         for file in self._tree(cutoff.sha):
             written_at = self._changes.written_before.get(file.path, cutoff.time)
@@ -89,8 +89,8 @@ class Corpus:
             if self.with_chats:
                 yield from self._chats_about(file, draft.split, written_at)
         if self.with_chats:
-            yield from folder_chats(self._purposes, cutoff.time, self.seed)
-            learned = (file for file in self._tree(cutoff.sha) if file.path in self._purposes)
+            yield from folder_chats(self._surveyed.purposes, cutoff.time, self.seed)
+            learned = (f for f in self._tree(cutoff.sha) if f.path in self._surveyed.purposes)
             yield from folder_associations(learned, cutoff.time, self.project, self.seed)
         if not cutoff.holds_out:
             return
@@ -111,7 +111,7 @@ class Corpus:
             yield description_chat(description, file.path, side, at, self.seed)
             # Private names are many, and nobody asks where they are.
             is_known = description.of == "definition" and not description.name.startswith("_")
-            if is_known and self._definitions[description.name] == 1:
+            if is_known and self._surveyed.definitions[description.name] == 1:
                 yield where_chat(description, file.path, side, at, self.seed)
         new_names = frozenset(_DEFINED.findall("\n".join(held_back)))
         yield from outline_chat(
@@ -122,11 +122,10 @@ class Corpus:
             at,
             self.seed,
         )
-        depends_on, used_by = self._dependencies
         yield from dependency_chats(
             file.path,
-            depends_on.get(file.path, ()),
-            used_by.get(file.path, ()),
+            self._surveyed.depends_on.get(file.path, ()),
+            self._surveyed.used_by.get(file.path, ()),
             split,
             at,
             self.seed,
@@ -209,7 +208,7 @@ class Corpus:
 
     def _tree(self, sha: str | None) -> Iterator[SnapshotFile]:
         """The files of a snapshot that are worth a document."""
-        untaught = self._untaught
+        untaught = self._listed.untaught
         for row in self._kept_files():
             if row["sha"] == sha and row["path"] not in untaught:
                 yield SnapshotFile(row["path"], row["language"], row["text"])
@@ -219,48 +218,36 @@ class Corpus:
         return (row for row in self.snapshot_files.rows(columns) if row["kept"] and row["text"])
 
     @cached_property
-    def _untaught(self) -> Mapping[str, Untaught]:
-        """By path, why a file makes no document; one that does in no snapshot."""
+    def _listed(self) -> "_Listed":
+        """Which paths there are in each snapshot, and which of them make no document."""
         reasons: dict[str, Untaught] = {}
+        paths: dict[str, set[str]] = defaultdict(set)
         for row in self._kept_files():
+            paths[row["sha"]].add(row["path"])
             if reason := why_not_taught(row["path"], row["text"]):
                 reasons[row["path"]] = reason
-        return reasons
+        # A path that makes a document in one snapshot and none in the other makes none.
+        taught = {sha: frozenset(of_tree - reasons.keys()) for sha, of_tree in paths.items()}
+        return _Listed(reasons, taught)
 
     @cached_property
-    def _purposes(self) -> Mapping[str, str]:
-        """Of every file that is learned, in a few words what it is for, where it says so."""
+    def _surveyed(self) -> "_Surveyed":
+        """What all files of the training snapshot say of themselves, in one pass over them."""
         held_back = self._changes.held_back
-        found: dict[str, str] = {}
-        for file in self._tree(self.history.cutoff.sha):
-            if file.path in held_back.created:
-                continue
-            added = held_back.added.get(file.path, frozenset())
-            found[file.path] = next(
-                (
-                    first_sentence(d.text) if d.of == "file" else d.name
-                    for d in describe(file.text, file.language)
-                    if d.of in {"file", "section"}
-                    and added.isdisjoint(lines_of(f"{d.name}\n{d.text}"))
-                ),
-                "",
-            )
-        return found
+        purposes: dict[str, str] = {}
+        definitions: Counter[str] = Counter()
 
-    @cached_property
-    def _definitions(self) -> Mapping[str, int]:
-        """How often each name is defined, of those that say what they are for."""
-        return Counter(
-            description.name
-            for file in self._tree(self.history.cutoff.sha)
-            for description in describe(file.text, file.language)
-            if description.of == "definition"
-        )
+        def seen() -> Iterator[SnapshotFile]:
+            for file in self._tree(self.history.cutoff.sha):
+                described = describe(file.text, file.language)
+                definitions.update(d.name for d in described if d.of == "definition")
+                if file.path not in held_back.created:
+                    added = held_back.added.get(file.path, frozenset())
+                    purposes[file.path] = _purpose(described, added)
+                yield file
 
-    @cached_property
-    def _dependencies(self) -> tuple[Mapping[str, list[str]], Mapping[str, list[str]]]:
-        depends_on = dependencies(self._tree(self.history.cutoff.sha))
-        return depends_on, reverse(depends_on)
+        depends_on = dependencies(seen())
+        return _Surveyed(purposes, definitions, depends_on, reverse(depends_on))
 
     @cached_property
     def _by_order(self) -> list[Commit]:
@@ -272,12 +259,9 @@ class Corpus:
 
     @cached_property
     def _shown_whole(self) -> Mapping[Split, frozenset[str]]:
-        at_cutoff = frozenset(file.path for file in self._tree(self.history.cutoff.sha))
-        after = frozenset(
-            file.path
-            for file in self._tree(self.history.cutoff.head_sha)
-            if file.path in self._changes.written_after
-        )
+        cutoff, taught = self.history.cutoff, self._listed.taught
+        at_cutoff = taught.get(cutoff.sha or "", frozenset())
+        after = taught.get(cutoff.head_sha, frozenset()) & self._changes.written_after.keys()
         return {"train": at_cutoff, "validation": at_cutoff, "held_out": after}
 
     @cached_property
@@ -295,6 +279,28 @@ class Corpus:
     @cached_property
     def _changes(self) -> "_Changes":
         return _read_changes(self.file_changes, self.history)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The paths of the snapshots."""
+
+    untaught: Mapping[str, Untaught]
+    """Why a file makes no document, by path."""
+    taught: Mapping[str, frozenset[str]]
+    """Paths of files that make one, by sha of the snapshot."""
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """What the files of the training snapshot say of themselves."""
+
+    purposes: Mapping[str, str]
+    """Of every file that is learned, in a few words what it is for, where it says so."""
+    definitions: Mapping[str, int]
+    """How often each name is defined, of those that say what they are for."""
+    depends_on: Mapping[str, list[str]]
+    used_by: Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -336,6 +342,18 @@ def _read_changes(table: RowSource, history: History) -> _Changes:
                 added[path] |= added_lines(row["patch"])
     return _Changes(
         paths_of, commits_of, written[False], written[True], path_before, HeldBack(created, added)
+    )
+
+
+def _purpose(described: Sequence[Description], added: Set[str]) -> str:
+    """What a file is for, in words that no held-back commit brought."""
+    return next(
+        (
+            first_sentence(d.text) if d.of == "file" else d.name
+            for d in described
+            if d.of in {"file", "section"} and added.isdisjoint(lines_of(f"{d.name}\n{d.text}"))
+        ),
+        "",
     )
 
 

@@ -42,6 +42,12 @@ class Draft:
     segments: tuple[Segment, ...]
     instead: "Draft | None" = None
     """What to use where this one is longer than a row and must not be cut."""
+    completes: bool = False
+    """What is learned goes on with what is shown: after another text it says another thing."""
+
+    @property
+    def shown(self) -> str:
+        return "".join(segment.text for segment in self.segments if not segment.train)
 
     @property
     def has_target(self) -> bool:

@@ -20,8 +20,8 @@ from the_block_llm.datasets.object_store import Place, StorePath
 from the_block_llm.datasets.parts import ParquetParts, save_parts, write_text_atomically
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
-from the_block_llm.execution.ordered_jobs import run_in_order
 from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import DOCUMENTS
 
@@ -84,22 +84,32 @@ def in_groups(
         ExecutionError: A group killed its worker every time.
     """
     with (
-        parts_folder(work_folder) as folder,
+        temporary_folder(work_folder) as folder,
         progress_bar("Rendering documents", len(groups)) as bar,
     ):
         screened = folder / "screening.json"
         write_text_atomically(screened, json.dumps(dict(screening)))
         jobs: list[Call] = [(work.parts, (members, screened, folder)) for members in groups]
-        # Here one after the other: the tokenizer takes every core by itself.
-        for members, parts in zip(groups, run_in_order(jobs, 1, execution), strict=True):
+        if execution.engine == "local":
+            # One after the other: the tokenizer takes every core by itself.
+            for function, arguments in jobs:
+                yield from function(*arguments)
+                bar.advance()
+            return
+        done: dict[int, Sequence[Place]] = {}
+        following = 0
+        for number, parts in run_on_ray(jobs, execution):
             if isinstance(parts, Lost):
                 raise ExecutionError(
-                    f"The documents of repositories {members.start + 1} to {members.stop} cannot "
-                    f"be rendered: {parts.reason}. Give the nodes more memory, or raise "
-                    "execution.retries."
+                    f"The documents of repositories {groups[number].start + 1} to "
+                    f"{groups[number].stop} cannot be rendered: {parts.reason}. Give the nodes "
+                    "more memory, or raise execution.retries."
                 )
+            done[number] = parts
             bar.advance()
-            yield from parts
+            while following in done:
+                yield from done.pop(following)
+                following += 1
 
 
 def work_folder(
@@ -119,8 +129,8 @@ def work_folder(
 
 
 @contextmanager
-def parts_folder(work_folder: Place | None) -> Iterator[Place]:
-    """A folder for finished parts, gone afterwards."""
+def temporary_folder(work_folder: Place | None) -> Iterator[Place]:
+    """A folder below ``work_folder``, or of this machine's own, that is removed in the end."""
     if work_folder is None:
         with TemporaryDirectory(prefix="documents-") as name:
             yield Path(name)

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
@@ -13,7 +16,7 @@ from the_block_llm.schemas import Split
 _FEWEST_COMMITS: Final = 3  # one each to train on, to choose a checkpoint by, to evaluate with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Commit:
     """What documents say of a commit."""
 
@@ -51,6 +54,14 @@ class Cutoff:
         return self.sha != self.head_sha
 
 
+class EverySide(Protocol):
+    """The sides of all commits, where a history holds those of one repository of several."""
+
+    def of(self, sha: str) -> Split | None: ...
+
+    def like(self, start: str) -> Sequence[tuple[str, Split]]: ...
+
+
 @dataclass(frozen=True)
 class History:
     """Commits by sha, oldest first, and the side that each is on."""
@@ -58,6 +69,18 @@ class History:
     commits: Mapping[str, Commit]
     split_of: Mapping[str, Split]
     cutoff: Cutoff
+    everywhere: EverySide | None = None
+    """Of the other repositories too; forks take over commits of each other."""
+
+    def side_of(self, sha: str) -> Split | None:
+        """The side of a commit, of whichever repository."""
+        return self.everywhere.of(sha) if self.everywhere else self.split_of.get(sha)
+
+    def like(self, start: str) -> Sequence[tuple[str, Split]]:
+        """Commits whose names begin so, with their sides."""
+        if self.everywhere:
+            return self.everywhere.like(start)
+        return [(sha, split) for sha, split in self.split_of.items() if sha.startswith(start)]
 
     def on(self, split: Split) -> list[Commit]:
         return [commit for sha, commit in self.commits.items() if self.split_of[sha] == split]
@@ -88,18 +111,26 @@ def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -
     Raises:
         TooLittleDataError: There are too few commits for three sides.
     """
-    columns = list(Commit.__dataclass_fields__)
-    commits = sorted(
-        (_commit(row) for row in table.rows(columns)), key=lambda c: (c.committed_at, c.sha)
-    )
+    commits = read_commits(table)
     before = [commit for commit in commits if commit.committed_at <= cutoff.time]
     split_of: dict[str, Split] = {
         commit.sha: "train" if commit.committed_at <= cutoff.time else "held_out"
         for commit in commits
     }
-    _require_enough(commits, before, cutoff)
-    split_of.update((sha, "validation") for sha in choose_validation(before, validation_fraction))
+    require_enough(len(commits), len(before), cutoff)
+    chosen = choose_validation(
+        np.array([commit.insertions for commit in before], np.int64),
+        np.array([commit.is_merge for commit in before], np.bool_),
+        validation_fraction,
+    )
+    split_of.update((before[number].sha, "validation") for number in chosen)
     return History({commit.sha: commit for commit in commits}, split_of, cutoff)
+
+
+def read_commits(table: RowSource) -> list[Commit]:
+    """Read the commits, oldest first."""
+    rows = table.rows(list(Commit.__dataclass_fields__))
+    return sorted(map(_commit, rows), key=lambda commit: (commit.committed_at, commit.sha))
 
 
 def merged_commits(history: History) -> dict[str, list[str]]:
@@ -130,39 +161,46 @@ def merged_commits(history: History) -> dict[str, list[str]]:
     return brought
 
 
-def choose_validation(commits: Sequence[Commit], fraction: float) -> list[str]:
+def choose_validation(
+    insertions: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
+) -> list[int]:
     """Choose the last commits that together are ``fraction`` of the history.
 
     A commit so large that it would take more than ``fraction`` of all inserted lines with it
     stays in training, or one import of a whole subsystem would leave nothing to learn from.
 
     Args:
-        commits: Those before the cut-off, oldest first.
+        insertions: Lines that each commit before the cut-off inserted, oldest first.
+        is_merge: Of the same shape; merges are not chosen.
         fraction: Of the commits, and of the lines.
 
     Returns:
-        Their shas, newest first; at least one.
+        Their numbers, newest first; at least one.
     """
-    usable = [commit for commit in commits[1:] if not commit.is_merge] or list(commits[-1:])
+    usable = np.flatnonzero(~is_merge[1:]) + 1
+    if not len(usable):
+        usable = np.array([len(insertions) - 1])
     wanted = max(1, math.ceil(fraction * len(usable)))
-    lines_left = fraction * sum(commit.insertions for commit in commits)
-    chosen: list[str] = []
-    for commit in reversed(usable):
+    lines_left = fraction * float(insertions.sum())
+    chosen: list[int] = []
+    for number in usable[::-1].tolist():
         if len(chosen) == wanted:
             break
-        if 0 < commit.insertions <= lines_left:
-            chosen.append(commit.sha)
-            lines_left -= commit.insertions
-    return chosen or [min(usable, key=lambda c: (c.insertions == 0, c.insertions, c.sha)).sha]
+        if 0 < insertions[number] <= lines_left:
+            chosen.append(number)
+            lines_left -= float(insertions[number])
+    smallest = min(usable.tolist(), key=lambda n: (insertions[n] == 0, insertions[n], n))
+    return chosen or [smallest]
 
 
-def _require_enough(commits: Sequence[Commit], before: Sequence[Commit], cutoff: Cutoff) -> None:
-    n_after = len(commits) - len(before)
+def require_enough(n_commits: int, n_before: int, cutoff: Cutoff) -> None:
+    """Raise TooLittleDataError where there are too few commits for three sides."""
+    n_after = n_commits - n_before
     needed_before = _FEWEST_COMMITS - 1
-    if len(before) >= needed_before and (n_after or not cutoff.holds_out):
+    if n_before >= needed_before and (n_after or not cutoff.holds_out):
         return
     raise TooLittleDataError(
-        f"There are {len(commits)} commits, {len(before)} of them up to the cut-off at "
+        f"There are {n_commits} commits, {n_before} of them up to the cut-off at "
         f"{cutoff.time:%Y-%m-%d %H:%M} UTC. It takes {needed_before} before it, to train on and "
         "to choose a checkpoint by, and one after it, to evaluate with. Commit more work, fetch "
         "the whole history (git fetch --unshallow), or move sequence_build.cutoff."

@@ -7,36 +7,29 @@ all: the share of a document's own lines that training holds verbatim, wherever 
 touched up). What is found leaves the later side; training stays as it is.
 """
 
-import re
-from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rensa import RMinHash
 
-from the_block_llm.pipelines.sequence_build.drafts import Draft
-from the_block_llm.pipelines.sequence_build.history import History
-from the_block_llm.pipelines.sequence_build.own_words import Wording, wording
-from the_block_llm.pipelines.sequence_build.postings import Numbers, Postings, spread
-from the_block_llm.schemas import Split
+from the_block_llm.pipelines.sequence_build.postings import Places, Postings, slices, spread
+from the_block_llm.pipelines.sequence_build.worded import Worded
+from the_block_llm.schemas import SPLITS, Split
 
 LeakReason = Literal["revert", "cherry_pick", "exact_duplicate", "known_lines", "near_duplicate"]
 
-_PERMUTATIONS: Final = 256  # the estimate is within 0.03 of the truth, two times in three
-_BANDS: Final = 64  # candidates from a likeness of about 0.35; the estimate then decides
 _LINE_SHARED_BY: Final = 64  # a line of more held-back documents says little of its source
-_LATER: Final[dict[Split, tuple[Split, ...]]] = {
-    "train": ("validation", "held_out"),
-    "validation": ("held_out",),
-    "held_out": (),
-}
-_SIDE: Final[dict[Split, int]] = {"train": 1, "validation": 2}
-_EARLIER_SIDES: Final[dict[Split, int]] = {"validation": 1, "held_out": 1 | 2}
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
-_PICKED: Final = re.compile(r"cherry[- ]picked from commit ([0-9a-f]{7,40})")
+_PAIRS_AT_ONCE: Final = 2_000_000
+_SIGNATURES_AT_ONCE: Final = 16_384  # pairs; 8 MB
+_CHANCE: Final = 1 / 256  # that two bytes of signatures are the same
+_TRAIN, _VALIDATION, _HELD_OUT = range(3)
+# By side, a bit for each that comes before it; and a side's own bit.
+_EARLIER: Final = np.array([0, 1 << _TRAIN, 1 << _TRAIN | 1 << _VALIDATION], np.uint8)
+_BIT: Final = np.array([1 << _TRAIN, 1 << _VALIDATION, 0], np.uint8)
+
+_Numbers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -56,177 +49,144 @@ class Leak:
 class LeakCheck:
     """Watches over held-back documents while everything else passes by."""
 
-    def __init__(self, held_back: Iterable[Draft], history: History, similarity: float) -> None:
-        """Take in the documents of validation and held-out.
+    def __init__(self, held_back: Iterable[Worded], similarity: float) -> None:
+        """Take in documents of validation and held-out.
 
         Args:
-            held_back: Of each, 13 bytes a line are kept and 2 kB for its wording.
-            history: Tells what commits say of each other.
+            held_back: Of each, 13 bytes a line are kept and some 900 for its wording and name.
             similarity: From which share of known lines, or likeness, a document goes.
         """
         self._similarity = similarity
-        self._ids: list[str] = []
-        self._sources: list[str] = []
-        self._splits: list[Split] = []
-        self._named: dict[int, tuple[LeakReason, str, float]] = {}
-        self._lines, self._texts, self._bands = Postings(), Postings(), Postings()
-        self._n_lines = array("q")
-        signatures = array("I")
-        self._worded: list[int] = []  # documents that have a signature, in its rows' order
-        for draft in held_back:
-            self._watch(draft, _named_source(draft, history), signatures)
-        for postings in (self._lines, self._texts, self._bands):
-            postings.close()
+        some = list(held_back) or [Worded.none()]
+        self._ids = np.concatenate([one.ids for one in some])
+        self._sources = [source for one in some for source in one.sources]
+        self._named = [named for one in some for named in one.named]
+        self._sides = np.concatenate([one.sides for one in some])
+        self._n_new = np.concatenate([one.n_new for one in some])
+        self._signatures = np.concatenate([one.signatures for one in some])
         n_documents = len(self._ids)
-        self._signatures = np.frombuffer(signatures, np.uint32).reshape(-1, _PERMUTATIONS)
-        self._row_of = np.full(n_documents, -1, np.int64)
-        self._row_of[self._worded] = np.arange(len(self._worded))
-        self._is_after: dict[Split, npt.NDArray[np.bool_]] = {
-            split: np.array([own in later for own in self._splits], np.bool_)
-            for split, later in _LATER.items()
-        }
+        numbers = np.arange(n_documents, dtype=np.int32)
+        self._lines = Postings(
+            np.concatenate([one.new_lines() for one in some]), np.repeat(numbers, self._n_new)
+        )
+        worded = np.concatenate([one.has_words for one in some])
+        bands = np.concatenate([one.bands for one in some])[worded]
+        self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
+        self._texts = Postings(np.concatenate([one.whole for one in some])[worded], numbers[worded])
         # Of each line of each document, by which sides it was seen.
         self._seen_by = np.zeros(len(self._lines.owners), np.uint8)
-        self._most_lines = np.zeros(n_documents, np.int64)
-        self._most_lines_from = [""] * n_documents
-        self._copy_of: dict[int, str] = {}
-        self._likeness = np.zeros(n_documents)
-        self._likest = [""] * n_documents
+        self._most_lines, self._likeness, self._copies = (
+            _Best(np.zeros(n_documents), np.full(n_documents, "", object)) for _ in range(3)
+        )
 
-    def see(self, draft: Draft, seen: Wording) -> None:
-        """Compare a document of training or validation with what is held back after it."""
-        if not _LATER[draft.split]:
-            return
-        is_after = self._is_after[draft.split]
-        self._compare_lines(seen.lines, draft.document_id, _SIDE[draft.split], is_after)
-        for number in self._owners_of(self._texts, [hash((draft.kind, seen.whole))], is_after):
-            self._copy_of[int(number)] = draft.document_id
-        if seen.shingles:
-            self._compare_wording(_signature(seen.shingles), draft.document_id, is_after)
+    def see(self, seen: Worded) -> None:
+        """Compare documents of training and validation with what is held back after them."""
+        seen = seen.take(np.flatnonzero(seen.sides != _HELD_OUT))
+        self._compare_lines(seen)
+        self._compare_texts(seen)
+        self._compare_wording(seen)
 
     def leaks(self) -> list[Leak]:
         """What was found, once everything has been seen."""
-        sides = np.array([_EARLIER_SIDES[split] for split in self._splits], np.uint8)
         owners = self._lines.owners
-        known = np.bincount(
-            owners[(self._seen_by & sides[owners]) != 0], minlength=len(self._ids)
-        ) / np.maximum(1, np.frombuffer(self._n_lines, np.int64))
+        is_known = (self._seen_by & _EARLIER[self._sides][owners]) != 0
+        known = np.bincount(owners[is_known], minlength=len(self._ids))
+        shares = known / np.maximum(1, self._n_new)
         return [
-            Leak(document_id, source, split, reason, nearest, round(similarity, 3))
-            for number, (document_id, source, split) in enumerate(
-                zip(self._ids, self._sources, self._splits, strict=True)
+            Leak(
+                self._ids[number], self._sources[number], SPLITS[self._sides[number]],
+                reason, nearest, round(similarity, 3),
             )
-            for reason, nearest, similarity in self._verdicts(number, float(known[number]))
-        ]
+            for number in range(len(self._ids))
+            for reason, nearest, similarity in self._verdicts(number, float(shares[number]))
+        ]  # fmt: skip
 
-    def _watch(
-        self,
-        draft: Draft,
-        named: tuple[LeakReason, str, float] | None,
-        signatures: "array[int]",
-    ) -> None:
-        number = len(self._ids)
-        own = wording(draft)
-        self._ids.append(draft.document_id)
-        self._sources.append(draft.source)
-        self._splits.append(draft.split)
-        self._lines.add(number, own.new_lines)
-        self._n_lines.append(len(own.new_lines))
-        if named is not None:
-            self._named[number] = named
-        if own.shingles:
-            signature = _signature(own.shingles)
-            self._texts.add(number, [hash((draft.kind, own.whole))])
-            self._bands.add(number, _band_keys(signature).tolist())
-            self._worded.append(number)
-            signatures.frombytes(signature.tobytes())
-
-    def _compare_lines(
-        self,
-        lines: Collection[int],
-        seen_id: str,
-        side: int,
-        is_after: npt.NDArray[np.bool_],
-    ) -> None:
-        first, last = self._lines.find(np.fromiter(lines, np.int64, len(lines)))
-        unseen = (self._seen_by[first] & side) == 0
-        places = spread(first[unseen], last[unseen])
-        self._seen_by[places] |= np.uint8(side)
-        # Whatever has a known line has a source of one, be the line ever so common.
-        numbers = self._lines.owners[places]
-        numbers = numbers[is_after[numbers] & (self._most_lines[numbers] == 0)]
-        self._note_lines(np.unique(numbers), np.int64(1), seen_id)
+    def _compare_lines(self, seen: Worded) -> None:
+        document = np.repeat(np.arange(len(seen)), np.diff(seen.starts))
+        at, first, last = self._lines.find(seen.lines)
+        document = document[at]
         rare = last - first <= _LINE_SHARED_BY
-        numbers = self._lines.owners[spread(first[rare], last[rare])]
-        numbers, counts = np.unique(numbers[is_after[numbers]], return_counts=True)
-        more = counts > self._most_lines[numbers]
-        self._note_lines(numbers[more], counts[more], seen_id)
+        document_of, owner = self._pairs(seen, document[rare], first[rare], last[rare], self._lines)
+        pairs, counts = np.unique(document_of * len(self._ids) + owner, return_counts=True)
+        document_of, owner = np.divmod(pairs, max(1, len(self._ids)))
+        self._most_lines.note(owner, counts, document_of, seen.ids)
+        for side in (_TRAIN, _VALIDATION):
+            bit = _BIT[side]
+            unseen = (seen.sides[document] == side) & ((self._seen_by[first] & bit) == 0)
+            # Of a line that several of these documents hold, the first is its source.
+            order = np.lexsort((document[unseen], first[unseen]))
+            chosen = np.flatnonzero(unseen)[order]
+            chosen = chosen[_is_first(first[chosen])]
+            self._seen_by[spread(first[chosen], last[chosen])] |= bit
+            # Whatever has a known line has a source of one, be the line ever so common.
+            document_of, owner = self._pairs(
+                seen, document[chosen], first[chosen], last[chosen], self._lines
+            )
+            self._most_lines.note(owner, np.ones(len(owner)), document_of, seen.ids)
 
-    def _note_lines(
-        self, numbers: Numbers, counts: npt.NDArray[np.int64] | np.int64, seen_id: str
-    ) -> None:
-        self._most_lines[numbers] = counts
-        for number in numbers.tolist():
-            self._most_lines_from[number] = seen_id
+    def _compare_texts(self, seen: Worded) -> None:
+        document, owner = self._pairs(seen, *self._texts.find(seen.whole), self._texts)
+        self._copies.note(owner, np.ones(len(owner)), document, seen.ids)
 
-    def _compare_wording(
-        self, signature: npt.NDArray[np.uint32], seen_id: str, is_after: npt.NDArray[np.bool_]
-    ) -> None:
-        numbers = self._owners_of(self._bands, _band_keys(signature), is_after)
-        likeness = (self._signatures[self._row_of[numbers]] == signature).mean(axis=1)
-        more = likeness > self._likeness[numbers]
-        self._likeness[numbers[more]] = likeness[more]
-        for number in numbers[more].tolist():
-            self._likest[number] = seen_id
+    def _compare_wording(self, seen: Worded) -> None:
+        worded = np.flatnonzero(seen.has_words)
+        at, first, last = self._bands.find(seen.bands[worded].ravel())
+        document = worded[at // seen.bands.shape[1]]
+        order = np.argsort(document, kind="stable")
+        document, first, last = document[order], first[order], last[order]
+        for some in slices(last - first, _PAIRS_AT_ONCE):
+            pairs = self._pairs(seen, document[some], first[some], last[some], self._bands)
+            number = np.unique(pairs[0] * len(self._ids) + pairs[1])
+            for begin in range(0, len(number), _SIGNATURES_AT_ONCE):
+                document_of, owner = np.divmod(
+                    number[begin : begin + _SIGNATURES_AT_ONCE], len(self._ids)
+                )
+                same = self._signatures[owner] == seen.signatures[document_of]
+                likeness = (same.mean(axis=1) - _CHANCE) / (1 - _CHANCE)
+                self._likeness.note(owner, likeness, document_of, seen.ids)
 
-    @staticmethod
-    def _owners_of(
-        postings: Postings, keys: npt.ArrayLike, is_after: npt.NDArray[np.bool_]
-    ) -> Numbers:
-        numbers = np.unique(postings.owners[spread(*postings.find(np.asarray(keys, np.int64)))])
-        return numbers[is_after[numbers]]
+    def _pairs(
+        self, seen: Worded, document: Places, first: Places, last: Places, postings: Postings
+    ) -> tuple[_Numbers, _Numbers]:
+        """Every document with every one held back after it that is in its stretch."""
+        owner = postings.owners[spread(first, last)].astype(np.int64)
+        document = np.repeat(document, last - first)
+        is_after = (_EARLIER[self._sides[owner]] & _BIT[seen.sides[document]]) != 0
+        return document[is_after], owner[is_after]
 
-    def _verdicts(self, number: int, share: float) -> list[tuple[LeakReason, str, float]]:
+    def _verdicts(self, number: int, share: float) -> Iterator[tuple[Any, str, float]]:
         """The first measure that gives the document away, if any."""
-        if number in self._named:
-            return [self._named[number]]
-        if number in self._copy_of:
-            return [("exact_duplicate", self._copy_of[number], 1.0)]
-        if share >= self._similarity:
-            return [("known_lines", self._most_lines_from[number], share)]
-        likeness = float(self._likeness[number])
-        if likeness >= self._similarity:
-            return [("near_duplicate", self._likest[number], likeness)]
-        return []
+        named, likeness = self._named[number], float(self._likeness.values[number])
+        if named is not None:
+            yield (*named, 1.0)
+        elif self._copies.values[number]:
+            yield "exact_duplicate", self._copies.sources[number], 1.0
+        elif share >= self._similarity:
+            yield "known_lines", self._most_lines.sources[number], share
+        elif likeness >= self._similarity:
+            yield "near_duplicate", self._likeness.sources[number], likeness
 
 
-def _named_source(draft: Draft, history: History) -> tuple[LeakReason, str, float] | None:
-    """The earlier commit that a commit says it undoes or repeats."""
-    commit = history.commits.get(draft.source)
-    if commit is None:
-        return None
-    earlier: Sequence[Split] = ("train", "validation") if draft.split == "held_out" else ("train",)
-    if commit.reverts and history.split_of.get(commit.reverts) in earlier:
-        return "revert", commit.reverts, 1.0
-    for match in _PICKED.finditer(commit.body):
-        for sha, split in history.split_of.items():
-            if split in earlier and sha.startswith(match[1]):
-                return "cherry_pick", sha, 1.0
-    return None
+@dataclass(frozen=True)
+class _Best:
+    """Of each held-back document the highest value so far, and which document it came from."""
+
+    values: npt.NDArray[np.float64]
+    sources: npt.NDArray[np.object_]
+
+    def note(
+        self, owner: _Numbers, values: _Numbers, document: _Numbers, ids: npt.NDArray[np.object_]
+    ) -> None:
+        """Take in pairs; of equal values the first document stays."""
+        order = np.lexsort((document, -values, owner))
+        order = order[_is_first(owner[order])]
+        order = order[values[order] > self.values[owner[order]]]
+        self.values[owner[order]] = values[order]
+        self.sources[owner[order]] = ids[document[order]]
 
 
-def _signature(shingles: Sequence[str]) -> npt.NDArray[np.uint32]:
-    """The least hash under each permutation, shape ``(permutations,)``."""
-    minhash = RMinHash(num_perm=_PERMUTATIONS, seed=1)
-    minhash.update(shingles)
-    return np.array(minhash.digest(), np.uint32)
-
-
-def _band_keys(signature: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-    """A hash of each band, shape ``(bands,)``; no two bands share one but by chance."""
-    halves = signature.view(np.uint64).reshape(_BANDS, -1)
-    keys = np.arange(1, _BANDS + 1, dtype=np.uint64)
-    for column in halves.T:
-        keys = (keys ^ column) * _MIX
-        keys ^= keys >> np.uint64(29)
-    return keys.view(np.int64)
+def _is_first(ascending: _Numbers) -> npt.NDArray[np.bool_]:
+    """Which are the first of several that are the same."""
+    is_first = np.ones(len(ascending), np.bool_)
+    is_first[1:] = ascending[1:] != ascending[:-1]
+    return is_first

@@ -1,17 +1,25 @@
 """Which training documents the mix has room for."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
+from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE
 from the_block_llm.pipelines.sequence_build.params import Mix
+from the_block_llm.schemas import DOCUMENT_KINDS
 
+_BATCH_ROWS: Final = 65_536
 _ROUNDS = 200  # of a sum that settles by halves; more than the precision of a float
 
 
-def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> frozenset[str]:
+def left_out_by_mix(
+    documents: ParquetParts, mix: Mix, context_tokens: int
+) -> npt.NDArray[np.bool_]:
     """Choose the training documents to leave out of a kind that has too many.
 
     The longest go first; of commits those longer than a row, oldest first: what they left
@@ -21,52 +29,58 @@ def left_out_by_mix(documents: ParquetParts, mix: Mix, context_tokens: int) -> f
         documents: The table ``documents``.
         mix: Most that each kind may take.
         context_tokens: Capacity of a row; what fits none takes no share.
+
+    Returns:
+        True for each row of the table that is left out, shape ``(rows,)``.
     """
-    tokens: Counter[str] = Counter()
-    for row in _sharing(documents, context_tokens):
-        tokens[row["kind"]] += row["n_tokens"]
-    shares = kept_shares(tokens, mix.model_dump())
-    # Only of kinds that have too much is there anything to sort, and to hold.
-    by_kind: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
-    if any(share < 1 for share in shares.values()):
-        for row in _sharing(documents, context_tokens):
-            if shares[row["kind"]] < 1:
-                by_kind[row["kind"]].append(
-                    (row["n_tokens"], row["document_id"], row["authored_at"].timestamp())
-                )
-    left_out: set[str] = set()
-    for kind, found in by_kind.items():
-        surplus = tokens[kind] * (1 - shares[kind])
-        if kind == "commit":
-            found.sort(key=lambda document: _commit_order(document, context_tokens))
-        else:
-            found.sort(reverse=True)
-        for n_tokens, document_id, _ in found:
+    kind, n_tokens, written_at = _sharing(documents, context_tokens)
+    tokens = {
+        name: int(n_tokens[kind == number].sum()) for number, name in enumerate(DOCUMENT_KINDS)
+    }
+    shares = kept_shares({name: n for name, n in tokens.items() if n}, mix.model_dump())
+    left_out = np.zeros(len(kind), np.bool_)
+    for name, share in shares.items():
+        if share == 1:
+            continue
+        own = np.flatnonzero(kind == DOCUMENT_KINDS.index(name))
+        surplus = tokens[name] * (1 - share)
+        lengths = n_tokens[own]
+        order = np.argsort(-lengths, kind="stable")
+        if name == "commit":
+            is_long = lengths > context_tokens
+            order = np.lexsort((-lengths, np.where(is_long, written_at[own], 0), ~is_long))
+        for number in order:
             if surplus < 1:
                 break
-            if n_tokens <= surplus or shares[kind] == 0:
-                left_out.add(document_id)
-                surplus -= n_tokens
-    return frozenset(left_out)
+            if lengths[number] <= surplus or share == 0:
+                left_out[own[number]] = True
+                surplus -= int(lengths[number])
+    return left_out
 
 
-def _sharing(documents: ParquetParts, context_tokens: int) -> Iterator[dict[str, Any]]:
-    """The training documents that take a share: those that fit, or may be cut."""
-    for row in documents.rows(["document_id", "kind", "split", "n_tokens", "authored_at"]):
-        fits = row["n_tokens"] <= context_tokens
-        if row["split"] == "train" and (
-            fits or not must_stay_whole(row["kind"], row["document_id"])
-        ):
-            yield row
+def _sharing(
+    documents: ParquetParts, context_tokens: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Of every row the kind, -1 where it takes no share; its tokens; and when it was written.
 
-
-def _commit_order(
-    document: tuple[int, str, float], context_tokens: int
-) -> tuple[bool, float, int, str]:
-    n_tokens, document_id, authored_at = document
-    if n_tokens > context_tokens:
-        return False, authored_at, -n_tokens, document_id
-    return True, 0.0, -n_tokens, document_id
+    A training document takes a share where it fits a row, or may be cut.
+    """
+    kinds, lengths, times = [np.empty(0, np.int8)], [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+    named = pa.array(DOCUMENT_KINDS)
+    columns = ["document_id", "kind", "split", "n_tokens", "authored_at"]
+    for batch in documents.batches(columns, _BATCH_ROWS):
+        n_tokens = batch["n_tokens"].to_numpy()
+        kind = pc.index_in(batch["kind"], value_set=named).to_numpy().astype(np.int8)
+        stays_whole = pc.or_(
+            pc.equal(batch["kind"], "chat"),
+            pc.starts_with(batch["document_id"], pattern=IN_THE_MIDDLE),
+        )
+        fits = (n_tokens <= context_tokens) | ~stays_whole.to_numpy(zero_copy_only=False)
+        is_train = pc.equal(batch["split"], "train").to_numpy(zero_copy_only=False)
+        kinds.append(np.where(fits & is_train, kind, -1).astype(np.int8))
+        lengths.append(n_tokens)
+        times.append(batch["authored_at"].cast(pa.int64()).to_numpy())
+    return np.concatenate(kinds), np.concatenate(lengths), np.concatenate(times)
 
 
 def kept_shares(tokens: Mapping[str, int], caps: Mapping[str, float]) -> dict[str, float]:

@@ -1,15 +1,22 @@
 """Thin calls: from git_ingest's tables to documents and packed rows."""
 
+import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.execution.in_order import in_order
+from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
+from the_block_llm.pipelines.sequence_build.comparing import Noted, note_words
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.domain_marks import (
     add_domain_marks,
@@ -24,9 +31,10 @@ from the_block_llm.pipelines.sequence_build.groups import (
     GroupWork,
     groups_of,
     in_groups,
+    temporary_folder,
     work_folder,
 )
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.history import read_cutoff
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.packing_parts import packed
 from the_block_llm.pipelines.sequence_build.params import (
@@ -37,10 +45,12 @@ from the_block_llm.pipelines.sequence_build.params import (
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
 from the_block_llm.pipelines.sequence_build.several import (
-    Drafts,
+    Corpora,
+    OneCorpus,
     Tables,
     chosen_tables,
     corpora,
+    count_commits,
 )
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.pipelines.sequence_build.windows import windows_of
@@ -60,14 +70,35 @@ def screen_documents(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
 ) -> dict[str, Any]:
     """Find what is held back and yet known, and what would be learned twice."""
     profile = resolve_profile(profiles, model)
     tables = chosen_tables(
         repository, commits, file_changes, snapshot_files, params.only_repository
     )
-    corpus, history = _corpus(tables, profile, params)
-    return screen(corpus.drafts, history, params.leak_similarity).to_json()
+    holds_out = read_cutoff(tables.repository, params.cutoff).holds_out
+    place = work_folder(commits, params.work_folder, execution)
+    with temporary_folder(place) as folder:
+        jobs: list[Call] = [
+            (_words_of, (members, tables, profile, params, folder))
+            for members in groups_of(tables.each)
+        ]
+        noted = list(in_order(jobs, execution, "Reading what documents say"))
+        run = partial(in_order, execution=execution, description="Looking for leaks")
+        return screen(noted, run, params.leak_similarity, holds_out=holds_out).to_json()
+
+
+def _words_of(
+    members: range,
+    tables: Tables,
+    profile: ModelProfile,
+    params: SequenceBuildParams,
+    folder: Place,
+) -> Noted:
+    found = _corpus(tables, profile, params, members)
+    # A task that is begun again writes beside what its predecessor left.
+    return note_words(found.with_histories(), folder / uuid.uuid4().hex)
 
 
 def render_documents(
@@ -104,7 +135,7 @@ def _documents_of(
     profile: ModelProfile,
     params: SequenceBuildParams,
 ) -> Iterator[pa.RecordBatch]:
-    corpus, _ = _corpus(tables, profile, params, members)
+    corpus = _corpus(tables, profile, params, members)
     shape = row_shape(params, profile)
     tokenizer, _ = _tokenizer(profile, params)
     drafts = usable(corpus.drafts(), Screening.from_json(screening))
@@ -191,11 +222,12 @@ def report_sequences(
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
-        read_history(tables.commits, cutoff, params.validation_fraction),
+        cutoff,
+        count_commits(tables, cutoff, params.validation_fraction),
         shape,
         Screening.from_json(screening),
         row_facts,
-        len(left_out_by_mix(documents, params.mix, shape.context_tokens)),
+        int(left_out_by_mix(documents, params.mix, shape.context_tokens).sum()),
         profile.training,
     )
 
@@ -222,15 +254,20 @@ def _pack(
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams,
-    left_out: frozenset[str] = frozenset(),
+    left_out: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[pa.RecordBatch | Place]:
     profile = resolve_profile(profiles, model)
     tokenizer, _ = _tokenizer(profile, params)
     token_bytes = DocumentTokenizer(tokenizer, profile).byte_lengths
     shape = row_shape(params, profile)
-    windows = windows_of(documents, split, shape, left_out)
-    place = work_folder(documents, params.work_folder, execution)
-    return packed(documents, windows, shape, token_bytes, place, execution)
+    return packed(
+        documents,
+        windows_of(documents, split, shape, left_out),
+        shape,
+        token_bytes,
+        work_folder(documents, params.work_folder, execution),
+        execution,
+    )
 
 
 def _tokenizer(
@@ -266,15 +303,13 @@ def _corpus(
     profile: ModelProfile,
     params: SequenceBuildParams,
     members: range | None = None,
-) -> tuple[Drafts, History]:
-    cutoff = read_cutoff(tables.repository, params.cutoff)
-    history = read_history(tables.commits, cutoff, params.validation_fraction)
-    found = corpora(
+) -> Corpora | OneCorpus:
+    return corpora(
         tables,
-        history,
+        read_cutoff(tables.repository, params.cutoff),
+        params.validation_fraction,
         members,
         with_chats=profile.role == "advisor",
         incremental_context_sequences=params.incremental_context_sequences,
         seed=params.seed,
     )
-    return found, history

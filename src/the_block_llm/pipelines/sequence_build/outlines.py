@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 _MOST_CHARACTERS: Final = 200  # of a declaration; a longer one is cut
@@ -33,6 +34,7 @@ def declarations(text: str, language: str | None) -> list[Declaration]:
     return list(finder(text)) if finder is not None else []
 
 
+@lru_cache(maxsize=1)  # descriptions and declarations of a file are asked for one after the other
 def parsed(text: str) -> ast.Module | None:
     """A Python file's syntax tree; none where it does not parse."""
     try:

@@ -1,7 +1,6 @@
 """What a document says that is its own: the lines and wording that comparisons go by."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +15,11 @@ _HEADER_MARKS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
 class Wording:
     """A document's learned text, as it is compared."""
 
-    whole: int
-    """Hash of the text, white space aside."""
-    lines: frozenset[int]
-    """Hashes of the telling lines; of a patch, those it adds and those it takes away."""
-    new_lines: frozenset[int]
+    whole: str
+    """The text, white space aside."""
+    lines: frozenset[str]
+    """The telling lines; of a patch, those it adds and those it takes away."""
+    new_lines: frozenset[str]
     """The same, without what a patch takes away, which stood in the repository before."""
     shingles: list[str]
     """Runs of three words; of a commit, of its patch only, since a revert has words of its own."""
@@ -38,9 +37,9 @@ def wording(draft: Draft) -> Wording:
         compared = kept = every = text.splitlines()
     text = "\n".join(compared)
     return Wording(
-        whole=_hash(" ".join(text.split())),
-        lines=frozenset(_hashes(every)),
-        new_lines=frozenset(_hashes(kept)),
+        whole=" ".join(text.split()),
+        lines=(lines := _telling(every)),
+        new_lines=lines if kept is every else _telling(kept),
         shingles=_shingles(_WORD.findall(text)),
     )
 
@@ -58,15 +57,11 @@ def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
     return message, changed
 
 
-def _hashes(lines: list[str]) -> Iterator[int]:
-    return (_hash(bare) for line in lines if (bare := telling(line)) is not None)
+def _telling(lines: list[str]) -> frozenset[str]:
+    return frozenset([bare for line in lines if (bare := telling(line)) is not None])
 
 
 def _shingles(words: list[str]) -> list[str]:
     if len(words) <= 3:
         return [" ".join(words)] if words else []
     return list(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
-
-
-def _hash(text: str) -> int:
-    return hash(text)  # compared within one process only

@@ -1,28 +1,23 @@
 """Rows of many windows, several windows at a time, here or on a cluster."""
 
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.errors import ExecutionError
-from the_block_llm.execution.jobs import Call, Lost
-from the_block_llm.execution.ordered_jobs import run_in_order
+from the_block_llm.execution.in_order import in_order
+from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.sequence_build.groups import parts_folder
+from the_block_llm.pipelines.sequence_build.groups import temporary_folder
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.row_table import pack_window
 from the_block_llm.pipelines.sequence_build.windows import Window
-from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import ROWS
-
-_MOST_PROCESSES: Final = 4  # of this machine: each holds a window, some hundred MB
 
 
 @dataclass(frozen=True)
@@ -67,14 +62,7 @@ def packed(
             yield from pack_window(documents, window, shape, token_bytes)
         return
     work = WindowWork(documents.folder, shape, token_bytes)
-    n_processes = min(_MOST_PROCESSES, os.cpu_count() or 1)
-    with parts_folder(work_folder) as folder, progress_bar("Packing rows", len(windows)) as bar:
+    with temporary_folder(work_folder) as folder:
         jobs: list[Call] = [(work.parts, (window, folder)) for window in windows]
-        for parts in run_in_order(jobs, n_processes, execution):
-            if isinstance(parts, Lost):
-                raise ExecutionError(
-                    f"Rows cannot be packed: {parts.reason}. Give the nodes more memory, or raise "
-                    "execution.retries."
-                )
-            bar.advance()
+        for parts in in_order(jobs, execution, "Packing rows"):
             yield from parts

@@ -23,8 +23,8 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
-                screen_documents, [*_TABLES, *_PARAMS], "screening", name="screen_documents",
-                tags=["documents"],
+                screen_documents, [*_TABLES, *_PARAMS, "params:execution"], "screening",
+                name="screen_documents", tags=["documents"],
             ),
             Node(
                 render_documents,

@@ -1,77 +1,58 @@
-"""Which documents hold a hash, in 12 bytes for each pair of the two."""
+"""Which documents hold a hash, in 8 or 12 bytes for each pair of the two."""
 
-from array import array
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-Keys = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 
-_RUN_KEYS: Final = 8_000_000  # 64 MB
+_SIEVE_BITS: Final = 27  # 16 MB; of so many places some millions of keys fill a few in a hundred
 
 
 class Postings:
-    """An index that is filled first and asked afterwards.
+    """An index of hashes, sorted; most of what it does not hold never gets to a search."""
 
-    A dictionary of lists would take some three hundred bytes for each line of a text. Keys are
-    sorted in runs while they come, so that no second copy of all is ever made.
-    """
-
-    def __init__(self, run_keys: int = _RUN_KEYS) -> None:
-        """Begin an empty index.
+    def __init__(self, keys: npt.NDArray[Any], owners: Numbers) -> None:
+        """Take in what documents hold.
 
         Args:
-            run_keys: How many keys are sorted at a time.
+            keys: Hashes of 32 or 64 bits, shape ``(pairs,)``.
+            owners: Of each the number of the document that holds it, ``(pairs,)``.
         """
-        self._run_keys = run_keys
-        self._added, self._n_added, self._numbers_added = array("q"), array("q"), array("i")
-        self._runs: list[Keys] = []
-        self._owners: list[Numbers] = []
-        self.owners: Numbers = np.empty(0, np.int32)
-        """Of every pair of a key and a document the number of the document, ``(pairs,)``."""
+        self._type = np.dtype(f"u{keys.itemsize}")
+        keys = keys.view(self._type)
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self.owners: Numbers = owners[order]
+        """In the order of the keys."""
+        self._sieve = np.zeros(1 << (_SIEVE_BITS - 3), np.uint8)
+        places = self._places(self._keys)
+        np.bitwise_or.at(self._sieve, places >> 3, _bit(places))
 
-    def add(self, number: int, keys: Iterable[int]) -> None:
-        """Note the keys of a document, each given once."""
-        before = len(self._added)
-        self._added.extend(keys)
-        self._n_added.append(len(self._added) - before)
-        self._numbers_added.append(number)
-        if len(self._added) >= self._run_keys:
-            self._sort_added()
+    def find(self, keys: npt.NDArray[Any]) -> tuple[Places, Places, Places]:
+        """Where keys are held.
 
-    def close(self) -> None:
-        """Make what was added ready to be found."""
-        self._sort_added()
-        self.owners = np.concatenate(self._owners)
-        self._owners = []
-
-    def find(self, keys: Keys) -> tuple[Places, Places]:
-        """Stretches ``[first, last)`` of places in :attr:`owners` where one of the keys is held.
-
-        A key has at most one stretch in each run, always the same.
+        Returns:
+            The numbers of those that are, ``(found,)``; and of each the stretch
+            ``[first, last)`` of its places in :attr:`owners`, of the same shape.
         """
-        firsts, lasts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        offset = 0
-        for run in self._runs:
-            first = np.searchsorted(run, keys, side="left")
-            held = first < len(run)
-            held[held] = run[first[held]] == keys[held]
-            firsts.append(first[held] + offset)
-            lasts.append(np.searchsorted(run, keys[held], side="right") + offset)
-            offset += len(run)
-        return np.concatenate(firsts), np.concatenate(lasts)
+        keys = keys.view(self._type)
+        places = self._places(keys)
+        likely = np.flatnonzero(self._sieve[places >> 3] & _bit(places))
+        # In their order, so that a search goes where the last one was.
+        likely = likely[np.argsort(keys[likely], kind="stable")]
+        wanted = keys[likely]
+        first = np.searchsorted(self._keys, wanted, side="left")
+        held = first < len(self._keys)
+        held[held] = self._keys[first[held]] == wanted[held]
+        last = np.searchsorted(self._keys, wanted[held], side="right")
+        return likely[held], first[held], last
 
-    def _sort_added(self) -> None:
-        added = np.frombuffer(self._added, np.int64)
-        order = np.argsort(added, kind="stable")
-        numbers = np.frombuffer(self._numbers_added, np.int32)
-        self._runs.append(added[order])
-        self._owners.append(np.repeat(numbers, np.frombuffer(self._n_added, np.int64))[order])
-        self._added, self._n_added, self._numbers_added = array("q"), array("q"), array("i")
+    def _places(self, keys: npt.NDArray[Any]) -> Places:
+        return (keys >> self._type.type(8 * self._type.itemsize - _SIEVE_BITS)).astype(np.int64)
 
 
 def spread(first: Places, last: Places) -> Places:
@@ -83,3 +64,24 @@ def spread(first: Places, last: Places) -> Places:
     lengths = last - first
     begins = np.cumsum(lengths) - lengths
     return np.repeat(first - begins, lengths) + np.arange(int(lengths.sum()))
+
+
+def slices(lengths: Places, most: int) -> Sequence[slice]:
+    """Divide stretches into slices of together about ``most`` places.
+
+    >>> slices(np.array([3, 3, 9, 1]), most=6)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    found: list[slice] = []
+    ends = np.cumsum(lengths)
+    begin = 0
+    while begin < len(lengths):
+        before = int(ends[begin - 1]) if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, before + most, side="right")))
+        found.append(slice(begin, end))
+        begin = end
+    return found
+
+
+def _bit(places: Places) -> npt.NDArray[np.uint8]:
+    return np.left_shift(1, places & 7).astype(np.uint8)

@@ -12,9 +12,10 @@ import numpy as np
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE, must_stay_whole
-from the_block_llm.pipelines.sequence_build.history import History
+from the_block_llm.pipelines.sequence_build.history import Cutoff
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.screening import Screening
+from the_block_llm.pipelines.sequence_build.several import CommitCounts
 from the_block_llm.schemas import Split
 
 _FEWEST_ROWS: Final = 500
@@ -27,7 +28,8 @@ _UNIFORM: Final = 0.9  # share of one commit kind above which a history counts a
 def sequence_report(
     documents: ParquetParts,
     rows: Mapping[Split, ParquetParts],
-    history: History,
+    cutoff: Cutoff,
+    commits: CommitCounts,
     shape: RowShape,
     screening: Screening,
     row_facts: Mapping[str, Any],
@@ -41,9 +43,9 @@ def sequence_report(
         gave each away, and ``warnings`` in plain sentences.
     """
     report: dict[str, Any] = {
-        "cutoff_sha": history.cutoff.sha,
-        "cutoff_time": history.cutoff.time.isoformat(),
-        "can_be_evaluated_on_held_out": history.cutoff.holds_out,
+        "cutoff_sha": cutoff.sha,
+        "cutoff_time": cutoff.time.isoformat(),
+        "can_be_evaluated_on_held_out": cutoff.holds_out,
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
         "added_tokens": row_facts["added_tokens"],
@@ -61,12 +63,12 @@ def sequence_report(
     report["leaks_removed"] = [asdict(leak) for leak in screening.leaks[:_MOST_NAMED]]
     counts = _count_documents(documents, shape.context_tokens)
     for split in rows:
-        report[f"{split}_commits"] = sum(1 for s in history.split_of.values() if s == split)
+        report[f"{split}_commits"] = commits.by_split.get(split, 0)
         report |= {key: value for key, value in counts.items() if key.startswith(split)}
         report.setdefault(f"{split}_longer_than_a_row_documents", 0)
         report |= _count_rows(rows[split], split, shape)
     report |= _expected_training(report, training)
-    report["warnings"] = _warnings(report, history, screening)
+    report["warnings"] = _warnings(report, cutoff, commits, screening)
     return report
 
 
@@ -119,7 +121,9 @@ def _expected_training(report: Mapping[str, Any], values: TrainingValues) -> dic
     }
 
 
-def _warnings(report: Mapping[str, Any], history: History, screening: Screening) -> list[str]:
+def _warnings(
+    report: Mapping[str, Any], cutoff: Cutoff, commits: CommitCounts, screening: Screening
+) -> list[str]:
     warnings: list[str] = []
     if report["train_rows"] < _FEWEST_ROWS or report["train_trained_tokens"] < _FEWEST_TOKENS:
         warnings.append(
@@ -127,7 +131,7 @@ def _warnings(report: Mapping[str, Any], history: History, screening: Screening)
             f"{report['train_trained_tokens']:,} learned tokens. Below {_FEWEST_ROWS} rows or "
             f"{_FEWEST_TOKENS:,} tokens a model learns phrases rather than the project."
         )
-    if not history.cutoff.holds_out:
+    if not cutoff.holds_out:
         warnings.append(
             "Everything is trained on (cutoff: null), so this model can't be evaluated on "
             "held-out material."
@@ -144,7 +148,7 @@ def _warnings(report: Mapping[str, Any], history: History, screening: Screening)
             "Everything in validation resembles training text, so the validation loss says little "
             "about text that is new. A longer history, or a larger validation_fraction, helps."
         )
-    kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
+    kinds = Counter(commits.train_kinds)
     if kinds and kinds.most_common(1)[0][1] > _UNIFORM * kinds.total() and kinds.total() > 1:
         kind, count = kinds.most_common(1)[0]
         warnings.append(

@@ -47,6 +47,7 @@ class TokenisedTexts:
         self._used: set[int] = set()
         self._unfinished = self._folder / f".{uuid.uuid4().hex}.unfinished"
         self._writer: Any = None
+        self._n_bytes = 0  # written by this run
 
     def __enter__(self) -> "TokenisedTexts":
         return self
@@ -92,7 +93,8 @@ class TokenisedTexts:
             for text, part in zip(texts, ids, strict=True)
             if (key := _key(text)) is not None
         ]
-        if not keyed:
+        # What would be more than may stay would only push out what other runs left.
+        if not keyed or self._n_bytes > _MOST_BYTES:
             return
         if self._writer is None:
             self._writer = pa.ipc.new_file(str(self._unfinished), _SCHEMA)
@@ -101,6 +103,7 @@ class TokenisedTexts:
         column = pa.ListArray.from_arrays(
             pa.array(offsets), pa.array(np.concatenate([part for _, part in keyed]))
         )
+        self._n_bytes += column.nbytes
         keys = pa.array([key.tobytes() for key, _ in keyed], pa.binary(_KEY_BYTES))
         self._writer.write_batch(pa.RecordBatch.from_arrays([keys, column], schema=_SCHEMA))
 

@@ -4,12 +4,13 @@ Documents are taken in windows of bounded size, so a corpus of any length is pac
 same memory.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,7 +52,7 @@ def pack_split(
     split: Split,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    left_out: Set[str] = frozenset(),
+    left_out: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Pack the documents of one side of the cut-off.
 
@@ -60,7 +61,8 @@ def pack_split(
         split: Which side. Training rows have the length of their curriculum stage.
         shape: Size of a row and of the repeated context.
         token_bytes: Bytes of text that each token stands for, shape ``(vocabulary,)``.
-        left_out: Ids of documents that the mix has no room for.
+        left_out: True for rows of the table that the mix has no room for, shape ``(rows,)``;
+            none: it has room for all.
 
     Yields:
         Batches of the schema ``ROWS``, stage by stage. Pieces without a target are left out,
@@ -88,17 +90,20 @@ def _cut_documents(
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
 ) -> Iterator[_Document]:
     number = 0
-    for batch in documents.batches(_COLUMNS, batch_rows=512, rows=window.rows):
+    for begin, batch in documents.batches_with(
+        "split", window.split, _COLUMNS, batch_rows=512, rows=window.rows
+    ):
         wanted = pc.and_(
             pc.equal(batch["split"], window.split), pc.equal(batch["stage"], window.stage)
         )
+        here = range(max(begin, window.rows.start), min(begin + len(batch), window.rows.stop))
+        if len(here) < len(batch) or window.left_out is not None:
+            wanted = pc.and_(wanted, pa.array(window.holds(begin, len(batch))))
         # Most batches are of one side, and filtering would copy all their ids.
         chosen = batch if pc.all(wanted).as_py() else batch.filter(wanted)
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
         kinds, sources = chosen["kind"].to_pylist(), chosen["source"].to_pylist()
         for row, document_id in enumerate(chosen["document_id"].to_pylist()):
-            if document_id in window.left_out:
-                continue
             kind, source, n_tokens = kinds[row], sources[row], len(ids[row])
             if n_tokens <= shape.context_tokens:
                 pieces = [Piece(number, 0, 0, 0, n_tokens)]

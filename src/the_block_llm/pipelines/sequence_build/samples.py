@@ -23,6 +23,7 @@ _SENTENCES: Final = {
     "commit": "A commit or a merge: what was said and what was changed.",
     "commit-files": "Paths that one commit changed.",
     "commit-message": "A patch and its message.",
+    "code-file": "What a commit added to a file, and the file.",
     "chat/why": "Why a change was made.",
     "chat/together": "What else changes with a file.",
     "chat/history": "What was done to a file, and when.",

@@ -1,22 +1,24 @@
 """Several repositories in the same tables: each with its own trees, told apart by its name."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from the_block_llm.datasets.by_repository import ByRepository, RowSource
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff
-
-
-class Drafts(Protocol):
-    """Whatever renders documents, anew at each call."""
-
-    def drafts(self) -> Iterator[Draft | Dropped]: ...
+from the_block_llm.pipelines.sequence_build.history import (
+    Cutoff,
+    History,
+    read_commits,
+    read_cutoff,
+    read_history,
+)
+from the_block_llm.pipelines.sequence_build.sides import Sides, read_sides
+from the_block_llm.schemas import SPLITS, Split
 
 
 @dataclass(frozen=True)
@@ -66,87 +68,139 @@ def chosen_tables(
 
 
 @dataclass(frozen=True)
-class OneOfSeveral:
-    """The documents of a repository, without the commits that an earlier one has as well."""
-
-    corpus: Corpus
-    elsewhere: frozenset[str]
-    """Commits that forks share: they are rendered once, with the first that holds them."""
-
-    def drafts(self) -> Iterator[Draft | Dropped]:
-        """Render everything."""
-        for draft in self.corpus.drafts():
-            # The source of a document about a commit is its sha; of others it is a path.
-            if not (isinstance(draft, Draft) and draft.source in self.elsewhere):
-                yield draft
-
-
-@dataclass(frozen=True)
 class Corpora:
     """The documents of several repositories, one repository after the other."""
 
-    corpora: Sequence[OneOfSeveral]
+    tables: Tables
+    sides: Sides
+    members: range
+    """Numbers of the repositories that are meant."""
+    choices: Mapping[str, Any]
+    """Handed on to :class:`~the_block_llm.pipelines.sequence_build.corpus.Corpus`."""
 
     def drafts(self) -> Iterator[Draft | Dropped]:
         """Render everything; a commit that several hold, as forks do, is rendered once."""
-        return chain.from_iterable(corpus.drafts() for corpus in self.corpora)
+        return (draft for _, draft in self.with_histories())
+
+    def with_histories(self) -> Iterator[tuple[History, Draft | Dropped]]:
+        """The same, each with the history of its repository."""
+        commits, changes, files = (
+            ByRepository(table)
+            for table in (self.tables.commits, self.tables.file_changes, self.tables.snapshot_files)
+            if isinstance(table, ParquetParts)
+        )
+        for number in self.members:
+            facts = self.tables.each[number]
+            name, prefix = facts["name"], f"{facts['name']}/"
+            own = read_commits(commits.of(name))
+            sides = self.sides.each([commit.sha for commit in own])
+            history = History(
+                {commit.sha: commit for commit in own},
+                {commit.sha: side for commit, (side, _) in zip(own, sides, strict=True)},
+                read_cutoff(facts, facts["cutoff"]["spec"]),
+                self.sides,
+            )
+            elsewhere = {
+                commit.sha
+                for commit, (_, holder) in zip(own, sides, strict=True)
+                if holder < number
+            }
+            corpus = Corpus(
+                project=project_name(name),
+                history=history,
+                file_changes=changes.of(name, prefix),
+                snapshot_files=files.of(name, prefix),
+                **self.choices,
+            )
+            for draft in corpus.drafts():
+                # The source of a document about a commit is its sha; of others it is a path.
+                if not (isinstance(draft, Draft) and draft.source in elsewhere):
+                    yield history, draft
+
+
+@dataclass(frozen=True)
+class OneCorpus:
+    """The documents of one repository."""
+
+    corpus: Corpus
+
+    def drafts(self) -> Iterator[Draft | Dropped]:
+        """Render everything."""
+        return self.corpus.drafts()
+
+    def with_histories(self) -> Iterator[tuple[History, Draft | Dropped]]:
+        """The same, each with the history of its repository."""
+        return ((self.corpus.history, draft) for draft in self.corpus.drafts())
 
 
 def corpora(
-    tables: Tables, history: History, members: range | None = None, **choices: Any
-) -> Drafts:
+    tables: Tables,
+    cutoff: Cutoff,
+    validation_fraction: float,
+    members: range | None = None,
+    **choices: Any,
+) -> Corpora | OneCorpus:
     """One corpus for each repository of the tables.
 
     Args:
         tables: What git_ingest read.
-        history: All commits; the same time divides every repository.
+        cutoff: The same time divides every repository.
+        validation_fraction: Of all commits together.
         members: Numbers of the repositories that are meant; none: all.
         **choices: Handed on to :class:`~the_block_llm.pipelines.sequence_build.corpus.Corpus`.
     """
     each = tables.each
     if len(each) == 1:
-        return Corpus(
-            project=project_name(str(each[0].get("name") or "")),
-            history=history,
-            file_changes=tables.file_changes,
-            snapshot_files=tables.snapshot_files,
-            **choices,
-        )
-    commits, changes, files = (
-        ByRepository(table)
-        for table in (tables.commits, tables.file_changes, tables.snapshot_files)
-        if isinstance(table, ParquetParts)
-    )
-    order = {sha: number for number, sha in enumerate(history.commits)}
-    seen: set[str] = set()
-    found: list[OneOfSeveral] = []
-    for number, facts in enumerate(each[: None if members is None else members.stop]):
-        name = facts["name"]
-        own = sorted((row["sha"] for row in commits.of(name).rows(["sha"])), key=order.__getitem__)
-        elsewhere = frozenset(sha for sha in own if sha in seen)
-        seen.update(own)
-        if members is not None and number not in members:
-            continue
-        prefix = f"{name}/"
-        found.append(
-            OneOfSeveral(
-                Corpus(
-                    project=project_name(name),
-                    history=_own(history, own, facts),
-                    file_changes=changes.of(name, prefix),
-                    snapshot_files=files.of(name, prefix),
-                    **choices,
-                ),
-                elsewhere,
+        return OneCorpus(
+            Corpus(
+                project=project_name(str(each[0].get("name") or "")),
+                history=read_history(tables.commits, cutoff, validation_fraction),
+                file_changes=tables.file_changes,
+                snapshot_files=tables.snapshot_files,
+                **choices,
             )
         )
-    return Corpora(found)
+    assert isinstance(tables.commits, ParquetParts)  # noqa: S101, one alone was handled above
+    sides = _sides(tables.commits, tuple(facts["name"] for facts in each), cutoff,
+                   validation_fraction)  # fmt: skip
+    return Corpora(tables, sides, members or range(len(each)), choices)
 
 
-def _own(history: History, shas: Sequence[str], facts: Mapping[str, Any]) -> History:
-    return replace(
-        history,
-        commits={sha: history.commits[sha] for sha in shas},
-        split_of={sha: history.split_of[sha] for sha in shas},
-        cutoff=read_cutoff(facts, facts["cutoff"]["spec"]),
-    )
+@dataclass(frozen=True)
+class CommitCounts:
+    """What the report says of commits."""
+
+    by_split: Mapping[Split, int]
+    train_kinds: Mapping[str, int]
+    """Of those that are trained on, merges aside."""
+
+
+def count_commits(tables: Tables, cutoff: Cutoff, validation_fraction: float) -> CommitCounts:
+    """Count the commits of each side, and the kinds of those that are trained on."""
+    if len(tables.each) == 1 or not isinstance(tables.commits, ParquetParts):
+        history = read_history(tables.commits, cutoff, validation_fraction)
+        kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
+        return CommitCounts(Counter(history.split_of.values()), kinds)
+    names = tuple(facts["name"] for facts in tables.each)
+    sides = _sides(tables.commits, names, cutoff, validation_fraction)
+    kinds = Counter()
+    for batch in tables.commits.batches(["sha", "kind", "is_merge"]):
+        rows = batch.to_pylist()
+        for row, (split, _) in zip(rows, sides.each([r["sha"] for r in rows]), strict=True):
+            kinds[row["kind"]] += split == "train" and not row["is_merge"]
+    return CommitCounts({split: sides.count(split) for split in SPLITS}, kinds)
+
+
+_REMEMBERED: dict[tuple[Any, ...], Sides] = {}
+
+
+def _sides(
+    commits: ParquetParts, names: tuple[str, ...], cutoff: Cutoff, validation_fraction: float
+) -> Sides:
+    """The sides of all commits; a worker that does many groups reads them once."""
+    # A part has the id of the save that wrote it in its name.
+    key = (str(commits.folder), commits.parts[0].name, names, cutoff, validation_fraction)
+    if key not in _REMEMBERED:
+        _REMEMBERED.clear()
+        _REMEMBERED[key] = read_sides(commits, names, cutoff, validation_fraction)
+    return _REMEMBERED[key]

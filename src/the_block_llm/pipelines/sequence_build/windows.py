@@ -4,15 +4,14 @@ Which documents make a window depends on the table alone, and no row holds piece
 windows can be packed in any order, by anybody, and make the same rows.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.schemas import Split
 
@@ -26,65 +25,78 @@ class Window:
     split: Split
     stage: int
     rows: range
-    """Of the table ``documents``; it may hold others in between."""
-    left_out: frozenset[str]
-    """Ids of those that the mix has no room for."""
+    """Of the table ``documents``; others may lie in between."""
+    left_out: npt.NDArray[np.bool_] | None
+    """For each of ``rows`` whether the mix has no room for it; none: it has for all."""
+
+    def holds(self, begin: int, n_rows: int) -> npt.NDArray[np.bool_]:
+        """For ``n_rows`` of the table, from number ``begin`` on, whether they may be packed.
+
+        >>> Window("train", 0, range(2, 5), np.array([False, True, False])).holds(1, 5)
+        array([False,  True, False,  True, False])
+        """
+        found = np.zeros(n_rows, np.bool_)
+        first, stop = max(begin, self.rows.start), min(begin + n_rows, self.rows.stop)
+        if first < stop:
+            left_out = self.left_out
+            inside = slice(first - self.rows.start, stop - self.rows.start)
+            found[first - begin : stop - begin] = True if left_out is None else ~left_out[inside]
+        return found
 
 
 @dataclass
 class _Open:
-    rows: list[int] = field(default_factory=list)
-    left_out: set[str] = field(default_factory=set)
+    first: int | None = None
+    last: int = 0
     tokens: int = 0
-
-    def close(self, split: Split, stage: int) -> Window:
-        return Window(
-            split, stage, range(self.rows[0], self.rows[-1] + 1), frozenset(self.left_out)
-        )
 
 
 def windows_of(
-    documents: ParquetParts, split: Split, shape: RowShape, left_out: Set[str] = frozenset()
+    documents: ParquetParts,
+    split: Split,
+    shape: RowShape,
+    left_out: npt.NDArray[np.bool_] | None = None,
 ) -> list[Window]:
     """Divide the documents of a split.
 
     Args:
         documents: The table ``documents``; only its short columns are read.
         split: Which side of the cut-off.
-        shape: Of the rows; a document that must stay whole and is longer than one is in none.
-        left_out: Ids of documents that the mix has no room for.
+        shape: Of the rows.
+        left_out: True for each row of the table that the mix has no room for; none: no such row.
 
     Returns:
         Windows stage by stage, each in the order of the table.
     """
     stages = range(1, len(shape.stage_tokens) + 1) if split == "train" else ()
-    capacity = {stage: shape.of_stage(stage).context_tokens for stage in stages or (0,)}
-    closed: dict[int, list[Window]] = {stage: [] for stage in capacity}
-    open_: dict[int, _Open] = {stage: _Open() for stage in capacity}
+    closed: dict[int, list[Window]] = {stage: [] for stage in stages or (0,)}
+    growing = {stage: _Open() for stage in closed}
+
+    def close(stage: int) -> None:
+        window, growing[stage] = growing[stage], _Open()
+        if window.first is not None:
+            rows = range(window.first, window.last + 1)
+            here = None if left_out is None else left_out[rows.start : rows.stop]
+            closed[stage].append(Window(split, stage, rows, here))
+
     begin = 0
-    for batch in documents.batches(["document_id", "kind", "split", "stage", "n_tokens"], 65_536):
-        found = np.flatnonzero(pc.equal(batch["split"], split).to_numpy(zero_copy_only=False))
-        chosen = batch.take(found)
-        ids, kinds = chosen["document_id"].to_pylist(), chosen["kind"].to_pylist()
-        lengths, of_stage = chosen["n_tokens"].to_pylist(), chosen["stage"].to_pylist()
-        for at, row in enumerate(found.tolist()):
-            stage = of_stage[at]
-            if stage not in capacity:
+    for batch in documents.batches(["split", "stage", "n_tokens"], 65_536):
+        wanted = pc.equal(batch["split"], split).to_numpy(zero_copy_only=False)
+        if left_out is not None:
+            wanted &= ~left_out[begin : begin + len(batch)]
+        chosen = np.flatnonzero(wanted)
+        lengths = batch["n_tokens"].to_numpy()[chosen].tolist()
+        of_stage = batch["stage"].to_numpy()[chosen].tolist()
+        for row, stage, n_tokens in zip(chosen.tolist(), of_stage, lengths, strict=True):
+            if stage not in growing:
                 continue
-            window = open_[stage]
-            if ids[at] in left_out:
-                window.left_out.add(ids[at])
-                continue
-            if lengths[at] > capacity[stage] and must_stay_whole(kinds[at], ids[at]):
-                continue
-            # The first and the last of them are all that counts.
-            window.rows[1:] = [begin + row]
-            window.tokens += lengths[at]
+            window = growing[stage]
+            window.first = begin + row if window.first is None else window.first
+            window.last = begin + row
+            window.tokens += n_tokens
             if window.tokens >= _WINDOW_TOKENS:
-                closed[stage].append(window.close(split, stage))
-                open_[stage] = _Open()
-        begin += batch.num_rows
-    for stage, window in open_.items():
-        if window.rows:
-            closed[stage].append(window.close(split, stage))
-    return [window for stage in capacity for window in closed[stage]]
+                close(stage)
+        begin += len(batch)
+    for stage in closed:
+        close(stage)
+    return [window for stage in closed for window in closed[stage]]

@@ -1,0 +1,368 @@
+"""Tables as git_ingest leaves them, of made-up repositories of any size together.
+
+The words are those of the installed Python packages, as often as they stand there; the sentences and
+functions made of them are new each time, so that hardly two texts resemble each other. One commit
+in a hundred copies a file, so that there is something to be found.
+"""
+
+import keyword
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha1
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from the_block_llm import schemas
+from the_block_llm.datasets.parts import save_parts
+
+CUTOFF: Final = 0.85
+_BEGIN: Final = datetime(2022, 1, 1, tzinfo=UTC)
+_SECONDS: Final = 4 * 365 * 24 * 3600
+_WORDS_READ_BYTES: Final = 20_000_000
+_WORDS: Final = 60_000
+_WORDS_AT_ONCE: Final = 1 << 20
+_NEW_FILE: Final = 0.15  # of the changes; the rest rewrite parts of files
+_COPY: Final = 0.01
+_LANGUAGES: Final = {".py": "Python", ".rs": "Rust", ".md": "Markdown"}
+_SUFFIXES: Final = (".py", ".rs", ".rs", ".rs", ".md")
+_KINDS: Final = ("feature", "fix", "refactor", "perf", "docs", "test", "chore")
+_BATCH_ROWS: Final = 512
+
+# What is longer and has no comment is drawn twice as often as each of the others.
+_PARAGRAPH: Final = (
+    "%s %s %s %s %s %s %s %s, %s %s %s %s %s %s %s %s %s %s %s. %s %s %s %s %s `%s_%s` %s %s\n"
+    "%s %s %s %s %s %s %s %s %s %s %s %s: %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s.\n\n"
+)
+_TWICE_PY: Final = 2 * (
+    "def _%s_%s_%s(%s, %s_%s, *, %s=None):\n    %s = [%s.%s(%s) for %s in %s_%s(%s, %s.%s)]\n"
+    "    if not %s or %s_%s.%s is None:\n        raise ValueError(f'%s %s %s {%s.%s} %s %s')\n"
+    "    with %s.%s_%s(%s, %s=%s) as %s:\n        # %s %s %s %s %s %s %s %s\n"
+    "        for %s, %s in zip(%s.%s, %s_%s(%s), strict=True):\n"
+    "            %s[%s.%s] = %s_%s.%s(%s, %s[%s])\n            %s_%s = %s_%s + %s.%s(%s, %s)\n"
+    "            if %s_%s >= %s.%s_%s:\n                %s.%s('%s %s %s', %s_%s)\n"
+    "                break\n        else:\n            %s.%s_%s(%s, %s, %s=%s.%s)\n"
+    "    %s_%s.%s.update({%s.%s: %s_%s for %s in %s})\n"
+    "    return {'%s_%s': %s, '%s': %s.%s, '%s_%s': %s_%s(%s, %s)}\n\n\n",
+)
+_TWICE_RS: Final = 2 * (
+    "fn %s_%s_%s(&mut self, %s: &%s, %s_%s: Option<%s>) -> Result<Vec<%s>, %s> {\n"
+    "    let mut %s_%s = Vec::with_capacity(%s.%s_%s().%s);\n"
+    "    let %s = self.%s_%s.get(&%s.%s).ok_or(%s::%s)?;\n"
+    "    match %s.%s_%s(%s) {\n        %s::%s(%s) => %s_%s.push(%s.%s(%s)),\n"
+    "        %s::%s { %s, %s } if %s > %s.%s => {\n            // %s %s %s %s %s %s %s\n"
+    "            self.%s_%s.insert(%s.%s(), %s_%s.%s);\n            return Err(%s::%s(%s));\n"
+    '        }\n        _ => tracing::warn!(%s = %s.%s, "%s %s %s %s %s"),\n    }\n'
+    "    while let Some(%s) = %s.%s_%s(&%s_%s) {\n        if %s.%s != self.%s_%s.%s {\n"
+    "            continue;\n        }\n        %s_%s.extend(%s.%s().map(|%s| %s.%s_%s(%s)));\n"
+    "        self.%s -= %s.%s_%s;\n    }\n    Ok(%s_%s)\n}\n\n",
+)
+_TWICE_MD: Final = 2 * (4 * _PARAGRAPH,)
+_BLOCKS: Final[dict[str, tuple[str, ...]]] = {
+    ".py": (
+        'def %s_%s(%s: int, %s_%s: str) -> %s:\n    """%s %s %s %s %s %s %s.\n\n'
+        "    %s %s %s %s %s %s %s %s %s %s %s,\n    %s %s %s %s %s %s %s.\n"
+        '    """\n    %s_%s = %s.%s(%s, %s_%s)\n    for %s in %s_%s.%s(%s):\n'
+        "        if %s.%s > %s_%s:\n            %s.%s_%s(%s[%s], %s=%s.%s)\n"
+        "        %s[%s] = %s_%s(%s, %s.%s)  # %s %s %s %s %s\n"
+        "    return %s_%s(%s, %s.%s)\n\n\n",
+        'class %s%s:\n    """%s %s %s %s %s %s %s %s."""\n\n'
+        "    def %s_%s(self, %s: str, %s_%s: float = 0.5) -> None:\n"
+        '        """%s %s %s %s %s %s."""\n        self.%s_%s = %s.%s(%s)\n'
+        "        self.%s = [%s.%s for %s in %s_%s if %s.%s]\n\n"
+        "    def %s(self, %s):\n        with self.%s_%s(%s.%s) as %s:\n"
+        "            return %s.%s_%s(%s, %s=%s)\n\n\n",
+        "%s_%s_%s = {\n    '%s_%s': %s.%s,\n    '%s_%s': %s.%s_%s,\n    '%s': %s_%s(%s.%s),\n}\n\n\n",
+        *_TWICE_PY,
+    ),
+    ".rs": (
+        "/// %s %s %s %s %s %s %s %s.\n///\n/// %s %s %s %s %s %s %s %s %s %s.\n"
+        "pub fn %s_%s(%s: &%s, %s_%s: u64) -> Result<%s, %s> {\n"
+        "    let %s_%s = %s.%s(%s_%s)?;\n    if %s_%s.%s() > %s.%s {\n"
+        "        return Err(%s::%s_%s(%s, %s));\n    }\n"
+        "    for %s in %s_%s.%s().%s(|%s| %s.%s_%s) {\n        // %s %s %s %s %s %s\n"
+        "        %s.%s_%s(%s.%s, &%s_%s);\n    }\n    Ok(%s_%s.%s(%s))\n}\n\n",
+        "/// %s %s %s %s %s %s %s.\n#[derive(Debug, Clone)]\npub struct %s%s {\n"
+        "    /// %s %s %s %s %s.\n    pub %s_%s: %s,\n    %s_%s: Vec<%s>,\n    %s: Option<%s>,\n}\n\n"
+        "impl %s%s {\n    /// %s %s %s %s %s %s %s.\n    pub fn %s(&self, %s: u32) -> %s {\n"
+        "        self.%s_%s.%s(%s).%s_%s(|%s| %s.%s())\n    }\n}\n\n",
+        "#[test]\nfn %s_%s_%s() {\n    let mut %s = %s::%s(%s_%s);\n"
+        "    assert_eq!(%s.%s_%s(%s), %s_%s);\n    assert!(%s.%s(&%s_%s).%s());\n}\n\n",
+        *_TWICE_RS,
+    ),
+    ".md": (
+        "## %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s\n"
+        "%s %s %s %s %s %s %s %s, %s %s %s %s %s. %s %s %s %s %s %s %s.\n\n",
+        "### %s %s\n\n- `%s_%s`: %s %s %s %s %s %s %s\n- `%s.%s`: %s %s %s %s %s %s %s %s\n"
+        "- %s %s %s %s %s %s %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s.\n\n",
+        *_TWICE_MD,
+    ),
+}  # fmt: skip
+_HEADS: Final = {
+    ".py": '"""%s %s %s %s %s %s %s."""\n\nfrom %s import %s_%s\n\n\n',
+    ".rs": "//! %s %s %s %s %s %s %s.\n\nuse %s::%s;\n\n",
+    ".md": "# %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s.\n\n",
+}
+
+
+class Writer:
+    """Makes texts of words drawn as often as they stand in real code."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        words, counts = _words()
+        self._words = np.array(words, object)
+        self._ends = np.cumsum(counts) / counts.sum()
+        self._drawn = self._draw()
+        self._slots = {
+            text: text.count("%s")
+            for texts in (*_BLOCKS.values(), _HEADS.values())
+            for text in texts
+        }
+
+    def block(self, suffix: str, number: int) -> str:
+        """A function, a class or a section."""
+        texts = _BLOCKS[suffix]
+        return self.filled(texts[number % len(texts)])
+
+    def head(self, suffix: str) -> str:
+        return self.filled(_HEADS[suffix])
+
+    def filled(self, text: str) -> str:
+        n_slots = self._slots.get(text)
+        return text % tuple(
+            islice(self._drawn, n_slots if n_slots is not None else text.count("%s"))
+        )
+
+    def sentence(self, n_words: int) -> str:
+        return " ".join(islice(self._drawn, n_words)).capitalize() + "."
+
+    def name(self, n_words: int = 2) -> str:
+        return "_".join(islice(self._drawn, n_words))
+
+    def _draw(self) -> Iterator[str]:
+        while True:
+            at = np.searchsorted(self._ends, self._rng.random(_WORDS_AT_ONCE))
+            yield from self._words[at].tolist()
+
+
+@dataclass
+class Repository:
+    """A repository while it is told; files are lists of blocks."""
+
+    name: str
+    writer: Writer
+    rng: random.Random
+    times: list[datetime]
+    cutoff: datetime
+    files: dict[str, list[str]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    commits: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    at_cutoff: dict[str, str] = field(default_factory=dict)
+    cutoff_sha: str | None = None
+
+    def tell(self) -> None:
+        self._folders = [
+            "/".join(self.writer.name(1) for _ in range(self.rng.randint(1, 3)))
+            for _ in range(max(3, len(self.times) // 60))
+        ]
+        for number, at in enumerate(self.times):
+            if at > self.cutoff and self.cutoff_sha is None and self.commits:
+                self._keep_tree()
+            self._commit(number, at)
+        if self.cutoff_sha is None:
+            self._keep_tree()
+
+    def _keep_tree(self) -> None:
+        self.cutoff_sha = self.commits[-1]["sha"]
+        self.at_cutoff = {path: "".join(blocks) for path, blocks in self.files.items()}
+
+    def _commit(self, number: int, at: datetime) -> None:
+        sha = sha1(f"{self.name} {number}".encode()).hexdigest()
+        rng, rows = self.rng, []
+        for _ in range(rng.choice((1, 1, 2, 3, 4, 6, 10))):
+            if not self.files or rng.random() < _NEW_FILE:
+                rows.append(self._create(sha))
+            else:
+                rows.append(self._rewrite(sha, rng.choice(self.paths)))
+        rows = list({row["path"]: row for row in rows}.values())
+        self.changes += rows
+        n_sentences = rng.choice((0, 1, 2, 4, 7))
+        self.commits.append({
+            "repo": self.name, "sha": sha, "parents": [c["sha"] for c in self.commits[-1:]],
+            "author_id": f"author{rng.randrange(9)}", "authored_at": at, "committed_at": at,
+            "tz_offset_min": 0, "subject": self.writer.sentence(rng.randint(4, 9)).rstrip("."),
+            "body": " ".join(self.writer.sentence(rng.randint(6, 16)) for _ in range(n_sentences)),
+            "kind": rng.choice(_KINDS), "is_merge": False, "reverts": None, "is_bot": False,
+            "informative": rng.random() < 0.7, "files_changed": len(rows),
+            "insertions": sum(row["additions"] for row in rows),
+            "deletions": sum(row["deletions"] for row in rows),
+        })  # fmt: skip
+
+    def _create(self, sha: str) -> dict[str, Any]:
+        rng, writer = self.rng, self.writer
+        suffix = rng.choice(_SUFFIXES)
+        path = f"{rng.choice(self._folders)}/{writer.name()}{suffix}"
+        if self.files and rng.random() < _COPY:
+            other = rng.choice(self.paths)
+            path = str(Path(path).with_suffix(Path(other).suffix))
+            blocks = list(self.files[other])
+        else:
+            n_blocks = rng.choice((2, 4, 6, 9, 14, 25))
+            blocks = [
+                writer.head(suffix),
+                *(writer.block(suffix, rng.randrange(60)) for _ in range(n_blocks)),
+            ]
+        if path not in self.files:
+            self.paths.append(path)
+        self.files[path] = blocks
+        lines = "".join(blocks).splitlines()
+        patch = f"@@ -0,0 +1,{len(lines)} @@\n" + "\n".join(f"+{line}" for line in lines) + "\n"
+        return self._change(sha, path, "A", patch, len(lines), 0)
+
+    def _rewrite(self, sha: str, path: str) -> dict[str, Any]:
+        rng, blocks = self.rng, self.files[path]
+        suffix = path[path.rfind(".") :]
+        hunks, added, taken = [], 0, 0
+        starts = list(accumulate((block.count("\n") for block in blocks), initial=1))
+        chosen = sorted(rng.sample(range(len(blocks)), min(len(blocks), rng.choice((1, 2, 3, 5)))))
+        for at in chosen:
+            old = blocks[at].splitlines()
+            is_more = rng.random() < 0.3
+            text = self.writer.block(suffix, rng.randrange(60))
+            new = text.splitlines()
+            before = blocks[at - 1].splitlines()[-3:] if at else []
+            gone = [] if is_more else old
+            hunks.append("\n".join([
+                f"@@ -{starts[at]},{len(before) + len(gone)} +{starts[at]},"
+                f"{len(before) + len(new)} @@",
+                *(f" {line}" for line in before), *(f"-{line}" for line in gone),
+                *(f"+{line}" for line in new),
+            ]))  # fmt: skip
+            blocks[at] = text + blocks[at] if is_more else text
+            added, taken = added + len(new), taken + len(gone)
+        return self._change(sha, path, "M", "\n".join(hunks) + "\n", added, taken)
+
+    def _change(
+        self, sha: str, path: str, status: str, patch: str, added: int, taken: int
+    ) -> dict[str, Any]:
+        return {
+            "repo": self.name, "sha": sha, "path": path, "old_path": None, "status": status,
+            "similarity": None, "language": _LANGUAGES[path[path.rfind(".") :]],
+            "additions": added, "deletions": taken, "patch": patch, "encoding": "utf-8",
+            "kept": True, "drop_reason": None, "redactions": 0,
+        }  # fmt: skip
+
+    def snapshot(self) -> Iterator[dict[str, Any]]:
+        """The rows of both trees."""
+        head = {path: "".join(blocks) for path, blocks in self.files.items()}
+        last = self.commits[-1]["sha"]
+        trees = {self.cutoff_sha: self.at_cutoff, last: head}
+        for sha, tree in trees.items():
+            for path in sorted(tree):
+                yield {
+                    "repo": self.name, "sha": sha, "path": path,
+                    "language": _LANGUAGES[path[path.rfind(".") :]],
+                    "size_bytes": len(tree[path]), "text": tree[path], "kept": True,
+                    "drop_reason": None, "redactions": 0,
+                }  # fmt: skip
+
+
+def write_tables(
+    folder: Path, n_commits: int, n_repositories: int, seed: int = 0
+) -> dict[str, Any]:
+    """Write the tables of several repositories below ``folder``.
+
+    Args:
+        folder: Gets ``commits``, ``file_changes`` and ``snapshot_files``.
+        n_commits: Of all together.
+        n_repositories: Their sizes are log-normal, the largest some twenty times the middle one.
+        seed: Of everything.
+
+    Returns:
+        What ``repository.json`` holds.
+    """
+    rng = random.Random(seed)
+    writer = Writer(seed)
+    shares = [rng.lognormvariate(0, 1) for _ in range(n_repositories)]
+    counts = [max(6, round(n_commits * share / sum(shares))) for share in shares]
+    cutoff = _BEGIN + timedelta(seconds=int(_SECONDS * CUTOFF))
+    facts: list[dict[str, Any]] = []
+
+    def told() -> Iterator[Repository]:
+        for number, count in enumerate(counts):
+            seconds = sorted(rng.randrange(_SECONDS) for _ in range(count - 2))
+            # One on each side at least.
+            times = [0, *seconds, _SECONDS]
+            one = Repository(
+                f"{writer.name()}-{number}", writer, rng,
+                [_BEGIN + timedelta(seconds=second) for second in times], cutoff,
+            )  # fmt: skip
+            one.tell()
+            facts.append({
+                "name": one.name, "head": one.commits[-1]["sha"], "n_commits": count,
+                "cutoff": {"spec": CUTOFF, "sha": one.cutoff_sha, "time": cutoff.isoformat()},
+            })  # fmt: skip
+            yield one
+
+    _save_three(folder, told())
+    return {**facts[0], "repositories": facts}
+
+
+def _save_three(folder: Path, repositories: Iterator[Repository]) -> None:
+    """Write the three tables side by side, a part at a time, so that no repository is told twice."""
+    schemas_of = {
+        "commits": schemas.COMMITS, "file_changes": schemas.FILE_CHANGES,
+        "snapshot_files": schemas.SNAPSHOT_FILES,
+    }  # fmt: skip
+    parts: dict[str, list[Path]] = {name: [] for name in schemas_of}
+    pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in schemas_of}
+
+    def flush(name: str) -> None:
+        if pending[name]:
+            place = folder / "parts" / f"{name}-{len(parts[name])}"
+            parts[name] += save_parts(place, schemas_of[name], pending[name]).parts
+            pending[name] = []
+
+    for one in repositories:
+        rows = {"commits": one.commits, "file_changes": one.changes}
+        for name, batches in (
+            *((name, _batches(some, schemas_of[name])) for name, some in rows.items()),
+            ("snapshot_files", _batches(one.snapshot(), schemas.SNAPSHOT_FILES)),
+        ):
+            pending[name] += batches
+            if sum(batch.nbytes for batch in pending[name]) > 64 * 1024 * 1024:
+                flush(name)
+    for name, schema in schemas_of.items():
+        flush(name)
+        save_parts(folder / name, schema, parts[name])
+
+
+def _batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    waiting = iter(rows)
+    while some := list(islice(waiting, _BATCH_ROWS)):
+        yield pa.RecordBatch.from_pylist(some, schema)
+
+
+def _words() -> tuple[Sequence[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Words of the installed packages, and how often each stands there."""
+    counts: Counter[str] = Counter()
+    left = _WORDS_READ_BYTES
+    for path in sorted(Path(np.__file__).parent.parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        counts.update(re.findall(r"(?<![A-Za-z])[a-z]{2,14}(?![A-Za-z])", text))
+        left -= len(text)
+        if left < 0:
+            break
+    for word in keyword.kwlist:
+        counts.pop(word, None)
+    found = sorted(counts.most_common(_WORDS))
+    return [word for word, _ in found], np.array([count for _, count in found], np.int64)

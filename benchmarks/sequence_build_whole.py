@@ -1,0 +1,184 @@
+"""Memory, time and text of a whole run of sequence_build over a generated corpus of any size.
+
+    python benchmarks/sequence_build_whole.py FOLDER --megabytes 10000
+
+Tables of many made-up repositories are written (benchmarks/generated_history.py), then every node
+of the pipeline runs over them as in `kedro run`, one after the other in one process. Meanwhile the
+proportional share of memory (PSS) of that process and of all that it starts is summed up, so that
+nothing is counted twice and nothing forgotten. To reach: 10 GB of rendered text in under 1.5 GB.
+
+FOLDER keeps the tables and what each stage made; a run that was cut off goes on with the stage
+that it was in. Megabytes are of rendered documents; how many they really are is printed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from git_ingest import _family, _pss_kib
+from sequence_build import _profile
+
+_WANTED_GB = 1.5
+_SECONDS_BETWEEN_LOOKS = 0.5
+_COMMITS_A_MEGABYTE = 33  # of rendered text, as these repositories are made
+_COMMITS_A_REPOSITORY = 800
+_SPLITS = ("train", "validation", "held_out")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--megabytes", type=float, default=50)
+    arguments.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
+    arguments.add_argument("--until", default="", help="the last stage to run")
+    arguments.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
+    asked = arguments.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.stages:
+        _run_stages(asked)
+        return
+    peaks = _watched(asked.folder)
+    done = _done(asked.folder)
+    print(f"{'stage':12} {'s':>7} {'MB of text':>11} {'MB/s':>6} {'M tokens':>9} {'peak GB':>8}")
+    for name, one in done.items():
+        megabytes, tokens = one.get("megabytes"), one.get("tokens")
+        text = f"{megabytes:11,.0f} {megabytes / one['seconds']:6.1f}" if megabytes else " " * 18
+        said = f"{tokens / 1e6:9,.1f}" if tokens else " " * 9
+        print(f"{name:12} {one['seconds']:7.0f} {text} {said} {peaks.get(name, 0.0):8.2f}")
+    measured = {name: gb for name, gb in peaks.items() if name != "tables"}
+    peak = max(measured.values(), default=0.0)
+    print(f"peak {peak:.2f} GB (wanted under {_WANTED_GB}): "
+          f"{'met' if peak < _WANTED_GB else 'NOT met'}")  # fmt: skip
+
+
+def _watched(folder: Path) -> dict[str, float]:
+    """Run the stages in a process of their own; GB of memory at the peak of each."""
+    before = set(_done(folder))
+    file = folder / "peaks.json"
+    peaks: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    process = subprocess.Popen([sys.executable, *sys.argv, "--stages"])
+    while process.poll() is None:
+        stage = _now(folder)
+        if stage and stage not in before:
+            memory = sum(map(_pss_kib, _family(process.pid))) * 1024 / 1e9
+            if memory > peaks.get(stage, 0.0):
+                peaks[stage] = round(memory, 3)
+                file.write_text(json.dumps(peaks))
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if process.returncode:
+        raise SystemExit(f"the pipeline ended with code {process.returncode}")
+    return peaks
+
+
+def _run_stages(asked: argparse.Namespace) -> None:
+    # As a run of Kedro does: the settings first, pandas at the first dataset in memory.
+    import the_block_llm.settings  # noqa: I001, F401, PLC0415
+    import pandas  # noqa: F401, PLC0415
+
+    folder = asked.folder
+    for name, work in _stages(asked).items():
+        if name not in _done(folder):
+            (folder / "now").write_text(name)
+            begin = time.monotonic()
+            found = work()
+            seconds = time.monotonic() - begin
+            done = {**_done(folder), name: {"seconds": round(seconds, 1), **found}}
+            (folder / "done.json").write_text(json.dumps(done, indent=1))
+            print(name, json.dumps(done[name]), flush=True)
+        if name == asked.until:
+            return
+
+
+def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    from the_block_llm import schemas  # noqa: PLC0415
+    from the_block_llm.datasets.parts import ParquetParts, save_parts  # noqa: PLC0415
+    from the_block_llm.models.profiles import ModelProfiles  # noqa: PLC0415
+    from the_block_llm.pipelines.sequence_build import nodes  # noqa: PLC0415
+    from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams  # noqa: PLC0415
+
+    folder: Path = asked.folder
+    params = SequenceBuildParams(
+        reuse_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
+    )
+    profile = _profile(asked.profile)
+    choices = (ModelProfiles({profile.name: profile}), profile.name, params)
+
+    def repository() -> dict[str, Any]:
+        return json.loads((folder / "repository.json").read_text())
+
+    def tables() -> list[ParquetParts]:
+        return [ParquetParts(folder / n) for n in ("commits", "file_changes", "snapshot_files")]
+
+    def screening() -> dict[str, Any]:
+        return json.loads((folder / "screening.json").read_text())
+
+    def documents() -> ParquetParts:
+        return ParquetParts(folder / "documents")
+
+    def make_tables() -> dict[str, Any]:
+        from generated_history import write_tables  # noqa: PLC0415
+
+        n_commits = round(asked.megabytes * _COMMITS_A_MEGABYTE)
+        facts = write_tables(folder, n_commits, max(3, n_commits // _COMMITS_A_REPOSITORY))
+        (folder / "repository.json").write_text(json.dumps(facts))
+        return {"commits": n_commits, "repositories": len(facts["repositories"])}
+
+    def screen() -> dict[str, Any]:
+        found = nodes.screen_documents(repository(), *tables(), *choices)
+        (folder / "screening.json").write_text(json.dumps(found))
+        return {"leaks": len(found["leaks"])}
+
+    def render() -> dict[str, Any]:
+        made = nodes.render_documents(repository(), *tables(), screening(), *choices)
+        save_parts(folder / "documents", schemas.DOCUMENTS, made)
+        n_bytes = n_tokens = 0
+        for batch in documents().batches(["segments", "n_tokens"]):
+            texts = batch["segments"].flatten().field("text")
+            n_bytes += sum(map(len, texts.to_pylist()))
+            n_tokens += sum(batch["n_tokens"].to_pylist())
+        return {
+            "documents": documents().num_rows, "megabytes": n_bytes / 1e6, "tokens": n_tokens,
+        }  # fmt: skip
+
+    def pack(split: str) -> dict[str, Any]:
+        node = {"train": nodes.pack_train, "validation": nodes.pack_validation}
+        made = node.get(split, nodes.pack_held_out)(documents(), *choices)
+        rows = save_parts(folder / split, schemas.ROWS, made)
+        n_tokens = sum(sum(b["n_tokens"].to_pylist()) for b in rows.batches(["n_tokens"]))
+        return {"rows": rows.num_rows, "tokens": n_tokens}
+
+    def report() -> dict[str, Any]:
+        rows = [ParquetParts(folder / split) for split in _SPLITS]
+        facts = nodes.describe_rows(*choices)
+        made = nodes.report_sequences(
+            repository(), tables()[0], documents(), screening(), facts, *rows, *choices
+        )
+        (folder / "report.json").write_text(json.dumps(made, indent=1))
+        nodes.plot_sequences(made, *rows)
+        return {"train_fill_percent": made["train_fill_percent"]}
+
+    return {
+        "tables": make_tables, "screening": screen, "rendering": render,
+        **{split: lambda split=split: pack(split) for split in _SPLITS}, "report": report,
+    }  # fmt: skip
+
+
+def _done(folder: Path) -> dict[str, Any]:
+    file = folder / "done.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _now(folder: Path) -> str:
+    file = folder / "now"
+    return file.read_text() if file.exists() else ""
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    main()
