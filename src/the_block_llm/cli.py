@@ -59,12 +59,14 @@ def _checked_run(**options: Any) -> Any:
 
 @click.pass_obj
 def _ask(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(ask_command.ask, _parameters(metadata), **options)
+    searches = not options["no_retrieval"]
+    given = _searching(metadata) if searches else _parameters(metadata)
+    _without_traceback(ask_command.ask, given, **options)
 
 
 @click.pass_obj
 def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(serve_command.serve, _parameters(metadata), **options)
+    _without_traceback(serve_command.serve, _searching(metadata), **options)
 
 
 @click.pass_obj
@@ -107,6 +109,21 @@ def _project(metadata: ProjectMetadata) -> OpenProject:
 def _parameters(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
     os.chdir(metadata.project_path)
     return lambda env: project_parameters(metadata.project_path, env)
+
+
+def _searching(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
+    """Parameters of a command that searches the tables, wherever they lie."""
+    os.chdir(metadata.project_path)
+
+    def parameters(env: str | None) -> Mapping[str, Any]:
+        # Here, so that --help need not wait for pyarrow.
+        from the_block_llm.advisor.stored_tables import tables_at_hand  # noqa: PLC0415
+
+        loader = config_loader(metadata.project_path, env)
+        given = project_parameters(metadata.project_path, env)
+        return tables_at_hand(given, storage_place(loader))
+
+    return parameters
 
 
 def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -> Any:

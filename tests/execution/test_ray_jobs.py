@@ -22,10 +22,10 @@ from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest.one_by_one import Failed, one_by_one
-from the_block_llm.pipelines.sequence_build import groups
+from the_block_llm.pipelines.sequence_build import groups, windows
 from the_block_llm.pipelines.sequence_build import nodes as sequences
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
-from the_block_llm.schemas import DOCUMENTS
+from the_block_llm.schemas import DOCUMENTS, ROWS
 
 ON_RAY = ExecutionParams(engine="ray", retries=5)
 
@@ -196,6 +196,18 @@ def test_documents_have_the_bytes_of_the_local_run(
     )
     assert len(here.parts) == 3
     assert part_bytes(there) == part_bytes(here)
+    assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening
+    assert screening["duplicates"]["train"]  # else there is little to compare
+    # Rows as well: several windows, each packed by a task.
+    monkeypatch.setattr(windows, "_WINDOW_TOKENS", 4000)
+    packed = [
+        save_parts(
+            tmp_path / f"rows-{engine.engine}", ROWS, sequences.pack_train(here, *choices, engine)
+        )
+        for engine in (ExecutionParams(), ON_RAY)
+    ]
+    assert len(packed[0].parts) > 2
+    assert part_bytes(packed[1]) == part_bytes(packed[0])
 
     # Tables in a store: tasks read them there, and leave there what they have rendered.
     stored = tuple(
@@ -205,5 +217,7 @@ def test_documents_have_the_bytes_of_the_local_run(
     documents = place("s3://tables/in/documents", credentials)
     rendered = sequences.render_documents(local.repository, *stored, screening, *choices, ON_RAY)
     assert part_bytes(save_parts(documents, DOCUMENTS, rendered)) == part_bytes(here)
+    again = sequences.screen_documents(local.repository, *stored, *choices, ON_RAY)
+    assert again == screening
     left = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")
     assert {path.split("/")[2] for path in left} == {"commits", "changes", "files", "documents"}

@@ -185,7 +185,8 @@ def test_the_command_audit_names_what_was_removed_and_why(
         Leak("commit/1f", "1f", "held_out", "revert", "0a", 1.0),
         Leak("chat/file/c", "c.py", "held_out", "known_lines", "file/[a]", 0.75),
     )
-    found = Screening(leaks, {}, {}, validation_repeats=False)
+    twice = {"train": {"chat/file/e": "chat/file/d"}}
+    found = Screening(leaks, twice, {}, validation_repeats=False)
     (tmp_path / "screening").write_text(json.dumps(found.to_json()))
     command = {"neighbours": 5, "profile": None, "env": None}
     looking.audit(prepared(tmp_path), item=None, removed=True, **command)
@@ -194,10 +195,19 @@ def test_the_command_audit_names_what_was_removed_and_why(
         "                             0a",
         "     0.750  known_lines      chat/file/c (c.py)",
         "                             file/[a]",
+        "     1.000  duplicate        chat/file/e",
+        "                             chat/file/d",
         "",
     ]
-    looking.audit(prepared(tmp_path), item="chat/file", removed=False, **command)
-    assert capsys.readouterr().out.startswith("chat/file/c was removed")
-    (tmp_path / "screening").write_text(json.dumps({"leaks": [{"document_id": "commit/1f"}]}))
-    with pytest.raises(StaleDataError, match="kedro run --pipeline=sequence_build"):
-        looking.audit(prepared(tmp_path), item=None, removed=True, **command)
+    looking.audit(prepared(tmp_path), item="chat/file/c", removed=False, **command)
+    assert capsys.readouterr().out.startswith("chat/file/c was removed: training says")
+    looking.audit(prepared(tmp_path), item="chat/file/e", removed=False, **command)
+    assert capsys.readouterr().out.startswith("chat/file/e was removed: another says the same.")
+    earlier = (
+        {"leaks": [{"document_id": "commit/1f"}]},
+        {"leaks": [], "duplicates": {"train": []}},
+    )
+    for of_another_version in earlier:
+        (tmp_path / "screening").write_text(json.dumps(of_another_version))
+        with pytest.raises(StaleDataError, match="kedro run --pipeline=sequence_build"):
+            looking.audit(prepared(tmp_path), item=None, removed=True, **command)

@@ -17,7 +17,6 @@ from the_block_llm.datasets.project import OpenProject
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.audit import nearest_training_documents
-from the_block_llm.pipelines.sequence_build.leaks import Leak
 from the_block_llm.pipelines.sequence_build.row_view import marked_lines, show_row
 from the_block_llm.pipelines.sequence_build.samples import sample_page
 from the_block_llm.pipelines.sequence_build.screening import Screening
@@ -59,8 +58,9 @@ ROWS_OPTIONS: Final[list[click.Parameter]] = [
 AUDIT_HELP: Final = """Name what training says nearest to a held-back document.
 
 ITEM is the id of a document of validation or held-out; part of an id will do where it is the
-only one. Without ITEM, the ids are listed. Documents that went because training says the same
-already are listed by --removed, each with the reason and what gave it away.
+only one. Without ITEM, the ids are listed. --removed lists the documents that went, each with the
+reason and what gave it away: held-back ones because training says the same already, and of every
+side duplicates, with the document that stays and says it.
 
 \b
 Examples:
@@ -74,7 +74,7 @@ AUDIT_OPTIONS: Final[list[click.Parameter]] = [
     click.Option(["--neighbours"], type=click.IntRange(min=1), default=5, show_default=True,
                  metavar="N", help="How many to name, nearest first."),
     click.Option(["--removed"], is_flag=True,
-                 help="List what was held back and had to go, and why."),
+                 help="List what had to go: leaks and duplicates, and why."),
     *_PROFILE,
 ]  # fmt: skip
 
@@ -152,7 +152,7 @@ def audit(
     """
     project = open_project(env, profile)
     documents = ParquetParts(project.folder_of("documents"))
-    leaks = _leaks(project.folder_of("screening"))
+    removed_ones = _removed(project.folder_of("screening"))
     console = Console(highlight=False, soft_wrap=True)
     held_back = (
         row["document_id"]
@@ -161,16 +161,17 @@ def audit(
     )
     with _reader_may_leave():
         if removed:
-            _print_removed(console, [leak for leak in leaks if (item or "") in leak.document_id])
+            _print_removed(console, [one for one in removed_ones if (item or "") in one.name])
             return
         if item is None:
             for document_id in held_back:
                 console.print(document_id, markup=False)
             return
-        gone = {leak.document_id: leak for leak in leaks}
+        gone = {one.document_id: one for one in removed_ones}
         wanted = _the_one(item, [*held_back, *gone])
         if wanted in gone:
-            console.print(Text(f"{wanted} was removed: training says the same.", style="bold"))
+            says = "another" if gone[wanted].reason == "duplicate" else "training"
+            console.print(Text(f"{wanted} was removed: {says} says the same.", style="bold"))
             _print_removed(console, [gone[wanted]])
             return
         console.print(Text(f"Nearest to {wanted} in training:", style="bold"))
@@ -183,21 +184,43 @@ def audit(
             )
 
 
-def _leaks(screening: Place) -> Sequence[Leak]:
+@dataclass(frozen=True)
+class _Removed:
+    """A document that had to go."""
+
+    document_id: str
+    about: str
+    reason: str
+    similarity: float
+    nearest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.document_id} ({self.about})" if self.about else self.document_id
+
+
+def _removed(screening: Place) -> Sequence[_Removed]:
     # The tables may have been brought here without it.
     if not screening.exists():
         return ()
-    return Screening.from_json(json.loads(screening.read_text(encoding="utf-8"))).leaks
+    found = Screening.from_json(json.loads(screening.read_text(encoding="utf-8")))
+    leaks = [
+        _Removed(leak.document_id, leak.source, leak.reason, leak.similarity, leak.nearest)
+        for leak in found.leaks
+    ]
+    duplicates = [
+        _Removed(document_id, "", "duplicate", 1.0, kept)
+        for twice in found.duplicates.values()
+        for document_id, kept in twice.items()
+    ]
+    return [*leaks, *duplicates]
 
 
-def _print_removed(console: Console, leaks: Sequence[Leak]) -> None:
+def _print_removed(console: Console, removed: Sequence[_Removed]) -> None:
     console.print("similarity  reason           document (about), and what gave it away")
-    for leak in leaks:
+    for one in removed:
         console.print(
-            Text(
-                f"{leak.similarity:10.3f}  {leak.reason:15}  {leak.document_id} ({leak.source})\n"
-                f"{'':29}{leak.nearest}"
-            )
+            Text(f"{one.similarity:10.3f}  {one.reason:15}  {one.name}\n{'':29}{one.nearest}")
         )
 
 
