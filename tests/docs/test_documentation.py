@@ -250,6 +250,26 @@ def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
     assert commands_in_sentences(ROOT / "notebooks/sequence_build.ipynb")
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_pages_outside_the_site_lead_somewhere(name: str) -> None:
+    text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    lost = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        page = ROOT / path if path else ROOT / name
+        if not page.exists() or (anchor and anchor not in anchors(page)):
+            lost.append(link)
+    assert lost == []
+    assert links or name == "CHANGELOG.md"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to headings of a page end in."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_page_of_the_menu_is_there() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     pages = set(re.findall(r": (\S+\.md)$", menu, re.MULTILINE))
