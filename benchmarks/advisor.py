@@ -23,7 +23,8 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from the_block_llm.advisor.advisor import Advisor, Wish
+from the_block_llm.advisor.advisor import Advisor
+from the_block_llm.advisor.answers import Wish
 from the_block_llm.configuration import project_parameters
 
 QUESTION = "What breaks if consensus stalls while the state manager goes on?"

@@ -12,7 +12,8 @@ from tests.builders.advised_repository import (
 from tests.builders.likelihoods import continuation_nats
 from tests.builders.tiny_llama import tiny_profile
 
-from the_block_llm.advisor.advisor import Advisor, Wish
+from the_block_llm.advisor.advisor import Advisor
+from the_block_llm.advisor.answers import Wish
 from the_block_llm.advisor.loaded_models import LoadedModels, weight_bytes
 from the_block_llm.advisor.prompting import Message
 from the_block_llm.advisor.surprise import surprising_lines

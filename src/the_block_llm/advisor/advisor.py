@@ -2,11 +2,11 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
+from the_block_llm.advisor.answers import Answer, Completion, HybridAnalysis, Wish
 from the_block_llm.advisor.choosing import Choice, Choices
 from the_block_llm.advisor.cited_text import CitationCheck, Part
 from the_block_llm.advisor.fitting import (
@@ -28,16 +28,14 @@ from the_block_llm.advisor.repository_index import (
     open_index,
     tables_fingerprint,
 )
-from the_block_llm.advisor.streaming import Finish, StreamEnd, stream_text
-from the_block_llm.advisor.surprise import SurprisingLine, surprising_lines
+from the_block_llm.advisor.streaming import StreamEnd, stream_text
+from the_block_llm.advisor.surprise import excerpts, surprising_lines
 from the_block_llm.errors import PromptError, TableError
 from the_block_llm.models.generation import Decoding
-from the_block_llm.retrieval.citations import Citation
 from the_block_llm.retrieval.passages import Passage
 
 # Of a long context, the first words say what it is about.
 _QUERY_CHARACTERS: Final = 4000
-_CODE_AROUND: Final = 3
 _WHAT_IS_ODD: Final = (
     "A code model found these lines unlikely. Say for each whether it looks like a mistake, is "
     "unusual but right, or is only a name the model did not know, and what to check."
@@ -46,67 +44,6 @@ _WHAT_IS_ODD: Final = (
 
 def _ignore(piece: object) -> None:
     """Nobody is listening."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How an answer is to be made; what is not set follows the parameters."""
-
-    new_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop_texts: tuple[str, ...] = ()
-    is_cancelled: Callable[[], bool] = lambda: False
-    deadline: float | None = None
-    """On the clock of ``time.monotonic``."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Code that a model wrote."""
-
-    text: str
-    model: str
-    n_prompt_tokens: int
-    n_tokens: int
-    finish: Finish
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the advisor said, and what it rests on."""
-
-    parts: tuple[Part, ...]
-    passages: tuple[Passage, ...]
-    """What retrieval put before the question."""
-    model: str
-    n_prompt_tokens: int
-    n_tokens: int
-    finish: Finish
-    dropped_turns: int
-    """Earliest turns of the conversation that had to be left out."""
-    is_checked: bool
-    """False where there are no tables to look citations up in."""
-
-    @property
-    def text(self) -> str:
-        """The answer; citations of what does not exist are marked."""
-        return "".join(part.marked() for part in self.parts)
-
-    @property
-    def citations(self) -> tuple[Citation, ...]:
-        """Each citation once, in order."""
-        return tuple(dict.fromkeys(p.citation for p in self.parts if p.citation is not None))
-
-
-@dataclass(frozen=True)
-class HybridAnalysis:
-    """What the completion model found unlikely, and what the advisor says about it."""
-
-    surprises: tuple[SurprisingLine, ...]
-    completion_model: str
-    answer: Answer
 
 
 class Advisor:
@@ -336,7 +273,7 @@ class Advisor:
             if not found:
                 raise PromptError("There is no code to analyse: no line has three tokens or more.")
             answer = self.analyze_architecture(
-                _WHAT_IS_ODD, _excerpts(code, found), model=model, retrieval=retrieval,
+                _WHAT_IS_ODD, excerpts(code, found), model=model, retrieval=retrieval,
                 wish=wish, on_part=on_part,
             )  # fmt: skip
         return HybridAnalysis(tuple(found), measuring.name, answer)
@@ -361,18 +298,3 @@ class Advisor:
     def _prompt_limit(self, model: Any, decoding: Decoding) -> int:
         whole = int(model.config.max_position_embeddings)
         return max(1, min(self.budget.prompt_tokens, whole - decoding.max_new_tokens))
-
-
-def _excerpts(code: str, found: Sequence[SurprisingLine]) -> str:
-    """Each surprising line among its neighbours."""
-    lines = code.split("\n")
-    blocks = []
-    for line in found:
-        first = max(1, line.line - _CODE_AROUND)
-        around = lines[first - 1 : line.line + _CODE_AROUND]
-        shown = "\n".join(f"{first + at:>5}  {text}" for at, text in enumerate(around))
-        blocks.append(
-            f"Line {line.line}, {line.bits_per_token:.1f} bits a token: {line.text.strip()}\n"
-            f"```\n{shown}\n```"
-        )
-    return "\n\n".join(blocks)

@@ -110,7 +110,8 @@ def _answer(
     as_json: bool,
 ) -> None:
     # Here, so that --help need not wait for torch.
-    from the_block_llm.advisor.advisor import Advisor, Answer, Wish  # noqa: PLC0415
+    from the_block_llm.advisor.advisor import Advisor  # noqa: PLC0415
+    from the_block_llm.advisor.answers import Answer, Wish  # noqa: PLC0415
     from the_block_llm.advisor.cited_text import Part  # noqa: PLC0415
     from the_block_llm.advisor.prompting import Message, passage_heading  # noqa: PLC0415
 

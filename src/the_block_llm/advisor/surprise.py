@@ -1,6 +1,7 @@
 """Which lines of a piece of code a completion model did not expect."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ _WINDOW_TOKENS: Final = 2048
 _OVERLAP_TOKENS: Final = 512
 # A brace or a name alone says little.
 _FEWEST_TOKENS: Final = 3
+_LINES_AROUND: Final = 3  # shown before and after one that is asked about
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,18 @@ def _token_nats(model: Any, tokenizer: PreTrainedTokenizerFast, ids: list[int]) 
             measured = target_nats(model, collate_rows([row], int(tokenizer.pad_token_id)))
         nats += measured[0].tolist()[len(nats) - first :]
     return nats
+
+
+def excerpts(code: str, found: Sequence[SurprisingLine]) -> str:
+    """Each surprising line among its neighbours."""
+    lines = code.split("\n")
+    blocks = []
+    for line in found:
+        first = max(1, line.line - _LINES_AROUND)
+        around = lines[first - 1 : line.line + _LINES_AROUND]
+        shown = "\n".join(f"{first + at:>5}  {text}" for at, text in enumerate(around))
+        blocks.append(
+            f"Line {line.line}, {line.bits_per_token:.1f} bits a token: {line.text.strip()}\n"
+            f"```\n{shown}\n```"
+        )
+    return "\n\n".join(blocks)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from the_block_llm.advisor.advisor import Answer, Completion
+from the_block_llm.advisor.answers import Answer, Completion
 from the_block_llm.advisor.serving.metrics import Metrics
 from the_block_llm.advisor.serving.replies import GoneError, OvertimeError, error_body
 from the_block_llm.advisor.serving.turns import Job, StoppingError, Turns

@@ -6,7 +6,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from the_block_llm.advisor.advisor import Advisor, Answer, Completion, Wish
+from the_block_llm.advisor.advisor import Advisor
+from the_block_llm.advisor.answers import Answer, Completion, Wish
 from the_block_llm.advisor.choosing import Choice, Role, check_model_name
 from the_block_llm.advisor.cited_text import Part
 from the_block_llm.advisor.prompting import Message

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from the_block_llm.advisor.advisor import Answer, Completion
+from the_block_llm.advisor.answers import Answer, Completion
 from the_block_llm.advisor.cited_text import Part
 from the_block_llm.advisor.prompting import passage_heading
 
