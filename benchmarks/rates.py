@@ -64,7 +64,6 @@ def main() -> None:
         rates: dict[str, float] = {
             "ingest_cpu_s_per_repository": a_repository,
             "ingest_cpu_s_per_mb": large["cpu"] / megabytes,
-            "changed_mb_per_snapshot_mb": large["change_bytes"] / large["file_bytes"],
         }
         rates |= build(large, models, folder, megabytes)
     print("planning:\n  rates:")
@@ -90,8 +89,8 @@ def read(folder: Path, repositories: list[str]) -> dict[str, Any]:
     change_bytes = sum(one["kept_bytes"] for one in history)
     file_bytes = sum(one["kept_bytes"] for one in snapshots if one["sha"] == heads[one["repo"]])
     return {
-        "cpu": cpu.seconds, "facts": facts, "tables": tables, "change_bytes": change_bytes,
-        "file_bytes": file_bytes, "bytes": change_bytes + file_bytes,
+        "cpu": cpu.seconds, "facts": facts, "tables": tables,
+        "bytes": change_bytes + file_bytes,
     }  # fmt: skip
 
 

@@ -5,7 +5,8 @@
 Reads ``--small`` generated repositories and three large ones (those given, the rest generated)
 with everything on, each case in a process of its own with an empty cache. To reach: two workers
 at least 1.7 times as fast as one, Ray at most 15 % slower than two workers, and a driver whose
-memory does not grow with the number of repositories. All cases must write the same bytes.
+memory does not grow with the number of repositories (a quarter of the small ones, half, all). All
+cases must write the same bytes. Of several rounds the one with the least ``rest s`` counts.
 
 On a machine that other programs use as well, seconds on the clock say little. So processor
 seconds are measured too: those of the busiest worker and those that the driver needs beside its
@@ -31,13 +32,18 @@ import psutil
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.execution.local_jobs import end_idle_workers
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.pipelines.git_ingest import nodes, one_by_one
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 
 guarded = one_by_one._guarded
-CASES = ("local 1", "local 2", "ray 2", "local 2, quarter", "ray 2, quarter")
+FEWER = {"quarter": 4, "half": 2}
+CASES = (
+    "local 1", "local 2", "ray 2",
+    *(f"{engine} 2, {part}" for engine in ("local", "ray") for part in FEWER),
+)  # fmt: skip
 WORDS = ("claim", "ledger", "settle", "order", "limit", "window", "price", "grid", "vote", "epoch")
 
 
@@ -62,7 +68,8 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             one = json.loads(done.stdout.splitlines()[-1])
             print(case, json.dumps(one), file=sys.stderr)
-            if case not in found or one["seconds"] < found[case]["seconds"]:
+            # Other programs can only add to it.
+            if case not in found or one["rest_seconds"] < found[case]["rest_seconds"]:
                 found[case] = one
     print(f"{os.cpu_count()} cores, {asked.small} small and 3 large repositories")
     print(
@@ -89,7 +96,16 @@ def main() -> None:
                 f"{name}: {rest:.2f} at rest, {every:.2f} by all processor seconds, {clock:.2f} "
                 f"by the clock ({goal})"
             )
-    whole = {one["digest"] for case, one in found.items() if "quarter" not in case}
+    for engine in ("local", "ray"):
+        memory = sorted(
+            (one["repositories"], one["driver_mb"])
+            for case, one in found.items()
+            if case.startswith(f"{engine} 2")
+        )
+        if len(memory) > 1:
+            told = ", ".join(f"{mb:.0f} MB with {n}" for n, mb in memory)
+            print(f"driver of {engine} 2: {told} repositories (must not grow)")
+    whole = {one["digest"] for case, one in found.items() if "," not in case}
     print(f"same bytes: {'yes' if len(whole) == 1 else 'NO'}")
 
 
@@ -111,9 +127,10 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         list(run_on_ray([(os.getpid, ())], execution))
         start_s = time.perf_counter() - begin
     listed = (folder / "list.txt").read_text().split("\n")
-    if "quarter" in case:
+    if part := case.partition(", ")[2]:
         small = [line for line in listed if "/small/" in line]
-        listed = [line for line in listed if "/small/" not in line] + small[: len(small) // 4]
+        small = small[: len(small) // FEWER[part]]
+        listed = [line for line in listed if "/small/" not in line] + small
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         (out / "key").write_bytes((folder / "key").read_bytes())
@@ -142,6 +159,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         marks["files"] = time.perf_counter() - begin
         nodes.report_ingest(facts, history, snapshots)
         seconds = time.perf_counter() - begin
+        end_idle_workers()
         all_s = all_cpu_s() - all_begin
         driver_s, waited_s = (now - then for now, then in zip(own_cpu_s(), own_begin, strict=True))
         jobs_s: dict[int, float] = {}

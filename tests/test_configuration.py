@@ -11,6 +11,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from tests.builders.project import copy_project
 
+from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.parameter_checks import check_parameters
 
@@ -90,6 +91,8 @@ def test_each_pipeline_writes_what_the_next_one_reads() -> None:
         ({"sequence_build": {"cutoff": 2.0}}, "sequence_build"),
         ({"git_ingest": {"reff": "HEAD"}}, "Did you mean git_ingest.ref?"),
         ({"behavioral_eval": {"arms": ["guess"]}}, "behavioral_eval.arms"),
+        ({"planning": {"rates": None}}, "planning.rates is None"),
+        ({"models": {"mine": {"role": "advisor"}}}, "models.mine.lora is missing"),
         ({"models": {"llama-3.1-8b": {"lora": {"r": 0}}}}, "models.llama-3.1-8b.lora.r is 0"),
     ],
 )
@@ -106,6 +109,31 @@ def test_an_unknown_profile_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ProfileError, match="Known: llama-3.1-8b"):
         check_parameters({**configuration["parameters"], "model": "gpt-9"})
+
+
+def test_an_environment_that_does_not_exist(project: Path) -> None:
+    with pytest.raises(ParameterError, match=r"environment tests in .*KEDRO_ENV\).* mean test\?"):
+        config_loader(project, "tests")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"model: x\nrepository: [a\n", "parameters.yml, line 3: this is not YAML"),
+        (b"model: x\nmodel: y\n", "parameters.yml, line 2: this is not YAML: found duplicate key"),
+        (b"model: ${nothing:x}\n", "leads nowhere: Unsupported interpolation type nothing"),
+        (b"- model\n", "parameters.yml, line 1: this is no mapping"),
+        (b"model: \xff\n", "parameters.yml is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(
+    tmp_path: Path, text: bytes, message: str
+) -> None:
+    project = copy_project(tmp_path)
+    (project / "conf/local/parameters.yml").write_bytes(text)
+    with pytest.raises(ParameterError) as caught:
+        project_parameters(project)
+    assert message in str(caught.value)
 
 
 def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

@@ -4,48 +4,67 @@ from pathlib import Path
 
 import pytest
 from kedro.framework.project import configure_project, pipelines
-from tests.builders.project import ROOT
+from kedro.io import DataCatalog, MemoryDataset
 
 from the_block_llm.errors import ParameterError, RepositoryError, TableError
 from the_block_llm.run_options import check_inputs, check_repository, check_run_options
 
 configure_project("the_block_llm")
+KEPT = ("repository", "snapshot_files")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"pipeline": "qlora"}, "--pipeline: there is no pipeline qlora. Did you mean qlora_train"),
-        ({"pipelines": ["export", "exprt"]}, "there is no pipeline exprt. Did you mean export?"),
+        (
+            {"pipelines": ["export", "exprt"]},
+            "--pipelines: there is no pipeline exprt. Did you mean export?",
+        ),
         ({"node_names": ["jugde"]}, "--nodes: there is no node jugde. Did you mean judge?"),
         ({"pipeline": "export", "node_names": ["judge"]}, "there is no node judge"),
         ({"from_nodes": ["x"]}, "--from-nodes: there is no node x"),
         ({"to_outputs": ["commit"]}, "there is no dataset commit. Did you mean commits?"),
         ({"tags": ["reports"]}, "--tags: there is no tag reports. Did you mean report?"),
-        ({"env": "tests"}, "--env: there is no environment tests. Did you mean test?"),
+        ({"runner": "SerialRunner"}, "there is no runner SerialRunner. Did you mean Sequential"),
+        ({"namespaces": ["probes"]}, "--namespaces: no node here has one"),
+        ({"load_versions": {"adapter": "x"}}, "`kedro adapters list` shows them"),
     ],
 )
 def test_a_name_that_does_not_exist(options: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        check_run_options(options, ROOT)
+        check_run_options(options)
     assert message in str(caught.value)
 
 
 def test_names_that_exist_pass() -> None:
     check_run_options(
         {
-            "pipeline": None, "pipelines": ["git_ingest", "sequence_build"], "env": "test",
+            "pipeline": None, "pipelines": ["git_ingest", "sequence_build"],
             "node_names": ["pack_train"], "to_outputs": ["documents"], "tags": ["rows"],
-        },
-        ROOT,
+            "runner": "ThreadRunner",
+        }
     )  # fmt: skip
 
 
 def test_a_part_that_needs_what_is_kept_nowhere_names_the_node_that_makes_it() -> None:
     part = pipelines["behavioral_eval"].only_nodes("plan_probes")
     with pytest.raises(TableError, match="--nodes=check_suites,plan_probes"):
-        check_inputs(part, ["repository", "snapshot_files"])
-    check_inputs(part, ["repository", "snapshot_files", "probe_suites"])
+        check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in KEPT}))
+    kept = (*KEPT, "probe_suites")
+    check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in kept}))
+
+
+def test_what_an_earlier_pipeline_makes_is_missed_before_anything_runs(tmp_path: Path) -> None:
+    table = {
+        "type": "the_block_llm.datasets.parquet_parts.ParquetPartsDataset",
+        "filepath": str(tmp_path / "train"), "table": "ROWS",
+    }  # fmt: skip
+    catalog = DataCatalog.from_config(
+        {name: {**table, "filepath": str(tmp_path / name)} for name in ("documents", "train_rows")}
+    )
+    with pytest.raises(TableError, match=r"no table in .*documents.* pipeline is sequence_build\."):
+        check_inputs(pipelines["sequence_build"].only_nodes("pack_train"), catalog)
 
 
 def test_a_repository_that_is_not_there_is_told_before_anything_is_loaded(

@@ -9,12 +9,14 @@ layerwise engine, on the plan that the preflight would choose.
 import argparse
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
 from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.layerwise import model as layerwise_model
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.models.trainable import (
@@ -59,12 +61,13 @@ def main() -> None:
     print(plan.describe())
     tokenizer = load_tokenizer(model_profile)
     torch.cuda.reset_peak_memory_stats(device)
+    weights_peak = _note_peak_of_weights(device)
     trainable = load_trainable(model_profile, 0, device, plan, tokenizer)
     peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
     adapter = sum(p.numel() * p.element_size() for p in trainable.model.parameters())
     print(
-        f"loading: peak {peak / 2**30:.2f} GiB, then {held / 2**30:.2f} GiB, "
-        f"{adapter / 2**30:.2f} GiB of it the adapter"
+        f"loading: peak {weights_peak[0] / 2**30:.2f} GiB for the weights, {peak / 2**30:.2f} GiB "
+        f"with the adapter; then {held / 2**30:.2f} GiB, {adapter / 2**30:.2f} of it the adapter"
     )
     rows = [
         {
@@ -115,6 +118,19 @@ def main() -> None:
                 f"{entry.self_device_time_total / 1000:9.2f} ms {entry.count:6d} x  {entry.key} "
                 f"{[s for s in entry.input_shapes if s][:3]}"
             )
+
+
+def _note_peak_of_weights(device: torch.device) -> list[int]:
+    """A list that loading fills with the peak in bytes until every frozen weight is in its place."""
+    peaks: list[int] = []
+    made = layerwise_model.LayerwiseDecoder
+
+    def make(*arguments: Any, **named: Any) -> Any:
+        peaks.append(torch.cuda.max_memory_allocated(device))
+        return made(*arguments, **named)
+
+    layerwise_model.LayerwiseDecoder = make
+    return peaks
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ the steps after the first; GiB the peak that PyTorch allocated in the first proc
 """
 
 import argparse
+import logging
+import multiprocessing
 import statistics
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +35,31 @@ def main() -> None:
     arguments.add_argument("model", type=Path)
     arguments.add_argument("--gpus", type=int, nargs="*", default=[1, 2])
     arguments.add_argument("--row-tokens", type=int, default=1024)
+    arguments.add_argument(
+        "--rows", type=int, default=4, help="at a time in each process, with sharded layers"
+    )
     asked = arguments.parse_args()
     print(f"{'':16} {'GPUs':>5} {'tokens/s':>10} {'x one':>6} {'GiB':>6} {'loss':>8}")
     alone = 0.0
     for n_gpus in asked.gpus:
         for layers in ("auto", "sharded") if n_gpus > 1 else ("auto",):
-            speed, gib, loss = measure(asked.model, n_gpus, layers, asked.row_tokens)
+            # In a process of its own: what a run has held would be missing to the next one.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+                speed, gib, loss = apart.submit(
+                    measure, asked.model, n_gpus, layers, asked.row_tokens, asked.rows
+                ).result()
             alone = alone or speed
             name = "whole" if layers == "auto" else layers
             print(
-                f"{name:16} {n_gpus:5} {speed:10,.0f} {speed / alone:6.2f} {gib:6.2f} {loss:8.4f}"
+                f"{name:16} {n_gpus:5} {speed:10,.0f} {speed / alone:6.2f} {gib:6.2f} {loss:8.4f}",
+                flush=True,
             )
 
 
-def measure(model: Path, n_gpus: int, layers: Any, row_tokens: int) -> tuple[float, float, float]:
+def measure(
+    model: Path, n_gpus: int, layers: Any, row_tokens: int, sharded_rows: int
+) -> tuple[float, float, float]:
+    logging.basicConfig(level=logging.INFO)
     settings = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
     text = settings.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
     profiles = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
@@ -69,8 +83,12 @@ def measure(model: Path, n_gpus: int, layers: Any, row_tokens: int) -> tuple[flo
             ]
             save_parts(folder / table, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
         values = profile.training.model_copy(
-            update={"effective_batch_rows": STEP_ROWS, "eval_steps": 1000, "save_steps": 1000}
-        )
+            update={
+                "effective_batch_rows": STEP_ROWS, "eval_steps": 1000, "save_steps": 1000,
+                # Whole layers: the memory plan chooses.
+                "micro_batch_rows": sharded_rows,
+            }
+        )  # fmt: skip
         outcome = train_in_processes(
             TrainingJob(
                 profile=profile,

@@ -16,7 +16,7 @@ from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.storage import storage_place
-from the_block_llm.errors import BlockError, StoppedOnRequest
+from the_block_llm.errors import StoppedOnRequest, mendable_cause
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build import looking
@@ -47,23 +47,25 @@ def cli() -> None:
 def _run(metadata: ProjectMetadata, /, **options: Any) -> Any:
     # Relative paths in parameters mean the project's, from whichever folder it is run.
     os.chdir(metadata.project_path)
-    return _without_traceback(_checked_run, metadata.project_path, **options)
+    return _without_traceback(_checked_run, **options)
 
 
-def _checked_run(project: Path, **options: Any) -> Any:
-    check_run_options(options, project)
+def _checked_run(**options: Any) -> Any:
+    check_run_options(options)
     assert kedro_run.callback is not None  # noqa: S101  # it is a command with a body
     return kedro_run.callback(**options)
 
 
 @click.pass_obj
 def _ask(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(ask_command.ask, _parameters(metadata), **options)
+    searches = not options["no_retrieval"]
+    given = _searching(metadata) if searches else _parameters(metadata)
+    _without_traceback(ask_command.ask, given, **options)
 
 
 @click.pass_obj
 def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(serve_command.serve, _parameters(metadata), **options)
+    _without_traceback(serve_command.serve, _searching(metadata), **options)
 
 
 @click.pass_obj
@@ -110,11 +112,26 @@ def _parameters(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str
     return lambda env: project_parameters(metadata.project_path, env)
 
 
+def _searching(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
+    """Parameters of a command that searches the tables, wherever they lie."""
+    os.chdir(metadata.project_path)
+
+    def parameters(env: str | None) -> Mapping[str, Any]:
+        # Here, so that --help need not wait for pyarrow.
+        from the_block_llm.advisor.stored_tables import tables_at_hand  # noqa: PLC0415
+
+        loader = config_loader(metadata.project_path, env)
+        given = project_parameters(metadata.project_path, env)
+        return tables_at_hand(given, storage_place(loader))
+
+    return parameters
+
+
 def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -> Any:
     try:
         return work(*values, **options)
     except Exception as error:
-        mendable = _mendable_cause(error)
+        mendable = mendable_cause(error)
         if mendable is None:
             raise
         if isinstance(mendable, StoppedOnRequest):
@@ -125,15 +142,20 @@ def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -
         sys.exit(1)
 
 
-def _mendable_cause(error: BaseException) -> BlockError | None:
-    # Kedro wraps what a dataset raises in an error of its own.
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, BlockError):
-        cause = cause.__cause__
-    return cause
+class _RunCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(
+                    f"{word!a} is not UTF-8, as names of folders must be here. Rename the "
+                    "folder, or give a symbolic link to it."
+                ) from None
+        return super().parse_args(ctx, args)
 
 
-cli.add_command(click.Command("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
+cli.add_command(_RunCommand("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
 for _name, _callback, _options, _help in (
     ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),

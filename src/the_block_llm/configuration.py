@@ -8,14 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.utils import find_kedro_project
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from the_block_llm.datasets.storage import storage_params
+from the_block_llm.errors import ParameterError, did_you_mean, mendable_cause
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
 
+_SAID_CHARACTERS: Final = 200  # of an error of omegaconf, which may quote itself many times
 LOADER_ARGS: Final[dict[str, Any]] = {
     "base_env": "base",
     "default_run_env": "local",
@@ -61,10 +65,65 @@ class ProjectConfigLoader(OmegaConfigLoader):
             return str(project / relative)
 
         super().__init__(conf_source, *args, **options)
+        if self.env:
+            _require_environment(Path(conf_source), self.env)
         # Not through custom_resolvers: a second loader in one process would get the first's.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
         OmegaConf.register_new_resolver("stored", stored, replace=True)
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The merged values of all files of the kind ``key``.
+
+        Raises:
+            ParameterError: One of them cannot be read; the message names file and line.
+        """
+        try:
+            return super().__getitem__(key)
+        except (
+            yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError, OmegaConfBaseException
+        ) as error:  # fmt: skip
+            if mendable_cause(error):  # a resolver's
+                raise
+            wrong = [
+                problem
+                for folder in (self.base_env, self.env or self.default_run_env)
+                for pattern in self.config_patterns.get(key, ())
+                for path in sorted((Path(self.conf_source) / str(folder)).glob(pattern))
+                if path.is_file() and (problem := _what_is_wrong(path))
+            ]
+            if not wrong and isinstance(error, OmegaConfBaseException):
+                said = str(error).splitlines()[0][:_SAID_CHARACTERS]
+                wrong = [f"A ${{…}} in {self.conf_source} leads nowhere: {said}. Correct it."]
+            if not wrong:
+                raise
+            raise ParameterError("\n".join(dict.fromkeys(wrong))) from error
+
+
+def _require_environment(conf: Path, env: str) -> None:
+    known = sorted(path.name for path in conf.iterdir() if path.is_dir())
+    if env not in known:
+        raise ParameterError(
+            f"There is no configuration environment {env} in {conf} (--env, or the variable "
+            f"KEDRO_ENV).{did_you_mean(env, known)} Known: {', '.join(known)}."
+        )
+
+
+def _what_is_wrong(path: Path) -> str | None:
+    """Why a configuration file cannot be read, with its line; none where it can."""
+    try:
+        found = OmegaConf.load(path)
+    except UnicodeDecodeError as error:
+        return f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = 1 if mark is None else mark.line + 1
+        return f"{path}, line {line}: this is not YAML: {error.problem}. Correct that line."
+    except yaml.YAMLError as error:
+        return f"{path}: this is not YAML: {error}."
+    if isinstance(found, DictConfig):
+        return None
+    return f"{path}, line 1: this is no mapping. Write each value as `name: value`."
 
 
 def config_loader(

@@ -4,6 +4,9 @@ A message says what happened, names the input and the limit, and gives the remed
 The command line prints it as one line and exits with code 1; it never shows a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class BlockError(Exception):
     """Base of every error that is the user's to mend."""
@@ -104,3 +107,21 @@ class GraphSiteError(BlockError):
 
 class ExportError(BlockError):
     """An exported model does not answer as the adapter does."""
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A sentence for a message about ``name``, which is none of ``known``; empty if none is near.
+
+    >>> did_you_mean("qlora", ["git_ingest", "qlora_train"])
+    ' Did you mean qlora_train?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def mendable_cause(error: BaseException) -> BlockError | None:
+    """The error of this tree behind ``error``: Kedro wraps what a dataset raises in its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, BlockError):
+        cause = cause.__cause__
+    return cause

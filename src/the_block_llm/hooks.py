@@ -55,13 +55,13 @@ class ProjectHooks:
         del run_params
         self._order = [node.name for node in pipeline.nodes]
         with contextlib.chdir(self._project):
-            check_inputs(pipeline, catalog.keys())
             if shutil.which("git") is None:
                 raise RepositoryError(
                     "git is not installed or not on PATH; this project reads repositories with "
                     "it. Install it (https://git-scm.com/downloads) and run again."
                 )
             _check_storage(self._project / "data")
+            check_inputs(pipeline, catalog)
             store = self._storage
             if isinstance(store, StorePath) and _writes_to(store, pipeline, catalog):
                 check_writable(store)
@@ -113,6 +113,10 @@ def _check_storage(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError as error:
+        raise StorageError(
+            f"{folder} is a file, and a run needs a folder of that name. Rename it."
+        ) from error
     except OSError as error:
         raise StorageError(
             f"Cannot write to {folder}: {error.strerror}. Make it writable, or run in a copy of "

@@ -3,7 +3,6 @@
 Kedro validates typed node arguments as well; its message is a dump of the validator's.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.storage import StorageParams
-from the_block_llm.errors import ParameterError
+from the_block_llm.errors import ParameterError, did_you_mean
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
@@ -74,6 +73,9 @@ def _explain(group: str, kind: type[BaseModel], error: ValidationError) -> list[
             known = kind.model_fields if len(path) == 1 else ()
             lines.append(_unknown(path[-1], tuple(known), ".".join([group, *path[:-1]]) + "."))
             continue
+        if found["type"] == "missing":
+            lines.append(f"{'.'.join([group, *path])} is missing; it has no default.")
+            continue
         value = repr(found["input"])
         shown = value if len(value) <= 60 else value[:57] + "..."
         lines.append(f"{'.'.join([group, *path])} is {shown}: {found['msg']}.")
@@ -81,7 +83,5 @@ def _explain(group: str, kind: type[BaseModel], error: ValidationError) -> list[
 
 
 def _unknown(name: str, known: tuple[str, ...], prefix: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {prefix}{near[0]}?" if near else ""
     listed = f" Known: {', '.join(sorted(known))}." if known else ""
-    return f"There is no parameter {prefix}{name}.{hint}{listed}"
+    return f"There is no parameter {prefix}{name}.{did_you_mean(name, known, prefix)}{listed}"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, Final
 
 from kedro.io import DataCatalog
@@ -26,7 +27,7 @@ def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: floa
     table.add_column(overflow="fold")
     for name, describe in _SECTIONS.items():
         if name in outputs:
-            for label, text in describe(catalog.load(name)):
+            for label, text in describe(catalog.load(name), _shown_place(catalog, name)):
                 # As Text: what a repository says must not be read as markup.
                 table.add_row(label, Text(text))
     table.add_row("time", f"{seconds / 60:.1f} min")
@@ -34,7 +35,16 @@ def print_summary(catalog: DataCatalog, outputs: AbstractSet[str], seconds: floa
         get_console().print(table)
 
 
-def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _shown_place(catalog: DataCatalog, name: str) -> str:
+    """Where a dataset lies: an address in a store, or a path, short inside the project."""
+    where = str(catalog.config_resolver.config.get(name, {}).get("filepath", name))
+    if "://" in where:
+        return where
+    here = Path.cwd()
+    return Path(where).relative_to(here).as_posix() if Path(where).is_relative_to(here) else where
+
+
+def _ingested(report: dict[str, Any], place: str) -> list[tuple[str, str]]:
     commits = sum(history["commits"] for history in report["history"])
     files = report["snapshots"]
     # The last snapshot of a repository is the tree at the ref.
@@ -59,18 +69,18 @@ def _ingested(report: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("left out", f"{left_out}; {redacted:,} secrets masked"),
         *(("", warning) for warning in report["warnings"][:_SHOWN_WARNINGS]),
-        *_further(len(report["warnings"]) - _SHOWN_WARNINGS),
+        *_further(len(report["warnings"]) - _SHOWN_WARNINGS, place),
     ]
 
 
-def _further(n_warnings: int) -> list[tuple[str, str]]:
+def _further(n_warnings: int, place: str) -> list[tuple[str, str]]:
     # Hundreds of repositories have hundreds of warnings.
     if n_warnings <= 0:
         return []
-    return [("", f"{n_warnings:,} more warnings in data/08_reporting/ingest_report.json")]
+    return [("", f"{n_warnings:,} more warnings in {place}")]
 
 
-def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _sequences(report: dict[str, Any], _place: str) -> list[tuple[str, str]]:
     rows = ", ".join(
         f"{report[f'{split}_rows']:,} {split.replace('_', '-')}"
         for split in ("train", "validation", "held_out")
@@ -88,7 +98,7 @@ def _sequences(report: dict[str, Any]) -> list[tuple[str, str]]:
     return lines + [("", warning) for warning in report["warnings"]]
 
 
-def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def _training(metrics: dict[str, Any], _place: str) -> list[tuple[str, str]]:
     plan = metrics["epoch_plan"]
     epochs = "1 epoch" if plan["epochs"] == 1 else f"{plan['epochs']} epochs"
     return [
@@ -111,7 +121,7 @@ def _training(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _evaluated(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _evaluated(report: dict[str, Any], _place: str) -> list[tuple[str, str]]:
     # Importing the evaluation imports torch: seconds that other commands need not spend.
     from the_block_llm.pipelines.behavioral_eval.report import summary_lines  # noqa: PLC0415
 
@@ -119,15 +129,15 @@ def _evaluated(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [("verdict", first), *(("", line) for line in rest)]
 
 
-def _page(page: str) -> list[tuple[str, str]]:
+def _page(page: str, place: str) -> list[tuple[str, str]]:
     del page
     return [
-        ("report", "data/08_reporting/behavioral_report.html"),
+        ("report", place),
         ("next", 'make viz shows graph, tables and plots; kedro ask "…" asks the tuned model'),
     ]
 
 
-def _exported(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _exported(report: dict[str, Any], _place: str) -> list[tuple[str, str]]:
     found = report["agreement"]
     agreement = (
         f"{found['agreement']:.1%} of {found['n_tokens']:,} tokens as the adapter would write "
@@ -136,7 +146,7 @@ def _exported(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [("exported", report["folder"]), ("agreement", agreement)]
 
 
-_SECTIONS: Final[dict[str, Callable[[Any], list[tuple[str, str]]]]] = {
+_SECTIONS: Final[dict[str, Callable[[Any, str], list[tuple[str, str]]]]] = {
     "ingest_report": _ingested,
     "sequence_report": _sequences,
     "training_metrics": _training,

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -121,6 +122,71 @@ def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
     assert numbers(table) == [2, 4]
     assert len(put) == 2, "a part and the manifest; the other part was there"
     assert set(folder.sizes()) == {"manifest.json", *(part.name for part in table.parts)}
+
+
+_KILLED_WHILE_SENDING = """
+import asyncio, os, pickle, signal, sys
+import s3fs
+from the_block_llm.datasets.parts import save_parts
+
+folder, schema, part = pickle.load(sys.stdin.buffer)
+# Objects above twice this size go in pieces; by default 50 MB.
+s3fs.core.calculate_chunksize = lambda *_, **__: 5 * 2**20
+send = s3fs.S3FileSystem._call_s3
+
+async def dies(self, method, *values, **options):
+    if method == "upload_part" and options["PartNumber"] == 3:
+        sending = asyncio.ensure_future(send(self, method, *values, **options))
+        # The first two have arrived, and this one is on its way.
+        while len((await send(self, "list_parts", **{
+            name: options[name] for name in ("Bucket", "Key", "UploadId")
+        })).get("Parts", ())) < 2:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await send(self, method, *values, **options)
+
+s3fs.S3FileSystem._call_s3 = dies
+save_parts(folder, schema, [part])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_killed_in_the_middle_of_an_object_the_old_table_stays_and_the_next_save_completes(
+    folder: StorePath, tmp_path: Path, credentials: dict[str, Any]
+) -> None:
+    import boto3
+
+    save_parts(folder, SCHEMA, [batch(1)])
+    before = folder.sizes()
+    # Random numbers, which nothing compresses: 16 MB, in four pieces.
+    many = np.random.default_rng(0).integers(2**62, size=2_000_000)
+    part = tmp_path / "large.parquet"
+    columns = {"repo": pa.array(["a"] * len(many)), "n": pa.array(many)}
+    write_part(part, SCHEMA, pa.table(columns, SCHEMA).to_batches(50_000))
+    assert part.stat().st_size > 15 * 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_WHILE_SENDING],
+        input=pickle.dumps((folder, SCHEMA, part)),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    client = boto3.client(
+        "s3", aws_access_key_id="testing", aws_secret_access_key="testing",
+        **credentials["client_kwargs"],
+    )  # fmt: skip
+    [begun] = client.list_multipart_uploads(Bucket="tables")["Uploads"]
+    assert begun["Key"].startswith("company/t/part-"), "the store keeps what was sent so far"
+    assert folder.sizes() == before, "of half an object nothing is seen"
+    assert numbers(ParquetParts(folder)) == [1]
+
+    table = save_parts(folder, SCHEMA, [part])
+    assert table.num_rows == len(many)
+    assert [p.read_bytes() for p in table.parts] == [part.read_bytes()]
+    client.abort_multipart_upload(
+        Bucket="tables", Key=begun["Key"], UploadId=begun["UploadId"]
+    )  # as a lifecycle rule of the bucket does it
 
 
 def test_finished_parts_are_taken_from_either_place(folder: StorePath, tmp_path: Path) -> None:

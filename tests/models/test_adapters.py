@@ -23,7 +23,7 @@ from the_block_llm.models.base_models import (
     load_tokenizer,
     prepare_base_model,
 )
-from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.loading import load_base_model, quantised_bytes
 from the_block_llm.models.profiles import LoraSettings
 
 
@@ -38,6 +38,13 @@ def test_the_base_is_in_4_bits_and_frozen(base: Path) -> None:
     assert (weight.dtype, weight.quant_type) == (torch.uint8, "nf4")
     assert weight.quant_state.nested, "double quantisation is on"
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_bytes_of_a_quantised_model_are_foretold(base: Path) -> None:
+    profile = tiny_profile(base)
+    model = load_base_model(profile, torch.device("cpu"), dtype=torch.bfloat16)
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    assert quantised_bytes(profile) == pytest.approx(held, rel=0.05)
 
 
 def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path) -> None:

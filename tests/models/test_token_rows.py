@@ -23,7 +23,8 @@ from the_block_llm.models.generation import Completion, Decoding, generate
 from the_block_llm.models.likelihood import target_nats
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import collate_rows
-from the_block_llm.models.token_rows import active_token_rows, first_added_id
+from the_block_llm.models.token_layers import active_token_rows
+from the_block_llm.models.token_rows import first_added_id
 
 MARKED = random_rows([[24, 11]], seed=3, first_id=240, n_ids=263)
 NAMES = ["tied", "untied", "spare rows"]

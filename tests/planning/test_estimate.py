@@ -14,7 +14,7 @@ from the_block_llm.planning.simulation import draw_sizes, simulate
 RATES = Rates(
     ingest_cpu_s_per_repository=1.0, ingest_cpu_s_per_mb=2.0, screening_cpu_s_per_mb=1.0,
     rendering_cpu_s_per_mb=4.0, packing_cpu_s_per_mb=0.5, training_tokens_per_mb=1000,
-    changed_mb_per_snapshot_mb=1.0, training=({"profile": "m", "tokens_per_second": 100},),
+    training=({"profile": "m", "tokens_per_second": 100},),
 )  # fmt: skip
 PLANNING = PlanningParams(
     rates=RATES, core_hour_price=0.1, gpu_hour_price=2.0, median_repository_mb=1.0,

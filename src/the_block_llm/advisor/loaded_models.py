@@ -11,13 +11,13 @@ import torch
 from accelerate import init_empty_weights
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from the_block_llm.advisor.quantised_base import load_quantised
 from the_block_llm.errors import ModelUnavailableError
 from the_block_llm.models.adapter_manifest import open_adapter
 from the_block_llm.models.adapters import add_adapter
-from the_block_llm.models.base_models import from_pretrained, load_tokenizer, prepare_base_model
+from the_block_llm.models.base_models import load_config, load_tokenizer
 from the_block_llm.models.loading import compute_dtype, pick_device
 from the_block_llm.models.profiles import ModelProfile
 
@@ -171,13 +171,8 @@ def weight_bytes(profile: ModelProfile, device: torch.device) -> int:
     Raises:
         ModelUnavailableError: The configuration cannot be had.
     """
-    location = prepare_base_model(profile)
-    config = from_pretrained(
-        profile,
-        lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
-    )
     with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(load_config(profile))
     empty.tie_weights()
     head = empty.get_output_embeddings()
     quantised = {

@@ -30,7 +30,7 @@ from the_block_llm.retrieval.passages import (
 
 _log = logging.getLogger(__name__)
 _FORMAT: Final = 1
-_TABLES: Final = ("commits", "file_changes", "snapshot_files")
+TABLES: Final = ("commits", "file_changes", "snapshot_files")
 _PASSAGES: Final = pa.schema(
     [("source", pa.string()), ("text", pa.string()), ("first_line", pa.int32())]
 )
@@ -121,7 +121,7 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
     """
     digest = hashlib.sha256(f"{_FORMAT} {passage_characters}".encode())
     digest.update(json.dumps(_heads(_read_repository(repository_file)), sort_keys=True).encode())
-    for name in _TABLES:
+    for name in TABLES:
         try:
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
         except OSError:
@@ -132,7 +132,7 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
 def _build(
     tables_folder: Path, repository: Mapping[str, Any], passage_characters: int, target: Path
 ) -> None:
-    commits, changes, snapshot = (ParquetParts(tables_folder / name) for name in _TABLES)
+    commits, changes, snapshot = (ParquetParts(tables_folder / name) for name in TABLES)
     heads = _heads(repository)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
@@ -219,9 +219,8 @@ def _read_repository(path: Path) -> dict[str, Any]:
 
 def _not_ingested(path: Path) -> TableError:
     return TableError(
-        f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first (or copy "
-        "it from the object store, if storage.folder names one), or ask without retrieval "
-        "(--no-retrieval)."
+        f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first, or ask "
+        "without retrieval (--no-retrieval)."
     )
 
 

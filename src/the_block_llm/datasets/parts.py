@@ -82,19 +82,36 @@ class ParquetParts:
                 )
 
     def batches_with(
-        self, column: str, value: str, columns: Sequence[str], batch_rows: int = _READ_ROWS
+        self,
+        column: str,
+        value: str,
+        columns: Sequence[str],
+        batch_rows: int = _READ_ROWS,
+        rows: range | None = None,
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield batches in order, without reading where ``column`` never has that value.
+
+        Args:
+            column: Of text.
+            value: What is sought in it.
+            columns: What is read.
+            batch_rows: Most rows of a batch.
+            rows: Numbers of the rows that are wanted, by default all; others are yielded where
+                they share a row group with these.
 
         Yields:
             The number of the batch's first row in the table, and the batch. Not every row in it
             has the value.
         """
+        wanted = range(self.num_rows) if rows is None else rows
         begin = 0
-        for part in self.parts:
+        for part, facts in zip(self.parts, self.manifest["parts"], strict=True):
+            if begin >= wanted.stop or begin + facts["rows"] <= wanted.start:
+                begin += facts["rows"]
+                continue
             with open_parquet(part) as reader:
                 for group, n_rows in groups_with(reader, column, value):
-                    if group is None:
+                    if group is None or begin >= wanted.stop or begin + n_rows <= wanted.start:
                         begin += n_rows
                         continue
                     for batch in reader.iter_batches(batch_rows, [group], list(columns)):

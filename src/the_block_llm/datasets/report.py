@@ -8,7 +8,7 @@ from kedro_datasets._typing import HTMLPreview, JSONPreview
 
 from the_block_llm.datasets.object_store import place
 from the_block_llm.datasets.parts import write_text_atomically
-from the_block_llm.errors import TableError
+from the_block_llm.datasets.report_files import read_report
 
 
 class ReportDataset(AbstractDataset[Any, Any]):
@@ -30,26 +30,15 @@ class ReportDataset(AbstractDataset[Any, Any]):
             metadata: For Kedro-Viz; not used here.
         """
         self._filepath = place(filepath, credentials)
-        self._is_json = self._filepath.suffix == ".json"
         self.metadata = metadata
 
     def load(self) -> Any:
-        try:
-            text = self._filepath.read_text(encoding="utf-8")
-            return json.loads(text) if self._is_json else text
-        except FileNotFoundError:
-            raise TableError(
-                f"There is no {self._filepath} yet. Run the pipeline that writes it; "
-                "`kedro run` runs them all in order."
-            ) from None
-        except ValueError as error:
-            raise TableError(
-                f"{self._filepath} cannot be read ({error}). Run the pipeline that writes it again."
-            ) from error
+        return read_report(self._filepath)
 
     def save(self, data: Any) -> None:
         # NaN is not JSON, and a report that no other program can read is not a report.
-        text = json.dumps(data, indent=2, allow_nan=False) + "\n" if self._is_json else str(data)
+        is_json = self._filepath.suffix == ".json"
+        text = json.dumps(data, indent=2, allow_nan=False) + "\n" if is_json else str(data)
         write_text_atomically(self._filepath, text)
 
     def preview(self) -> JSONPreview:

@@ -2,9 +2,11 @@
 
 Each is a fresh interpreter that knows this package and nothing of the program around it: a
 fork would copy a parent that may hold a model, and multiprocessing's spawn would import the
-whole of Kedro again.
+whole of Kedro again. Starting one takes as long as reading some small repositories, so a stage
+takes over the workers of the stage before; those that nobody asks for soon are ended.
 """
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -14,12 +16,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.errors import BlockError
 from the_block_llm.execution.jobs import Call
 
 _AHEAD: Final = 2  # jobs that wait for each worker; their results are small
+_LOOK_UP_S: Final = 0.1
+_IDLE_S: Final = 15.0  # longer than any stage writes its tables before the next one begins
 
 
 class WorkerEndedError(BlockError):
@@ -75,7 +80,7 @@ class _Queue:
         self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[Call, Future[Any]]] = deque()
         self._unfinished: deque[Future[Any]] = deque()
-        self._is_stopped = False
+        self.is_stopped = False
 
     def oldest(self) -> Future[Any] | None:
         """Return the result that is due next, None after the last."""
@@ -91,8 +96,8 @@ class _Queue:
     def wait(self) -> tuple[Call, Future[Any]] | None:
         """Return a job as soon as there is one, None when there will be none."""
         with self._lock:
-            self._changed.wait_for(lambda: self._waiting or self._is_stopped)
-            return None if self._is_stopped else self._waiting.popleft()
+            self._changed.wait_for(lambda: self._waiting or self.is_stopped)
+            return None if self.is_stopped else self._waiting.popleft()
 
     def finish(self, pending: Future[Any]) -> Any:
         result = pending.result()
@@ -103,7 +108,7 @@ class _Queue:
 
     def stop(self) -> None:
         with self._lock:
-            self._is_stopped = True
+            self.is_stopped = True
             self._changed.notify_all()
 
     def _fill(self) -> None:
@@ -118,39 +123,27 @@ class _Queue:
             self._changed.notify()
 
 
-class _Worker:
-    """A process, and the thread that hands jobs to it."""
+class _Process:
+    """An interpreter that runs one job after the other."""
 
-    def __init__(self, queue: _Queue) -> None:
-        self._queue = queue
+    def __init__(self) -> None:
+        self.is_like = _surroundings()
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", __name__],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
-        self._thread.start()
+        self.is_ready = threading.Event()
+        """Also where it ended at its start; its first job then tells."""
+        threading.Thread(target=self._wait, name="worker's start", daemon=True).start()
 
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._thread.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()  # type: ignore[union-attr]
+    def _wait(self) -> None:
+        with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):
+            pickle.load(self._process.stdout)  # type: ignore[arg-type]  # noqa: S301, we started it
+        self.is_ready.set()
 
-    def _work(self) -> None:
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
-            pickle.load(self._process.stdout)  # type: ignore[arg-type]  # noqa: S301, it is ready
-        while (taken := self._queue.wait()) is not None:
-            job, future = taken
-            try:
-                future.set_result(self._call(job))
-            except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
-                future.set_exception(error)
-
-    def _call(self, job: Call) -> Any:
+    def call(self, job: Call) -> Any:
         process = self._process
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
         try:
@@ -165,6 +158,103 @@ class _Worker:
         if error is not None:
             raise error
         return result
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+
+
+def _surroundings() -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """What a worker takes over at its start; one that would now start otherwise is not reused."""
+    return str(Path.cwd()), tuple(sys.path), dict(os.environ)
+
+
+class _Idle:
+    """Workers between two stages."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: list[_Process] = []
+        self._timer: threading.Timer | None = None
+        atexit.register(self.end)
+
+    def take(self) -> _Process | None:
+        """A worker that is as a new one would be, if there is one."""
+        here = _surroundings()
+        with self._lock:
+            for number, process in enumerate(self._processes):
+                if process.is_like == here and process.is_alive:
+                    return self._processes.pop(number)
+        return None
+
+    def put(self, process: _Process) -> None:
+        """Keep a worker that waits for a job, for a while."""
+        with self._lock:
+            self._processes.append(process)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(_IDLE_S, self.end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """End all of them: what comes next may need their memory."""
+        with self._lock:
+            ended, self._processes = self._processes, []
+        for process in ended:
+            process.end()
+
+
+_idle: Final = _Idle()
+
+
+def end_idle_workers() -> None:
+    """End the workers that wait for a next stage, now and not some seconds later."""
+    _idle.end()
+
+
+class _Worker:
+    """A process, and the thread that hands jobs to it."""
+
+    def __init__(self, queue: _Queue) -> None:
+        self._queue = queue
+        self._process = _idle.take() or _Process()
+        self._is_working = False
+        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give the process back, or end it where a job is still under way in it."""
+        if self._is_working:
+            self._process.end()
+        self._thread.join()
+        if self._process.is_alive:
+            _idle.put(self._process)
+        else:
+            self._process.end()
+
+    def _work(self) -> None:
+        while not self._process.is_ready.wait(_LOOK_UP_S):
+            if self._queue.is_stopped:
+                return
+        while (taken := self._queue.wait()) is not None:
+            job, future = taken
+            self._is_working = True
+            try:
+                result = self._process.call(job)
+            except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
+                self._is_working = False
+                future.set_exception(error)
+            else:
+                self._is_working = False
+                future.set_result(result)
 
 
 def _serve() -> None:

@@ -14,7 +14,8 @@ from the_block_llm.models.adapter_manifest import WEIGHTS_NAME, AdapterFolder, o
 from the_block_llm.models.base_models import base_revision, prepare_base_model
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
-from the_block_llm.models.token_rows import StartRows, add_token_rows, saved_token_rows
+from the_block_llm.models.token_layers import add_token_rows, saved_token_rows
+from the_block_llm.models.token_rows import StartRows
 
 _log = logging.getLogger(__name__)
 

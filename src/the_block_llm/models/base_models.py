@@ -19,12 +19,14 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
@@ -62,7 +64,7 @@ def prepare_base_model(profile: ModelProfile) -> str:
 
 
 def base_revision(profile: ModelProfile, location: str) -> str:
-    """What identifies the weights at ``location``: a conversion, a revision, or "unknown".
+    """What identifies the weights at ``location``: a conversion, or a commit of the Hub.
 
     For a folder a hash of the beginnings of its weight files, which hold the names, shapes and
     first values: quick to read, and another model's are not the same.
@@ -78,8 +80,25 @@ def base_revision(profile: ModelProfile, location: str) -> str:
             with path.open("rb") as file:
                 digest.update(file.read(_FINGERPRINT_BYTES))
         return f"local folder {digest.hexdigest()[:12]}"
-    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
-    return str(getattr(config, "_commit_hash", None) or profile.hub_revision or "unknown")
+    config = from_pretrained(
+        profile, lambda: hf_hub_download(location, "config.json", revision=revision_of(profile))
+    )
+    return Path(config).parent.name  # snapshots/COMMIT/config.json
+
+
+def load_config(profile: ModelProfile) -> PreTrainedConfig:
+    """The base model's configuration, of the profile's revision.
+
+    Raises:
+        ModelUnavailableError: It cannot be had.
+    """
+    location = prepare_base_model(profile)
+    return from_pretrained(
+        profile,
+        lambda: AutoConfig.from_pretrained(
+            location, revision=revision_of(profile), trust_remote_code=False
+        ),
+    )
 
 
 def load_tokenizer(
@@ -98,7 +117,7 @@ def load_tokenizer(
     """
     location = prepare_base_model(profile)
     tokenizer = from_pretrained(
-        profile, lambda: AutoTokenizer.from_pretrained(location, revision=_revision(profile))
+        profile, lambda: AutoTokenizer.from_pretrained(location, revision=revision_of(profile))
     )
     vocabulary = tokenizer.get_vocab()
     named = [profile.pad_token, profile.document_end, *profile.stop_tokens]
@@ -164,7 +183,8 @@ def _say_that_the_hub_is_asked(hub_id: str) -> None:
     )  # fmt: skip
 
 
-def _revision(profile: ModelProfile) -> str:
+def revision_of(profile: ModelProfile) -> str:
+    """What is asked for on the Hub; of a folder it means nothing."""
     return profile.hub_revision or "main"
 
 

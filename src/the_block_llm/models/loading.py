@@ -1,10 +1,20 @@
 """Loading a base model with its Linear layers in 4 bits (NF4, double quantisation)."""
 
-import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from typing import Final
 
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model, quiet_loading
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from the_block_llm.models.base_models import (
+    from_pretrained,
+    prepare_base_model,
+    quiet_loading,
+    revision_of,
+)
 from the_block_llm.models.profiles import ModelProfile
+
+# Of a weight in 4 bits, with the scales of its blocks of 64.
+_PACKED_BYTES: Final = 0.52
 
 
 def pick_device() -> torch.device:
@@ -15,6 +25,29 @@ def pick_device() -> torch.device:
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a GPU; float32 on the CPU, where bfloat16 is some fifteen times slower."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def quantised_bytes(profile: ModelProfile) -> int:
+    """Bytes of the profile's weights as :func:`load_base_model` holds them on a GPU.
+
+    Raises:
+        ModelUnavailableError: Not even the configuration can be had.
+    """
+    location = prepare_base_model(profile)
+    with quiet_loading(), torch.device("meta"):
+        config = from_pretrained(
+            profile,
+            lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
+        )
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    packed = sum(
+        layer.weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not head
+    )
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return int(_PACKED_BYTES * packed + 2 * (whole - packed))
 
 
 def load_base_model(
@@ -52,7 +85,7 @@ def load_base_model(
             profile,
             lambda: AutoModelForCausalLM.from_pretrained(
                 location,
-                revision=profile.hub_revision or "main",
+                revision=revision_of(profile),
                 quantization_config=quantisation,
                 dtype=dtype,
                 device_map={"": str(device)},

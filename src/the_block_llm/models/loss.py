@@ -16,15 +16,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.segments import IGNORED_LABEL
-from the_block_llm.models.token_rows import (
-    TokenRows,
-    active_token_rows,
-    narrowed_slope,
-    widened_logits,
-)
+from the_block_llm.models.token_layers import active_token_rows
+from the_block_llm.models.token_rows import TokenRows, narrowed_slope, widened_logits
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
 CHUNK_POSITIONS: Final = 256
+# Rounding of bfloat16 is a tenth of it.
+_SAME_LOGITS: Final = 0.02
+# What configurations call it, and the value that changes nothing; for the message.
+_LOGIT_CHANGES: Final = {
+    "final_logit_softcapping": 0.0,  # Gemma 2
+    "logits_scaling": 1.0,  # Granite
+    "logit_scale": 1.0,  # Cohere
+    "lm_head_multiplier": 1.0,  # Falcon H1
+}
+# The Trainer and peft pass these to every model; decoders take no notice of them.
+_NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
@@ -219,16 +226,3 @@ def _head_is_not_all(model: PreTrainedModel) -> bool:
         expected = widened_logits(expected, own, rows.first_id)
     expected = expected.float()
     return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())
-
-
-# Rounding of bfloat16 is a tenth of it.
-_SAME_LOGITS: Final = 0.02
-# What configurations call it, and the value that changes nothing; for the message.
-_LOGIT_CHANGES: Final = {
-    "final_logit_softcapping": 0.0,  # Gemma 2
-    "logits_scaling": 1.0,  # Granite
-    "logit_scale": 1.0,  # Cohere
-    "lm_head_multiplier": 1.0,  # Falcon H1
-}
-# The Trainer and peft pass these to every model; decoders take no notice of them.
-_NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})

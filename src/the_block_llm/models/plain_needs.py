@@ -4,7 +4,9 @@ import ctypes
 import gc
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import psutil
@@ -13,10 +15,10 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     UnsupportedFakeTensorException,
 )
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from the_block_llm.errors import MemoryPlanError
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.base_models import load_config
 from the_block_llm.models.plain_trace import PassSizes, trace_pass
 from the_block_llm.models.profiles import ModelProfile
 
@@ -33,6 +35,7 @@ _HELD_BACK: Final = 0.6
 _MMAP_THRESHOLD: Final = 128 * 1024
 _M_MMAP_THRESHOLD: Final = -3
 _CAN_TIGHTEN: Final = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+_SHORTEST_ROW: Final = 64  # tokens
 _PROCESS: Final = "this process before"
 
 
@@ -107,56 +110,32 @@ def plan_plain(
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: Not even the configuration can be had.
     """
-    location = prepare_base_model(profile)
-    config = from_pretrained(
-        profile,
-        lambda: AutoConfig.from_pretrained(
-            location, revision=profile.hub_revision or "main", trust_remote_code=False
-        ),
-    )
+    config = load_config(profile)
     process_bytes = resident_bytes()
 
-    traced: dict[tuple[int, int], PassSizes] = {}
+    @cache
+    def traced(rows: int, tokens: int) -> PassSizes:
+        return trace_pass(config, profile, rows, tokens)
 
     def plan(rows: int, tokens: int, tight: bool = _CAN_TIGHTEN) -> PlainPlan:
-        if (rows, tokens) not in traced:
-            traced[rows, tokens] = trace_pass(config, profile, rows, tokens)
         return _plan(
-            traced[rows, tokens], config, rows, process_bytes, n_processes, n_added_tokens, tight
+            traced(rows, tokens), config, rows, process_bytes, n_processes, n_added_tokens, tight
         )
 
     most = fixed_rows or wanted_rows
     candidates = [n for n in range(min(most, effective_rows), 0, -1) if effective_rows % n == 0]
+    tried_rows = candidates[:1] if fixed_rows else candidates
     try:
-        tried_rows = candidates[:1] if fixed_rows else candidates
         # Fewer rows cost a sixth, a tight heap half as much again.
         for tight in (False, True) if _CAN_TIGHTEN else (False,):
             for rows in tried_rows:
                 tried = plan(rows, row_tokens, tight)
                 if tried.added_bytes <= free_bytes:
                     return tried
-        advice = [
-            f"Training {tried.micro_batch_rows} rows of {row_tokens:,} tokens at a time"
-            if tried.micro_batch_rows > 1
-            else f"Training with rows of {row_tokens:,} tokens"
-        ]
-        advice[0] += (
-            f" needs {tried.added_bytes / _GIB:.2f} GiB of memory; "
-            f"{free_bytes / _GIB:.2f} GiB are free for it."
-        )
-        for rows in candidates[1:] if fixed_rows else []:
-            if plan(rows, row_tokens).added_bytes <= free_bytes:
-                advice.append(f"qlora_train.micro_batch_rows: {rows} would fit.")
-                break
-        else:
-            tokens = row_tokens
-            while (tokens := tokens // 2) >= 64:
-                if plan(1, tokens).added_bytes <= free_bytes:
-                    advice.append(
-                        f"Rows of up to {tokens:,} tokens would fit, one at a time: set "
-                        "sequence_build.context_tokens."
-                    )
-                    break
+        advice = _advice(
+            tried, row_tokens, free_bytes, candidates[len(tried_rows) :],
+            lambda rows, tokens: plan(rows, tokens).added_bytes <= free_bytes,
+        )  # fmt: skip
     except (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -167,11 +146,39 @@ def plan_plain(
             profile.name, type(error).__name__,
         )  # fmt: skip
         return None
-    advice.append(
+    raise MemoryPlanError(advice)
+
+
+def _advice(
+    tried: PlainPlan,
+    row_tokens: int,
+    free_bytes: int,
+    fewer_rows: Sequence[int],
+    fits: Callable[[int, int], bool],
+) -> str:
+    """What the smallest plan lacks, and the nearest of fewer rows at a time or shorter rows."""
+    rows = tried.micro_batch_rows
+    several = f"{rows} rows of {row_tokens:,} tokens at a time"
+    needs = (
+        f"Training {several if rows > 1 else f'with rows of {row_tokens:,} tokens'} needs "
+        f"{tried.added_bytes / _GIB:.2f} GiB of memory; {free_bytes / _GIB:.2f} GiB are free for "
+        "it."
+    )
+    engine = (
         "qlora_train.engine: layerwise keeps one state a layer and needs less, where it knows "
         "the architecture."
     )
-    raise MemoryPlanError(" ".join(advice))
+    n_rows = next((n for n in fewer_rows if fits(n, row_tokens)), None)
+    if n_rows is not None:
+        return f"{needs} qlora_train.micro_batch_rows: {n_rows} would fit. {engine}"
+    lengths = (row_tokens >> halved for halved in range(1, row_tokens.bit_length()))
+    tokens = next((n for n in lengths if n >= _SHORTEST_ROW and fits(1, n)), None)
+    if tokens is not None:
+        return (
+            f"{needs} Rows of up to {tokens:,} tokens would fit, one at a time: set "
+            f"sequence_build.context_tokens. {engine}"
+        )
+    return f"{needs} {engine}"
 
 
 def _plan(

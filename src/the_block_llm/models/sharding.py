@@ -24,10 +24,14 @@ def shard_frozen_layers(model: PeftModel, device: torch.device) -> None:
         device: Of this process.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    layers = model.get_base_model().get_decoder().layers
+    base = model.get_base_model()
+    decoder = base.get_decoder()
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    for layer in layers:
+    for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, ignored_params=trained, reshard_after_forward=True)
+    # Nothing of the decoder's own is shared out, but with it the layers know of each other: one
+    # is fetched while another computes.
+    fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()))
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # Scales of the blocks: a thirtieth of the weights, and not a parameter.
@@ -37,6 +41,9 @@ def shard_frozen_layers(model: PeftModel, device: torch.device) -> None:
             parameter.data = parameter.data.to(device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+    # Where it was loaded is not where it is, and accelerate would go by it.
+    if hasattr(base, "hf_device_map"):
+        del base.hf_device_map
     # DDP, which averages the adapter's gradients, compares and sends round all other weights.
     model._ddp_params_and_buffers_to_ignore = [
         name for name, parameter in model.named_parameters() if not parameter.requires_grad

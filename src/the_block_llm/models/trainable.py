@@ -22,7 +22,7 @@ from the_block_llm.models.layerwise.needs import TrainingSize
 from the_block_llm.models.layerwise.plan import GIB, MemoryPlan, plan_training
 from the_block_llm.models.layerwise.step_time import measure_rates
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.loading import compute_dtype, load_base_model
+from the_block_llm.models.loading import compute_dtype, load_base_model, quantised_bytes
 from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.plain_needs import PlainPlan, plan_plain
 from the_block_llm.models.profiles import ModelProfile
@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 # Libraries take memory of their own beside PyTorch's: the CUDA context, cuBLAS.
 _OUTSIDE_PYTORCH: Final = GIB // 4
+# What loading holds beside the quantised weights: matrices in 16 bits, several at a time.
+_WHILE_LOADING: Final = 1.5
 # Other programs on the host need some of what is free now.
 _HOST_SHARE: Final = 0.85
 
@@ -213,13 +215,12 @@ def load_trainable(
     """
     if not isinstance(plan, MemoryPlan):
         if sharded:
-            # On the CPU first: the whole need not fit where the share will lie.
             dtype = compute_dtype(device)
-            base = load_base_model(profile, torch.device("cpu"), dtype, dtype)
+            base = load_base_model(profile, _loading_place(profile, device), dtype, dtype)
         else:
             base = load_base_model(profile, device)
         compute_loss_in_chunks(base)
-        if device.type == "cuda":
+        if device.type == "cuda" or sharded:
             _recompute_layers(base)
         embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
         start = start_rows(
@@ -244,6 +245,18 @@ def load_trainable(
         layerwise=True,
         stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )
+
+
+def _loading_place(profile: ModelProfile, device: torch.device) -> torch.device:
+    """Where a model is whole for as long as it takes to share it out.
+
+    A GPU quantises in seconds what a CPU does in minutes, and host memory would hold a whole model
+    for each process; but the whole need not fit where a share will lie.
+    """
+    if device.type == "cpu":
+        return device
+    needs, free = quantised_bytes(profile), device_budget(device, None)
+    return device if needs * _WHILE_LOADING < free else torch.device("cpu")
 
 
 def _recompute_layers(base: PreTrainedModel) -> None:

@@ -19,8 +19,8 @@ HELP: Final = """Estimate time and cost of data and training.
 
 \b
 Examples:
-  kedro estimate --repositories 400 --gigabytes 4 --cores 32 --gpus 8
-  kedro estimate --repositories 10000 --simulate
+  kedro estimate --repositories 400 --gigabytes 4 --cores 32 --gpus 8 --model llama-3.1-8b
+  kedro estimate --repositories 10000 --simulate      the data alone, on more and more cores
 """
 OPTIONS: Final[list[click.Parameter]] = [
     click.Option(["--repositories"], type=click.IntRange(min=1), required=True, help="How many."),

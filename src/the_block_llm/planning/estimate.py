@@ -90,9 +90,9 @@ def estimate(work: Workload, planning: PlanningParams, profile: str) -> list[Sta
     if speed is None:
         known = ", ".join(sorted(speeds))
         raise ParameterError(
-            f"No training speed was measured for {profile} (known: {known}). Add one to "
-            "planning.rates.training; `kedro run "
-            "--pipelines=qlora_train --params=qlora_train.preflight_only=true` measures it."
+            f"No training speed was measured for {profile}. Choose one of {known} (--model), or "
+            "data alone (--gpus 0); or measure it with `kedro run --pipeline=qlora_train "
+            "--params=qlora_train.preflight_only=true` and add it to planning.rates.training."
         )
     tokens = work.megabytes * rates.training_tokens_per_mb * work.epochs
     gpu_hours = tokens / speed / 3600

@@ -30,8 +30,6 @@ class Rates(BaseModel, frozen=True, extra="forbid"):
     """Of one core."""
     training_tokens_per_mb: float = Field(gt=0)
     """Tokens of training rows that come of a MB, with the default mix and cut-off."""
-    changed_mb_per_snapshot_mb: float = Field(ge=0)
-    """Kept patches for each MB of kept files."""
     training: tuple[TrainingSpeed, ...]
     """How fast one GPU trains, by profile."""
 

@@ -13,6 +13,7 @@ from tests.models.layerwise.small_models import WHOLE
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.layerwise.attention import Segments, attend, attend_backward
 from the_block_llm.models.layerwise.kernels import add_dropped, dropped
 from the_block_llm.models.layerwise.model import load_layerwise_model
 from the_block_llm.models.loading import load_base_model
@@ -265,3 +266,43 @@ def test_dropout_falls_the_same_both_ways(shape: tuple[int, int]) -> None:
         assert abs(both - 0.0025) < 5e-4
         columns = (kept > 0).float().mean(0)
         assert float((columns - 0.95).abs().max()) < 7 * (0.05 * 0.95 / n_rows) ** 0.5
+
+
+def _peak_of_attention(lengths: list[int]) -> int:
+    """Bytes at the worst moment of attention there and back over random heads."""
+    segments = Segments.of_lengths(lengths, GPU)
+    heads = torch.randn(sum(lengths), 12, 128, device=GPU, dtype=torch.bfloat16)
+    slope = torch.randn(sum(lengths), 8, 128, device=GPU, dtype=torch.bfloat16)
+    parts = heads.split([8, 2, 2], dim=1)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    output = attend(*parts, segments, None)
+    attend_backward(slope, *parts, output, segments, None)
+    return torch.cuda.max_memory_allocated(GPU)
+
+
+def test_many_short_segments_take_no_more_memory_than_one_long_one() -> None:
+    lengths = [700, *[40] * 1000, 23_000, *[30] * 61, 6]
+    # Two of nearly one length: a single one would go through cuDNN.
+    of_few = _peak_of_attention([sum(lengths) // 2, sum(lengths) - sum(lengths) // 2 - 2, 2])
+    assert _peak_of_attention(lengths) <= 1.05 * of_few
+
+
+@pytest.mark.parametrize("lengths", [[8, 3] * 4000, [1] * 20_000, [30_000, *[17] * 200]])
+def test_runs_of_segments_give_what_segments_alone_give(lengths: list[int]) -> None:
+    torch.manual_seed(2)
+    segments = Segments.of_lengths(lengths, GPU)
+    assert len(segments.runs) > 1
+    heads = torch.randn(sum(lengths), 6, 64, device=GPU, dtype=torch.bfloat16)
+    slope = torch.randn(sum(lengths), 4, 64, device=GPU, dtype=torch.bfloat16)
+    parts = heads.split([4, 1, 1], dim=1)
+    output = attend(*parts, segments, None)
+    gradients = attend_backward(slope, *parts, output, segments, None)
+    for at in range(0, len(lengths), max(1, len(lengths) // 40)):
+        here = slice(segments.bounds[at], segments.bounds[at + 1])
+        alone = Segments.of_lengths([lengths[at]], GPU)
+        own = [part[here].float() for part in parts]
+        exact = attend(*own, alone, None)
+        wanted = attend_backward(slope[here].float(), *own, exact, alone, None)
+        torch.testing.assert_close(output.values[here].float(), exact.values, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(gradients[here].float(), wanted, rtol=0.05, atol=0.05)

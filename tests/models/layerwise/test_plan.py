@@ -19,21 +19,24 @@ RATES = DeviceRates(matmul_flops=6e14, memory_bytes=2e12, host_bytes=5e10)
 PLENTY = 200 * GIB
 
 
-@pytest.fixture(scope="module")
-def shape() -> DecoderShape:
+def llama_shape(
+    vocabulary: int, hidden: int, inner: int, *, n_layers: int, heads: tuple[int, int], tied: bool
+) -> DecoderShape:
+    """A Llama of these sizes; ``heads`` of queries, and of keys and values."""
     found = decoder_shape(
         LlamaConfig(
-            vocab_size=128_256,
-            hidden_size=4096,
-            intermediate_size=14_336,
-            num_hidden_layers=32,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            tie_word_embeddings=False,
+            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner,
+            num_hidden_layers=n_layers, num_attention_heads=heads[0],
+            num_key_value_heads=heads[1], tie_word_embeddings=tied,
         )
-    )
+    )  # fmt: skip
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="module")
+def shape() -> DecoderShape:
+    return llama_shape(128_256, 4096, 14_336, n_layers=32, heads=(32, 8), tied=False)
 
 
 def size_of(shape: DecoderShape, row_tokens: int, **more: int) -> TrainingSize:
@@ -96,18 +99,7 @@ def test_layers_stay_or_are_streamed_as_asked(shape: DecoderShape) -> None:
 
 def test_a_small_model_on_a_large_card_is_cut_into_as_little_as_possible() -> None:
     """It waits for kernel launches alone: groups, tiles and streams only add to them."""
-    small = decoder_shape(
-        LlamaConfig(
-            vocab_size=49_152,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            tie_word_embeddings=True,
-        )
-    )
-    assert small is not None
+    small = llama_shape(49_152, 576, 1536, n_layers=30, heads=(9, 3), tied=True)
     settings = best(small, 512, 70.0, rows=32).settings
     assert (settings.head_groups, settings.activations) == (1, "device")
     assert settings.n_resident >= 25  # of equally fast plans the smallest

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from the_block_llm import schemas
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.pipelines.behavioral_eval.cutoff import Cutoff
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AREAS = ("consensus", "ledger", "market", "network", "storage", "wallet")

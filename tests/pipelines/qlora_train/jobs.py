@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
+from peft import PeftModel
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import save_parts
+from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.models.loss import compute_loss_in_chunks
+from the_block_llm.models.segments import collate_rows
+from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.training import train
+from the_block_llm.pipelines.qlora_train.training import TrainingOutcome, train
 
+MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 TEXT = "the state manager applies the block after consensus has finalised it; "
 
 
@@ -60,6 +67,25 @@ def change(job: TrainingJob, dropout: float | None = None, **changes: Any) -> Tr
     return job.model_copy(update=changes)
 
 
+def marked_row(number: int) -> dict[str, Any]:
+    made = row("a question of some length, and its answer. " * 2 + "." * (3 * number))
+    for place, id_ in ((0, 262), (20, 261), (40 + number, 260)):
+        made["input_ids"][place] = id_
+    return made
+
+
+def marked_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
+    return make_job(
+        base,
+        folder,
+        train_folder=save_rows(folder / "marked", [marked_row(i) for i in range(8)]),
+        validation_folder=save_rows(folder / "marked-validation", [marked_row(3)]),
+        added_tokens=MARKS,
+        force_epochs=2,
+        **changes,
+    )
+
+
 def trained(job: TrainingJob) -> dict[str, Any]:
     """Train and take the adapter away, as the catalog does; gives the figures of the run."""
     outcome = train(job)
@@ -73,3 +99,14 @@ def trace(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
 
 def losses(metrics: dict[str, Any]) -> list[float]:
     return [entry["loss"] for entry in metrics["train_history"]]
+
+
+def loaded_with_loss(
+    outcome: TrainingOutcome, job: TrainingJob, row_: dict[str, Any]
+) -> tuple[PeftModel, float]:
+    """The base with the run's adapter, as anybody loads it, and its loss of one row."""
+    model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
+    keep_differentiable(model)
+    compute_loss_in_chunks(model.get_base_model())
+    with torch.no_grad():
+        return model, float(model(**collate_rows([row_], 3)).loss)

@@ -1,16 +1,16 @@
 """Runs over rows with tokens that the model does not have."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.pipelines.qlora_train.jobs import (
+    MARKS,
+    loaded_with_loss,
     losses,
-    make_job,
-    row,
-    save_rows,
+    marked_job,
+    marked_row,
     trained,
 )
 from tests.pipelines.qlora_train.killing import kill_at
@@ -19,37 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from the_block_llm.models.adapter_manifest import open_adapter
 from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.loss import compute_loss_in_chunks
-from the_block_llm.models.segments import collate_rows
-from the_block_llm.models.token_rows import active_token_rows
+from the_block_llm.models.token_layers import active_token_rows
 from the_block_llm.pipelines.export.exporting import export_adapter
 from the_block_llm.pipelines.export.params import ExportParams
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 from the_block_llm.pipelines.qlora_train.preflight import preflight
 from the_block_llm.pipelines.qlora_train.training import TrainingOutcome, train
-
-MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
-
-
-def marked_row(number: int) -> dict[str, Any]:
-    made = row("a question of some length, and its answer. " * 2 + "." * (3 * number))
-    for place, id_ in ((0, 262), (20, 261), (40 + number, 260)):
-        made["input_ids"][place] = id_
-    return made
-
-
-def marked_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
-    return make_job(
-        base,
-        folder,
-        train_folder=save_rows(folder / "marked", [marked_row(i) for i in range(8)]),
-        validation_folder=save_rows(folder / "marked-validation", [marked_row(3)]),
-        added_tokens=MARKS,
-        force_epochs=2,
-        **changes,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +61,7 @@ def test_the_adapter_holds_the_trained_rows_and_says_whose_they_are(
 def test_a_saved_adapter_gives_the_loss_that_was_measured_and_its_rows_have_moved(
     marked: TrainingOutcome, job: TrainingJob
 ) -> None:
-    model = load_with_adapter(job.profile, marked.adapter_folder, torch.device("cpu"))
-    keep_differentiable(model)
-    compute_loss_in_chunks(model.get_base_model())
-    with torch.no_grad():
-        loss = float(model(**collate_rows([marked_row(3)], 3)).loss)
+    model, loss = loaded_with_loss(marked, job, marked_row(3))
     assert loss == pytest.approx(marked.metrics["validation_loss_after"], abs=1e-4)
     rows = active_token_rows(model)
     assert rows is not None

@@ -3,17 +3,19 @@
 from pathlib import Path
 
 import pytest
-import torch
-from tests.pipelines.qlora_train.jobs import change, losses, trace, trained
+from tests.pipelines.qlora_train.jobs import (
+    change,
+    loaded_with_loss,
+    losses,
+    marked_job,
+    marked_row,
+    trace,
+    trained,
+)
 from tests.pipelines.qlora_train.killing import kill_at
-from tests.pipelines.qlora_train.test_added_tokens import marked_job, marked_row
 
 from the_block_llm.errors import MemoryPlanError
-from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.loss import compute_loss_in_chunks
-from the_block_llm.models.segments import collate_rows
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.preflight import preflight
 from the_block_llm.pipelines.qlora_train.processes import train_in_processes
@@ -41,11 +43,7 @@ def test_it_learns_what_plain_training_learns(
 def test_what_it_saves_is_an_adapter_like_any_other(
     outcome: TrainingOutcome, job: TrainingJob
 ) -> None:
-    model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
-    keep_differentiable(model)
-    compute_loss_in_chunks(model.get_base_model())
-    with torch.no_grad():
-        loss = float(model(**collate_rows([marked_row(3)], 3)).loss)
+    _, loss = loaded_with_loss(outcome, job, marked_row(3))
     assert loss == pytest.approx(outcome.metrics["validation_loss_after"], abs=1e-4)
 
 

@@ -34,7 +34,7 @@ from the_block_llm.errors import (
     TrainingError,
 )
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.pipelines.qlora_train import processes
+from the_block_llm.pipelines.qlora_train import processes, worker
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints, run_path
@@ -76,11 +76,7 @@ def test_sharded_layers_learn_what_whole_ones_do(
 def test_one_process_goes_on_where_two_with_sharded_layers_were_stopped(
     job: TrainingJob, alone: dict[str, Any]
 ) -> None:
-    def interrupt() -> None:
-        _wait_for_a_checkpoint(job)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=interrupt, daemon=True).start()
+    _interrupt_after_a_checkpoint(job)
     with pytest.raises(StoppedOnRequest):
         train_in_processes(
             change(job, dropout=0.0, n_processes=2, limits=MemoryLimits(layers="sharded"))
@@ -138,16 +134,22 @@ def _wait_for_a_checkpoint(job: TrainingJob) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_signal_reaches_all_processes_and_nothing_is_lost(
-    job: TrainingJob, alone: dict[str, Any]
-) -> None:
+def _interrupt_after_a_checkpoint(job: TrainingJob) -> None:
+    """Ask this process to stop, from beside, once the run has something to go on from."""
+
     def interrupt() -> None:
         _wait_for_a_checkpoint(job)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_reaches_all_processes_and_nothing_is_lost(
+    job: TrainingJob, alone: dict[str, Any]
+) -> None:
+    _interrupt_after_a_checkpoint(job)
     with pytest.raises(StoppedOnRequest, match="Stopped by SIGTERM after step") as stopped:
         train_in_processes(change(job, dropout=0.0, n_processes=2))
     assert stopped.value.exit_code == 128 + signal.SIGTERM
@@ -208,6 +210,29 @@ def test_an_error_in_a_process_is_the_same_error_here(
         outcome_of(tmp_path, None, 3, ["first line", "last line"])
 
 
+def test_an_error_nobody_foresaw_says_what_it_was_and_where(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(job: TrainingJob, **options: Any) -> None:
+        raise ValueError("the driver is too old")
+
+    monkeypatch.setattr(worker, "train", train)
+    (tmp_path / processes.JOB_FILE).write_text(job.model_dump_json())
+    assert worker.main(tmp_path, ends_with_parent=False) == 1
+    said = r"ValueError: the driver is too old \(test_processes.py, line \d+\)"
+    with pytest.raises(TrainingError, match=said):
+        outcome_of(tmp_path, None, 1, ["torchrun's own words"])
+
+
+def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
+    for rank, (text, at) in enumerate([("peer closed connection", 20), ("no such layer", 10)]):
+        path = tmp_path / f"failure-{rank}.json"
+        path.write_text(json.dumps({"kind": "TrainingError", "message": text}))
+        os.utime(path, (at, at))
+    with pytest.raises(TrainingError, match="no such layer"):
+        outcome_of(tmp_path, None, 1, [])
+
+
 def test_memory_that_runs_out_in_a_process_halves_the_rows_of_all(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,5 +266,5 @@ def test_what_the_memory_plan_chose_is_what_is_halved(
 
 
 def test_the_effective_batch_must_be_shared_out_evenly(job: TrainingJob) -> None:
-    with pytest.raises(ParameterError, match="n_processes 3 does not divide.* 4 rows"):
+    with pytest.raises(ParameterError, match="3 processes do not divide.* 4 rows"):
         train_in_processes(change(job, n_processes=3))

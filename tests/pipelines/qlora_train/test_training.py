@@ -52,6 +52,12 @@ def test_training_lowers_the_loss_and_leaves_a_complete_adapter(job: TrainingJob
     assert loss == pytest.approx(metrics["validation_loss_after"], abs=1e-4)
 
 
+def test_a_run_of_one_step_learns_although_a_tenth_is_warm_up(job: TrainingJob) -> None:
+    metrics = trained(change(job, max_steps=1, warmup_ratio=0.1, learning_rate=1e-3))
+    assert metrics["train_history"][0]["learning_rate"] == 1e-3
+    assert metrics["validation_loss_after"] < metrics["validation_loss_before"]
+
+
 def test_the_adapter_loads_with_plain_peft_over_the_base_folder(
     job: TrainingJob, base: Path
 ) -> None:

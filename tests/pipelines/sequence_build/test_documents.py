@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.associations import commit_associations
 from the_block_llm.pipelines.sequence_build.chat_history import change_chats
@@ -13,7 +14,6 @@ from the_block_llm.pipelines.sequence_build.commit_documents import FileChange
 from the_block_llm.pipelines.sequence_build.descriptions import describe
 from the_block_llm.pipelines.sequence_build.history import (
     Commit,
-    Cutoff,
     History,
     merged_commits,
 )

@@ -10,7 +10,7 @@ from the_block_llm.pipelines.sequence_build import comparing
 from the_block_llm.pipelines.sequence_build.comparing import note_words
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
-from the_block_llm.pipelines.sequence_build.history import History, read_cutoff, read_history
+from the_block_llm.pipelines.sequence_build.history import History, current_cutoff, read_history
 from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.screening import screen
 from the_block_llm.pipelines.sequence_build.worded import worded
@@ -43,7 +43,7 @@ def check_of(held_back: list[Draft], *seen: Draft) -> list[Leak]:
 
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:
     tables = story.tables(folder, cutoff)
-    history = read_history(tables.commits, read_cutoff(tables.repository, cutoff), 0.05)
+    history = read_history(tables.commits, current_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
     noted = [note_words(((history, draft) for draft in corpus.drafts()), folder / "words")]
     found = screen(noted, run_here, 0.7, holds_out=True)

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.base_models import from_pretrained
+from the_block_llm.models.base_models import from_pretrained, revision_of
 from the_block_llm.models.profiles import ModelProfile
 
 
@@ -76,7 +76,7 @@ def open_checkpoint(profile: ModelProfile, location: str) -> CheckpointFiles:
                 profile,
                 lambda: snapshot_download(
                     location,
-                    revision=profile.hub_revision or "main",
+                    revision=revision_of(profile),
                     allow_patterns=["*.safetensors", "*.json"],
                 ),
             )

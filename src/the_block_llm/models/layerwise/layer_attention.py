@@ -143,13 +143,11 @@ class AttentionHalf:
             projected, attended.projected = attended.projected, None
             if projected is None:
                 projected = self._project_group(normed, work, tiling, group)
-            gradients = attend_backward(
+            flat = attend_backward(
                 values_slope.view_as(output.values), *self._split(projected, tiling),
                 output, work.batch.segments, self._shape.sliding_window,
-            )  # fmt: skip
+            ).flatten(1)  # fmt: skip
             del projected, output, values_slope
-            flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-            del gradients
             turning = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
             kernels.rotate_heads(flat, turning, work.batch.cosine, work.batch.sine, back=True)
             self._qkv.low_rank_up_backward(

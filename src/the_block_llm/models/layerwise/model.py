@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.base_models import load_config, prepare_base_model
 from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape, decoder_shape
 from the_block_llm.models.layerwise.checkpoint_files import CheckpointFiles, open_checkpoint
@@ -34,7 +29,8 @@ from the_block_llm.models.layerwise.packing import LayerLayout, can_pack, packed
 from the_block_llm.models.layerwise.projection import LowRank
 from the_block_llm.models.loading import compute_dtype
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.models.token_rows import active_token_rows, start_rows
+from the_block_llm.models.token_layers import active_token_rows
+from the_block_llm.models.token_rows import start_rows
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -42,9 +38,7 @@ _log = logging.getLogger(__name__)
 
 def read_shape(profile: ModelProfile) -> DecoderShape | None:
     """The profile's decoder, or None where only plain training knows it."""
-    location = prepare_base_model(profile)
-    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
-    shape = decoder_shape(config)
+    shape = decoder_shape(load_config(profile))
     return shape if shape is not None and can_pack(shape) else None
 
 
@@ -77,13 +71,12 @@ def load_layerwise_model(
         ModelUnavailableError: The weights cannot be had.
         AdapterTargetError: A target matches no layer.
     """
-    location = prepare_base_model(profile)
-    config = from_pretrained(profile, lambda: AutoConfig.from_pretrained(location))
+    config = load_config(profile)
     shape = decoder_shape(config)
     if shape is None:
         raise ValueError(f"the layerwise engine does not know {config.model_type}")
     dtype = compute_dtype(device)
-    files = open_checkpoint(profile, location)
+    files = open_checkpoint(profile, prepare_base_model(profile))
     start = None
     if added_tokens:
         assert tokenizer is not None  # noqa: S101  # it made the ids

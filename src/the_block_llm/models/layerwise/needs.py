@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
+from the_block_llm.models.layerwise.attention import room_of_kernel
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.head import TILE_ROWS
 from the_block_llm.models.layerwise.packing import LayerLayout
@@ -128,7 +129,8 @@ def _attention_phase(size: TrainingSize, settings: EngineSettings, tokens: int) 
     weights = _weights(size)
     gathered = 2 * tokens * (shape.hidden + size.columns("q_proj", "k_proj", "v_proj"))
     # The kernel's own: a float32 gradient of the queries, keys and values for every head.
-    kernel = queries + _projected(size, tokens) + 2 * queries + 2 * queries
+    own = 4 * queries * room_of_kernel(tokens) // tokens
+    kernel = queries + _projected(size, tokens) + own
     if groups == 1:
         work = max(kernel, gathered + 2 * _projected(size, tokens))
     else:

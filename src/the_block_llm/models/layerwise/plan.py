@@ -17,6 +17,8 @@ from the_block_llm.models.limits import LayerChoice
 GIB: Final = 2**30
 # The allocator reserves more than is allocated; a plan must leave it this share and a bit.
 _RESERVED: Final = 1.06
+# Tokens that go through the MLP together.
+_TILES: Final = (32_768, 16_384, 8192, 4096, 2048, 1024)
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,6 @@ class MemoryPlan:
         if self.adapter_dtype is torch.bfloat16:
             parts.append("adapter in bfloat16")
         return ", ".join(parts)
-
-
-# Tokens that go through the MLP together.
-_TILES: Final = (32_768, 16_384, 8192, 4096, 2048, 1024)
 
 
 def plan_training(

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from the_block_llm import schemas
+from the_block_llm.datasets.cutoff import read_cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval import page, plan
-from the_block_llm.pipelines.behavioral_eval.cutoff import read_cutoff
 from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
 from the_block_llm.pipelines.behavioral_eval.leaks import familiar_held_out
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams

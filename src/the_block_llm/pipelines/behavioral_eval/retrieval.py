@@ -5,8 +5,8 @@ What retrieval alone achieves is the mark that tuning has to pass.
 
 from collections.abc import Iterator
 
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.behavioral_eval.cutoff import Cutoff
 from the_block_llm.retrieval.passages import Passage, commit_passages, file_passages
 
 

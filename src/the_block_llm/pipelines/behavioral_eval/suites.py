@@ -16,7 +16,6 @@ from the_block_llm.errors import SuiteError
 from the_block_llm.pipelines.behavioral_eval.wording import Pattern
 from the_block_llm.retrieval.words import split_words
 
-SUITE_VERSION: Final = 1
 FACT: Final = re.compile(r"\{(project|main_language|folder_[123])\}")
 """What a suite may leave to be looked up in the repository; other braces are code."""
 _SLUG: Final = r"^[a-z][a-z0-9_]*$"

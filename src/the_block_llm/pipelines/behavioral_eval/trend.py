@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from the_block_llm.datasets.parts import write_text_atomically
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.behavioral_eval.measuring import HELD_OUT
 
@@ -55,16 +56,12 @@ def remember(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         StorageError: The folder cannot be written, or a file in it cannot be read.
     """
-    path = folder / f"{entry['adapter']}.json"
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    write_text_atomically(folder / f"{entry['adapter']}.json", json.dumps(entry, indent=1))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(entry, indent=1), encoding="utf-8")
-        unfinished.replace(path)
         entries = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"Cannot keep the evaluation of {entry['adapter']} in {folder}: {error}. Make the "
-            "folder writable, or delete the file that cannot be read; it only serves the trend."
+            f"Earlier evaluations in {folder} cannot be read: {error}. Delete the file that is "
+            "damaged; it only serves the trend."
         ) from error
     return sorted(entries, key=lambda kept: (kept["trained_at"], kept["adapter"]))

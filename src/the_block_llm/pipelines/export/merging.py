@@ -17,12 +17,13 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model
+from the_block_llm.models.base_models import load_config
 from the_block_llm.models.generation import stop_ids
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.models.token_rows import active_token_rows, widened
+from the_block_llm.models.token_layers import active_token_rows
+from the_block_llm.models.token_rows import widened
 
 _INDEX: Final = "model.safetensors.index.json"
 
@@ -56,11 +57,7 @@ def write_merged(
         total += n_bytes
     names.append(_write_shard(folder, len(names), shard))
     _name_shards(folder, names, total)
-    location = prepare_base_model(profile)
-    config = from_pretrained(
-        profile,
-        lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
-    )
+    config = load_config(profile)
     config.dtype = torch.bfloat16
     rows = active_token_rows(model)
     if rows is not None:

@@ -70,7 +70,13 @@ def overlaps(
     names: list[str] = []
     files: list[OfRepository] = []
     sketches: list[_Sketch] = []
-    results = one_by_one(jobs, n_workers, execution, "Comparing repositories")
+    results = one_by_one(
+        jobs,
+        n_workers,
+        execution,
+        "Comparing repositories",
+        [facts["n_commits"] for facts in every],
+    )
     for facts, result in zip(every, results, strict=True):
         # One that could not be read has no rows, and one that cannot be compared no sketch.
         if not isinstance(result, Failed) and len(result.commits):

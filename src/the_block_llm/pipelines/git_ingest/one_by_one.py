@@ -4,16 +4,19 @@ import errno
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from the_block_llm.errors import BlockError, ParameterError, StorageError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.local_jobs import WorkerEndedError, run_in_processes
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
-from the_block_llm.progress import ProgressBar, progress_bar, without_bars
+from the_block_llm.progress import progress_bar, without_bars
 
 _log = logging.getLogger(__name__)
+# A second's work, of which Ray's share is then small.
+_WEIGHT_A_TASK: Final = 400
+_REPOSITORIES_A_TASK: Final = 8
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,57 @@ def one_by_one(
         StorageError: There is no room to write, for whichever repository.
     """
     results: list[Any] = [None] * len(jobs)
-    total = len(jobs) if weights is None else sum(weights)
-    with progress_bar(description, total) as bar:
+    weights = weights or [1] * len(jobs)
+    with progress_bar(description, sum(weights)) as bar:
         guarded = [(_guarded, job) for job in jobs]
         run = _locally(guarded, n_workers) if execution.engine == "local" else None
-        for number, result in run or run_on_ray(guarded, execution):
+        for number, result in run or _on_ray(guarded, weights, execution):
             results[number] = Failed(result.reason) if isinstance(result, Lost) else result
-            _count(bar, 1 if weights is None else weights[number])
+            bar.advance(weights[number])
     return iter(results)
 
 
-def _count(bar: ProgressBar, weight: int) -> None:
-    bar.advance(weight)
+def bundles(weights: Sequence[int]) -> list[range]:
+    """Neighbours that are light enough to be one task together.
+
+    >>> bundles([1024, 200, 200, 200, 1, 1])
+    [range(0, 1), range(1, 3), range(3, 6)]
+    """
+    found: list[range] = []
+    begin, weight = 0, 0
+    for number, one in enumerate(weights):
+        if number > begin and (
+            weight + one > _WEIGHT_A_TASK or number - begin >= _REPOSITORIES_A_TASK
+        ):
+            found.append(range(begin, number))
+            begin, weight = number, 0
+        weight += one
+    if begin < len(weights):
+        found.append(range(begin, len(weights)))
+    return found
+
+
+def _on_ray(
+    jobs: Sequence[Call], weights: Sequence[int], execution: ExecutionParams
+) -> Iterator[tuple[int, Any]]:
+    """Run the jobs, several small ones as one task: Ray takes some milliseconds for each."""
+    together = bundles(weights)
+    lost: list[int] = []
+    tasks = ((_each, ([jobs[number] for number in bundle],)) for bundle in together)
+    for at, answers in run_on_ray(tasks, execution):
+        if not isinstance(answers, Lost):
+            yield from zip(together[at], answers, strict=True)
+        elif len(together[at]) == 1:
+            yield together[at].start, answers
+        else:
+            lost.extend(together[at])
+    # One of them kills its worker; which one, only each of them alone can tell.
+    for at, answer in run_on_ray((jobs[number] for number in lost), execution) if lost else ():
+        yield lost[at], answer
+
+
+def _each(jobs: Sequence[Call]) -> list[Any]:
+    return [function(*arguments) for function, arguments in jobs]
 
 
 def _locally(jobs: Sequence[Call], n_workers: int) -> Iterator[tuple[int, Any]]:

@@ -34,10 +34,12 @@ from the_block_llm.pipelines.git_ingest.private_view import (
     private_view,
     resolve_commit,
 )
-from the_block_llm.pipelines.git_ingest.source import RepositorySource, locate
+from the_block_llm.pipelines.git_ingest.source import RepositorySource, is_url, locate
 
 _log = logging.getLogger(__name__)
 _NAMED_FAILURES: Final = 3
+_COMMITS_A_CLONE: Final = 2000
+_COMMITS_A_LOOK: Final = 50
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def _pin_all(
         params.n_workers,
         execution,
         "Finding repositories",
+        # As commits: a clone takes far longer than looking at what is here.
+        [_COMMITS_A_CLONE if is_url(one) else _COMMITS_A_LOOK for one in given],
     )
     pinned: list[_Pinned] = []
     failed: list[dict[str, str]] = []

@@ -63,27 +63,35 @@ def in_shares(
         if n > 1
         for number in range(n)
     ]
-    jobs = [share(every[index], one) for index, one in divided]
-    weights = [every[index]["n_commits"] // one.of for index, one in divided]
-    small = [index for index, n in enumerate(n_shares) if n <= 1]
-    # The large ones first: what is begun last should be short.
-    results = list(
-        one_by_one(
-            [*jobs, *(whole(every[index]) for index in small)],
-            n_workers,
-            execution,
-            description,
-            [*weights, *(every[index]["n_commits"] for index in small)],
+    # Largest first: what is begun last should be short.
+    falling = sorted(range(len(every)), key=lambda index: -every[index]["n_commits"])
+    large = [index for index in falling if n_shares[index] > 1]
+    small = falling[len(large) :]
+    # Both times some small ones come last, so that nobody waits long for the others' ends.
+    n_first = len(small) // 2 if large else len(small)
+
+    def run(jobs: list[Call], weights: list[int], wholes: list[int]) -> list[Any]:
+        return list(
+            one_by_one(
+                [*jobs, *(whole(every[index]) for index in wholes)],
+                n_workers,
+                execution,
+                description,
+                [*weights, *(every[index]["n_commits"] for index in wholes)],
+            )
         )
+
+    first = run(
+        [share(every[index], one) for index, one in divided],
+        [every[index]["n_commits"] // one.of for index, one in divided],
+        small[:n_first],
     )
-    found: dict[int, Any] = dict(zip(small, results[len(jobs) :], strict=True))
-    large = [index for index, n in enumerate(n_shares) if n > 1]
-    del results
     # A share that failed is not asked why: reading the whole meets the same, and says it.
-    found.update(
+    rest = run([], [], [*large, *small[n_first:]])
+    found = dict(
         zip(
-            large,
-            one_by_one([whole(every[index]) for index in large], n_workers, execution, description),
+            [*small[:n_first], *large, *small[n_first:]],
+            [*first[len(divided) :], *rest],
             strict=True,
         )
     )

@@ -32,7 +32,12 @@ def adapters_group(parameters_of: ParametersOf, guard: Guard) -> click.Group:
 
     @click.group()
     def adapters() -> None:
-        """List, compare and prune trained adapters. Nothing is deleted unasked."""
+        """List, compare and prune trained adapters. Nothing is deleted unasked.
+
+        \b
+        Example:
+          kedro adapters list
+        """  # noqa: D301  # click wants the character itself
 
     @adapters.command("list")
     @_ALL

@@ -1,13 +1,14 @@
 """What adapters there are, how two differ, and which could go. No torch: it answers at once."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter_manifest import AdapterFolder, list_adapters
+from the_block_llm.pipelines.qlora_train.dotted_names import dotted
 
 _SHOWN_CHARACTERS: Final = 80
 
@@ -87,7 +88,8 @@ def delete_versions(versions: Sequence[AdapterVersion]) -> None:
             shutil.rmtree(hidden)
         except OSError as error:
             raise StorageError(
-                f"The adapter {version.path} cannot be removed: {error.strerror}."
+                f"The adapter {version.path} cannot be removed: {error.strerror}. Make its folder "
+                "writable, then prune again."
             ) from error
 
 
@@ -122,7 +124,7 @@ def _find(folder: Path, version: str) -> AdapterFolder:
     if len(matches) != 1:
         listed = ", ".join(f"{one.profile}/{one.version}" for one in known) or "none"
         raise AdapterError(
-            f"There is no adapter {version!r} in {folder}. Known: {listed}."
+            f"There is no adapter {version!r} in {folder}. There are: {listed}."
             if not matches
             else f"{version!r} is the name of {len(matches)} adapters; say which: {listed}."
         )
@@ -130,15 +132,7 @@ def _find(folder: Path, version: str) -> AdapterFolder:
 
 
 def _facts(adapter: AdapterFolder) -> dict[str, Any]:
-    return dict(_flat(adapter.manifest.model_dump(mode="json", exclude={"format"})))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return dict(dotted(adapter.manifest.model_dump(mode="json", exclude={"format"})))
 
 
 def _shown(value: Any) -> str:

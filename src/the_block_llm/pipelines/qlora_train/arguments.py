@@ -3,7 +3,6 @@
 import torch
 from transformers import TrainingArguments
 
-from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.epochs import EpochPlan
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -11,18 +10,12 @@ from the_block_llm.pipelines.qlora_train.run_folder import RunFolder
 
 
 def micro_batch_rows(job: TrainingJob, run: RunFolder) -> int:
-    """Rows that go through the model together in each process.
+    """Rows that go through the model together in each process: a divisor of its share.
 
     Raises:
         ParameterError: The effective batch cannot be shared out over the processes.
     """
-    batch, processes = job.values.effective_batch_rows, ranks.n_processes()
-    if batch % processes:
-        raise ParameterError(
-            f"qlora_train.n_processes {processes} does not divide the effective batch of {batch} "
-            "rows. Choose a number that does."
-        )
-    share = batch // processes
+    share = job.rows_of_each(ranks.n_processes())
     return max(n for n in range(1, run.state.micro_batch_rows + 1) if share % n == 0)
 
 
@@ -40,13 +33,14 @@ def training_arguments(
     # The layerwise engine knows its types and recomputes by itself.
     helped = on_gpu and not layerwise
     rows = micro_batch_rows(job, run)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run.path),
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=values.effective_batch_rows // rows // ranks.n_processes(),
+        gradient_accumulation_steps=job.rows_of_each(ranks.n_processes()) // rows,
         max_steps=plan.steps,
         learning_rate=values.learning_rate,
-        warmup_steps=values.warmup_ratio,
+        # Rounded down: of one step the first, whose rate would be 0, is all there is.
+        warmup_steps=int(plan.steps * values.warmup_ratio),
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
         # Not the paged one: its managed memory counts as no one's, and moves unasked.
@@ -72,3 +66,8 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
     )
+    if on_gpu:
+        # Where one process sees several GPUs, the Trainer would copy the model to each of them
+        # (DataParallel) and take as many times the rows a step. Ours has one GPU a process.
+        arguments._n_gpu = 1
+    return arguments

@@ -2,17 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import ParameterError
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
+from the_block_llm.pipelines.qlora_train.dotted_names import dotted
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
+JOB_FILE: Final = "job.json"
+"""Of a job that other processes read, in a folder that they all see."""
 # Where it works, how it is watched and how rows are split over memory and processes: a run
 # that is cut off may go on with others.
 _NOT_DECISIVE: Final[Any] = {
@@ -64,6 +68,20 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     added_tokens: dict[str, int] = {}
     """Ids of tokens in the rows that the model does not have; it learns vectors for them."""
     tensorboard_folder: Path | None = None
+
+    def rows_of_each(self, n_processes: int) -> int:
+        """Rows of an optimizer step that each of so many processes computes.
+
+        Raises:
+            ParameterError: They cannot share the effective batch.
+        """
+        batch = self.values.effective_batch_rows
+        if batch % n_processes:
+            raise ParameterError(
+                f"{n_processes} processes do not divide the effective batch of {batch} rows. "
+                "Choose a number that does (qlora_train.n_processes, --processes)."
+            )
+        return batch // n_processes
 
     def data_hashes(self) -> dict[str, str]:
         """By table, a hash of its rows.
@@ -140,7 +158,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     >>> differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
     ['values.seed 1 → 2']
     """
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(dotted(before)), dict(dotted(now))
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return [
         f"the {name.removeprefix('data.')} rows"
@@ -148,14 +166,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         else f"{name} {old.get(name)} → {new.get(name)}"
         for name in changed
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _content_hash(table: ParquetParts) -> str:

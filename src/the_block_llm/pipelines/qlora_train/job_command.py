@@ -6,7 +6,6 @@ folder that all machines see; torchrun trains it; and an ordinary ``kedro run
 adapter in its place.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -14,13 +13,12 @@ from typing import Any, Final, Protocol
 import click
 
 from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.errors import ParameterError, StorageError
+from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.report_files import read_report
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.pipelines.qlora_train.job import training_job
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, training_job
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
-JOB_FILE: Final = "job.json"
 HELP: Final = """Write the training job for torchrun on several machines into FOLDER.
 
 \b
@@ -40,8 +38,8 @@ OPTIONS: Final[list[click.Parameter]] = [
         ["--processes"], type=click.IntRange(min=1), required=True,
         help="Processes of all machines together, one a GPU.",
     ),
-    click.Option(["--model"], help="Profile; by default the project's."),
-    click.Option(["--env"], help="Configuration environment."),
+    click.Option(["--model"], metavar="NAME", help="Profile; by default the chosen one."),
+    click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]  # fmt: skip
 
 
@@ -74,30 +72,16 @@ def write_job(
     profile = resolve_profile(
         ModelProfiles.model_validate(project.parameters["models"]), project.parameters["model"]
     )
-    repository = json.loads(project.folder_of("repository").read_text(encoding="utf-8"))
-    row_facts = json.loads(project.folder_of("row_facts").read_text(encoding="utf-8"))
     job = training_job(
         profile,
         params.model_copy(update={"n_processes": processes}),
         train_folder=_rows(project, "train_rows", folder),
         validation_folder=_rows(project, "validation_rows", folder),
-        git_commit=repository["head"],
-        row_facts=row_facts,
+        git_commit=read_report(project.folder_of("repository"))["head"],
+        row_facts=read_report(project.folder_of("row_facts")),
     )
-    batch = job.values.effective_batch_rows
-    if batch % processes:
-        raise ParameterError(
-            f"{processes} processes do not divide the effective batch of {batch} rows. Choose a "
-            "number that does."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / JOB_FILE).write_text(job.model_dump_json(indent=1), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write {folder / JOB_FILE}: {error.strerror}. Give a folder that every "
-            "machine sees and that can be written."
-        ) from error
+    job.rows_of_each(processes)  # refuse now what no machine could share out
+    write_text_atomically(folder / JOB_FILE, job.model_dump_json(indent=1))
     click.echo(str(folder / JOB_FILE))
 
 

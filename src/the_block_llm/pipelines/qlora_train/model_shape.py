@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from the_block_llm.models.adapters import check_targets
-from the_block_llm.models.base_models import from_pretrained, prepare_base_model, quiet_loading
+from the_block_llm.models.base_models import load_config, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.token_rows import first_added_id
 
@@ -31,14 +31,8 @@ def adapter_shape(
         ProfileError: The added tokens leave a gap behind the model's own.
         ModelUnavailableError: Not even the configuration can be had.
     """
-    location = prepare_base_model(profile)
     with quiet_loading():
-        config = from_pretrained(
-            profile,
-            lambda: AutoConfig.from_pretrained(
-                location, revision=profile.hub_revision or "main", trust_remote_code=False
-            ),
-        )
+        config = load_config(profile)
         # Shapes without memory.
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

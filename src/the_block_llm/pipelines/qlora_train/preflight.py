@@ -127,7 +127,7 @@ def _time(report: dict[str, Any]) -> str:
     speed = report["speed"]
     if speed is None:
         # A long run is timed once it has loaded the model, a short one is over before that pays.
-        return "told when the model is loaded, or after the first step; preflight_only asks now"
+        return "told once it begins; preflight_only tells now"
     return (
         f"about {spoken_duration(report['expected_seconds'])}, at "
         f"{speed['train_tokens_per_second']:,.0f} tokens/s with "

@@ -6,6 +6,7 @@ with the job in a file, and tell what they do as lines of JSON.
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,11 +21,10 @@ from the_block_llm import errors
 from the_block_llm.errors import (
     BlockError,
     OutOfMemoryInProcessError,
-    ParameterError,
     StoppedOnRequest,
     TrainingError,
 )
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.stopping import stop_on_signals
 from the_block_llm.pipelines.qlora_train.training import (
     TrainingOutcome,
@@ -34,7 +34,6 @@ from the_block_llm.progress import ProgressBar, progress_bar
 
 _log = logging.getLogger(__name__)
 WORKER: Final = "the_block_llm.pipelines.qlora_train.worker"
-JOB_FILE: Final = "job.json"
 OUTCOME_FILE: Final = "outcome.json"
 ENDS_WITH_PARENT: Final = "--ends-with-parent"
 
@@ -48,11 +47,7 @@ def train_in_processes(job: TrainingJob) -> TrainingOutcome:
     """
     if job.n_processes == 1:
         return train(job)
-    if job.values.effective_batch_rows % job.n_processes:
-        raise ParameterError(
-            f"qlora_train.n_processes {job.n_processes} does not divide the effective batch of "
-            f"{job.values.effective_batch_rows} rows. Choose a number that does."
-        )
+    job.rows_of_each(job.n_processes)  # refuse now what no worker could share out
     while True:
         try:
             return _launch(job)
@@ -82,8 +77,11 @@ def _launch(job: TrainingJob) -> TrainingOutcome:
             f"--nproc-per-node={job.n_processes}", "--module", WORKER, str(folder),
             ENDS_WITH_PARENT,
         ]  # fmt: skip
+        cores = os.cpu_count() or 1
         process = subprocess.Popen(
             command,
+            # torchrun would leave each of several processes a single thread.
+            env={"OMP_NUM_THREADS": str(max(1, cores // job.n_processes)), **os.environ},
             # The workers end when this pipe closes, however this process ends.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -151,9 +149,10 @@ def outcome_of(
     finished = folder / OUTCOME_FILE
     if finished.is_file():
         return TrainingOutcome.model_validate_json(finished.read_text(encoding="utf-8"))
-    failures = sorted(folder.glob("failure-*.json"))
+    # The first one is the cause: the others then fail for want of their partner.
+    failures = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in failures]
-    # Memory first: the other processes then fail for want of their partner.
+    # Memory before all: its end is told late.
     found.sort(key=lambda failure: failure["kind"] != OutOfMemoryInProcessError.__name__)
     if found and not (asked and found[0]["kind"] != StoppedOnRequest.__name__):
         raise _as_error(found[0])

@@ -7,17 +7,43 @@ from typing import Final, TypeVar
 import torch
 from torch import distributed
 
+from the_block_llm.errors import ParameterError
+
 _T = TypeVar("_T")
 # While the first process answers probe questions or hashes a checkpoint, the others wait.
 _LONGEST_WAIT: Final = timedelta(hours=2)
 
 
 def join_processes() -> None:
-    """Meet the other processes of this run, if torchrun started several."""
-    if n_processes() > 1 and not distributed.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(local_device())
-        distributed.init_process_group(backend(), timeout=_LONGEST_WAIT)
+    """Meet the other processes of this run, if torchrun started several.
+
+    Raises:
+        ParameterError: There are more processes on this machine than GPUs.
+    """
+    if n_processes() == 1 or distributed.is_initialized():
+        return
+    device = local_device()
+    if device.type == "cuda":
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:
+            raise ParameterError(
+                f"{here} training processes were started on a machine with {gpus} GPUs. Every "
+                f"process needs one of its own: set qlora_train.n_processes to {gpus}, or start "
+                "the others on more machines."
+            )
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        backend(),
+        timeout=_LONGEST_WAIT,
+        # NCCL else guesses it at the first barrier.
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def leave_processes() -> None:
+    """Part from the others after a run that went well; otherwise it could wait for the dead."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def backend() -> str | None:

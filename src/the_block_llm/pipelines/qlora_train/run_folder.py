@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from the_block_llm.datasets.parts import write_text_atomically
 from the_block_llm.errors import StorageError, TrainingError
+from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, differences
 
 _log = logging.getLogger(__name__)
@@ -128,6 +129,20 @@ def open_run(job: TrainingJob) -> RunFolder:
     except BaseException:
         lock.release()
         raise
+
+
+def open_for_all(job: TrainingJob) -> RunFolder:
+    """Open the job's run folder; the first process writes there, the others read.
+
+    Raises:
+        TrainingError: As :func:`open_run`.
+    """
+    run = open_run(job) if ranks.is_first() else None
+    state = ranks.from_first(run.state if run else None)
+    if run is not None:
+        return run
+    assert state is not None  # noqa: S101  # sent by the first
+    return RunFolder(run_path(job), state, lock=None)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from the_block_llm.errors import StorageError
+from the_block_llm.models.adapter_manifest import WEIGHTS_NAME
 from the_block_llm.models.segments import IGNORED_LABEL
 from the_block_llm.pipelines.qlora_train import ranks
 from the_block_llm.pipelines.qlora_train.history import best_validation
@@ -55,6 +57,22 @@ class RunTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The dataset is the order.
         return SequentialSampler(train_dataset or self.train_dataset)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        # accelerate refuses a model with sharded parameters. Only what is whole is averaged.
+        if not (training and self._in_step):
+            return super()._wrap_model(model, training, dataloader)
+        if isinstance(model, DistributedDataParallel):
+            return model
+        device = self.args.device
+        return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Compute in the run's types where accelerate, which would see to it, holds no model."""
+        if not self._in_step:
+            return super().autocast_smart_context_manager(cache_enabled)
+        kind = self.args.device.type
+        return torch.autocast(kind, torch.bfloat16, bool(self.args.bf16), cache_enabled)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write down what a step cost beside its loss."""
@@ -170,4 +188,4 @@ def _tokens_of_steps(rows: RowTable, order: RowOrder) -> np.ndarray[Any, Any]:
 
 def checkpoint_weights(checkpoint: Path) -> Path:
     """The adapter's weights inside a checkpoint."""
-    return checkpoint / "adapter_model.safetensors"
+    return checkpoint / WEIGHTS_NAME

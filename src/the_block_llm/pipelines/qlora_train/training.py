@@ -36,7 +36,7 @@ from the_block_llm.pipelines.qlora_train.out_of_memory import (
 )
 from the_block_llm.pipelines.qlora_train.probing import EpochProbe
 from the_block_llm.pipelines.qlora_train.run_data import RunData, expected_seconds, read_rows
-from the_block_llm.pipelines.qlora_train.run_folder import RunFolder, open_run, run_path
+from the_block_llm.pipelines.qlora_train.run_folder import RunFolder, open_for_all
 from the_block_llm.pipelines.qlora_train.run_metrics import run_metrics
 from the_block_llm.pipelines.qlora_train.speed_probe import measure_speed
 from the_block_llm.pipelines.qlora_train.stopping import stop_on_signals
@@ -98,20 +98,6 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
     if ranks.is_first():
         run.discard()
     return outcome
-
-
-def open_for_all(job: TrainingJob) -> RunFolder:
-    """Open the job's run folder; the first process writes there, the others read.
-
-    Raises:
-        TrainingError: As :func:`~the_block_llm.pipelines.qlora_train.run_folder.open_run`.
-    """
-    run = open_run(job) if ranks.is_first() else None
-    state = ranks.from_first(run.state if run else None)
-    if run is not None:
-        return run
-    assert state is not None  # noqa: S101  # sent by the first
-    return RunFolder(run_path(job), state, lock=None)
 
 
 class _Run:

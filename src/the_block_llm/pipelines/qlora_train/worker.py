@@ -11,20 +11,22 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.errors import BlockError, OutOfMemoryInProcessError, StoppedOnRequest
-from the_block_llm.pipelines.qlora_train import ranks
-from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
-from the_block_llm.pipelines.qlora_train.processes import (
-    ENDS_WITH_PARENT,
-    JOB_FILE,
-    OUTCOME_FILE,
+from the_block_llm.errors import (
+    BlockError,
+    OutOfMemoryInProcessError,
+    StoppedOnRequest,
+    TrainingError,
 )
+from the_block_llm.pipelines.qlora_train import ranks
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
+from the_block_llm.pipelines.qlora_train.out_of_memory import is_out_of_memory
+from the_block_llm.pipelines.qlora_train.processes import ENDS_WITH_PARENT, OUTCOME_FILE
 from the_block_llm.pipelines.qlora_train.training import train
 
 
@@ -52,14 +54,26 @@ def main(folder: Path, *, ends_with_parent: bool) -> int:
     except BlockError as error:
         _fail(folder, type(error).__name__, str(error))
         return 1
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail(folder, OutOfMemoryInProcessError.__name__, f"Out of memory: {error}.")
+    except Exception as error:  # noqa: BLE001  # told to the process that waits, and ends this one
+        if is_out_of_memory(error):
+            _fail(folder, OutOfMemoryInProcessError.__name__, f"Out of memory: {error}.")
+            return 1
+        # torchrun's own last words, which are all that else comes through, do not say what it was.
+        traceback.print_exc()
+        _fail(folder, TrainingError.__name__, _as_said(error))
         return 1
     if ranks.is_first():
         (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
+    ranks.leave_processes()
     return 0
+
+
+def _as_said(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"A training process failed: {type(error).__name__}: {error} ({Path(where.filename).name}, "
+        f"line {where.lineno}). The last checkpoint is kept; the same command goes on from it."
+    )
 
 
 class _ProgressLines:

@@ -14,6 +14,7 @@ from the_block_llm.pipelines.sequence_build.associations import (
     commit_associations,
     folder_associations,
 )
+from the_block_llm.pipelines.sequence_build.changes import Changes, read_changes
 from the_block_llm.pipelines.sequence_build.chat_files import (
     dependency_chats,
     description_chat,
@@ -37,7 +38,6 @@ from the_block_llm.pipelines.sequence_build.dependencies import dependencies, re
 from the_block_llm.pipelines.sequence_build.descriptions import Description, describe
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.file_documents import (
-    HeldBack,
     SnapshotFile,
     held_out_file,
     training_file,
@@ -49,7 +49,7 @@ from the_block_llm.pipelines.sequence_build.material import (
     why_path_not_taught,
 )
 from the_block_llm.pipelines.sequence_build.messages import message_of
-from the_block_llm.pipelines.sequence_build.new_lines import added_lines, lines_of
+from the_block_llm.pipelines.sequence_build.new_lines import lines_of
 from the_block_llm.pipelines.sequence_build.outlines import declarations
 from the_block_llm.schemas import Split
 
@@ -277,8 +277,8 @@ class Corpus:
         }
 
     @cached_property
-    def _changes(self) -> "_Changes":
-        return _read_changes(self.file_changes, self.history)
+    def _changes(self) -> Changes:
+        return read_changes(self.file_changes, self.history)
 
 
 @dataclass(frozen=True)
@@ -301,48 +301,6 @@ class _Surveyed:
     """How often each name is defined, of those that say what they are for."""
     depends_on: Mapping[str, list[str]]
     used_by: Mapping[str, list[str]]
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """What one pass over the changes tells of paths."""
-
-    paths_of: Mapping[str, Sequence[str]]
-    commits_of: Mapping[str, Sequence[str]]
-    written_before: Mapping[str, datetime]
-    written_after: Mapping[str, datetime]
-    path_before: Mapping[str, str]
-    held_back: HeldBack
-
-
-def _read_changes(table: RowSource, history: History) -> _Changes:
-    paths_of: dict[str, list[str]] = defaultdict(list)
-    commits_of: dict[str, list[str]] = defaultdict(list)
-    written: dict[bool, dict[str, datetime]] = {False: {}, True: {}}
-    path_before: dict[str, str] = {}
-    created: dict[str, datetime] = {}
-    added: dict[str, set[str]] = defaultdict(set)
-    for row in table.rows(["sha", "path", "old_path", "status", "patch"]):
-        commit = history.commits.get(row["sha"])
-        if commit is None:
-            continue
-        path, split = row["path"], history.split_of[commit.sha]
-        paths_of[commit.sha].append(path)
-        commits_of[path].append(commit.sha)
-        if row["status"] == "D":
-            continue
-        times = written[split == "held_out"]
-        times[path] = max(times.get(path, commit.committed_at), commit.committed_at)
-        if split == "held_out" and row["status"] == "R":
-            path_before[path] = row["old_path"]
-        if split == "validation":
-            if row["status"] == "A":
-                created[path] = commit.committed_at
-            elif row["patch"]:
-                added[path] |= added_lines(row["patch"])
-    return _Changes(
-        paths_of, commits_of, written[False], written[True], path_before, HeldBack(created, added)
-    )
 
 
 def _purpose(described: Sequence[Description], added: Set[str]) -> str:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from the_block_llm.datasets.by_repository import RowSource
+from the_block_llm.datasets.cutoff import Cutoff, read_cutoff, utc
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import Split
 
@@ -37,21 +38,6 @@ class Commit:
     @property
     def short_sha(self) -> str:
         return self.sha[:8]
-
-
-@dataclass(frozen=True)
-class Cutoff:
-    """T0: the commit whose tree is trained on."""
-
-    sha: str | None
-    """None where the repository began after the cut-off, so that nothing of it is trained on."""
-    time: datetime
-    head_sha: str
-
-    @property
-    def holds_out(self) -> bool:
-        """False where everything is trained on."""
-        return self.sha != self.head_sha
 
 
 class EverySide(Protocol):
@@ -86,11 +72,11 @@ class History:
         return [commit for sha, commit in self.commits.items() if self.split_of[sha] == split]
 
 
-def read_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cutoff:
-    """Take the cut-off that the snapshot on disk was made for.
+def current_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cutoff:
+    """The cut-off that the snapshot on disk was made for, if it is the one now asked for.
 
     Raises:
-        StaleDataError: It is not the one now asked for.
+        StaleDataError: It is another.
     """
     made_for = repository["cutoff"]["spec"]
     if made_for != spec:
@@ -98,11 +84,7 @@ def read_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cuto
             f"The tables on disk were made for the cut-off {made_for}, and "
             f"sequence_build.cutoff is now {spec}. Run `kedro run --pipeline=git_ingest` again."
         )
-    return Cutoff(
-        sha=repository["cutoff"]["sha"],
-        time=_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
-        head_sha=repository["head"],
-    )
+    return read_cutoff(repository)
 
 
 def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -> History:
@@ -208,9 +190,5 @@ def require_enough(n_commits: int, n_before: int, cutoff: Cutoff) -> None:
 
 
 def _commit(row: Mapping[str, Any]) -> Commit:
-    times = {name: _utc(row[name]) for name in ("authored_at", "committed_at")}
+    times = {name: utc(row[name]) for name in ("authored_at", "committed_at")}
     return Commit(**{**row, **times, "parents": tuple(row["parents"])})
-
-
-def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -34,15 +34,15 @@ from the_block_llm.pipelines.sequence_build.groups import (
     temporary_folder,
     work_folder,
 )
-from the_block_llm.pipelines.sequence_build.history import read_cutoff
+from the_block_llm.pipelines.sequence_build.history import current_cutoff
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.packing_parts import packed
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
     SequenceBuildParams,
     row_shape,
 )
 from the_block_llm.pipelines.sequence_build.report import sequence_report
-from the_block_llm.pipelines.sequence_build.row_table import pack_split
 from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
 from the_block_llm.pipelines.sequence_build.several import (
     Corpora,
@@ -53,6 +53,7 @@ from the_block_llm.pipelines.sequence_build.several import (
     count_commits,
 )
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.pipelines.sequence_build.windows import windows_of
 from the_block_llm.schemas import Split
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def screen_documents(
     tables = chosen_tables(
         repository, commits, file_changes, snapshot_files, params.only_repository
     )
-    holds_out = read_cutoff(tables.repository, params.cutoff).holds_out
+    holds_out = current_cutoff(tables.repository, params.cutoff).holds_out
     place = work_folder(commits, params.work_folder, execution)
     with temporary_folder(place) as folder:
         jobs: list[Call] = [
@@ -165,26 +166,38 @@ def describe_rows(
 
 
 def pack_train(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what is learned."""
     shape = row_shape(params, resolve_profile(profiles, model))
     left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
-    return _pack(documents, "train", profiles, model, params, left_out)
+    return _pack(documents, "train", profiles, model, params, execution, left_out)
 
 
 def pack_validation(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what chooses the best checkpoint."""
-    return _pack(documents, "validation", profiles, model, params)
+    return _pack(documents, "validation", profiles, model, params, execution)
 
 
 def pack_held_out(
-    documents: ParquetParts, profiles: ModelProfiles, model: str, params: SequenceBuildParams
-) -> Iterator[pa.RecordBatch]:
+    documents: ParquetParts,
+    profiles: ModelProfiles,
+    model: str,
+    params: SequenceBuildParams,
+    execution: ExecutionParams = _HERE,
+) -> Iterator[pa.RecordBatch | Place]:
     """Pack what the evaluation measures with."""
-    return _pack(documents, "held_out", profiles, model, params)
+    return _pack(documents, "held_out", profiles, model, params, execution)
 
 
 def report_sequences(
@@ -205,7 +218,7 @@ def report_sequences(
     shape = row_shape(params, profile)
     # The report counts commits; the other tables are not read.
     tables = chosen_tables(repository, commits, commits, commits, params.only_repository)
-    cutoff = read_cutoff(tables.repository, params.cutoff)
+    cutoff = current_cutoff(tables.repository, params.cutoff)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
@@ -240,12 +253,21 @@ def _pack(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
+    execution: ExecutionParams,
     left_out: npt.NDArray[np.bool_] | None = None,
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.RecordBatch | Place]:
     profile = resolve_profile(profiles, model)
     tokenizer, _ = _tokenizer(profile, params)
     token_bytes = DocumentTokenizer(tokenizer, profile).byte_lengths
-    return pack_split(documents, split, row_shape(params, profile), token_bytes, left_out)
+    shape = row_shape(params, profile)
+    return packed(
+        documents,
+        windows_of(documents, split, shape, left_out),
+        shape,
+        token_bytes,
+        work_folder(documents, params.work_folder, execution),
+        execution,
+    )
 
 
 def _tokenizer(
@@ -284,7 +306,7 @@ def _corpus(
 ) -> Corpora | OneCorpus:
     return corpora(
         tables,
-        read_cutoff(tables.repository, params.cutoff),
+        current_cutoff(tables.repository, params.cutoff),
         params.validation_fraction,
         members,
         with_chats=profile.role == "advisor",

@@ -15,6 +15,7 @@ from the_block_llm.pipelines.sequence_build.nodes import (
 
 _TABLES = ["repository", "commits", "file_changes", "snapshot_files"]
 _PARAMS = ["params:models", "params:model", "params:sequence_build"]
+_PACKED = ["documents", *_PARAMS, "params:execution"]
 
 
 def create_pipeline() -> Pipeline:
@@ -34,15 +35,15 @@ def create_pipeline() -> Pipeline:
             ),
             Node(describe_rows, _PARAMS, "row_facts", name="describe_rows", tags=["rows"]),
             Node(
-                pack_train, ["documents", *_PARAMS], "train_rows", name="pack_train",
+                pack_train, _PACKED, "train_rows", name="pack_train",
                 tags=["rows"],
             ),
             Node(
-                pack_validation, ["documents", *_PARAMS], "validation_rows",
+                pack_validation, _PACKED, "validation_rows",
                 name="pack_validation", tags=["rows"],
             ),
             Node(
-                pack_held_out, ["documents", *_PARAMS], "held_out_rows", name="pack_held_out",
+                pack_held_out, _PACKED, "held_out_rows", name="pack_held_out",
                 tags=["rows"],
             ),
             Node(

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE, must_stay_whole
-from the_block_llm.pipelines.sequence_build.history import Cutoff
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.screening import Screening
 from the_block_llm.pipelines.sequence_build.several import CommitCounts

@@ -1,7 +1,7 @@
 """The table ``documents`` to packed rows: cut, pack, fill up, write.
 
 Documents are taken in windows of bounded size, so a corpus of any length is packed in the
-same memory; pieces that leave a row half empty wait for the next window.
+same memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ from the_block_llm.pipelines.sequence_build.pieces import (
     without_targets,
 )
 from the_block_llm.pipelines.sequence_build.tokens import Ids, Mask
+from the_block_llm.pipelines.sequence_build.windows import Window, windows_of
 from the_block_llm.schemas import ROWS, DocumentKind, Split
 
-_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # 80 MB of ids and targets, packed at a time
 _BATCH_TOKENS: Final = 512 * 1024
 _COLUMNS: Final = (
     "document_id", "kind", "split", "source", "segments", "input_ids", "labels_mask", "stage",
@@ -68,46 +68,37 @@ def pack_split(
         Batches of the schema ``ROWS``, stage by stage. Pieces without a target are left out,
         and so are documents that must stay whole and are longer than a row.
     """
-    stages = range(1, len(shape.stage_tokens) + 1) if split == "train" else ()
-    for stage in stages or (0,):
-        yield from _pack_stage(
-            documents, split, stage, shape.of_stage(stage), token_bytes, left_out
-        )
+    for window in windows_of(documents, split, shape, left_out):
+        yield from pack_window(documents, window, shape, token_bytes)
 
 
-def _pack_stage(
+def pack_window(
     documents: ParquetParts,
-    split: Split,
-    stage: int,
+    window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    left_out: npt.NDArray[np.bool_] | None,
 ) -> Iterator[pa.RecordBatch]:
-    window: list[_Document] = []
-    window_tokens = 0
-    for document in _cut_documents(documents, split, stage, shape, token_bytes, left_out):
-        window.append(document)
-        window_tokens += len(document.input_ids)
-        if window_tokens >= _WINDOW_TOKENS:
-            yield from _pack_window(window, shape)
-            window, window_tokens = [], 0
-    yield from _pack_window(window, shape)
+    """Pack the documents of one window; the rest as for :func:`pack_split`."""
+    shape = shape.of_stage(window.stage)
+    yield from _packed([*_cut_documents(documents, window, shape, token_bytes)], shape)
 
 
 def _cut_documents(
     documents: ParquetParts,
-    split: Split,
-    stage: int,
+    window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    left_out: npt.NDArray[np.bool_] | None,
 ) -> Iterator[_Document]:
     number = 0
-    for begin, batch in documents.batches_with("split", split, _COLUMNS, batch_rows=512):
-        wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["stage"], stage))
-        if left_out is not None:
-            kept = pa.array(~left_out[begin : begin + len(batch)])
-            wanted = pc.and_(wanted, kept)
+    for begin, batch in documents.batches_with(
+        "split", window.split, _COLUMNS, batch_rows=512, rows=window.rows
+    ):
+        wanted = pc.and_(
+            pc.equal(batch["split"], window.split), pc.equal(batch["stage"], window.stage)
+        )
+        here = range(max(begin, window.rows.start), min(begin + len(batch), window.rows.stop))
+        if len(here) < len(batch) or window.left_out is not None:
+            wanted = pc.and_(wanted, pa.array(window.holds(begin, len(batch))))
         # Most batches are of one side, and filtering would copy all their ids.
         chosen = batch if pc.all(wanted).as_py() else batch.filter(wanted)
         ids, masks = _lists(chosen["input_ids"]), _lists(chosen["labels_mask"])
@@ -130,7 +121,7 @@ def _cut_documents(
                 module = module_of(kind, source, segments)
                 # Copies: a slice would keep the whole batch in memory.
                 yield _Document(
-                    document_id, ids[row].copy(), masks[row].copy(), stage, module, kept
+                    document_id, ids[row].copy(), masks[row].copy(), window.stage, module, kept
                 )
                 number += 1
 
@@ -170,7 +161,7 @@ def _cut_long(
     )
 
 
-def _pack_window(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
+def _packed(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordBatch]:
     placed = [(document, piece) for document in window for piece in document.pieces]
     rows = pack_by_module(
         [piece.n_tokens for _, piece in placed],

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from the_block_llm.datasets.by_repository import ByRepository, RowSource
+from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import (
-    Cutoff,
     History,
     read_commits,
-    read_cutoff,
     read_history,
 )
 from the_block_llm.pipelines.sequence_build.sides import Sides, read_sides
@@ -97,7 +96,7 @@ class Corpora:
             history = History(
                 {commit.sha: commit for commit in own},
                 {commit.sha: side for commit, (side, _) in zip(own, sides, strict=True)},
-                read_cutoff(facts, facts["cutoff"]["spec"]),
+                read_cutoff(facts),
                 self.sides,
             )
             elsewhere = {

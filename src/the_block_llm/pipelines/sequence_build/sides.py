@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.pipelines.sequence_build.history import (
-    Cutoff,
     choose_validation,
     require_enough,
 )

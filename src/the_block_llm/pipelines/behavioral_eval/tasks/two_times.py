@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from the_block_llm.datasets.cutoff import Cutoff, utc
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.pipelines.behavioral_eval.cutoff import Cutoff, utc
 
 _NEVER_DAYS: Final = 10_000.0
 

@@ -1,4 +1,4 @@
-"""T0, the moment that divides what was learned from what is asked about."""
+"""T0, the moment that divides what is learned from what is held back, as git_ingest noted it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cutoff:
-    """The cut-off that the tables on disk were made for."""
+    """T0: the commit whose tree is trained on."""
 
-    sha: str
-    """Commit whose tree was trained on."""
+    sha: str | None
+    """None where the repository began after the cut-off, so that nothing of it is trained on."""
     time: datetime
     head_sha: str
     """Commit at the end of the history."""
+
+    @property
+    def holds_out(self) -> bool:
+        """False where everything is trained on."""
+        return self.sha != self.head_sha
 
     def is_before(self, time: datetime) -> bool:
         """True where ``time`` is not after the cut-off."""
@@ -22,7 +27,7 @@ class Cutoff:
 
 
 def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
-    """Take the cut-off from git_ingest's description of the repository."""
+    """The cut-off that the tables on disk were made for, out of ``repository.json``."""
     return Cutoff(
         sha=repository["cutoff"]["sha"],
         time=utc(datetime.fromisoformat(repository["cutoff"]["time"])),

@@ -1,0 +1,27 @@
+"""Reports as files of this machine or of an object store, read without Kedro."""
+
+import json
+from typing import Any
+
+from the_block_llm.datasets.object_store import Place
+from the_block_llm.errors import TableError
+
+
+def read_report(path: Place) -> Any:
+    """The values of a ``.json`` file that a pipeline writes, or the text of another.
+
+    Raises:
+        TableError: It is not there, or damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else text
+    except FileNotFoundError:
+        raise TableError(
+            f"There is no {path} yet. Run the pipeline that writes it; `kedro run` runs them all "
+            "in order."
+        ) from None
+    except ValueError as error:
+        raise TableError(
+            f"{path} cannot be read ({error}). Run the pipeline that writes it again."
+        ) from error
