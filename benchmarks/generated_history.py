@@ -1,17 +1,19 @@
 """Tables as git_ingest leaves them, of made-up repositories of any size together.
 
-The words are those of the installed Python packages, as often as they stand there; the sentences and
-functions made of them are new each time, so that hardly two texts resemble each other. One commit
-in a hundred copies a file, so that there is something to be found.
+The words are those of the installed Python packages, as often as they stand there; the sentences
+and functions made of them are new each time, so that hardly two texts resemble each other. One new
+file in a hundred is a copy, so that there is something to be found.
 """
 
 import keyword
+import os
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import sha1
 from itertools import accumulate, islice
 from pathlib import Path
@@ -22,6 +24,7 @@ import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import save_parts
+from the_block_llm.execution.local_jobs import run_in_processes
 
 CUTOFF: Final = 0.85
 _BEGIN: Final = datetime(2022, 1, 1, tzinfo=UTC)
@@ -35,6 +38,13 @@ _LANGUAGES: Final = {".py": "Python", ".rs": "Rust", ".md": "Markdown"}
 _SUFFIXES: Final = (".py", ".rs", ".rs", ".rs", ".md")
 _KINDS: Final = ("feature", "fix", "refactor", "perf", "docs", "test", "chore")
 _BATCH_ROWS: Final = 512
+_PART_BYTES: Final = 64 * 1024 * 1024
+_COMMITS_A_JOB: Final = 4000
+_SCHEMAS: Final = {
+    "commits": schemas.COMMITS,
+    "file_changes": schemas.FILE_CHANGES,
+    "snapshot_files": schemas.SNAPSHOT_FILES,
+}
 
 # What is longer and has no comment is drawn twice as often as each of the others.
 _PARAGRAPH: Final = (
@@ -42,66 +52,70 @@ _PARAGRAPH: Final = (
     "%s %s %s %s %s %s %s %s %s %s %s %s: %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s.\n\n"
 )
 _TWICE_PY: Final = 2 * (
-    "def _%s_%s_%s(%s, %s_%s, *, %s=None):\n    %s = [%s.%s(%s) for %s in %s_%s(%s, %s.%s)]\n"
-    "    if not %s or %s_%s.%s is None:\n        raise ValueError(f'%s %s %s {%s.%s} %s %s')\n"
-    "    with %s.%s_%s(%s, %s=%s) as %s:\n        # %s %s %s %s %s %s %s %s\n"
-    "        for %s, %s in zip(%s.%s, %s_%s(%s), strict=True):\n"
-    "            %s[%s.%s] = %s_%s.%s(%s, %s[%s])\n            %s_%s = %s_%s + %s.%s(%s, %s)\n"
-    "            if %s_%s >= %s.%s_%s:\n                %s.%s('%s %s %s', %s_%s)\n"
-    "                break\n        else:\n            %s.%s_%s(%s, %s, %s=%s.%s)\n"
-    "    %s_%s.%s.update({%s.%s: %s_%s for %s in %s})\n"
-    "    return {'%s_%s': %s, '%s': %s.%s, '%s_%s': %s_%s(%s, %s)}\n\n\n",
+    (
+        "def _%s_%s_%s(%s, %s_%s, *, %s=None):\n    %s = [%s.%s(%s) for %s in %s_%s(%s, %s.%s)]\n"
+        "    if not %s or %s_%s.%s is None:\n        raise ValueError(f'%s %s %s {%s.%s} %s %s')\n"
+        "    with %s.%s_%s(%s, %s=%s) as %s:\n        # %s %s %s %s %s %s %s %s\n"
+        "        for %s, %s in zip(%s.%s, %s_%s(%s), strict=True):\n"
+        "            %s[%s.%s] = %s_%s.%s(%s, %s[%s])\n            %s_%s = %s_%s + %s.%s(%s, %s)\n"
+        "            if %s_%s >= %s.%s_%s:\n                %s.%s('%s %s %s', %s_%s)\n"
+        "                break\n        else:\n            %s.%s_%s(%s, %s, %s=%s.%s)\n"
+        "    %s_%s.%s.update({%s.%s: %s_%s for %s in %s})\n"
+        "    return {'%s_%s': %s, '%s': %s.%s, '%s_%s': %s_%s(%s, %s)}\n\n\n"
+    ),
 )
 _TWICE_RS: Final = 2 * (
-    "fn %s_%s_%s(&mut self, %s: &%s, %s_%s: Option<%s>) -> Result<Vec<%s>, %s> {\n"
-    "    let mut %s_%s = Vec::with_capacity(%s.%s_%s().%s);\n"
-    "    let %s = self.%s_%s.get(&%s.%s).ok_or(%s::%s)?;\n"
-    "    match %s.%s_%s(%s) {\n        %s::%s(%s) => %s_%s.push(%s.%s(%s)),\n"
-    "        %s::%s { %s, %s } if %s > %s.%s => {\n            // %s %s %s %s %s %s %s\n"
-    "            self.%s_%s.insert(%s.%s(), %s_%s.%s);\n            return Err(%s::%s(%s));\n"
-    '        }\n        _ => tracing::warn!(%s = %s.%s, "%s %s %s %s %s"),\n    }\n'
-    "    while let Some(%s) = %s.%s_%s(&%s_%s) {\n        if %s.%s != self.%s_%s.%s {\n"
-    "            continue;\n        }\n        %s_%s.extend(%s.%s().map(|%s| %s.%s_%s(%s)));\n"
-    "        self.%s -= %s.%s_%s;\n    }\n    Ok(%s_%s)\n}\n\n",
+    (
+        "fn %s_%s_%s(&mut self, %s: &%s, %s_%s: Option<%s>) -> Result<Vec<%s>, %s> {\n"
+        "    let mut %s_%s = Vec::with_capacity(%s.%s_%s().%s);\n"
+        "    let %s = self.%s_%s.get(&%s.%s).ok_or(%s::%s)?;\n"
+        "    match %s.%s_%s(%s) {\n        %s::%s(%s) => %s_%s.push(%s.%s(%s)),\n"
+        "        %s::%s { %s, %s } if %s > %s.%s => {\n            // %s %s %s %s %s %s %s\n"
+        "            self.%s_%s.insert(%s.%s(), %s_%s.%s);\n            return Err(%s::%s(%s));\n"
+        '        }\n        _ => tracing::warn!(%s = %s.%s, "%s %s %s %s %s"),\n    }\n'
+        "    while let Some(%s) = %s.%s_%s(&%s_%s) {\n        if %s.%s != self.%s_%s.%s {\n"
+        "            continue;\n        }\n        %s_%s.extend(%s.%s().map(|%s| %s.%s_%s(%s)));\n"
+        "        self.%s -= %s.%s_%s;\n    }\n    Ok(%s_%s)\n}\n\n"
+    ),
 )
 _TWICE_MD: Final = 2 * (4 * _PARAGRAPH,)
 _BLOCKS: Final[dict[str, tuple[str, ...]]] = {
     ".py": (
-        'def %s_%s(%s: int, %s_%s: str) -> %s:\n    """%s %s %s %s %s %s %s.\n\n'
+        ('def %s_%s(%s: int, %s_%s: str) -> %s:\n    """%s %s %s %s %s %s %s.\n\n'
         "    %s %s %s %s %s %s %s %s %s %s %s,\n    %s %s %s %s %s %s %s.\n"
         '    """\n    %s_%s = %s.%s(%s, %s_%s)\n    for %s in %s_%s.%s(%s):\n'
         "        if %s.%s > %s_%s:\n            %s.%s_%s(%s[%s], %s=%s.%s)\n"
         "        %s[%s] = %s_%s(%s, %s.%s)  # %s %s %s %s %s\n"
-        "    return %s_%s(%s, %s.%s)\n\n\n",
-        'class %s%s:\n    """%s %s %s %s %s %s %s %s."""\n\n'
+        "    return %s_%s(%s, %s.%s)\n\n\n"),
+        ('class %s%s:\n    """%s %s %s %s %s %s %s %s."""\n\n'
         "    def %s_%s(self, %s: str, %s_%s: float = 0.5) -> None:\n"
         '        """%s %s %s %s %s %s."""\n        self.%s_%s = %s.%s(%s)\n'
         "        self.%s = [%s.%s for %s in %s_%s if %s.%s]\n\n"
         "    def %s(self, %s):\n        with self.%s_%s(%s.%s) as %s:\n"
-        "            return %s.%s_%s(%s, %s=%s)\n\n\n",
-        "%s_%s_%s = {\n    '%s_%s': %s.%s,\n    '%s_%s': %s.%s_%s,\n    '%s': %s_%s(%s.%s),\n}\n\n\n",
+        "            return %s.%s_%s(%s, %s=%s)\n\n\n"),
+        "%s_%s_%s = {\n    '%s_%s': %s.%s,\n    '%s_%s': %s.%s_%s,\n    '%s': %s_%s(%s),\n}\n\n\n",
         *_TWICE_PY,
     ),
     ".rs": (
-        "/// %s %s %s %s %s %s %s %s.\n///\n/// %s %s %s %s %s %s %s %s %s %s.\n"
+        ("/// %s %s %s %s %s %s %s %s.\n///\n/// %s %s %s %s %s %s %s %s %s %s.\n"
         "pub fn %s_%s(%s: &%s, %s_%s: u64) -> Result<%s, %s> {\n"
         "    let %s_%s = %s.%s(%s_%s)?;\n    if %s_%s.%s() > %s.%s {\n"
         "        return Err(%s::%s_%s(%s, %s));\n    }\n"
         "    for %s in %s_%s.%s().%s(|%s| %s.%s_%s) {\n        // %s %s %s %s %s %s\n"
-        "        %s.%s_%s(%s.%s, &%s_%s);\n    }\n    Ok(%s_%s.%s(%s))\n}\n\n",
-        "/// %s %s %s %s %s %s %s.\n#[derive(Debug, Clone)]\npub struct %s%s {\n"
-        "    /// %s %s %s %s %s.\n    pub %s_%s: %s,\n    %s_%s: Vec<%s>,\n    %s: Option<%s>,\n}\n\n"
+        "        %s.%s_%s(%s.%s, &%s_%s);\n    }\n    Ok(%s_%s.%s(%s))\n}\n\n"),
+        ("/// %s %s %s %s %s %s %s.\n#[derive(Debug, Clone)]\npub struct %s%s {\n"
+        "    /// %s %s %s %s %s.\n    pub %s_%s: %s,\n    %s_%s: Vec<%s>,\n    %s: %s,\n}\n\n"
         "impl %s%s {\n    /// %s %s %s %s %s %s %s.\n    pub fn %s(&self, %s: u32) -> %s {\n"
-        "        self.%s_%s.%s(%s).%s_%s(|%s| %s.%s())\n    }\n}\n\n",
-        "#[test]\nfn %s_%s_%s() {\n    let mut %s = %s::%s(%s_%s);\n"
-        "    assert_eq!(%s.%s_%s(%s), %s_%s);\n    assert!(%s.%s(&%s_%s).%s());\n}\n\n",
+        "        self.%s_%s.%s(%s).%s_%s(|%s| %s.%s())\n    }\n}\n\n"),
+        ("#[test]\nfn %s_%s_%s() {\n    let mut %s = %s::%s(%s_%s);\n"
+        "    assert_eq!(%s.%s_%s(%s), %s_%s);\n    assert!(%s.%s(&%s_%s).%s());\n}\n\n"),
         *_TWICE_RS,
     ),
     ".md": (
-        "## %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s\n"
-        "%s %s %s %s %s %s %s %s, %s %s %s %s %s. %s %s %s %s %s %s %s.\n\n",
-        "### %s %s\n\n- `%s_%s`: %s %s %s %s %s %s %s\n- `%s.%s`: %s %s %s %s %s %s %s %s\n"
-        "- %s %s %s %s %s %s %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s.\n\n",
+        ("## %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s\n"
+        "%s %s %s %s %s %s %s %s, %s %s %s %s %s. %s %s %s %s %s %s %s.\n\n"),
+        ("### %s %s\n\n- `%s_%s`: %s %s %s %s %s %s %s\n- `%s.%s`: %s %s %s %s %s %s %s %s\n"
+        "- %s %s %s %s %s %s %s %s %s\n\n%s %s %s %s %s %s %s %s %s %s %s.\n\n"),
         *_TWICE_MD,
     ),
 }  # fmt: skip
@@ -242,8 +256,7 @@ class Repository:
             before = blocks[at - 1].splitlines()[-3:] if at else []
             gone = [] if is_more else old
             hunks.append("\n".join([
-                f"@@ -{starts[at]},{len(before) + len(gone)} +{starts[at]},"
-                f"{len(before) + len(new)} @@",
+                _hunk_head(starts[at], len(before) + len(gone), len(before) + len(new)),
                 *(f" {line}" for line in before), *(f"-{line}" for line in gone),
                 *(f"+{line}" for line in new),
             ]))  # fmt: skip
@@ -276,10 +289,14 @@ class Repository:
                 }  # fmt: skip
 
 
+def _hunk_head(line: int, n_before: int, n_after: int) -> str:
+    return f"@@ -{line},{n_before} +{line},{n_after} @@"
+
+
 def write_tables(
     folder: Path, n_commits: int, n_repositories: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Write the tables of several repositories below ``folder``.
+    """Write the tables of several repositories below ``folder``, on all cores.
 
     Args:
         folder: Gets ``commits``, ``file_changes`` and ``snapshot_files``.
@@ -291,21 +308,44 @@ def write_tables(
         What ``repository.json`` holds.
     """
     rng = random.Random(seed)
-    writer = Writer(seed)
     shares = [rng.lognormvariate(0, 1) for _ in range(n_repositories)]
     counts = [max(6, round(n_commits * share / sum(shares))) for share in shares]
+    jobs, numbered, waiting = [], list(enumerate(counts)), 0
+    begin = 0
+    for number, count in numbered:
+        waiting += count
+        if waiting >= _COMMITS_A_JOB or number + 1 == n_repositories:
+            jobs.append((write_some, (folder, numbered[begin : number + 1], seed)))
+            begin, waiting = number + 1, 0
+    n_processes = min(len(jobs), os.cpu_count() or 1)
+    written = list(run_in_processes(jobs, n_processes))
+    for name, schema in _SCHEMAS.items():
+        save_parts(folder / name, schema, [part for parts, _ in written for part in parts[name]])
+    facts = [one for _, some in written for one in some]
+    return {**facts[0], "repositories": facts}
+
+
+def write_some(
+    folder: Path, counts: Sequence[tuple[int, int]], seed: int
+) -> tuple[dict[str, list[Path]], list[dict[str, Any]]]:
+    """Write parts of the tables, of some repositories; returns the parts and the facts.
+
+    Args:
+        folder: Of all tables.
+        counts: Number and commits of each repository.
+        seed: Of all repositories.
+    """
     cutoff = _BEGIN + timedelta(seconds=int(_SECONDS * CUTOFF))
     facts: list[dict[str, Any]] = []
 
     def told() -> Iterator[Repository]:
-        for number, count in enumerate(counts):
+        for number, count in counts:
+            rng = random.Random(f"{seed} {number}")
+            writer = Writer(rng.randrange(1 << 32))
             seconds = sorted(rng.randrange(_SECONDS) for _ in range(count - 2))
             # One on each side at least.
-            times = [0, *seconds, _SECONDS]
-            one = Repository(
-                f"{writer.name()}-{number}", writer, rng,
-                [_BEGIN + timedelta(seconds=second) for second in times], cutoff,
-            )  # fmt: skip
+            times = [_BEGIN + timedelta(seconds=second) for second in (0, *seconds, _SECONDS)]
+            one = Repository(f"{writer.name()}-{number}", writer, rng, times, cutoff)
             one.tell()
             facts.append({
                 "name": one.name, "head": one.commits[-1]["sha"], "n_commits": count,
@@ -313,37 +353,31 @@ def write_tables(
             })  # fmt: skip
             yield one
 
-    _save_three(folder, told())
-    return {**facts[0], "repositories": facts}
+    return _written(folder / "parts" / str(counts[0][0]), told()), facts
 
 
-def _save_three(folder: Path, repositories: Iterator[Repository]) -> None:
-    """Write the three tables side by side, a part at a time, so that no repository is told twice."""
-    schemas_of = {
-        "commits": schemas.COMMITS, "file_changes": schemas.FILE_CHANGES,
-        "snapshot_files": schemas.SNAPSHOT_FILES,
-    }  # fmt: skip
-    parts: dict[str, list[Path]] = {name: [] for name in schemas_of}
-    pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in schemas_of}
+def _written(folder: Path, repositories: Iterator[Repository]) -> dict[str, list[Path]]:
+    """The three tables side by side, a part at a time, so that no repository is told twice."""
+    parts: dict[str, list[Path]] = {name: [] for name in _SCHEMAS}
+    pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in _SCHEMAS}
 
     def flush(name: str) -> None:
         if pending[name]:
-            place = folder / "parts" / f"{name}-{len(parts[name])}"
-            parts[name] += save_parts(place, schemas_of[name], pending[name]).parts
+            place = folder / f"{name}-{len(parts[name])}"
+            parts[name] += save_parts(place, _SCHEMAS[name], pending[name]).parts
             pending[name] = []
 
     for one in repositories:
-        rows = {"commits": one.commits, "file_changes": one.changes}
-        for name, batches in (
-            *((name, _batches(some, schemas_of[name])) for name, some in rows.items()),
-            ("snapshot_files", _batches(one.snapshot(), schemas.SNAPSHOT_FILES)),
-        ):
-            pending[name] += batches
-            if sum(batch.nbytes for batch in pending[name]) > 64 * 1024 * 1024:
+        rows = {
+            "commits": one.commits, "file_changes": one.changes, "snapshot_files": one.snapshot(),
+        }  # fmt: skip
+        for name, some in rows.items():
+            pending[name] += _batches(some, _SCHEMAS[name])
+            if sum(batch.nbytes for batch in pending[name]) > _PART_BYTES:
                 flush(name)
-    for name, schema in schemas_of.items():
+    for name in _SCHEMAS:
         flush(name)
-        save_parts(folder / name, schema, parts[name])
+    return parts
 
 
 def _batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -352,6 +386,7 @@ def _batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist(some, schema)
 
 
+@cache
 def _words() -> tuple[Sequence[str], np.ndarray[Any, np.dtype[np.int64]]]:
     """Words of the installed packages, and how often each stands there."""
     counts: Counter[str] = Counter()

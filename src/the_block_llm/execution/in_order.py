@@ -11,7 +11,8 @@ from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.progress import progress_bar
 
-_MOST_PROCESSES: Final = 4  # of this machine; each takes some hundred megabytes
+# Each takes some hundred megabytes, and a corpus of any size is to be made in less than 1.5 GB.
+_PROCESSES: Final = 2
 
 
 def in_order(jobs: Sequence[Call], execution: ExecutionParams, description: str) -> Iterator[Any]:
@@ -28,7 +29,8 @@ def in_order(jobs: Sequence[Call], execution: ExecutionParams, description: str)
     """
     with progress_bar(description, len(jobs)) as bar:
         if execution.engine == "local":
-            n_processes = max(1, min(_MOST_PROCESSES, os.cpu_count() or 1, len(jobs)))
+            wanted = execution.cpus or min(_PROCESSES, os.cpu_count() or 1)
+            n_processes = max(1, min(wanted, len(jobs)))
             for result in run_in_processes(jobs, n_processes):
                 bar.advance()
                 yield result

@@ -11,7 +11,9 @@ from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.associations import commit_associations
 from the_block_llm.pipelines.sequence_build.chat_history import change_chats
 from the_block_llm.pipelines.sequence_build.commit_documents import FileChange
+from the_block_llm.pipelines.sequence_build.dependencies import used_first
 from the_block_llm.pipelines.sequence_build.descriptions import describe
+from the_block_llm.pipelines.sequence_build.file_documents import SnapshotFile
 from the_block_llm.pipelines.sequence_build.history import (
     Commit,
     History,
@@ -271,3 +273,18 @@ def test_nothing_of_validation_or_later_is_in_an_association(
             assert row["split"] == "train"
             assert row["source"] not in later
             assert not [sha for sha in later if sha[:8] in learned(row)]
+
+
+def test_files_come_folder_by_folder_and_what_is_used_before_what_uses_it() -> None:
+    paths = ["a.py", "p/a.py", "p/b.py", "p/c.py", "p/q/x.py", "p/q/y.py", "p/z.py", "r/a.py"]
+    files = [SnapshotFile(path, "Python", "") for path in paths]
+    depends_on = {
+        "p/a.py": ["p/z.py", "a.py", "p/b.py"],
+        "p/b.py": ["p/c.py"],
+        "p/c.py": ["p/a.py"],  # in a ring
+        "p/q/x.py": ["p/q/y.py", "p/a.py"],
+    }
+    assert [file.path for file in used_first(files, depends_on)] == [
+        "p/q/y.py", "p/q/x.py", "p/z.py", "p/c.py", "p/b.py", "p/a.py", "r/a.py", "a.py",
+    ]  # fmt: skip
+    assert list(used_first([], {})) == []

@@ -35,7 +35,11 @@ from the_block_llm.pipelines.sequence_build.commit_documents import (
     commit_document,
     merge_document,
 )
-from the_block_llm.pipelines.sequence_build.dependencies import dependencies, reverse
+from the_block_llm.pipelines.sequence_build.dependencies import (
+    dependencies,
+    reverse,
+    used_first,
+)
 from the_block_llm.pipelines.sequence_build.descriptions import Description, describe
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.file_documents import (
@@ -83,7 +87,7 @@ class Corpus:
         cutoff = self.history.cutoff
         for path, reason in sorted(self._listed.untaught.items()):
             yield Dropped(reason, path)
-        for file in self._tree(cutoff.sha):
+        for file in used_first(self._tree(cutoff.sha), self._surveyed.depends_on):
             written_at = self._changes.written_before.get(file.path, cutoff.time)
             draft = training_file(file, written_at, self._changes.held_back)
             yield draft

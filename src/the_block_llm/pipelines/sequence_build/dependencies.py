@@ -51,6 +51,53 @@ def reverse(depends_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return dict(used_by)
 
 
+def used_first(
+    files: Iterable[SnapshotFile], depends_on: Mapping[str, Iterable[str]]
+) -> Iterator[SnapshotFile]:
+    """The files folder by folder, subfolders first; within one, what a file uses before the file.
+
+    Args:
+        files: Of one snapshot, in the order of their paths. Those of open folders are held.
+        depends_on: By path the paths that it uses.
+    """
+    waiting: list[tuple[str, dict[str, SnapshotFile]]] = []
+    for file in files:
+        folder = _folder(file.path)
+        while waiting and not f"{folder}/".startswith(waiting[-1][0]):
+            yield from _in_order(waiting.pop()[1], depends_on)
+        start = f"{folder}/" if folder else ""
+        if not waiting or waiting[-1][0] != start:
+            waiting.append((start, {}))
+        waiting[-1][1][file.path] = file
+    while waiting:
+        yield from _in_order(waiting.pop()[1], depends_on)
+
+
+def _in_order(
+    files: Mapping[str, SnapshotFile], depends_on: Mapping[str, Iterable[str]]
+) -> Iterator[SnapshotFile]:
+    done: set[str] = set()
+    for start in files:
+        # Without recursion: a chain of imports may be longer than Python's stack.
+        trail = [(start, iter(depends_on.get(start, ())))]
+        seen = {start}
+        while trail and start not in done:
+            path, used = trail[-1]
+            other = next((u for u in used if u in files and u not in done and u not in seen), None)
+            if other is not None:
+                seen.add(other)
+                trail.append((other, iter(depends_on.get(other, ()))))
+                continue
+            # Of files that use each other, the one that comes first in the alphabet is last.
+            done.add(path)
+            yield files[path]
+            trail.pop()
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _names_of(path: str) -> Iterator[tuple[str, ...]]:
     """The dotted names by which code can mean a file: each suffix of its path, from a root."""
     parts = PurePosixPath(path).parts
