@@ -74,14 +74,14 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {asked.small} small and 3 large repositories")
     print(
         f"{'':18} {'repositories':>12} {'commits':>8} {'clock s':>8} {'rest s':>7} {'all s':>7} "
-        f"{'work s':>7} {'driver s':>8} {'start s':>8} {'driver MB':>10}"
+        f"{'work s':>7} {'driver s':>8} {'start s':>8} {'driver MB':>10} {'worker MB':>10}"
     )
     for case, one in found.items():
         print(
             f"{case:18} {one['repositories']:12,} {one['commits']:8,} {one['seconds']:8.1f} "
             f"{one['rest_seconds']:7.1f} {one['all_seconds']:7.1f} "
             f"{one['work_seconds']:7.1f} {one['driver_seconds']:8.1f} "
-            f"{one['start_seconds']:8.1f} {one['driver_mb']:10.0f}"
+            f"{one['start_seconds']:8.1f} {one['driver_mb']:10.0f} {one['worker_mb']:10.0f}"
         )
     for name, first, second, goal in (
         ("two workers against one", "local 1", "local 2", "at least 1.7"),
@@ -97,14 +97,15 @@ def main() -> None:
                 f"by the clock ({goal})"
             )
     for engine in ("local", "ray"):
-        memory = sorted(
-            (one["repositories"], one["driver_mb"])
-            for case, one in found.items()
-            if case.startswith(f"{engine} 2")
-        )
-        if len(memory) > 1:
-            told = ", ".join(f"{mb:.0f} MB with {n}" for n, mb in memory)
-            print(f"driver of {engine} 2: {told} repositories (must not grow)")
+        for who in ("driver", "worker"):
+            memory = sorted(
+                (one["repositories"], one[f"{who}_mb"])
+                for case, one in found.items()
+                if case.startswith(f"{engine} 2")
+            )
+            if len(memory) > 1:
+                told = ", ".join(f"{mb:.0f} MB with {n}" for n, mb in memory)
+                print(f"{who} of {engine} 2: {told} repositories (must not grow)")
     whole = {one["digest"] for case, one in found.items() if "," not in case}
     print(f"same bytes: {'yes' if len(whole) == 1 else 'NO'}")
 
@@ -163,8 +164,10 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         all_s = all_cpu_s() - all_begin
         driver_s, waited_s = (now - then for now, then in zip(own_cpu_s(), own_begin, strict=True))
         jobs_s: dict[int, float] = {}
+        worker_kb = 0
         for line in log.read_text().splitlines():
-            pid, own, of_git = line.split()
+            pid, own, of_git, most_kb = line.split()
+            worker_kb = max(worker_kb, 0 if int(pid) == os.getpid() else int(most_kb))
             jobs_s[int(pid)] = jobs_s.get(int(pid), 0.0) + float(own) + float(of_git)
             waited_s -= float(of_git)
             if int(pid) == os.getpid():
@@ -187,6 +190,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
             "change_bytes": sum(one["kept_bytes"] for one in history),
             "file_bytes": sum(one["kept_bytes"] for one in snapshots),
             "start_seconds": round(start_s, 2),
+            "worker_mb": worker_kb / 1024,
             "driver_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "digest": digest(tables),
         }
@@ -205,7 +209,8 @@ class Timed:
         finally:
             own, of_git = (now - then for now, then in zip(own_cpu_s(), begin, strict=True))
             with self.log.open("a") as file:
-                file.write(f"{os.getpid()} {own} {of_git}\n")
+                most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                file.write(f"{os.getpid()} {own} {of_git} {most_kb}\n")
 
 
 def own_cpu_s() -> tuple[float, float]:

@@ -14,6 +14,8 @@ MEBIBYTE = 1024 * 1024
 def cluster() -> Iterator[Any]:
     """Two nodes on this machine, a core each, as Ray's own tests make them."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # It then listens on loopback, on Linux as well; read when ray is imported.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     from ray.cluster_utils import Cluster
 

@@ -1,7 +1,10 @@
 """Jobs on a Ray cluster of two nodes on this machine, one of which dies."""
 
+import ast
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -109,6 +112,52 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = ExecutionParams(engine="ray", address="127.0.0.1:1")
     with pytest.raises(ExecutionError, match=r"cannot be reached.*127\.0\.0\.1:1"):
         list(run_on_ray([], nowhere))
+
+
+_STARTS = """
+import os
+
+import psutil
+from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.execution.ray_jobs import run_on_ray
+
+def listening(driver):
+    found = set()
+    here = psutil.Process(driver)
+    for process in (here, *here.children(recursive=True)):
+        try:
+            sockets = process.net_connections("inet")
+        except psutil.Error:
+            continue
+        found |= {one.laddr.ip for one in sockets if one.status == "LISTEN"}
+    return sorted(found)
+
+# Workers import this module as well: what it does must stand in a function.
+def main():
+    jobs = [(listening, (os.getpid(),))]
+    print(list(run_on_ray(jobs, ExecutionParams(engine="ray", cpus=1))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray listens to loopback by itself")
+def test_a_ray_that_is_started_here_listens_to_this_machine_alone(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "starts.py").write_text(_STARTS)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "import starts; starts.main()"],
+        cwd=tmp_path, text=True, check=True, stdout=subprocess.PIPE, timeout=300,
+        env=environment | {"PYTHONPATH": os.pathsep.join(["", *filter(None, sys.path)])},
+    )  # fmt: skip
+    [(number, addresses)] = ast.literal_eval(done.stdout.strip().splitlines()[-1])
+    assert number == 0
+    assert addresses
+    assert all(address.removeprefix("::ffff:") == "127.0.0.1" for address in addresses)
 
 
 def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from the_block_llm.errors import ExecutionError
@@ -90,6 +90,22 @@ class _Width:
 
 
 @contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Let a Ray that starts here listen to this machine alone.
+
+    On Linux it would listen on every address. What keeps it from that on Windows and macOS is this
+    constant; an address that is given is taken for another machine's, and not obeyed.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
 def _cluster(execution: ExecutionParams) -> Iterator[Any]:
     """Ray, connected; what was started here is stopped at the end."""
     # Ray sends usage statistics over the network unless told otherwise, before it is imported.
@@ -121,7 +137,8 @@ def _cluster(execution: ExecutionParams) -> Iterator[Any]:
     # Workers of a Ray that starts here find this package where this process found it.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
-        ray.init(**options)
+        with _on_loopback(ray) if execution.address is None else nullcontext():
+            ray.init(**options)
     except Exception as error:
         where = execution.address or "on this machine"
         raise ExecutionError(
