@@ -15,6 +15,7 @@ from the_block_llm.advisor import ask as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import StoppedOnRequest, mendable_cause
 from the_block_llm.pipelines.qlora_train import job_command
@@ -70,12 +71,12 @@ def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _rows(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(looking.rows, _prepared(metadata), **options)
+    _without_traceback(looking.rows, _project(metadata), **options)
 
 
 @click.pass_obj
 def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(looking.audit, _prepared(metadata), **options)
+    _without_traceback(looking.audit, _project(metadata), **options)
 
 
 @click.pass_obj
@@ -85,15 +86,13 @@ def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(job_command.write_job, _prepared(metadata), **options)
+    _without_traceback(job_command.write_job, _project(metadata), **options)
 
 
-def _prepared(
-    metadata: ProjectMetadata,
-) -> Callable[[str | None, str | None], looking.Prepared]:
+def _project(metadata: ProjectMetadata) -> OpenProject:
     os.chdir(metadata.project_path)
 
-    def prepared(env: str | None, model: str | None) -> looking.Prepared:
+    def open_project(env: str | None, model: str | None) -> Project:
         params = {} if model is None else {"model": model}
         parameters = project_parameters(metadata.project_path, env, params)
         loader = config_loader(metadata.project_path, env, params)
@@ -102,9 +101,9 @@ def _prepared(
             where = storage_place(loader, loader["catalog"][name]["filepath"])
             return metadata.project_path / where if isinstance(where, Path) else where
 
-        return looking.Prepared(parameters, folder_of)
+        return Project(parameters, folder_of)
 
-    return prepared
+    return open_project
 
 
 def _parameters(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:

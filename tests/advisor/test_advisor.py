@@ -9,6 +9,7 @@ from tests.builders.advised_repository import (
     write_adapter,
     write_tables,
 )
+from tests.builders.likelihoods import continuation_nats
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor, Wish
@@ -16,7 +17,6 @@ from the_block_llm.advisor.loaded_models import LoadedModels, weight_bytes
 from the_block_llm.advisor.prompting import Message
 from the_block_llm.advisor.surprise import surprising_lines
 from the_block_llm.errors import ModelUnavailableError, PromptError, TableError
-from the_block_llm.models.likelihood import continuation_nats
 from the_block_llm.models.loading import load_base_model
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.builders.likelihoods import continuation_nats
 from tests.builders.tiny_llama import tiny_llama
 from torch.nn import functional
 from transformers import LlamaForCausalLM
@@ -7,7 +8,6 @@ from transformers import LlamaForCausalLM
 from the_block_llm.models.likelihood import (
     Continued,
     cache_bytes_per_token,
-    continuation_nats,
     measure_continuations,
     target_nats,
 )

@@ -27,11 +27,12 @@ def test_the_sums_by_hand() -> None:
     found = {stage.name: stage for stage in estimate(work, PLANNING, "m")}
     hours = {name: stage.hours for name, stage in found.items()}
     assert hours == pytest.approx({
-        "ingest": (1600 + 7200) / 4 / 3600, "screening": 1.0, "rendering": 1.0, "packing": 0.5,
+        "ingest": (1600 + 7200) / 4 / 3600, "screening": 0.25, "rendering": 1.0,
+        "packing": 0.125,
         "training": 15.0,
     })  # fmt: skip
-    # Four cores are paid for while one screens; both GPUs train for fifteen hours.
-    assert found["screening"].price == pytest.approx(0.4)
+    # Four cores screen for a quarter of an hour; both GPUs train for fifteen hours.
+    assert found["screening"].price == pytest.approx(0.1)
     assert (found["training"].gpu_hours, found["training"].price) == pytest.approx((30.0, 60.0))
 
 
@@ -60,11 +61,20 @@ def test_a_giant_is_what_the_others_wait_for_unless_it_is_divided() -> None:
     assert divided.ingest_efficiency > 0.9
 
 
-def test_many_cores_leave_what_one_process_does() -> None:
+def test_many_cores_wait_for_the_largest_repository_to_be_rendered() -> None:
     sizes = draw_sizes(2000, 1.0, 1.5, None)
-    few, many = (simulate(sizes, cores, RATES, 6.0, 64) for cores in (1, 256))
-    assert few.bottleneck == "rendering"
-    assert many.bottleneck == "screening"
+    rates = RATES.model_copy(update={"training_tokens_per_mb": 1e6})
+    few, many = (simulate(sizes, cores, rates, 6.0, 64) for cores in (1, 4096))
+    assert few.stages[2].hours == pytest.approx(sizes.sum() * 4.0 / 3600)
+    assert many.bottleneck == "rendering"
+    assert many.stages[2].hours == pytest.approx(sizes.max() * 4.0 / 3600)
+
+
+def test_rows_are_packed_by_windows_of_the_corpus() -> None:
+    # Ten windows of 16 Mi tokens, on four cores three after one another.
+    sizes = np.array([10 * 16 * 1024**2 / 1000])
+    packing = simulate(sizes, 4, RATES, 6.0, 64).stages[3]
+    assert packing.hours == pytest.approx(sizes[0] * 0.5 / 10 * 3 / 3600)
 
 
 def test_drawn_sizes_are_those_that_were_asked_for() -> None:

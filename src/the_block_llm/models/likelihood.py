@@ -76,8 +76,9 @@ def measure_continuations(
         model: A causal language model, plain or with an adapter, in evaluation mode.
         texts: What is measured, in any order.
         cache_gib: Most memory for keys and values; a longer text goes alone.
-        on_measured: Called with a text's index and its result, as :func:`continuation_nats`
-            gives it, as soon as the batch it is in has finished.
+        on_measured: Called with a text's index and, for each of its continuations, with
+            ``-ln p(continuation | prefix)`` over all of its tokens, as soon as the batch it is in
+            has finished.
     """
     inner = causal_model(model)
     cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(inner))
@@ -87,22 +88,6 @@ def measure_continuations(
         results = _measure_batch(inner, [texts[index] for index in batch])
         for index, nats in zip(batch, results, strict=True):
             on_measured(index, nats)
-
-
-def continuation_nats(
-    model: nn.Module, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> list[float]:
-    """Measure several continuations of one prefix, which is read only once.
-
-    Args:
-        model: A causal language model, plain or with an adapter, in evaluation mode.
-        prefix: Token ids, at least one.
-        continuations: Token ids of each, at least one.
-
-    Returns:
-        For each, ``-ln p(continuation | prefix)`` over all of its tokens.
-    """
-    return _measure_batch(causal_model(model), [Continued(prefix, continuations)])[0]
 
 
 def _grouped(texts: Sequence[Continued], most_tokens: int) -> Iterator[list[int]]:

@@ -1,6 +1,8 @@
 """Time and cost of data and training: a few products, each with the assumption behind it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from the_block_llm.errors import ParameterError
@@ -10,10 +12,9 @@ ASSUMPTIONS: Final = """\
 Gigabytes are kept text: files at the ref and patches of the history, after everything that is \
 left out. The ingest report of a few repositories tells how much yours keep.
 Cores are like those the rates were measured on, and the disk keeps up with them.
-Ingest and rendering share out evenly over the cores; --simulate looks at large repositories.
-Screening and packing run in one process, whatever the number of cores.
-Several GPUs train as fast as one times their number. This was not measured: it was seen to \
-compute the same, with processes of a CPU only.
+The data stages share out evenly over the cores; --simulate looks at large repositories. Without \
+execution.engine=ray screening and packing take four cores at most.
+Several GPUs train as fast as one times their number; two were measured at 1.87 times one.
 A first run. Later ones read, render and tokenise only what is new.
 """.splitlines()
 
@@ -41,13 +42,15 @@ class Stage:
     price: float = 0.0
 
 
-def data_stages(work: Workload, rates: Rates, ingest_s: float | None = None) -> list[Stage]:
+def data_stages(
+    work: Workload, rates: Rates, simulated_s: Mapping[str, float] = MappingProxyType({})
+) -> list[Stage]:
     """Time of the data pipelines, without prices.
 
     Args:
         work: Size and cores.
         rates: Measured.
-        ingest_s: Wall time of ingest where it is known better than by dividing, of a simulation.
+        simulated_s: Wall time of stages of which it is known better than by dividing.
     """
     megabytes = work.megabytes
     ingest_cpu_s = (
@@ -55,13 +58,13 @@ def data_stages(work: Workload, rates: Rates, ingest_s: float | None = None) -> 
         + megabytes * rates.ingest_cpu_s_per_mb
     )
     seconds = {
-        "ingest": ingest_cpu_s / work.cores if ingest_s is None else ingest_s,
-        "screening": megabytes * rates.screening_cpu_s_per_mb,
+        "ingest": ingest_cpu_s / work.cores,
+        "screening": megabytes * rates.screening_cpu_s_per_mb / work.cores,
         "rendering": megabytes * rates.rendering_cpu_s_per_mb / work.cores,
-        "packing": megabytes * rates.packing_cpu_s_per_mb,
-    }
+        "packing": megabytes * rates.packing_cpu_s_per_mb / work.cores,
+    } | dict(simulated_s)
     return [
-        # While one process works, the other cores are paid for as well.
+        # Cores that wait for the last one are paid for as well.
         Stage(name, wall_s / 3600, core_hours=wall_s * work.cores / 3600)
         for name, wall_s in seconds.items()
     ]

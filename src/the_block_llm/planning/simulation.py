@@ -3,12 +3,15 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from the_block_llm.planning.estimate import Stage, Workload, data_stages
 from the_block_llm.planning.params import Rates
+
+_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # as sequence_build packs them
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ def draw_sizes(
 def simulate(
     sizes_mb: npt.NDArray[np.float64], cores: int, rates: Rates, share_mb: float, most_shares: int
 ) -> Simulated:
-    """Hand the repositories out as ingest does: the large ones first, and in shares.
+    """Hand the repositories out as the pipelines do, the large ones first.
+
+    Ingest divides a large repository into shares. To screen and to render, it is one task; rows
+    are packed by windows of the corpus, whosever documents lie in them.
 
     Args:
         sizes_mb: Of each repository.
@@ -54,16 +60,32 @@ def simulate(
         share_mb: Size of a share of a large repository.
         most_shares: Into which one is divided.
     """
-    jobs: list[float] = []
+    shares: list[float] = []
     for size in sizes_mb:
         n_shares = min(most_shares, max(1, int(size / share_mb)))
         a_share = size * rates.ingest_cpu_s_per_mb / n_shares
         # Each share opens the repository and lists its commits by itself.
-        jobs += [a_share + rates.ingest_cpu_s_per_repository] * n_shares
-    jobs.sort(reverse=True)
+        shares += [a_share + rates.ingest_cpu_s_per_repository] * n_shares
+    total_mb = float(sizes_mb.sum())
+    n_windows = max(1, round(total_mb * rates.training_tokens_per_mb / _WINDOW_TOKENS))
+    jobs = {
+        "ingest": shares,
+        "screening": [size * rates.screening_cpu_s_per_mb for size in sizes_mb],
+        "rendering": [size * rates.rendering_cpu_s_per_mb for size in sizes_mb],
+        "packing": [total_mb * rates.packing_cpu_s_per_mb / n_windows] * n_windows,
+    }
+    wall_s = {name: _last_end(seconds, cores) for name, seconds in jobs.items()}
+    work = Workload(len(sizes_mb), total_mb, cores, gpus=0, epochs=0)
+    return Simulated(
+        cores,
+        data_stages(work, rates, wall_s),
+        sum(shares) / (wall_s["ingest"] * cores),
+    )
+
+
+def _last_end(jobs: Sequence[float], cores: int) -> float:
+    """When the last core is done, where each takes the longest job that is left."""
     busy_until = [0.0] * cores
-    for seconds in jobs:
+    for seconds in sorted(jobs, reverse=True):
         heapq.heapreplace(busy_until, busy_until[0] + seconds)
-    wall_s = max(busy_until)
-    work = Workload(len(sizes_mb), float(sizes_mb.sum()), cores, gpus=0, epochs=0)
-    return Simulated(cores, data_stages(work, rates, wall_s), sum(jobs) / (wall_s * cores))
+    return max(busy_until)

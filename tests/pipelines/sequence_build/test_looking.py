@@ -10,6 +10,7 @@ import pytest
 from rich.text import Text
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.project import Project
 from the_block_llm.errors import ParameterError, StaleDataError
 from the_block_llm.pipelines.sequence_build import looking
 from the_block_llm.pipelines.sequence_build.audit import Neighbour, nearest_training_documents
@@ -100,7 +101,7 @@ def test_without_colours_lines_that_are_learned_are_marked() -> None:
 
 def prepared(folder: Path, model: Any = None) -> Any:
     parameters = {"models": {"m": model.model_dump()} if model else {}, "model": "m"}
-    return lambda env, profile: looking.Prepared(parameters, lambda name: folder / name)
+    return lambda env, profile: Project(parameters, lambda name: folder / name)
 
 
 def test_the_command_rows_writes_a_row_into_a_pipe(

@@ -17,6 +17,7 @@ from the_block_llm.models.layerwise.head import HeadLoss, VocabularyHead
 from the_block_llm.models.layerwise.layer import DecoderLayer
 from the_block_llm.models.layerwise.layer_pass import Batch, Tiling
 from the_block_llm.models.layerwise.layer_store import LayerStore
+from the_block_llm.models.layerwise.norms import Norm
 from the_block_llm.models.layerwise.projection import LowRank
 
 
@@ -50,7 +51,7 @@ class FrozenParts:
     layers: LayerStore
     embedding: torch.Tensor
     head: VocabularyHead
-    last_norm: dict[str, torch.Tensor]
+    last_norm: Norm
     added: AddedTokens | None = None
     """Trained rows beside embedding and head."""
 
@@ -156,7 +157,7 @@ class LayerwiseDecoder:
         ends = torch.tensor(lengths, device=self._device).cumsum(0) - 1
         last = states[ends]
         normed = torch.empty_like(last)
-        self._norm(last, normed)
+        self._parts.last_norm.write(last, normed)
         best: list[int] = self._parts.head.logits(normed).argmax(dim=1).tolist()
         return best
 
@@ -201,23 +202,9 @@ class LayerwiseDecoder:
 
     def _head_loss(self, states: torch.Tensor, rows: FlatRows, with_slope: bool) -> HeadLoss:
         return self._parts.head.loss(
-            states, rows.positions, rows.targets, self._norm, self._add_norm_backward,
+            states, rows.positions, rows.targets, self._parts.last_norm,
             self.settings.loss_positions, with_slope,
         )  # fmt: skip
-
-    def _norm(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        norm, eps = self._parts.last_norm, self.shape.norm_eps
-        if self.shape.norm == "rms":
-            kernels.rms_norm(x, norm["weight"], eps, out)
-        else:
-            kernels.layer_norm(x, norm["weight"], norm["bias"], eps, out)
-
-    def _add_norm_backward(self, x: torch.Tensor, slope: torch.Tensor, into: torch.Tensor) -> None:
-        norm, eps = self._parts.last_norm, self.shape.norm_eps
-        if self.shape.norm == "rms":
-            kernels.add_rms_norm_backward(x, norm["weight"], eps, slope, into)
-        else:
-            kernels.add_layer_norm_backward(x, norm["weight"], norm["bias"], eps, slope, into)
 
 
 class _Loss(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """The loss from the last hidden states, over the positions that count alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import torch
@@ -8,15 +8,11 @@ import torch
 from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.added_tokens import AddedTokens
 from the_block_llm.models.layerwise.layer_store import host_buffer
+from the_block_llm.models.layerwise.norms import Norm
 from the_block_llm.models.layerwise.side_queue import Moment, SideQueue
 
 # Rows of the head that visit the device together where it lives in host memory.
 TILE_ROWS: Final = 16_384
-
-Norm = Callable[[torch.Tensor, torch.Tensor], None]
-"""Writes the normed first argument into the second."""
-NormBackward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Adds to the third the gradient of the first, given that of its normed value."""
 
 
 class HeadLoss(NamedTuple):
@@ -60,7 +56,6 @@ class VocabularyHead:
         positions: torch.Tensor,
         targets: torch.Tensor,
         norm: Norm,
-        norm_backward: NormBackward,
         chunk: int,
         with_slope: bool,
     ) -> HeadLoss:
@@ -71,14 +66,13 @@ class VocabularyHead:
             positions: Of the states that predict something, ``(n_targets,)``.
             targets: What they predict.
             norm: The last norm.
-            norm_backward: Its gradient.
             chunk: Positions whose logits exist together.
             with_slope: Whether gradients are wanted.
         """
         own = self._added.no_head_slope() if self._added and with_slope else None
         if self._in_tiles:
             total, gradient = self._loss_in_tiles(
-                states, positions, targets, norm, norm_backward, chunk, with_slope, own
+                states, positions, targets, norm, chunk, with_slope, own
             )
             return HeadLoss(total, gradient, own)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
@@ -87,14 +81,14 @@ class VocabularyHead:
             part = slice(start, start + chunk)
             rows = states.index_select(0, positions[part])
             normed = torch.empty_like(rows)
-            norm(rows, normed)
+            norm.write(rows, normed)
             logits = self._logits(normed, self.weight, 0)
             total += kernels.cross_entropy_rows(logits, targets[part], with_slope).sum()
             if gradient is not None:
                 normed_slope = torch.zeros_like(rows)
                 self._add_backward(normed_slope, logits, normed, self.weight, 0, own)
                 slope = torch.zeros_like(rows)
-                norm_backward(rows, normed_slope, slope)
+                norm.add_backward(rows, normed_slope, slope)
                 gradient.index_copy_(0, positions[part], slope)
         return HeadLoss(total, gradient, own)
 
@@ -129,7 +123,6 @@ class VocabularyHead:
         positions: torch.Tensor,
         targets: torch.Tensor,
         norm: Norm,
-        norm_backward: NormBackward,
         chunk: int,
         with_slope: bool,
         own: torch.Tensor | None,
@@ -137,7 +130,7 @@ class VocabularyHead:
         n_targets = positions.shape[0]
         normed = states.new_empty(n_targets, states.shape[1])
         for part in _parts(n_targets, chunk):
-            norm(states.index_select(0, positions[part]), normed[part])
+            norm.write(states.index_select(0, positions[part]), normed[part])
         log_total = normed.new_full((n_targets,), float("-inf"), dtype=torch.float32)
         at_target = torch.zeros_like(log_total)
         for first, tile in self._tiles():
@@ -163,7 +156,7 @@ class VocabularyHead:
         for part in _parts(n_targets, chunk):
             rows = states.index_select(0, positions[part])
             slope = torch.zeros_like(rows)
-            norm_backward(rows, normed_slope[part], slope)
+            norm.add_backward(rows, normed_slope[part], slope)
             gradient.index_copy_(0, positions[part], slope)
         return total, gradient
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.attention import Segments
+from the_block_llm.models.layerwise.norms import Norm
 from the_block_llm.models.layerwise.packing import LayerLayout
 from the_block_llm.models.layerwise.projection import Projection
 
@@ -99,22 +99,13 @@ class LayerPass:
 
     def norm(self, name: str, x: torch.Tensor, out: torch.Tensor) -> None:
         """Write the normed ``x``, ``(n, hidden)``, into ``out``."""
-        weight, eps = self._views[f"{name}.weight"], self._shape.norm_eps
-        if self._shape.norm == "rms":
-            kernels.rms_norm(x, weight, eps, out)
-        else:
-            kernels.layer_norm(x, weight, self._views[f"{name}.bias"], eps, out)
+        Norm.named(name, self._views, self._shape.norm_eps).write(x, out)
 
     def add_norm_backward(
         self, name: str, x: torch.Tensor, slope: torch.Tensor, into: torch.Tensor
     ) -> None:
         """Add to ``into`` the gradient of ``x``, given that of the normed ``x``."""
-        weight, eps = self._views[f"{name}.weight"], self._shape.norm_eps
-        if self._shape.norm == "rms":
-            kernels.add_rms_norm_backward(x, weight, eps, slope, into)
-        else:
-            bias = self._views[f"{name}.bias"]
-            kernels.add_layer_norm_backward(x, weight, bias, eps, slope, into)
+        Norm.named(name, self._views, self._shape.norm_eps).add_backward(x, slope, into)
 
     def seed(self, projection: int, start: int = 0) -> int | None:
         """One seed for each input of a projection and run of tokens; none without dropout."""

@@ -25,6 +25,7 @@ from the_block_llm.models.layerwise.engine import (
 )
 from the_block_llm.models.layerwise.head import VocabularyHead, pinned
 from the_block_llm.models.layerwise.layer_store import LayerStore
+from the_block_llm.models.layerwise.norms import Norm
 from the_block_llm.models.layerwise.packing import LayerLayout, can_pack, packed_layers
 from the_block_llm.models.layerwise.projection import LowRank
 from the_block_llm.models.loading import compute_dtype
@@ -88,13 +89,14 @@ def load_layerwise_model(
     rows = active_token_rows(model)
     added = None if rows is None else AddedTokens(rows, shape.vocabulary)
     rotary = model.get_base_model().get_decoder().rotary_emb.to(device)
-    norms = ("weight",) if shape.norm == "rms" else ("weight", "bias")
+    names = ("weight",) if shape.norm == "rms" else ("weight", "bias")
+    vectors = {name: files.read(f"model.norm.{name}").to(device, dtype) for name in names}
     engine = LayerwiseDecoder(
         shape,
         FrozenParts(
             _layers(files, shape, settings, device, dtype, cache_folder),
             *_vocabulary(files, shape, settings, device, dtype, added),
-            {name: files.read(f"model.norm.{name}").to(device, dtype) for name in norms},
+            Norm(vectors["weight"], vectors.get("bias"), shape.norm_eps),
             added,
         ),
         settings,

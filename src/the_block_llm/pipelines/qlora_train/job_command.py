@@ -6,14 +6,13 @@ folder that all machines see; torchrun trains it; and an ordinary ``kedro run
 adapter in its place.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import click
 
-from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.report_files import read_report
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, training_job
@@ -43,18 +42,8 @@ OPTIONS: Final[list[click.Parameter]] = [
 ]  # fmt: skip
 
 
-class Prepared(Protocol):
-    """The project's parameters and where its tables lie."""
-
-    @property
-    def parameters(self) -> Mapping[str, Any]: ...
-
-    @property
-    def folder_of(self) -> Callable[[str], Place]: ...
-
-
 def write_job(
-    prepared: Callable[[str | None, str | None], Prepared],
+    open_project: OpenProject,
     folder: Path,
     processes: int,
     model: str | None,
@@ -67,7 +56,7 @@ def write_job(
         TableError: There are no rows yet.
         StorageError: The folder cannot be written.
     """
-    project = prepared(env, model)
+    project = open_project(env, model)
     params = QloraTrainParams.model_validate(project.parameters["qlora_train"])
     profile = resolve_profile(
         ModelProfiles.model_validate(project.parameters["models"]), project.parameters["model"]
@@ -85,7 +74,7 @@ def write_job(
     click.echo(str(folder / JOB_FILE))
 
 
-def _rows(project: Prepared, name: str, folder: Path) -> Path:
+def _rows(project: Project, name: str, folder: Path) -> Path:
     # Rows in an object store are copied beside the job, which all machines see.
     table = ParquetParts(project.folder_of(name))
     return table.on_this_machine(folder / name).absolute()

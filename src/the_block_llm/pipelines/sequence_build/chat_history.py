@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -107,26 +108,33 @@ def _parts(message: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def together_chats(
-    paths_of: Mapping[str, Sequence[str]],
-    commits: Sequence[Commit],
-    existing: frozenset[str],
-    written_at: datetime,
-    seed: int,
-) -> Iterator[Draft]:
-    """Ask what else changes with a file, from the commits that are trained on.
+@dataclass(frozen=True)
+class TrainedHistory:
+    """What is learned of the history, for questions about its files."""
 
-    Args:
-        paths_of: Changed paths by sha.
-        commits: Those on the training side.
-        existing: Paths of the training snapshot; others are not asked about.
-        written_at: The cut-off.
-        seed: Of the wording.
-    """
+    paths_of: Mapping[str, Sequence[str]]
+    """Changed paths by sha."""
+    commits: Sequence[Commit]
+    """Those on the training side, oldest first."""
+    existing: frozenset[str]
+    """Paths of the training snapshot; others are not asked about."""
+    written_at: datetime
+    """The cut-off."""
+    seed: int
+    """Of the wording."""
+
+    def chat(self, topic: str, wordings: Sequence[str], path: str, answer: str) -> Draft:
+        """A question about a file, with its answer."""
+        question = choose_wording(wordings, path, self.seed).format(path=path)
+        return chat_document(topic, path, "train", path, self.written_at, question, answer)
+
+
+def together_chats(history: TrainedHistory) -> Iterator[Draft]:
+    """Ask what else changes with a file, from the commits that are trained on."""
     times: Counter[str] = Counter()
     together: dict[str, Counter[str]] = defaultdict(Counter)
-    for commit in commits:
-        paths = [path for path in paths_of.get(commit.sha, ()) if path in existing]
+    for commit in history.commits:
+        paths = [path for path in history.paths_of.get(commit.sha, ()) if path in history.existing]
         if commit.is_merge or not 1 < len(paths) <= _MOST_FILES:
             continue
         for path in paths:
@@ -148,35 +156,20 @@ def together_chats(
             f"{path} was changed together with other files in {times[path]} commits:\n"
             + "\n".join(lines)
         )
-        question = choose_wording(_TOGETHER, path, seed).format(path=path)
-        yield chat_document("together", path, "train", path, written_at, question, answer)
+        yield history.chat("together", _TOGETHER, path, answer)
 
 
-def history_chats(
-    paths_of: Mapping[str, Sequence[str]],
-    commits: Sequence[Commit],
-    existing: frozenset[str],
-    written_at: datetime,
-    seed: int,
-) -> Iterator[Draft]:
-    """Ask what was done to a file over time; files of fewer than two told changes are left out.
-
-    Args:
-        paths_of: Changed paths by sha.
-        commits: Those that are trained on, oldest first.
-        existing: Paths of the training snapshot.
-        written_at: The cut-off.
-        seed: Of the wording.
-    """
+def history_chats(history: TrainedHistory) -> Iterator[Draft]:
+    """Ask what was done to a file over time; files of fewer than two told changes are left out."""
     times: Counter[str] = Counter()
     told: dict[str, list[str]] = defaultdict(list)
-    for commit in commits:
-        paths = paths_of.get(commit.sha, ())
+    for commit in history.commits:
+        paths = history.paths_of.get(commit.sha, ())
         # What a sweep says is not about any of its files, and would be said of all of them.
         headline = headline_of(commit) if len(paths) <= _MOST_FILES else ""
         for path in paths:
             times[path] += 1
-            if headline and path in existing:
+            if headline and path in history.existing:
                 at = f"{commit.authored_at:%Y-%m-%d}"
                 told[path].append(f"- {at}, {commit.short_sha}: {headline}")
     for path, changes in sorted(told.items()):
@@ -188,5 +181,4 @@ def history_chats(
             f"{times[path]} commits changed {path}. What {said} of them say, newest first:\n"
             f"{newest_first}"
         )
-        question = choose_wording(_CAME_ABOUT, path, seed).format(path=path)
-        yield chat_document("history", path, "train", path, written_at, question, answer)
+        yield history.chat("history", _CAME_ABOUT, path, answer)

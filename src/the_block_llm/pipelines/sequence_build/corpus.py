@@ -25,6 +25,7 @@ from the_block_llm.pipelines.sequence_build.chat_files import (
     where_chat,
 )
 from the_block_llm.pipelines.sequence_build.chat_history import (
+    TrainedHistory,
     change_chats,
     history_chats,
     together_chats,
@@ -165,14 +166,15 @@ class Corpus:
                         commit, changes, whole["train"], self.project, self.seed
                     )
         if self.with_chats:
-            for chats in (together_chats, history_chats):
-                yield from chats(
-                    self._changes.paths_of,
-                    self.history.on("train"),
-                    whole["train"],
-                    self.history.cutoff.time,
-                    self.seed,
-                )
+            trained = TrainedHistory(
+                self._changes.paths_of,
+                self.history.on("train"),
+                whole["train"],
+                self.history.cutoff.time,
+                self.seed,
+            )
+            yield from together_chats(trained)
+            yield from history_chats(trained)
 
     def _merges(self) -> Iterator[Draft | Dropped]:
         brought_by = merged_commits(self.history)

@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.project import OpenProject
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.audit import nearest_training_documents
@@ -24,7 +25,11 @@ from the_block_llm.pipelines.sequence_build.screening import Screening
 _SPLITS: Final = ("train", "validation", "held_out")
 _SAMPLE_SEED: Final = 0  # the same rows give the same page
 _PROFILE: Final[list[click.Parameter]] = [
-    click.Option(["--profile"], metavar="NAME", help="Of the rows; by default the chosen model."),
+    click.Option(
+        ["--model", "profile"],
+        metavar="NAME",
+        help="Profile of the rows; by default the chosen one.",
+    ),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]
 
@@ -36,7 +41,7 @@ no colours, in a pipe, lines with learned tokens begin with a mark.
 \b
 Examples:
   kedro rows --row 61
-  kedro rows --split held_out --row 0 --profile llama-3.1-8b | less
+  kedro rows --split held_out --row 0 --model llama-3.1-8b | less
   kedro rows --samples 10 --sort chat > samples.md
 """
 ROWS_OPTIONS: Final[list[click.Parameter]] = [
@@ -75,17 +80,8 @@ AUDIT_OPTIONS: Final[list[click.Parameter]] = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The project as a command needs it."""
-
-    parameters: Mapping[str, Any]
-    folder_of: Callable[[str], Place]
-    """Folder or file of a catalog entry, for the chosen model."""
-
-
 def rows(
-    prepared: Callable[[str | None, str | None], Prepared],
+    open_project: OpenProject,
     *,
     split: str,
     row: int,
@@ -97,7 +93,7 @@ def rows(
     """Print one row.
 
     Args:
-        prepared: Gives the project, for an environment and a profile.
+        open_project: Gives the project, for an environment and a profile.
         split: Side of the cut-off.
         row: From 0.
         samples: Instead of the row, so many segments of every sort, as Markdown.
@@ -114,7 +110,7 @@ def rows(
         add_domain_marks,
     )
 
-    project = prepared(env, profile)
+    project = open_project(env, profile)
     table = ParquetParts(project.folder_of(f"{split}_rows"))
     models = ModelProfiles.model_validate(project.parameters["models"])
     tokenizer = load_tokenizer(resolve_profile(models, project.parameters["model"]))
@@ -134,7 +130,7 @@ def rows(
 
 
 def audit(
-    prepared: Callable[[str | None, str | None], Prepared],
+    open_project: OpenProject,
     *,
     item: str | None,
     neighbours: int,
@@ -145,7 +141,7 @@ def audit(
     """Print what training says nearest to a held-back document, or list those there are.
 
     Args:
-        prepared: Gives the project, for an environment and a profile.
+        open_project: Gives the project, for an environment and a profile.
         item: Id, or a part of one.
         neighbours: How many to name.
         removed: List what had to go instead; of these, only those with ``item`` in the id.
@@ -155,7 +151,7 @@ def audit(
     Raises:
         BlockError: No document, or several, are meant; or there are none yet.
     """
-    project = prepared(env, profile)
+    project = open_project(env, profile)
     documents = ParquetParts(project.folder_of("documents"))
     removed_ones = _removed(project.folder_of("screening"))
     console = Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,16 @@
+"""What a model thinks of a few continuations of one prefix, in nats."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from the_block_llm.models.likelihood import Continued, measure_continuations
+
+
+def continuation_nats(
+    model: Any, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[float]:
+    found: dict[int, list[float]] = {}
+    measure_continuations(
+        model, [Continued(prefix, continuations)], cache_gib=1.0, on_measured=found.__setitem__
+    )
+    return found[0]
