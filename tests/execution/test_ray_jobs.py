@@ -162,6 +162,7 @@ def test_a_ray_that_is_started_here_listens_to_this_machine_alone(tmp_path: Path
 
 def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
     words = iter(range(10**6))
+    first = ""
     for name in range(n_repositories):
         repository = GitRepository(folder / f"service{name}")
         for number in range(n_commits):
@@ -170,7 +171,11 @@ def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
                 for _ in range(12)
             )
             subject = f"Settle claims of kind {next(words)} before {next(words)} for {name}"
-            repository.commit(subject, {f"part{number}.py": lines})
+            files = {f"part{number}.py": lines}
+            first = lines if number == 0 else first
+            if number + 1 == n_commits:
+                files["copied.py"] = first  # after the cut-off: known from training
+            repository.commit(subject, files)
     GitRepository(folder / "empty")
     return folder
 
@@ -231,9 +236,7 @@ def test_documents_have_the_bytes_of_the_local_run(
     # Three groups of four repositories each.
     monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 24)
     profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
-    params = SequenceBuildParams(
-        cutoff=0.8, work_folder=str(tmp_path / "work"), leak_similarity=0.25
-    )
+    params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
     choices = (ModelProfiles({"m": profile}), "m", params)
     inputs = (local.repository, local.commits, local.file_changes, local.snapshot_files)
     screening = sequences.screen_documents(*inputs, *choices)

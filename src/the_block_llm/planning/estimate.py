@@ -13,7 +13,7 @@ Gigabytes are kept text: files at the ref and patches of the history, after ever
 left out. The ingest report of a few repositories tells how much yours keep.
 Cores are like those the rates were measured on, and the disk keeps up with them.
 The data stages share out evenly over the cores; --simulate looks at large repositories. Without \
-execution.engine=ray screening and packing take four cores at most.
+execution.engine=ray screening and packing take two cores, or execution.cpus of them.
 Several GPUs train as fast as one times their number; two were measured at 1.87 times one.
 A first run. Later ones read, render and tokenise only what is new.
 """.splitlines()

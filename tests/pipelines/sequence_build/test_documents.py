@@ -139,7 +139,22 @@ fn private() {}
 def test_declarations_stand_in_one_line_as_they_are_written() -> None:
     assert [(d.name, d.line, d.is_inner) for d in declarations(RUST, "Rust")] == [
         ("Account", "pub struct Account", False),
-        ("pay", "pub fn pay(&mut self, to: &mut Account, amount: u64) -> Result<(), Error>", True),
+        (
+            "Account::pay",
+            "pub fn Account::pay(&mut self, to: &mut Account, amount: u64) -> Result<(), Error>",
+            True,
+        ),
+    ]
+    arrays = (
+        "pub fn hash(parts: &[u8; 32], of: [u8; 4]) -> [u8; 32] {\n}\n"
+        "impl Header {\n    pub fn id(&self) -> [u8; 32];\n}\n"
+        "pub mod rng {\n    pub fn fill(to: &mut [u8]) {}\n}\n"
+    )
+    assert [d.line for d in declarations(arrays, "Rust")] == [
+        "pub fn hash(parts: &[u8; 32], of: [u8; 4]) -> [u8; 32]",
+        "pub fn Header::id(&self) -> [u8; 32]",
+        "pub mod rng",
+        "pub fn rng::fill(to: &mut [u8])",
     ]
     python = "class A(B):\n    def f(self, x: int) -> int: ...\n    def _g(self): ...\n"
     assert [d.line for d in declarations(python, "Python")] == [
@@ -153,6 +168,15 @@ def test_descriptions_carry_the_declaration() -> None:
     assert found["Account"].declared == "pub struct Account"
     assert found["Account::pay"].declared.startswith("pub fn pay(&mut self")
     assert found[""].text == "Keeps accounts, and moves money between them."
+    key = "/// The key of a header, of all its fields.\npub fn key(of: &Header) -> [u8; 32] {\n}\n"
+    assert describe(key, "Rust")[0].declared == "pub fn key(of: &Header) -> [u8; 32]"
+    page = (
+        "# Rules\n\nOf all the rules there are two.\n\n---\n\n"
+        "## Next\n\nSix plain words are here, too.\n"
+    )
+    assert [d.text for d in describe(page, "Markdown")] == [
+        "Of all the rules there are two.", "Six plain words are here, too.",
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -245,6 +269,14 @@ def test_new_code_is_tied_to_the_file_that_it_was_added_to() -> None:
     assert shown.text.startswith("New code in own:\n\ndef fees(ledger, rates):\n    total = 0\n")
     assert shown.text.endswith("rates[5]\n\nIt was added to the file")
     assert (learned_part.text, learned_part.train, shown.train) == (" app/fees.py\n", True, False)
+
+
+def test_the_message_of_a_sweep_is_not_told_of_one_patch() -> None:
+    patch = "@@ -1 +1 @@\n" + "".join(f"+line {n} of the change\n" for n in range(9))
+    for n_files, n_told in ((8, 2), (9, 0)):
+        changes = [FileChange(f"app/{n}.py", None, "M", patch) for n in range(n_files)]
+        found = commit_associations(a_commit("Add fees"), changes, frozenset(), "own", seed=1)
+        assert len([d for d in found if d.document_id.startswith("commit-message/")]) == n_told
 
 
 def test_the_same_end_of_two_texts_is_no_duplicate(

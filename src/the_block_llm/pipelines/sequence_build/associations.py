@@ -26,6 +26,7 @@ _ORDERS: Final = 3  # of the paths of one commit, so that each stands first and 
 _PATCH_CHARACTERS: Final = 700
 _LEAST_PATCH_CHARACTERS: Final = 80
 _PATCHES_SHOWN: Final = 2
+_PATCHES_TOLD: Final = 8  # a message of more is not about any one of them
 _FILE_CHARACTERS: Final = 600
 _LEAST_FILE_CHARACTERS: Final = 120
 _FILES_A_FOLDER: Final = 4
@@ -66,7 +67,7 @@ def commit_associations(
                 f"One commit to {project}.\n{said}Files it changed:\n{first}", "".join(others),
             )  # fmt: skip
     yield from _new_code(commit, changes, existing, project, rng)
-    if not message:
+    if not message or len(changes) > _PATCHES_TOLD:
         return
     patches = sorted((_bare(c.patch) for c in changes if c.patch), key=len, reverse=True)
     for number, patch in enumerate(patches[:_PATCHES_SHOWN]):

@@ -36,11 +36,13 @@ def read_changes(table: RowSource, history: History) -> Changes:
     path_before: dict[str, str] = {}
     created: dict[str, datetime] = {}
     added: dict[str, set[str]] = defaultdict(set)
+    known: dict[str, str] = {}
     for row in table.rows(["sha", "path", "old_path", "status", "patch"]):
         commit = history.commits.get(row["sha"])
         if commit is None:
             continue
-        path, split = row["path"], history.split_of[commit.sha]
+        # A path that a thousand commits change is one string, not a thousand.
+        path, split = known.setdefault(row["path"], row["path"]), history.split_of[commit.sha]
         paths_of[commit.sha].append(path)
         commits_of[path].append(commit.sha)
         if row["status"] == "D":

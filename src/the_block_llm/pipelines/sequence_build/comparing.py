@@ -26,9 +26,9 @@ from the_block_llm.pipelines.sequence_build.worded import (
     worded_batches,
 )
 
-# 80 MB of lines and 90 MB of wording at most, and as much again while they are sorted.
-_LINES_AT_ONCE: Final = 6_000_000
-_DOCUMENTS_AT_ONCE: Final = 100_000
+# Some 250 MB, and as much again while they are taken in.
+_LINES_AT_ONCE: Final = 5_000_000
+_DOCUMENTS_AT_ONCE: Final = 80_000
 _BATCH_ROWS: Final = 4096
 
 

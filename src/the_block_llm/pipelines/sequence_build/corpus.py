@@ -151,7 +151,7 @@ class Corpus:
             changes = [
                 FileChange(row["path"], row["old_path"], row["status"], row["patch"])
                 for row in group
-                if row["kept"] and why_path_not_taught(row["path"]) is None
+                if row["kept"] and self._is_taught(row["path"])
             ]
             commit = self.history.commits.get(sha)
             if commit is None or commit.is_merge:
@@ -189,13 +189,16 @@ class Corpus:
                 path
                 for commit in brought
                 for path in self._changes.paths_of.get(commit.sha, ())
-                if why_path_not_taught(path) is None
+                if self._is_taught(path)
             )
             paths = sorted(times, key=lambda path: (-times[path], path))
             document = merge_document(merge, split, brought, paths)
             yield document
             if self.with_chats and isinstance(document, Draft):
                 yield from change_chats(merge, split, paths, self.seed)
+
+    def _is_taught(self, path: str) -> bool:
+        return why_path_not_taught(path) is None and path not in self._listed.untaught
 
     def _earlier(self, commit: Commit) -> Sequence[Commit]:
         wanted = self.incremental_context_sequences
@@ -322,4 +325,4 @@ def _purpose(described: Sequence[Description], added: Set[str]) -> str:
 
 
 def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+    return re.split(r"\.|::", name)[-1]

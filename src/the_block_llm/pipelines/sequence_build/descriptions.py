@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from the_block_llm.pipelines.sequence_build.outlines import in_one_line, parsed, signature
+from the_block_llm.pipelines.sequence_build.outlines import (
+    RUST_OWNER,
+    in_one_line,
+    parsed,
+    signature,
+)
 
 _FEWEST_WORDS: Final = 6  # fewer ("Constructor.") explain nothing
 _MOST_CHARACTERS: Final = 1200  # of one answer; a longer passage is learned as a file
@@ -22,13 +27,10 @@ _RUST_ITEM: Final = re.compile(
     re.MULTILINE,
 )
 _RUST_ATTRIBUTE: Final = re.compile(r"^[ \t]*#\[.*\n", re.MULTILINE)
-_RUST_BODY: Final = re.compile(r"[{;]")
+# Up to the body; a semicolon in brackets is that of an array, [u8; 32].
+_RUST_REST: Final = re.compile(r"(?:\[[^\]{]*\]|[^{;\[])*")
+_BREAK: Final = re.compile(r"\n+(?:-{3,}|\*{3,}|_{3,})\s*\Z")  # a rule before the next section
 _DECLARED_CHARACTERS: Final = 400
-_RUST_OWNER: Final = re.compile(
-    r"^(?:pub(?:\([^)]*\))?[ \t]+)?(?:unsafe[ \t]+)?"
-    r"(?:trait[ \t]+|impl(?:<[^{\n]*?>)?[ \t]+(?:[^{\n]*?[ \t]for[ \t]+)?)(?P<name>\w+)",
-    re.MULTILINE,
-)
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,15 @@ def _python_definition(
 def _rust(text: str) -> Iterator[Description]:
     if header := _RUST_HEADER.match(text):
         yield Description("file", "", _uncomment(header.group(), "//!"))
-    owners = [(owner.start(), owner["name"]) for owner in _RUST_OWNER.finditer(text)]
+    owners = [(owner.start(), owner["name"]) for owner in RUST_OWNER.finditer(text)]
     for item in _RUST_ITEM.finditer(text):
         name = item["name"]
         if item["doc"][0] in " \t":
             at = bisect(owners, (item.start(), "")) - 1
             name = f"{owners[at][1]}::{name}" if at >= 0 else name
         begun = _RUST_ATTRIBUTE.sub("", item.group()[len(item["doc"]) :])
-        rest = _RUST_BODY.split(text[item.end() : item.end() + _DECLARED_CHARACTERS], maxsplit=1)[0]
-        declared = in_one_line(begun + rest)
+        rest = _RUST_REST.match(text, item.end(), item.end() + _DECLARED_CHARACTERS)
+        declared = in_one_line(begun + (rest.group() if rest else ""))
         yield Description("definition", name, _uncomment(item["doc"], "///"), declared)
 
 
@@ -110,4 +112,5 @@ def _markdown(text: str) -> Iterator[Description]:
     headings = list(_HEADING.finditer(unfenced))
     for at, heading in enumerate(headings):
         end = headings[at + 1].start() if at + 1 < len(headings) else len(text)
-        yield Description("section", heading[2].strip(), text[heading.end() : end].strip())
+        said = _BREAK.sub("", f"\n{text[heading.end() : end]}").strip()
+        yield Description("section", heading[2].strip(), said)

@@ -57,22 +57,16 @@ class LeakCheck:
             similarity: From which share of known lines, or likeness, a document goes.
         """
         self._similarity = similarity
-        some = list(held_back) or [Worded.none()]
-        self._ids = np.concatenate([one.ids for one in some])
-        self._sources = [source for one in some for source in one.sources]
-        self._named = [named for one in some for named in one.named]
-        self._sides = np.concatenate([one.sides for one in some])
-        self._n_new = np.concatenate([one.n_new for one in some])
-        self._signatures = np.concatenate([one.signatures for one in some])
-        n_documents = len(self._ids)
+        some = Worded.together([one.without_old_lines() for one in held_back])
+        self._ids, self._sources, self._named = some.ids, some.sources, some.named
+        self._sides, self._n_new, self._signatures = some.sides, some.n_new, some.signatures
+        n_documents = len(some)
         numbers = np.arange(n_documents, dtype=np.int32)
-        self._lines = Postings(
-            np.concatenate([one.new_lines() for one in some]), np.repeat(numbers, self._n_new)
-        )
-        worded = np.concatenate([one.has_words for one in some])
-        bands = np.concatenate([one.bands for one in some])[worded]
+        self._lines = Postings(some.lines, np.repeat(numbers, some.n_new))
+        worded = np.flatnonzero(some.has_words)
+        bands = some.bands[worded]
         self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
-        self._texts = Postings(np.concatenate([one.whole for one in some])[worded], numbers[worded])
+        self._texts = Postings(some.whole[worded], numbers[worded])
         # Of each line of each document, by which sides it was seen.
         self._seen_by = np.zeros(len(self._lines.owners), np.uint8)
         self._most_lines, self._likeness, self._copies = (

@@ -3,6 +3,7 @@
 import ast
 import re
 import warnings
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,15 @@ from typing import Final
 _MOST_CHARACTERS: Final = 200  # of a declaration; a longer one is cut
 _RUST_ITEM: Final = re.compile(
     r"^(?P<indent>[ ]{0,4})(?P<line>(?:pub(?:\([^)]*\))?[ \t]+)(?:async[ \t]+|unsafe[ \t]+"
-    r"|const[ \t]+)*(?P<what>fn|struct|enum|trait|mod|type)[ \t]+(?P<name>\w+)[^{;]*)",
+    r"|const[ \t]+)*(?P<what>fn|struct|enum|trait|mod|type)[ \t]+(?P<name>\w+)"
+    # A semicolon in brackets is that of an array, [u8; 32].
+    r"(?:\[[^\]{]*\]|[^{;\[])*)",
+    re.MULTILINE,
+)
+RUST_OWNER: Final = re.compile(
+    r"^(?:pub(?:\([^)]*\))?[ \t]+)?(?:unsafe[ \t]+)?"
+    r"(?:trait[ \t]+|mod[ \t]+(?=\w+[ \t]*\{)"
+    r"|impl(?:<[^{\n]*?>)?[ \t]+(?:[^{\n]*?[ \t]for[ \t]+)?)(?P<name>\w+)",
     re.MULTILINE,
 )
 
@@ -71,8 +80,16 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _rust(text: str) -> Iterator[Declaration]:
+    owners = [(owner.start(), owner["name"]) for owner in RUST_OWNER.finditer(text)]
     for item in _RUST_ITEM.finditer(text):
-        yield _declaration(item["name"], item["line"], is_inner=bool(item["indent"]))
+        name, line = item["name"], item["line"]
+        at = bisect(owners, (item.start(), "")) - 1
+        if item["indent"] and at >= 0:
+            # An impl may stand far from its type, so a method says whose it is.
+            begin = item.start("name") - item.start("line")
+            name = f"{owners[at][1]}::{name}"
+            line = f"{line[:begin]}{owners[at][1]}::{line[begin:]}"
+        yield _declaration(name, line, is_inner=bool(item["indent"]))
 
 
 def _declaration(name: str, line: str, *, is_inner: bool = False) -> Declaration:

@@ -9,7 +9,9 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 
-_SIEVE_BITS: Final = 27  # 16 MB; of so many places some millions of keys fill a few in a hundred
+_SIEVE_BITS: Final = (10, 27)  # 16 MB at most, of which millions of keys fill a few hundredths
+_PLACES_A_KEY: Final = 32
+_KEYS_AT_ONCE: Final = 1 << 20
 
 
 class Postings:
@@ -28,9 +30,9 @@ class Postings:
         self._keys = keys[order]
         self.owners: Numbers = owners[order]
         """In the order of the keys."""
-        self._sieve = np.zeros(1 << (_SIEVE_BITS - 3), np.uint8)
-        places = self._places(self._keys)
-        np.bitwise_or.at(self._sieve, places >> 3, _bit(places))
+        least, most = _SIEVE_BITS
+        self._bits = min(most, max(least, (_PLACES_A_KEY * len(keys)).bit_length()))
+        self._sieve = self._sieved()
 
     def find(self, keys: npt.NDArray[Any]) -> tuple[Places, Places, Places]:
         """Where keys are held.
@@ -51,8 +53,18 @@ class Postings:
         last = np.searchsorted(self._keys, wanted[held], side="right")
         return likely[held], first[held], last
 
+    def _sieved(self) -> npt.NDArray[np.uint8]:
+        sieve = np.zeros(1 << (self._bits - 3), np.uint8)
+        for begin in range(0, len(self._keys), _KEYS_AT_ONCE):
+            places = self._places(self._keys[begin : begin + _KEYS_AT_ONCE])
+            at = places >> 3
+            # Keys are sorted, so those of one byte are neighbours.
+            first = np.flatnonzero(np.diff(at, prepend=-1))
+            sieve[at[first]] |= np.bitwise_or.reduceat(_bit(places), first)
+        return sieve
+
     def _places(self, keys: npt.NDArray[Any]) -> Places:
-        return (keys >> self._type.type(8 * self._type.itemsize - _SIEVE_BITS)).astype(np.int64)
+        return (keys >> self._type.type(8 * self._type.itemsize - self._bits)).astype(np.int64)
 
 
 def spread(first: Places, last: Places) -> Places:

@@ -6,7 +6,7 @@ repository and another compares; a document takes some six hundred bytes and eig
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -72,9 +72,20 @@ class Worded:
         return len(self.ids)
 
     @classmethod
-    def none(cls) -> "Worded":
-        """No documents."""
-        return cls.read(pa.RecordBatch.from_pylist([], WORDED))
+    def together(cls, some: list["Worded"]) -> "Worded":
+        """All documents of several; ``some`` is emptied meanwhile, so that little stands twice."""
+        some = some or [cls.read(pa.RecordBatch.from_pylist([], WORDED))]
+        columns: dict[str, Any] = {
+            name: [getattr(one, name) for one in some] for name in cls.__dataclass_fields__
+        }
+        some.clear()
+        n_lines = np.concatenate([np.diff(starts) for starts in columns.pop("starts")])
+        lists: dict[str, Any] = {
+            name: [value for values in columns.pop(name) for value in values]
+            for name in ("sources", "named")
+        }
+        arrays: dict[str, Any] = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
+        return cls(**arrays, **lists, starts=np.concatenate([[0], np.cumsum(n_lines)]))
 
     def take(self, numbers: npt.NDArray[np.int64]) -> "Worded":
         """Some of the documents, by their numbers."""
@@ -93,9 +104,11 @@ class Worded:
             signatures=self.signatures[numbers],
         )
 
-    def new_lines(self) -> npt.NDArray[np.int64]:
-        """Of all, without what patches take away."""
-        return self.lines[spread(self.starts[:-1], self.starts[:-1] + self.n_new)]
+    def without_old_lines(self) -> "Worded":
+        """The same without the lines that patches take away."""
+        ends = self.starts[:-1] + self.n_new
+        starts = np.concatenate([[0], np.cumsum(self.n_new, dtype=np.int64)])
+        return replace(self, lines=self.lines[spread(self.starts[:-1], ends)], starts=starts)
 
     @classmethod
     def read(cls, batch: pa.RecordBatch) -> "Worded":
