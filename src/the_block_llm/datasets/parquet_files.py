@@ -1,5 +1,6 @@
 """Single Parquet files: how every part is written and opened, wherever it lies."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -67,6 +68,7 @@ def checked_rows(part: Place, schema: pa.Schema, table: object) -> int:
         return int(reader.metadata.num_rows)
 
 
+@functools.lru_cache(maxsize=16)
 def _as_parquet_keeps(schema: pa.Schema) -> pa.Schema:
     # Parquet has no seconds: they are written, and read again, as milliseconds.
     for index, field in enumerate(schema):

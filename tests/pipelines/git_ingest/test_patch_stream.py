@@ -7,8 +7,8 @@ import pytest
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
-from the_block_llm.pipelines.git_ingest import damaged
-from the_block_llm.pipelines.git_ingest.patch_stream import PatchReader
+from the_block_llm.pipelines.git_ingest import damaged, patch_reader
+from the_block_llm.pipelines.git_ingest.patch_reader import PatchReader
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError
 
 _ZERO, _ONE, _TWO = b"0" * 40, b"1" * 40, b"2" * 40
@@ -47,7 +47,13 @@ class _InBlocks(PatchReader):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_commit_is_cut_the_same_however_it_arrives(seed: int) -> None:
+@pytest.mark.parametrize("at_hand_bytes", [0, 300, 1 << 20])
+@pytest.mark.parametrize("plain_bytes", [0, 1 << 20])
+def test_a_commit_is_cut_the_same_however_it_arrives(
+    monkeypatch: pytest.MonkeyPatch, seed: int, at_hand_bytes: int, plain_bytes: int
+) -> None:
+    monkeypatch.setattr(_InBlocks, "_at_hand_bytes", at_hand_bytes)
+    monkeypatch.setattr(patch_reader, "_PLAIN_BYTES", plain_bytes)
     reader = _InBlocks(_CHANGES + _PATCH + _NEXT, seed)
     told = []
     for p in reader.patches(reader.changes(), b"\n" + _NEXT):
@@ -69,7 +75,11 @@ def test_a_commit_is_cut_the_same_however_it_arrives(seed: int) -> None:
     assert reader.next_byte() == b"3"
 
 
-def test_more_patches_than_changes_is_no_answer_of_git() -> None:
+@pytest.mark.parametrize("at_hand_bytes", [0, 1 << 20])
+def test_more_patches_than_changes_is_no_answer_of_git(
+    monkeypatch: pytest.MonkeyPatch, at_hand_bytes: int
+) -> None:
+    monkeypatch.setattr(PatchReader, "_at_hand_bytes", at_hand_bytes)
     reader = PatchReader(_CHANGES[: _CHANGES.index(b":1")] + _PATCH + _NEXT)
     with pytest.raises(GitStoppedError, match="more patches"):
         list(reader.patches(reader.changes(), b"\n" + _NEXT))

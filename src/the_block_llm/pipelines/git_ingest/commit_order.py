@@ -7,12 +7,15 @@ anywhere changes the piece it falls into and hardly any other.
 
 import datetime as dt
 import hashlib
+import itertools
 import math
 import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from the_block_llm.errors import ParameterError, RepositoryError
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, finish_piece
@@ -31,52 +34,60 @@ Cutoff = float | int | str | dt.date | None
 
 @dataclass(frozen=True)
 class CommitOrder:
-    """All commits that are read, oldest first."""
+    """All commits that are read, oldest first, in some 60 bytes each."""
 
-    names: list[bytes]
-    """For each commit its sha and those of its parents, separated by spaces."""
+    packed: bytes | bytearray
+    """For each commit its sha and those of its parents."""
+    starts: "array[int]"
+    """Where each begins in ``packed``, and where the last one ends."""
     times: "array[int]"
     """Commit times in seconds since 1970, in the same order."""
+    sha_bytes: int
+    """How long a sha is: 20, or 32 with SHA-256."""
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.times)
 
     def sha(self, index: int) -> str:
-        return self.names[index].split(b" ", 1)[0].decode()
-
-    def newest_at(self, time: int) -> int | None:
-        """Index of the newest commit at or before ``time``."""
-        n_before = sum(1 for moment in self.times if moment <= time)
-        return n_before - 1 if n_before else None
+        start = self.starts[index]
+        return self.packed[start : start + self.sha_bytes].hex()
 
     def pieces(self) -> Iterator["HistoryPiece"]:
         """Yield consecutive runs of commits, each named by what is in it."""
-        start = mean = 0
-        for index, name in enumerate(self.names):
+        begin = mean = 0
+        for index, start in enumerate(self.starts[:-1]):
             mean = _MEAN_COMMITS_FROM.get(index, mean)
-            ends_here = int(name[:8], 16) % mean == 0
-            if ends_here or index - start + 1 >= _MAX_OF_MEAN * mean:
-                yield HistoryPiece(self.names[start : index + 1])
-                start = index + 1
-        if start < len(self.names):
-            yield HistoryPiece(self.names[start:])
+            ends_here = int.from_bytes(self.packed[start : start + 4], "big") % mean == 0
+            if ends_here or index - begin + 1 >= _MAX_OF_MEAN * mean:
+                yield HistoryPiece(self, begin, index + 1)
+                begin = index + 1
+        if begin < len(self):
+            yield HistoryPiece(self, begin, len(self))
 
 
 @dataclass(frozen=True)
 class HistoryPiece:
     """A run of commits that is read, written and kept as one."""
 
-    names: list[bytes]
-    """Of each commit its sha and those of its parents, as in :class:`CommitOrder`."""
+    order: CommitOrder
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
 
     @property
     def shas(self) -> list[str]:
-        return [name.split(b" ", 1)[0].decode() for name in self.names]
+        return [self.order.sha(index) for index in range(self.begin, self.end)]
 
     @property
     def digest(self) -> str:
         """Of shas and parents: a shallow clone that was deepened has other parents."""
-        return hashlib.sha256(b"\n".join(self.names)).hexdigest()[:24]
+        starts = self.order.starts[self.begin : self.end + 1]
+        lengths = array("Q", (end - start for start, end in itertools.pairwise(starts)))
+        digest = hashlib.sha256(lengths.tobytes())
+        digest.update(memoryview(self.order.packed)[starts[0] : starts[-1]])
+        return digest.hexdigest()[:24]
 
 
 def list_commits(
@@ -87,8 +98,7 @@ def list_commits(
     Raises:
         RepositoryError: A commit itself is missing or damaged, or ``since`` leaves none.
     """
-    names: list[bytes] = []
-    times = array("q")
+    packed, starts, times = bytearray(), array("Q", [0]), array("q")
     earliest = int(since.timestamp()) if since else None
     tips = f"{head}\n".encode()
     if all_branches:
@@ -105,39 +115,53 @@ def list_commits(
                 stamp, name = line.split(b" ", 1)
                 time = min(max(int(stamp), 0), LATEST_TIME)
                 if earliest is None or time >= earliest:
-                    names.append(name)
+                    packed += bytes.fromhex(name.decode("ascii"))
+                    starts.append(len(packed))
                     times.append(time)
     except GitStoppedError as error:
         raise RepositoryError(
             "The repository lacks commits of its own history, so its order is unknown. Repair it "
             "(`git fsck` names what is missing, `git fetch` may bring it) or clone it again."
         ) from error
-    if not names:
+    if not times:
         raise RepositoryError(
             f"No commit is left after git_ingest.since={since}. Give an earlier moment or none."
         )
-    order = sorted(range(len(names)), key=times.__getitem__)
-    return CommitOrder([names[i] for i in order], array("q", (times[i] for i in order)))
+    return _by_time(CommitOrder(packed, starts, times, len(head) // 2))
+
+
+def _by_time(order: CommitOrder) -> CommitOrder:
+    times = np.frombuffer(order.times, np.int64)
+    packed, starts = bytearray(), array("Q", [0])
+    places = np.argsort(times, kind="stable")
+    for place in places:
+        packed += order.packed[order.starts[place] : order.starts[place + 1]]
+        starts.append(len(packed))
+    return CommitOrder(packed, starts, array("q", times[places].tobytes()), order.sha_bytes)
 
 
 def remember_order(cache: PieceCache, name: str, order: CommitOrder) -> None:
     """Keep ``order`` under ``name``, in the place of any other."""
     stem = cache.stem(name)
-    names, times = stem.with_suffix(".names"), stem.with_suffix(".times")
-    names.write_bytes(b"\n".join(order.names))
-    times.write_bytes(order.times.tobytes())
-    finish_piece(stem, [names, times], {})
+    columns = {".shas": order.packed, ".starts": order.starts, ".times": order.times}
+    for suffix, column in columns.items():
+        stem.with_suffix(suffix).write_bytes(column)
+    files = [stem.with_suffix(suffix) for suffix in columns]
+    finish_piece(stem, files, {"sha_bytes": order.sha_bytes})
     cache.sweep([name])
 
 
 def remembered_order(cache: PieceCache, name: str) -> CommitOrder | None:
     """Return the order that was kept under ``name``, None where there is none."""
-    if cache.notes(name) is None:
+    notes = cache.notes(name)
+    if notes is None:
         return None
     stem = cache.stem(name)
-    times = array("q")
+    starts, times = array("Q"), array("q")
+    starts.frombytes(stem.with_suffix(".starts").read_bytes())
     times.frombytes(stem.with_suffix(".times").read_bytes())
-    return CommitOrder(stem.with_suffix(".names").read_bytes().split(b"\n"), times)
+    packed = stem.with_suffix(".shas").read_bytes()
+    return CommitOrder(packed, starts, times, notes["sha_bytes"])
 
 
 def cutoff_time(times: "array[int]", cutoff: Cutoff) -> int:

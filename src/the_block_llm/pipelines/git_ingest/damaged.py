@@ -7,13 +7,14 @@ trees, and the patches of the other files can be had by leaving out those that c
 import heapq
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
-from the_block_llm.pipelines.git_ingest.patch_stream import (
+from the_block_llm.pipelines.git_ingest.change_rows import changed_blobs
+from the_block_llm.pipelines.git_ingest.patch_reader import (
     DIFF_OPTIONS,
     HEADER_OPTIONS,
     RAW_OPTIONS,
@@ -25,7 +26,6 @@ from the_block_llm.pipelines.git_ingest.patch_stream import (
 )
 from the_block_llm.pipelines.git_ingest.private_view import GitStoppedError, PrivateView
 
-_SUBMODULE: Final = b"160000"
 _FILES_AT_A_TIME: Final = 16
 # Beyond, looking for copies takes git longer than the patches: it loads every file that was
 # added or changed once more. Renames are still found.
@@ -38,7 +38,7 @@ _END: Final = b"end-of-output"
 
 def read_damaged_commit(
     view: PrivateView, blobs: BlobReader, sha: str
-) -> tuple[CommitHeader, Iterator[FilePatch] | None]:
+) -> tuple[CommitHeader, Iterable[FilePatch] | None]:
     """Read what can be read of one commit; None in place of patches if its trees are gone.
 
     Raises:
@@ -53,7 +53,7 @@ def read_damaged_commit(
             "damage) or clone it again."
         ) from error
     if len(header.parents) > 1:
-        return header, iter(())
+        return header, []
     try:
         listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
     except GitStoppedError:
@@ -68,12 +68,6 @@ def lacks_objects(view: PrivateView, blobs: BlobReader, sha: str) -> bool:
     except GitStoppedError:
         return True
     return bool(_lost(blobs, listed))
-
-
-def changed_blobs(change: RawChange) -> list[str]:
-    """Return the contents that a change is made of, without those of submodules."""
-    sides = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
-    return [blob.decode() for mode, blob in sides if mode != _SUBMODULE and blob.strip(b"0")]
 
 
 def _patches(view: PrivateView, blobs: BlobReader, sha: str, listed: bytes) -> Iterator[FilePatch]:

@@ -82,7 +82,7 @@ def read_history(
     if came_back:
         notes = [None if n and not came_back.isdisjoint(n["missing"]) else n for n in notes]
     todo = [i for i, note in enumerate(notes) if note is None]
-    n_commits = sum(len(pieces[i].names) for i in todo)
+    n_commits = sum(len(pieces[i]) for i in todo)
 
     def read(places: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
         readers = Readers(view)
@@ -90,7 +90,7 @@ def read_history(
         try:
             for place in places:
                 i, ahead = todo[place], places.peek()
-                n_answered += len(pieces[i].names)
+                n_answered += len(pieces[i])
                 is_worn = n_answered > _COMMITS_A_PROCESS
                 then = () if ahead is None or is_worn else pieces[todo[ahead]].shas
                 stem = cache.stem(names[i])
@@ -103,12 +103,12 @@ def read_history(
         finally:
             readers.close()
 
-    n_listed = sum(len(piece.names) for piece in pieces)
+    n_listed = sum(len(piece) for piece in pieces)
     with _fewer_collections(), progress_bar("Reading history", n_listed) as bar:
         bar.advance(n_listed - n_commits)
         for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
             notes[i] = told
-            bar.advance(len(pieces[i].names))
+            bar.advance(len(pieces[i]))
     if share is None:
         cache.sweep(names)
     tally = Tally()

@@ -31,7 +31,7 @@ _PREFERRED_NAMES: Final = {
 }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=16_384)
+@functools.lru_cache(maxsize=1024)
 def language_of(file_name: str) -> str | None:
     """Return the language of a file of that name (no folders), None where it is unknown.
 

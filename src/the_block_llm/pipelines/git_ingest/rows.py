@@ -14,32 +14,27 @@ Row = tuple[Any, ...]
 class RowBatches:
     """Rows that wait until they are enough for a record batch."""
 
-    def __init__(
-        self, schema: pa.Schema, text_column: int, finish: Callable[[list[Row]], list[Row]]
-    ) -> None:
-        """Gather rows.
-
-        Args:
-            schema: Of the table.
-            text_column: Index of the column whose values are large.
-            finish: Last hand at the rows of a batch, together.
-        """
+    def __init__(self, schema: pa.Schema, finish: Callable[[list[Row]], list[Row]]) -> None:
+        """Gather rows of ``schema``; ``finish`` lays the last hand at those of a batch."""
         self._schema = schema
-        self._text_column = text_column
         self._finish = finish
         self._n_bytes = 0
         self.waiting: list[Row] = []
         self.n_batches = 0
         """How many batches were given out."""
 
-    def add(self, row: Row) -> pa.RecordBatch | None:
-        """Add one value for each column (strings may be UTF-8 bytes); return a full batch."""
-        self.waiting.append(row)
-        text = row[self._text_column]
-        self._n_bytes += 0 if text is None else len(text)
-        if self._n_bytes >= _BATCH_BYTES or len(self.waiting) >= _BATCH_ROWS:
-            return self.rest()
-        return None
+    @property
+    def is_full(self) -> bool:
+        """True where what waits is enough for a batch."""
+        return self._n_bytes >= _BATCH_BYTES or len(self.waiting) >= _BATCH_ROWS
+
+    def extend(self, rows: Sequence[Row], n_bytes: int) -> None:
+        """Add rows, of each one value a column (strings may be UTF-8 bytes).
+
+        ``n_bytes`` is how much of them is text.
+        """
+        self.waiting += rows
+        self._n_bytes += n_bytes
 
     def rest(self) -> pa.RecordBatch | None:
         """Return what waits as a batch, None where nothing does."""
@@ -56,10 +51,18 @@ def batches(
     text_column: int,
     finish: Callable[[list[Row]], list[Row]],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield ``rows`` as record batches; arguments as for :class:`RowBatches`."""
-    gathered = RowBatches(schema, text_column, finish)
+    """Yield ``rows`` as record batches.
+
+    Args:
+        schema: Of the table.
+        rows: Of each one value a column; strings may be UTF-8 bytes.
+        text_column: Index of the column whose values are large.
+        finish: Last hand at the rows of a batch, together.
+    """
+    gathered = RowBatches(schema, finish)
     for row in rows:
-        if (batch := gathered.add(row)) is not None:
+        gathered.extend((row,), len(row[text_column] or ""))
+        if gathered.is_full and (batch := gathered.rest()) is not None:
             yield batch
     if (batch := gathered.rest()) is not None:
         yield batch

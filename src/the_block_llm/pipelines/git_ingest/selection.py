@@ -4,7 +4,6 @@ A verdict is a reason of :data:`the_block_llm.schemas.DropReason`, or None for a
 is kept.
 """
 
-import functools
 import re
 import zlib
 from typing import Final
@@ -69,7 +68,6 @@ _COMPRESSED_SHARE: Final = 0.06
 _COMPRESSION_FROM_BYTES: Final = 1 << 15
 
 
-@functools.lru_cache(maxsize=16_384)
 def path_verdict(path: str, marks: FileMarks = UNMARKED) -> DropReason | None:
     """Judge a file by its path alone; what its attributes say outweighs what names suggest.
 

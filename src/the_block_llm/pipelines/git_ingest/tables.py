@@ -257,11 +257,16 @@ class _CommitCounts:
             informative=batch["informative"].true_count,
             reverts=batch.num_rows - batch["reverts"].null_count,
         )
-        month = pc.strftime(batch["committed_at"], "%Y-%m")
-        self._months.update(month.to_pylist())
-        self._telling_months.update(month.filter(batch["informative"]).to_pylist())
-        self._kinds.update(batch["kind"].to_pylist())
-        self._authors.update(batch["author_id"].to_pylist())
+        month = batch["committed_at"].cast(pa.int64()).to_numpy().astype("M8[s]").astype("M8[M]")
+        telling = batch["informative"].to_numpy(zero_copy_only=False)
+        for counter, values in (
+            (self._months, pa.array(month.astype(str))),
+            (self._telling_months, pa.array(month[telling].astype(str))),
+            (self._kinds, batch["kind"]),
+            (self._authors, batch["author_id"]),
+        ):
+            counted = pc.value_counts(values)
+            counter.update(dict(zip(*(counted.field(i).to_pylist() for i in (0, 1)), strict=True)))
         return batch
 
     def as_json(self) -> dict[str, Any]:

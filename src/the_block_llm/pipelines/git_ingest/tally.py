@@ -8,6 +8,9 @@ from typing import Any, Final
 _MAX_NOTED: Final = 200
 _MAX_FINDINGS: Final = 1000
 
+Counted = tuple[str | None, int, str | None, str | None, str]
+"""Reason to drop a row, its size in bytes, language, encoding and path."""
+
 
 @dataclass
 class Tally:
@@ -41,6 +44,14 @@ class Tally:
         self.largest.append((n_bytes, path))
         if len(self.largest) > 2 * _MAX_NOTED:
             self._trim()
+
+    def count(self, rows: Iterable[Counted]) -> None:
+        """Count rows that are kept, and rows that are dropped for a reason."""
+        for reason, n_bytes, language, encoding, path in rows:
+            if reason is None:
+                self.keep(n_bytes, language, encoding, path)
+            else:
+                self.drop(reason, n_bytes)
 
     def drop(self, reason: str, n_bytes: int) -> None:
         self.rows += 1
