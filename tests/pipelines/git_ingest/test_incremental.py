@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def test_any_history_full_equals_incremental_and_every_change_is_one_row(
     full = ingest(repository.path, folder / "full")
     assert _without_ids(got.all_rows()) == _without_ids(full.all_rows())
     changes = list(got.file_changes.rows())
+    told = [(r["sha"], r["status"], r["old_path"], r["path"]) for r in changes]
+    assert Counter(told) == Counter(_raw_changes(repository))
     for line in repository.git("rev-list", "--parents", "HEAD").splitlines():
         sha, *parents = line.split()
         touched = [
@@ -107,6 +110,19 @@ def test_any_history_full_equals_incremental_and_every_change_is_one_row(
     for row in got.snapshot_files.rows():
         if row["kept"]:
             assert _blob(repository, row["sha"], row["path"]) in _possible_bytes(row["text"])
+
+
+def _raw_changes(repository: GitRepository) -> list[tuple[str, str, str | None, str]]:
+    changes: list[tuple[str, str, str | None, str]] = []
+    sha = ""
+    for line in repository.git("log", "--raw", "-M", "-C", "--format=%H").splitlines():
+        if line.startswith(":"):
+            facts, *paths = line.split("\t")
+            old_path = paths[0] if len(paths) == 2 else None
+            changes.append((sha, facts.split()[-1][0], old_path, paths[-1]))
+        elif line:
+            sha = line
+    return changes
 
 
 def _blobs(repository: GitRepository, sha: str) -> set[tuple[str, str]]:
@@ -155,6 +171,7 @@ def _take(repository: GitRepository, number: int, what: str, which: int, text: b
 
 _RUN = """
 import sys
+from collections import Counter
 from pathlib import Path
 from tests.pipelines.git_ingest.ingesting import ingest
 print("ready", flush=True)

@@ -3,6 +3,8 @@
 import functools
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from the_block_llm.pipelines.git_ingest.byte_reader import ByteReader
@@ -32,6 +34,34 @@ class BlobReader:
         """Yield the content of each object, which must be small enough to hold."""
         for size in self._contents.ask(shas):
             yield None if size is None else self._contents.reader.take(size + 1)[:-1]
+
+
+class BlobReaders:
+    """Readers that threads lend one another: starting git takes longer than reading ten files."""
+
+    def __init__(self, view: PrivateView) -> None:
+        self._view = view
+        self._idle: SimpleQueue[BlobReader] = SimpleQueue()
+
+    @contextmanager
+    def reader(self) -> Iterator[BlobReader]:
+        """Lend a reader; one at which something went wrong is not lent again."""
+        try:
+            reader = self._idle.get_nowait()
+        except Empty:
+            reader = BlobReader(self._view)
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        self._idle.put(reader)
+
+    def close(self) -> None:
+        """End those that nobody uses any more."""
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait().close()
 
 
 class _Questions:

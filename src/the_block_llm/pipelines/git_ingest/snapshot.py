@@ -3,6 +3,7 @@
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from the_block_llm.pipelines.git_ingest.attributes import (
     marks_of,
     read_attributes,
 )
-from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
+from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader, BlobReaders
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path, looks_binary
 from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of, finish_piece
@@ -83,9 +84,11 @@ def read_snapshots(
     between two runs, are read and judged once.
     """
     kept: set[str] = set()
-    snapshots = [
-        _read_snapshot(view, sha, options, cache, version, n_processes, kept, share) for sha in shas
-    ]
+    with closing(BlobReaders(view)) as blobs:
+        snapshots = [
+            _read_snapshot(view, blobs, sha, options, cache, version, n_processes, kept, share)
+            for sha in shas
+        ]
     if share is None:
         cache.sweep(kept)
     return snapshots
@@ -93,6 +96,7 @@ def read_snapshots(
 
 def _read_snapshot(
     view: PrivateView,
+    blobs: BlobReaders,
     sha: str,
     options: SnapshotOptions,
     cache: PieceCache,
@@ -117,7 +121,7 @@ def _read_snapshot(
                 yield None, (known,)
             else:
                 yield _make_part, (
-                    view, piece, options, survey.attributes, cache, name, sha, known,
+                    view, blobs, piece, options, survey.attributes, cache, name, sha, known,
                 )  # fmt: skip
 
     tally = Tally()
@@ -136,6 +140,7 @@ def _read_snapshot(
 
 def _make_part(
     view: PrivateView,
+    blobs: BlobReaders,
     piece: SnapshotPiece,
     options: SnapshotOptions,
     attributes: Attributes,
@@ -145,7 +150,12 @@ def _make_part(
     known: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Read the piece unless it is known, and give its rows the sha of the snapshot."""
-    notes = known or read_snapshot_piece(view, piece, options, attributes, cache.stem(name))
+    notes = known
+    if notes is None:
+        with blobs.reader() as reader:
+            notes = read_snapshot_piece(
+                reader, view.max_file_bytes, piece, options, attributes, cache.stem(name)
+            )
     with pq.ParquetFile(cache.folder / f"{name}.files.parquet") as rows:
         stamped = map(_with_sha(sha), rows.iter_batches(256))
         write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, stamped)
@@ -216,7 +226,8 @@ def _pieces(entries: Iterator[TreeEntry], survey: _Survey) -> Iterator[SnapshotP
 
 
 def read_snapshot_piece(
-    view: PrivateView,
+    blobs: BlobReader,
+    max_file_bytes: int,
     piece: SnapshotPiece,
     options: SnapshotOptions,
     attributes: Attributes,
@@ -225,23 +236,19 @@ def read_snapshot_piece(
     """Read the files of ``piece`` and write ``<stem>.files.parquet``; returns the notes."""
     tally = Tally()
     missing: list[str] = []
-    blobs = BlobReader(view)
-    try:
-        path = stem.with_name(f"{stem.name}.files.parquet")
-        marks = [marks_of(attributes)(entry.path) for entry in piece.entries]
-        rows = _rows(blobs, view.max_file_bytes, piece, marks, options, tally, missing)
-        redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
+    path = stem.with_name(f"{stem.name}.files.parquet")
+    marks = [marks_of(attributes)(entry.path) for entry in piece.entries]
+    rows = _rows(blobs, max_file_bytes, piece, marks, options, tally, missing)
+    redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
 
-        def finish(rows: list[Row]) -> list[Row]:
-            redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
-            return redaction.text(
-                rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
-            )
+    def finish(rows: list[Row]) -> list[Row]:
+        redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
+        return redaction.text(
+            rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
+        )
 
-        write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
-        redaction.tallied_paths()
-    finally:
-        blobs.close()
+    write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
+    redaction.tallied_paths()
     return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})
 
 

@@ -1,5 +1,6 @@
 """The entries of a commit's tree, as git lists them."""
 
+import functools
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -40,6 +41,7 @@ def list_tree(view: PrivateView, sha: str) -> Iterator[TreeEntry]:
         yield _entry(line, b"")
 
 
+@functools.lru_cache(maxsize=64)  # a snapshot lists its tree twice
 def _has_whole_tree(view: PrivateView, sha: str) -> bool:
     try:
         for _ in view.lines("ls-tree", "-r", "-d", "-z", "--full-tree", sha, separator=b"\0"):
