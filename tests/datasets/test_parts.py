@@ -30,6 +30,25 @@ def test_rows_come_back_in_order_from_several_parts(tmp_path: Path) -> None:
     assert table.head(3).to_pylist() == [{"n": n, "text": f"row {n}"} for n in range(3)]
 
 
+def test_parts_that_cannot_hold_a_value_are_passed_over_and_counted(tmp_path: Path) -> None:
+    schema = pa.schema([("ids", pa.list_(pa.struct([("x", pa.int32())]))), ("side", pa.string())])
+    sides = [["a", "a"], ["b", "c"], ["a", "b"], ["c"]]
+    batches = [
+        pa.RecordBatch.from_pylist([{"ids": [{"x": 1}], "side": side} for side in some], schema)
+        for some in sides
+    ]
+    made = save_parts(tmp_path, schema, batches, part_bytes=1)
+    assert len(made.parts) == 4
+    for value, found in (
+        ("a", [(0, ["a", "a"]), (4, ["a", "b"])]),
+        ("b", [(2, ["b", "c"]), (4, ["a", "b"])]),
+        ("c", [(2, ["b", "c"]), (6, ["c"])]),
+        ("d", []),
+    ):
+        read = [(n, b["side"].to_pylist()) for n, b in made.batches_with("side", value, ["side"])]
+        assert read == found
+
+
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
     table = save_parts(tmp_path / "t", SCHEMA, [])
     assert table.num_rows == 0

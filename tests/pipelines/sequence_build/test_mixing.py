@@ -1,10 +1,16 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from the_block_llm.pipelines.sequence_build.mixing import kept_shares
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.pipelines.sequence_build.mixing import kept_shares, left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import Mix
+from the_block_llm.schemas import DOCUMENTS
 
 HALF_COMMITS = {"file": 1.0, "commit": 0.5, "chat": 1.0}
 
@@ -44,3 +50,43 @@ def test_something_always_stays(tokens: tuple[int, ...], caps: tuple[float, ...]
 def test_shares_that_leave_room_for_nothing_are_refused() -> None:
     with pytest.raises(ValidationError, match="must add up to 1 or more"):
         Mix(file=0.2, commit=0.2, chat=0.2)
+
+
+def table(folder: Path, *rows: tuple[str, str, int, int]) -> ParquetParts:
+    """Documents by id, side, tokens and day; the kind is the first part of the id."""
+    made = [
+        {
+            "document_id": name, "kind": name.split("/")[0].split("-")[0], "split": split,
+            "source": "", "authored_at": datetime(2026, 1, day, tzinfo=UTC), "segments": [],
+            "input_ids": [], "labels_mask": [], "n_tokens": n_tokens, "stage": 0,
+        }
+        for name, split, n_tokens, day in rows
+    ]  # fmt: skip
+    return save_parts(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(made, DOCUMENTS)])
+
+
+def test_long_old_commits_go_first_then_the_longest(tmp_path: Path) -> None:
+    documents = table(
+        tmp_path,
+        ("file/a", "train", 100, 1),
+        ("commit/new-long", "train", 80, 9),
+        ("commit/short", "train", 30, 2),
+        ("commit/old-long", "train", 60, 3),
+        ("commit/shorter", "train", 20, 1),
+        ("commit/held", "held_out", 500, 1),
+        ("chat/whole", "train", 400, 1),  # fits no row, so it takes no share
+    )
+    # 190 tokens of commits, of which half of all may stay: 100 beside 100 of files.
+    out = left_out_by_mix(documents, Mix(), context_tokens=50)
+    assert out.tolist() == [False, False, True, True, False, False, False]
+    assert not left_out_by_mix(documents, Mix(commit=1.0), 50).any()
+    none = left_out_by_mix(documents, Mix(commit=0.0), 50)
+    assert none.tolist() == [False, True, True, True, True, False, False]
+
+
+def test_of_other_kinds_the_longest_go(tmp_path: Path) -> None:
+    rows = [(f"file/{n}", "train", n, 1) for n in (10, 40, 30, 20)]
+    documents = table(tmp_path, ("commit/a", "train", 50, 1), *rows)
+    out = left_out_by_mix(documents, Mix(file=0.5), context_tokens=100)
+    # 100 tokens of files beside 50 of commits: 50 too many. The longest, then what still fits.
+    assert out.tolist() == [False, True, True, False, False]
