@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.builders.git_repository import GitRepository, Symlink
 from tests.pipelines.git_ingest.ingesting import ingest
 
+from the_block_llm.languages import known_language
 from the_block_llm.pipelines.git_ingest.attributes import FileMarks, marks_of, parse_attributes
-from the_block_llm.pipelines.git_ingest.languages import known_language
 
 
 def _marks(path: bytes, **files: str) -> FileMarks:

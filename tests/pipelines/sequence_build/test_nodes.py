@@ -56,7 +56,7 @@ def test_a_young_history_gives_rows_on_all_three_sides(
     assert run.report["truncated_documents"] == 0
     short = [row for row in run.rows["train"].rows(["n_tokens"]) if row["n_tokens"] < 0.99 * 256]
     assert run.report["train_rows_under_99_percent"] == len(short)
-    assert run.report["train_py_file_tokens"] == run.report["train_file_tokens"]
+    assert run.report["train_Python_file_tokens"] == run.report["train_file_tokens"]
     steps = -(-run.report["train_rows"] // 8)
     # 50 million tokens are never reached with so little text: the profile's most epochs.
     assert (run.report["expected_epochs"], run.report["expected_steps"]) == (12, 12 * steps)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from the_block_llm.languages import known_language
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
-from the_block_llm.pipelines.git_ingest.languages import known_language
 from the_block_llm.pipelines.git_ingest.path_patterns import any_of, path_regex
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.tree import TreeEntry

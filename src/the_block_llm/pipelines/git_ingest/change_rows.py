@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
+from the_block_llm.languages import language_of
 from the_block_llm.pipelines.git_ingest.attributes import FileMarks, marks_of
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path
 from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
-from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.patch_reader import FilePatch, RawChange
 from the_block_llm.pipelines.git_ingest.row_redaction import RowRedaction
 from the_block_llm.pipelines.git_ingest.rows import Row, RowBatches

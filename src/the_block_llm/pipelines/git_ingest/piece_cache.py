@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from the_block_llm import languages
+
 _NOTES = ".notes.json"
 
 
@@ -69,9 +71,9 @@ def digest_of(*facts: object) -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """Return a digest of the modules of this pipeline: other code, other pieces."""
+    """Return a digest of the modules that decide the rows: other code, other pieces."""
     digest = hashlib.sha256()
-    for module in sorted(Path(__file__).parent.glob("*.py")):
+    for module in (*sorted(Path(__file__).parent.glob("*.py")), Path(languages.__file__)):
         digest.update(module.name.encode())
         digest.update(module.read_bytes())
     return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.parts import write_part
+from the_block_llm.languages import language_of
 from the_block_llm.pipelines.git_ingest.attributes import (
     Attributes,
     FileMarks,
@@ -21,7 +22,6 @@ from the_block_llm.pipelines.git_ingest.attributes import (
 )
 from the_block_llm.pipelines.git_ingest.blob_reader import BlobReader, BlobReaders
 from the_block_llm.pipelines.git_ingest.decoding import decode, decode_path, looks_binary
-from the_block_llm.pipelines.git_ingest.languages import language_of
 from the_block_llm.pipelines.git_ingest.piece_cache import PieceCache, digest_of, finish_piece
 from the_block_llm.pipelines.git_ingest.private_view import PrivateView
 from the_block_llm.pipelines.git_ingest.redaction import Redactor

@@ -11,6 +11,7 @@ import numpy as np
 
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE, must_stay_whole
 from the_block_llm.pipelines.sequence_build.params import RowShape
@@ -84,8 +85,8 @@ def _count_documents(documents: ParquetParts, context_tokens: int) -> dict[str, 
         counts[f"{row['split']}_{row['kind']}_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_tokens"] += row["n_tokens"]
         if row["kind"] == "file":
-            ending = PurePosixPath(row["source"]).suffix.removeprefix(".").lower() or "no_ending"
-            counts[f"{row['split']}_{ending}_file_tokens"] += row["n_tokens"]
+            language = language_of(PurePosixPath(row["source"]).name) or "unknown language"
+            counts[f"{row['split']}_{language}_file_tokens"] += row["n_tokens"]
     return dict(sorted(counts.items()))
 
 
