@@ -26,7 +26,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 def test_every_command_that_needs_a_finished_run(
     finished_project: Path, small_repository: Path
 ) -> None:

@@ -34,7 +34,7 @@ from the_block_llm.errors import (
     TrainingError,
 )
 from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.pipelines.qlora_train import processes, worker
+from the_block_llm.pipelines.qlora_train import processes, ranks, worker
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.processes import outcome_of, train_in_processes
 from the_block_llm.pipelines.qlora_train.run_folder import complete_checkpoints, run_path
@@ -217,6 +217,8 @@ def test_an_error_nobody_foresaw_says_what_it_was_and_where(
         raise ValueError("the driver is too old")
 
     monkeypatch.setattr(worker, "train", train)
+    # The first of several writes to standard output from now on, for the tests that follow too.
+    monkeypatch.setattr(ranks, "is_first", lambda: False)
     (tmp_path / processes.JOB_FILE).write_text(job.model_dump_json())
     assert worker.main(tmp_path, ends_with_parent=False) == 1
     said = r"ValueError: the driver is too old \(test_processes.py, line \d+\)"

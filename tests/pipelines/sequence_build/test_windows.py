@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.execution import in_order
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes, windows
 from the_block_llm.pipelines.sequence_build.params import Mix, RowShape, SequenceBuildParams
@@ -89,9 +89,9 @@ def test_the_bytes_do_not_depend_on_how_many_work(
     monkeypatch.setattr(windows, "_WINDOW_TOKENS", 2000)
     found: list[list[bytes]] = []
     for n_processes in (1, 3):
-        monkeypatch.setattr(in_order, "_MOST_PROCESSES", n_processes)
-        monkeypatch.setattr(in_order.os, "cpu_count", lambda n=n_processes: n)
-        rows = save_parts(tmp_path / str(n_processes), ROWS, nodes.pack_train(table, *choices))
+        engine = ExecutionParams(cpus=n_processes)
+        packed = nodes.pack_train(table, *choices, engine)
+        rows = save_parts(tmp_path / str(n_processes), ROWS, packed)
         found.append([part.read_bytes() for part in rows.parts])
     assert len(found[0]) > 3
     assert found[0] == found[1]
