@@ -87,11 +87,14 @@ def test_only_held_back_documents_are_audited(tmp_path: Path) -> None:
 
 def test_room_goes_to_context_first_and_then_to_the_text_that_follows() -> None:
     first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
-    assert fill_up([first, last], [[0], [1]], 8) == [Piece(0, 0, 0, 0, 8), Piece(0, 0, 1, 8, 9)]
+    assert fill_up([first, last], [[0], [1]], 8, [4, 8]) == [
+        Piece(0, 0, 0, 0, 8),
+        Piece(0, 0, 1, 8, 9),
+    ]
     # In one row there is nothing to move.
-    assert fill_up([first, last], [[0, 1]], 11) == [first, last]
+    assert fill_up([first, last], [[0, 1]], 11, [4, 8]) == [first, last]
     # Another document's text does not follow.
-    assert fill_up([first, Piece(1, 0, 0, 0, 4)], [[0], [1]], 6)[0] == first
+    assert fill_up([first, Piece(1, 0, 0, 0, 4)], [[0], [1]], 6, [4, 3])[0] == first
 
 
 def test_without_colours_lines_that_are_learned_are_marked() -> None:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from the_block_llm.datasets.parts import ParquetParts, save_parts
@@ -60,6 +60,12 @@ def rows_of(
     return documents, save_parts(folder / "rows", ROWS, packed)
 
 
+# A last piece of which the one before could take all that is learned.
+@example(
+    made=[("file", "a.py", [("def f(x):\n" * 12 + "👩\u200d👩\u200d👧", True), ("", False)])],
+    context=64,
+    overlap=0,
+)
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

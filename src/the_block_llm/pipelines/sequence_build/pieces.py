@@ -131,22 +131,31 @@ def without_targets(pieces: Sequence[Piece], labels_mask: npt.NDArray[np.bool_])
     return (piece for piece in pieces if labels_mask[piece.begin : piece.end].any())
 
 
+def last_target(piece: Piece, labels_mask: npt.NDArray[np.bool_]) -> int:
+    """Place in the document of the last token that the piece teaches; it has one."""
+    return piece.end - 1 - int(np.argmax(labels_mask[piece.begin : piece.end][::-1]))
+
+
 def fill_up(
-    pieces: Sequence[Piece], rows: Sequence[Sequence[int]], context_tokens: int
+    pieces: Sequence[Piece],
+    rows: Sequence[Sequence[int]],
+    context_tokens: int,
+    last_targets: Sequence[int],
 ) -> list[Piece]:
     """Use the room that packing left in rows.
 
     First a piece that continues a document shows more of what stands before it. Where there is
     none, a piece goes on past its border: the tokens that it takes from the next piece are
-    repeated context there instead, so that one stays as long as it was.
+    repeated context there instead, so that one stays as long as it was, and teaches something.
 
     Args:
         pieces: Those of one document in order, one after another.
         rows: Indices of the pieces in each row.
         context_tokens: Capacity of a row.
+        last_targets: Of each piece, see :func:`last_target`.
 
     >>> first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
-    >>> [(p.context, p.begin, p.end) for p in fill_up([first, last], [[0], [1]], 7)]
+    >>> [(p.context, p.begin, p.end) for p in fill_up([first, last], [[0], [1]], 7, [4, 8])]
     [(0, 0, 7), (2, 7, 9)]
     """
     filled = list(pieces)
@@ -164,7 +173,7 @@ def fill_up(
                 piece.end,
             ):
                 continue
-            taken = min(spare, following.end - following.begin - 1)
+            taken = min(spare, last_targets[index + 1] - following.begin)
             filled[index] = piece._replace(end=piece.end + taken)
             filled[index + 1] = following._replace(begin=following.begin + taken)
             spare -= taken

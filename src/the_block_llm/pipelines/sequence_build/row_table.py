@@ -24,6 +24,7 @@ from the_block_llm.pipelines.sequence_build.pieces import (
     Piece,
     cut,
     fill_up,
+    last_target,
     token_strength,
     without_targets,
 )
@@ -169,7 +170,12 @@ def _packed(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordB
         [len(document.pieces) > 1 for document, _ in placed],
         shape.context_tokens,
     )
-    filled = fill_up([piece for _, piece in placed], rows, shape.context_tokens)
+    filled = fill_up(
+        [piece for _, piece in placed],
+        rows,
+        shape.context_tokens,
+        [last_target(piece, document.labels_mask) for document, piece in placed],
+    )
     batch: list[list[tuple[_Document, Piece]]] = []
     batch_tokens = 0
     for row in rows:
