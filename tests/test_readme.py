@@ -1,4 +1,7 @@
-"""The README's commands, run as they stand there, in a fresh clone."""
+"""The README's commands, run as they stand there, in a fresh clone.
+
+Single pipelines run in test_end_to_end.py and docs/test_commands.py, with a smaller model.
+"""
 
 import os
 import subprocess
@@ -44,7 +47,7 @@ def run(folder: Path, command: str) -> str:
 @pytest.mark.slow(seconds=300)
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_demo_then_single_pipelines_then_another_repository(
+def test_the_demo_then_another_repository(
     clone: Path, small_repository: Path
 ) -> None:
     (clone / ".venv/.installed").touch()
@@ -55,15 +58,12 @@ def test_the_demo_then_single_pipelines_then_another_repository(
     adapters = clone / "data/06_models/smollm2-135m"
     assert len(list_adapters(adapters)) == 1
 
-    run(clone, f"kedro run --pipeline=qlora_train --params={SMALL}")
-    assert len(list_adapters(adapters)) == 2
-
     listed = run(clone, "kedro registry list")
     names = ("__default__", "git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
     assert all(f"- {name}" in listed for name in names)
 
     run(clone, f"kedro run --params=repository={small_repository},{SMALL}")
-    assert len(list_adapters(adapters)) == 3
+    assert len(list_adapters(adapters)) == 2
     # What `make viz` does before it serves the site; tests/test_graph_site.py opens it.
     run(clone, ".venv/bin/python -m the_block_llm.graph_site --only-build")
     assert (clone / "build/index.html").is_file()

@@ -52,7 +52,7 @@ MODELS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny-coder@base"}
 def test_nothing_breaks(schema, path, method, mode):
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     @settings(
-        max_examples=30,
+        max_examples=20,
         deadline=None,
         derandomize=True,
         database=None,
