@@ -47,9 +47,7 @@ def run(folder: Path, command: str) -> str:
 @pytest.mark.slow(seconds=300)
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_demo_then_another_repository(
-    clone: Path, small_repository: Path
-) -> None:
+def test_the_demo_then_another_repository(clone: Path, small_repository: Path) -> None:
     (clone / ".venv/.installed").touch()
     shown = run(clone, f"make demo PARAMS={SMALL}")
     assert "verdict" in shown
