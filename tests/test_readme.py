@@ -14,9 +14,10 @@ from the_block_llm.models.adapter_manifest import list_adapters
 ROOT = Path(__file__).resolve().parents[1]
 # The demo as it is takes minutes; what it does is the same with fewer of everything.
 SMALL = (
-    "qlora_train.max_rows=8,qlora_train.max_epochs=1,qlora_train.eval_steps=1,"
-    "qlora_train.save_steps=1,behavioral_eval.max_items=2,"
-    "behavioral_eval.budgets.cpu.new_tokens=8,behavioral_eval.budgets.cpu.held_out_rows=4"
+    "sequence_build.context_tokens=256,qlora_train.max_rows=2,qlora_train.max_epochs=1,"
+    "qlora_train.eval_steps=1,qlora_train.save_steps=1,qlora_train.probe_new_tokens=8,"
+    "behavioral_eval.max_items=1,behavioral_eval.budgets.cpu.new_tokens=8,"
+    "behavioral_eval.budgets.cpu.held_out_rows=4"
 )
 
 

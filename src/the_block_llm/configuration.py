@@ -14,7 +14,7 @@ from kedro.utils import find_kedro_project
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from the_block_llm.datasets.storage import storage_params
+from the_block_llm.datasets.storage import StorageParams, storage_params
 from the_block_llm.errors import ParameterError, did_you_mean, mendable_cause
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.parameter_checks import check_parameters
@@ -47,19 +47,25 @@ class ProjectConfigLoader(OmegaConfigLoader):
         # The loader resolves every file anew each time it is asked, a tenth of a second for each
         # dataset; what is chosen does not change while it lives.
         @cache
+        def parameters() -> dict[str, Any]:
+            return self["parameters"]
+
+        @cache
+        def storage() -> StorageParams:
+            return storage_params(parameters())
+
         def chosen(name: str) -> str | None:
-            parameters = self["parameters"]
             if name == "corpus":
-                only = (parameters.get("sequence_build") or {}).get("only_repository")
-                model = profile_name(str(parameters["model"]))
+                only = (parameters().get("sequence_build") or {}).get("only_repository")
+                model = profile_name(str(parameters()["model"]))
                 return f"{model}@{only}" if only else model
             if name == "credentials":
-                return storage_params(self).credentials
-            value = str(parameters[name])
+                return storage().credentials
+            value = str(parameters()[name])
             return profile_name(value) if name == "model" else value
 
         def stored(relative: str) -> str:
-            return f"{storage_params(self).folder.rstrip('/')}/{relative}"
+            return f"{storage().folder.rstrip('/')}/{relative}"
 
         def project_path(relative: str) -> str:
             return str(project / relative)

@@ -15,6 +15,7 @@ import fsspec
 import pytest
 from tests.builders.git_repository import GitRepository
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+from tests.execution.simple_jobs import die, fail, square
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
 from the_block_llm.datasets.object_store import place
@@ -31,23 +32,6 @@ from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 ON_RAY = ExecutionParams(engine="ray", retries=5)
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def fail(number: int) -> None:
-    raise ZeroDivisionError(f"job {number}")
-
-
-def die(folder: Path, times: int) -> str:
-    """End the worker process the first ``times`` times."""
-    marks = len(list(folder.iterdir()))
-    if marks < times:
-        (folder / str(marks)).touch()
-        os._exit(1)
-    return "done"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a user may choose about where tables and reports lie, and the place that this means."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kedro.config import AbstractConfigLoader, MissingConfigException
@@ -20,9 +21,9 @@ class StorageParams(BaseModel, frozen=True, extra="forbid"):
     the machine has, as its environment or an instance role."""
 
 
-def storage_params(loader: AbstractConfigLoader) -> StorageParams:
-    """The parameters ``storage`` of a project's configuration."""
-    return StorageParams.model_validate(loader["parameters"].get("storage") or {})
+def storage_params(parameters: Mapping[str, Any]) -> StorageParams:
+    """The parameters ``storage`` among a project's parameters."""
+    return StorageParams.model_validate(parameters.get("storage") or {})
 
 
 def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Place:
@@ -31,7 +32,7 @@ def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Pla
     Raises:
         ParameterError: No file of credentials has such an entry.
     """
-    storage = storage_params(loader)
+    storage = storage_params(loader["parameters"])
     options: dict[str, Any] = {}
     if storage.credentials is not None:
         try:
