@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,26 +181,32 @@ def part_bytes(*tables: ParquetParts) -> list[list[bytes]]:
     return [[part.read_bytes() for part in table.parts] for table in tables]
 
 
-@pytest.mark.slow
-def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
-    cluster: Any, tmp_path: Path, clones: Path, local: Ingested
-) -> None:
-    shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
+@contextmanager
+def a_node_that_dies(cluster: Any, folder: Path, finished: str) -> Iterator[list[int]]:
+    """A third node, killed as soon as something is finished; gives how much was by then."""
     doomed = cluster.add_node(num_cpus=1, object_store_memory=80 * 1024 * 1024)
     finished_before: list[int] = []
 
     def kill_once_it_works() -> None:
         deadline = time.monotonic() + 60
-        cache = tmp_path / "cache"
-        while not list(cache.glob("*/history/*.json")) and time.monotonic() < deadline:
+        while not list(folder.glob(finished)) and time.monotonic() < deadline:
             time.sleep(0.005)
-        finished_before.append(len(list(cache.glob("*/history/*.json"))))
+        finished_before.append(len(list(folder.glob(finished))))
         cluster.remove_node(doomed, allow_graceful=False)
 
     killer = threading.Thread(target=kill_once_it_works)
     killer.start()
-    on_ray = ingest(".", tmp_path, repositories=str(clones), execution=ON_RAY, cutoff=0.8)
+    yield finished_before
     killer.join()
+
+
+@pytest.mark.slow
+def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
+    cluster: Any, tmp_path: Path, clones: Path, local: Ingested
+) -> None:
+    shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
+    with a_node_that_dies(cluster, tmp_path / "cache", "*/history/*.json") as finished_before:
+        on_ray = ingest(".", tmp_path, repositories=str(clones), execution=ON_RAY, cutoff=0.8)
     assert 0 < finished_before[0] < 12, "it died in the middle"
     tables = ("commits", "file_changes", "snapshot_files")
     assert part_bytes(*(getattr(on_ray, name) for name in tables)) == part_bytes(
@@ -210,7 +217,7 @@ def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
 
 
 @pytest.mark.slow
-def test_documents_have_the_bytes_of_the_local_run(
+def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     cluster: Any,
     tmp_path: Path,
     local: Ingested,
@@ -224,14 +231,15 @@ def test_documents_have_the_bytes_of_the_local_run(
     choices = (ModelProfiles({"m": profile}), "m", params)
     inputs = (local.repository, local.commits, local.file_changes, local.snapshot_files)
     screening = sequences.screen_documents(*inputs, *choices)
-    here, there = (
-        save_parts(
-            tmp_path / engine.engine,
-            DOCUMENTS,
-            sequences.render_documents(*inputs, screening, *choices, engine),
-        )
-        for engine in (ExecutionParams(), ON_RAY)
-    )
+
+    def documents(engine: ExecutionParams) -> ParquetParts:
+        batches = sequences.render_documents(*inputs, screening, *choices, engine)
+        return save_parts(tmp_path / engine.engine, DOCUMENTS, batches)
+
+    here = documents(ExecutionParams())
+    with a_node_that_dies(cluster, tmp_path / "work", "*/*/*.parquet") as finished_before:
+        there = documents(ON_RAY)
+    assert 0 < finished_before[0] < 3, "it died in the middle"
     assert len(here.parts) == 3
     assert part_bytes(there) == part_bytes(here)
     assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening

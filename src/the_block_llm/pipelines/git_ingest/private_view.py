@@ -219,7 +219,16 @@ def resolve_commit(view: PrivateView, ref: str) -> str:
 
 def is_shallow(source: RepositorySource) -> bool:
     """True where the history was cut off when the repository was cloned."""
-    return bool(_shallow_commits(source))
+    return bool(shallow_commits(source))
+
+
+def shallow_commits(source: RepositorySource) -> bytes:
+    """The commits at which the history was cut off, a line for each."""
+    path = source.common_dir / "shallow"
+    if not path.is_file():
+        return b""
+    said = path.read_text("ascii", "replace").split()
+    return "".join(f"{sha}\n" for sha in said if _SHA.match(sha)).encode()
 
 
 def borrows_objects(source: RepositorySource) -> bool:
@@ -246,16 +255,9 @@ def _link_refs(source: RepositorySource, git_dir: Path) -> None:
             (git_dir / name).symlink_to(theirs)
     with (source.git_dir / "HEAD").open("rb") as head:
         (git_dir / "HEAD").write_bytes(head.read(4096))
-    shallow = _shallow_commits(source)
+    shallow = shallow_commits(source)
     if shallow:
-        (git_dir / "shallow").write_text("".join(f"{sha}\n" for sha in shallow))
-
-
-def _shallow_commits(source: RepositorySource) -> list[str]:
-    path = source.common_dir / "shallow"
-    if not path.is_file():
-        return []
-    return [s for s in path.read_text("ascii", "replace").split() if _SHA.match(s)]
+        (git_dir / "shallow").write_bytes(shallow)
 
 
 def _write_config(

@@ -33,6 +33,7 @@ from the_block_llm.pipelines.git_ingest.private_view import (
     is_shallow,
     private_view,
     resolve_commit,
+    shallow_commits,
 )
 from the_block_llm.pipelines.git_ingest.source import RepositorySource, is_url, locate
 
@@ -159,13 +160,19 @@ def _commits(view: PrivateView, key: str, head: str, params: GitIngestParams) ->
     # Each stage asks for it, and git takes a second to walk 100,000 commits.
     shallow = view.git_dir / "shallow"
     cut_off_at = shallow.read_bytes() if shallow.exists() else b""
-    cache = PieceCache(cache_folder(key, params, "order"))
-    name = digest_of(code_digest(), head, params.since, cut_off_at)
+    cache, name = _order_cache(key, head, params, cut_off_at)
     order = remembered_order(cache, name)
     if order is None:
         order = list_commits(view, head, all_branches=False, since=params.since)
         remember_order(cache, name, order)
     return order
+
+
+def _order_cache(
+    key: str, head: str, params: GitIngestParams, cut_off_at: bytes
+) -> tuple[PieceCache, str]:
+    cache = PieceCache(cache_folder(key, params, "order"))
+    return cache, digest_of(code_digest(), head, params.since, cut_off_at)
 
 
 def _pin_all(
@@ -211,6 +218,11 @@ def _pin_lightly(given: str, params: GitIngestParams) -> _Pinned:
 
 
 def _sha_at(source: RepositorySource, head: str, params: GitIngestParams, index: int) -> str:
+    if not params.all_branches:
+        # Pinning has just left the order: the repository need not be opened again.
+        order = remembered_order(*_order_cache(source.key, head, params, shallow_commits(source)))
+        if order is not None:
+            return order.sha(index)
     with _view(source, params) as view:
         return _commits(view, source.key, head, params).sha(index)
 
