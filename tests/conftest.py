@@ -14,6 +14,8 @@ os.environ["MPLBACKEND"] = "agg"
 # Tiny models gain nothing from threads, and two test processes on two cores would fight.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# Nothing is compiled on a CPU, and to import what could takes two seconds of each process.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 # Paths of this checkout's own run must not leak into those of a test.
 os.environ.pop("KEDRO_ENV", None)
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.builders.tiny_llama import save_tiny_llama
 
 from the_block_llm.models.adapter_manifest import list_adapters
 
@@ -48,7 +49,9 @@ def run(folder: Path, command: str) -> str:
 @pytest.mark.slow(seconds=300)
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_demo_then_another_repository(clone: Path, small_repository: Path) -> None:
+def test_the_demo_then_another_repository_and_model(
+    clone: Path, small_repository: Path, tmp_path: Path
+) -> None:
     (clone / ".venv/.installed").touch()
     shown = run(clone, f"make demo PARAMS={SMALL}")
     assert "verdict" in shown
@@ -61,8 +64,11 @@ def test_the_demo_then_another_repository(clone: Path, small_repository: Path) -
     names = ("__default__", "git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
     assert all(f"- {name}" in listed for name in names)
 
-    run(clone, f"kedro run --params=repository={small_repository},{SMALL}")
-    assert len(list_adapters(adapters)) == 2
+    # By a smaller model, which the environment of the tests names.
+    folder = save_tiny_llama(tmp_path / "tiny-llama")
+    run(clone, f"kedro run --env=test --params=repository={small_repository},"
+               f"models.tiny.folder={folder},{SMALL}")  # fmt: skip
+    assert len(list_adapters(clone / "data/06_models/tiny")) == 1
     # What `make viz` does before it serves the site; tests/test_graph_site.py opens it.
     run(clone, ".venv/bin/python -m the_block_llm.graph_site --only-build")
     assert (clone / "build/index.html").is_file()

@@ -4,6 +4,7 @@ Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalo
 """
 
 import os
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -44,24 +45,20 @@ class ProjectConfigLoader(OmegaConfigLoader):
         is_project = (beside / "pyproject.toml").is_file()
         project = beside if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
 
-        # The loader resolves every file anew each time it is asked, a tenth of a second for each
-        # dataset; what is chosen does not change while it lives.
-        @cache
-        def parameters() -> dict[str, Any]:
-            return self["parameters"]
-
         @cache
         def storage() -> StorageParams:
-            return storage_params(parameters())
+            return storage_params(self["parameters"])
 
+        @cache
         def chosen(name: str) -> str | None:
+            parameters = self["parameters"]
             if name == "corpus":
-                only = (parameters().get("sequence_build") or {}).get("only_repository")
-                model = profile_name(str(parameters()["model"]))
+                only = (parameters.get("sequence_build") or {}).get("only_repository")
+                model = profile_name(str(parameters["model"]))
                 return f"{model}@{only}" if only else model
             if name == "credentials":
                 return storage().credentials
-            value = str(parameters()[name])
+            value = str(parameters[name])
             return profile_name(value) if name == "model" else value
 
         def stored(relative: str) -> str:
@@ -70,6 +67,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         def project_path(relative: str) -> str:
             return str(project / relative)
 
+        self._parameters: dict[str, Any] | None = None
         super().__init__(conf_source, *args, **options)
         if self.env:
             _require_environment(Path(conf_source), self.env)
@@ -84,6 +82,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
         Raises:
             ParameterError: One of them cannot be read; the message names file and line.
         """
+        if key != "parameters" or key in self:
+            return self._read(key)
+        # Kedro parses and resolves every file anew each time it is asked, as for each dataset
+        # whose place depends on a parameter; they do not change while the loader lives.
+        if self._parameters is None:
+            self._parameters = self._read(key)
+        return deepcopy(self._parameters)
+
+    def _read(self, key: str) -> dict[str, Any]:
         try:
             return super().__getitem__(key)
         except (
