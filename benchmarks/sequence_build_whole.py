@@ -73,7 +73,10 @@ def _watched(folder: Path, engine: str) -> dict[str, float]:
     before = set(_done(folder))
     file = folder / "peaks.json"
     peaks: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    process = subprocess.Popen([sys.executable, *sys.argv, "--stages"])
+    command = [sys.executable, *sys.argv, "--stages"]
+    # On its own: what making the tables leaves in memory is no part of the pipeline.
+    subprocess.run([*command, "--until", "tables"], check=True)
+    process = subprocess.Popen(command)
     while process.poll() is None:
         stage = _now(folder)
         if stage and stage not in before:
