@@ -17,8 +17,7 @@ class ExecutionParams(BaseModel, frozen=True, extra="forbid"):
     the time of the run."""
     cpus: int = Field(default=0, ge=0)
     """Cores for a Ray that is started here; 0 takes all. A cluster knows its own. For the local
-    engine the processes of sequence_build, some 300 MB each; 0: two at most, which keeps a corpus
-    of any size below 1.5 GB."""
+    engine the processes of sequence_build, some 300 MB each; 0: two at most."""
     object_store_mb: int = Field(default=200, ge=80)
     """Shared memory of a Ray that is started here. Only paths and counts pass through it."""
     waiting_tasks: int = Field(default=1, ge=0)
