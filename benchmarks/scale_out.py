@@ -73,7 +73,7 @@ def main() -> None:
             print(case, json.dumps(one), file=sys.stderr)
             rounds.setdefault(case, []).append(one)
     # Other programs can only add to it.
-    found = {case: min(all_, key=lambda one: one["rest_seconds"]) for case, all_ in rounds.items()}
+    found = {case: min(each, key=lambda one: one["rest_seconds"]) for case, each in rounds.items()}
     print(f"{os.cpu_count()} cores, {asked.small} small and 3 large repositories")
     print(
         f"{'':18} {'repositories':>12} {'commits':>8} {'clock s':>8} {'rest s':>7} {'all s':>7} "
@@ -111,7 +111,7 @@ def main() -> None:
             if len(memory) > 1:
                 told = ", ".join(f"{mb:.0f} MB with {n}" for n, mb in memory)
                 print(f"{who} of {engine} 2: {told} repositories (must not grow)")
-    whole = {one["digest"] for case, all_ in rounds.items() if "," not in case for one in all_}
+    whole = {one["digest"] for case, each in rounds.items() if "," not in case for one in each}
     print(f"same bytes: {'yes' if len(whole) == 1 else 'NO'}")
 
 

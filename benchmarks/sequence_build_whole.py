@@ -127,7 +127,7 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
         reuse_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
     )
     profile = _profile(asked.profile)
-    execution = ExecutionParams(engine=asked.engine, cpus=2)
+    execution = ExecutionParams(engine=asked.engine, cpus=2 if asked.engine == "ray" else 0)
     groups._COMMITS_A_GROUP = asked.group_commits
     choices = (ModelProfiles({profile.name: profile}), profile.name, params)
 
