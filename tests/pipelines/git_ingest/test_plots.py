@@ -1,8 +1,11 @@
 """The pictures show the figures of the report."""
 
 import warnings
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.axes import Axes
@@ -10,6 +13,7 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.pipelines.git_ingest import nodes
+from the_block_llm.pipelines.git_ingest.plots import plot_history
 
 
 def _bars(axes: Axes) -> dict[str, list[float]]:
@@ -58,3 +62,27 @@ def test_nothing_left_out_and_odd_names_are_drawn_as_well(tmp_path: Path) -> Non
         for figure in figures:
             figure.savefig(BytesIO())
     assert all(axes.get_xlabel() for figure in figures for axes in figure.axes)
+
+
+@pytest.mark.parametrize("days", [0.01, 0.1, 0.5, 4.5, 15, 40, 400, 4000])
+def test_the_dates_of_a_history_of_any_length_stand_apart(days: float) -> None:
+    begin = datetime(2026, 11, 24, tzinfo=UTC)
+    rows = [
+        {
+            "committed_at": begin + timedelta(days=days * part / 20),
+            "informative": True, "is_merge": False, "kind": "fix",
+        }
+        for part in range(21)
+    ]  # fmt: skip
+    commits = SimpleNamespace(rows=lambda columns: rows, num_rows=len(rows))
+    figure = plot_history(commits, {"cutoff": {"time": begin.isoformat()}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a length for which no interval was found
+        figure.draw_without_rendering()
+    boxes = [
+        label.get_window_extent()
+        for label in figure.axes[0].get_xticklabels()
+        if label.get_text() and label.get_visible()
+    ]
+    assert len(boxes) > 1
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

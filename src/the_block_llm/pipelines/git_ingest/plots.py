@@ -43,7 +43,8 @@ def plot_history(commits: ParquetParts, repository: Mapping[str, Any]) -> Figure
     )
     cutoff = datetime.fromisoformat(repository["cutoff"]["time"])
     axes.axvline(date2num(cutoff), color=plot_style.GREY, linestyle="--", label="cut-off")
-    locator = AutoDateLocator()
+    # Half a figure has room for six; more run into each other.
+    locator = AutoDateLocator(minticks=2, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_ylabel("commits")
