@@ -294,21 +294,23 @@ def _hunk_head(line: int, n_before: int, n_after: int) -> str:
 
 
 def write_tables(
-    folder: Path, n_commits: int, n_repositories: int, seed: int = 0
+    folder: Path, n_commits: int, n_repositories: int, seed: int = 0, spread: float = 1
 ) -> dict[str, Any]:
     """Write the tables of several repositories below ``folder``, on all cores.
 
     Args:
         folder: Gets ``commits``, ``file_changes`` and ``snapshot_files``.
         n_commits: Of all together.
-        n_repositories: Their sizes are log-normal, the largest some twenty times the middle one.
+        n_repositories: Their sizes are log-normal; unless told otherwise, the largest is some
+            twenty times the middle one.
         seed: Of everything.
+        spread: Sigma of that distribution; 0 makes all alike.
 
     Returns:
         What ``repository.json`` holds.
     """
     rng = random.Random(seed)
-    shares = [rng.lognormvariate(0, 1) for _ in range(n_repositories)]
+    shares = [rng.lognormvariate(0, spread) for _ in range(n_repositories)]
     counts = [max(6, round(n_commits * share / sum(shares))) for share in shares]
     jobs, numbered, waiting = [], list(enumerate(counts)), 0
     begin = 0

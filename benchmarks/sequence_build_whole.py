@@ -7,8 +7,10 @@ of the pipeline runs over them as in `kedro run`, one after the other in one pro
 proportional share of memory (PSS) of that process and of all that it starts is summed up, so that
 nothing is counted twice and nothing forgotten. To reach: 10 GB of rendered text in under 1.5 GB.
 
-With ``--engine ray`` two of its workers do the work, and the memory shown is that of the largest of
-them: it must not grow with the number of repositories (``--group-commits`` makes smaller tasks).
+With ``--engine ray`` its workers do the work, ``--cpus`` of them, and what is shown is the memory
+of the largest of them, and of the driver: they must not grow with the number of repositories.
+``--spread 0`` makes all repositories alike, since a large one takes more than a small one;
+``--group-commits`` makes smaller tasks.
 
 FOLDER keeps the tables and what each stage made; a run that was cut off goes on with the stage
 that it was in. Megabytes are of rendered documents; how many they really are is printed.
@@ -25,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from git_ingest import _command_of, _family, _pss_kib
-from sequence_build import _profile
 
 _WANTED_GB = 1.5
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -41,7 +42,9 @@ def main() -> None:
     arguments.add_argument("--profile", default="smollm2-135m", help="a profile, or a folder")
     arguments.add_argument("--until", default="", help="the last stage to run")
     arguments.add_argument("--engine", default="local", choices=("local", "ray"))
+    arguments.add_argument("--cpus", type=int, default=2, help="workers of Ray")
     arguments.add_argument("--group-commits", type=int, default=4000, help="of a task on Ray")
+    arguments.add_argument("--spread", type=float, default=1, help="sigma of log-normal sizes")
     arguments.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
     asked = arguments.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -50,29 +53,33 @@ def main() -> None:
         return
     peaks = _watched(asked.folder, asked.engine)
     done = _done(asked.folder)
-    print(f"{'stage':12} {'s':>7} {'MB of text':>11} {'MB/s':>6} {'M tokens':>9} {'peak GB':>8}")
+    is_ray = asked.engine == "ray"
+    title = f"{'worker GB':>10} {'driver GB':>10}" if is_ray else f"{'peak GB':>8}"
+    print(f"{'stage':12} {'s':>7} {'MB of text':>11} {'MB/s':>6} {'M tokens':>9} {title}")
     for name, one in done.items():
         megabytes, tokens = one.get("megabytes"), one.get("tokens")
         text = f"{megabytes:11,.0f} {megabytes / one['seconds']:6.1f}" if megabytes else " " * 18
         said = f"{tokens / 1e6:9,.1f}" if tokens else " " * 9
-        print(f"{name:12} {one['seconds']:7.0f} {text} {said} {peaks.get(name, 0.0):8.2f}")
-    measured = {name: gb for name, gb in peaks.items() if name != "tables"}
-    peak = max(measured.values(), default=0.0)
-    if asked.engine == "ray":
-        print(f"largest worker {peak:.2f} GB")
+        largest, driver = peaks.get(name, (0.0, 0.0))
+        memory = f"{largest:10.2f} {driver:10.2f}" if is_ray else f"{driver:8.2f}"
+        print(f"{name:12} {one['seconds']:7.0f} {text} {said} {memory}")
+    largest, peak = (max(gb, default=0.0) for gb in zip(*peaks.values(), strict=True))
+    if is_ray:
+        print(f"largest worker {largest:.2f} GB, driver {peak:.2f} GB")
         return
     print(f"peak {peak:.2f} GB (wanted under {_WANTED_GB}): "
           f"{'met' if peak < _WANTED_GB else 'NOT met'}")  # fmt: skip
 
 
-def _watched(folder: Path, engine: str) -> dict[str, float]:
+def _watched(folder: Path, engine: str) -> dict[str, tuple[float, float]]:
     """Run the stages in a process of their own; GB of memory at the peak of each.
 
-    Of all its processes together, on Ray of the largest worker.
+    Of Ray's largest worker, 0 without it, and of all other processes together; on Ray those of
+    Ray itself are left out, so that it is the driver.
     """
     before = set(_done(folder))
     file = folder / "peaks.json"
-    peaks: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    peaks: dict[str, tuple[float, float]] = json.loads(file.read_text()) if file.exists() else {}
     command = [sys.executable, *sys.argv, "--stages"]
     # On its own: what making the tables leaves in memory is no part of the pipeline.
     subprocess.run([*command, "--until", "tables"], check=True)
@@ -81,13 +88,15 @@ def _watched(folder: Path, engine: str) -> dict[str, float]:
         stage = _now(folder)
         if stage and stage not in before:
             every = _family(process.pid)
-            if engine == "ray":
-                workers = [one for one in every if _command_of(one).startswith(b"ray::")]
-                memory = max(map(_pss_kib, workers), default=0) * 1024 / 1e9
-            else:
-                memory = sum(map(_pss_kib, every)) * 1024 / 1e9
-            if memory > peaks.get(stage, 0.0):
-                peaks[stage] = round(memory, 3)
+            workers = [one for one in every if _command_of(one).startswith(b"ray::")]
+            kib = (
+                max(map(_pss_kib, workers), default=0),
+                sum(map(_pss_kib, every[:1] if engine == "ray" else every)),
+            )
+            largest, driver = (round(one * 1024 / 1e9, 3) for one in kib)
+            before_it = peaks.get(stage, (0.0, 0.0))
+            if largest > before_it[0] or driver > before_it[1]:
+                peaks[stage] = max(largest, before_it[0]), max(driver, before_it[1])
                 file.write_text(json.dumps(peaks))
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     if process.returncode:
@@ -96,14 +105,18 @@ def _watched(folder: Path, engine: str) -> dict[str, float]:
 
 
 def _run_stages(asked: argparse.Namespace) -> None:
-    # As a run of Kedro does: the settings first, pandas at the first dataset in memory.
+    # As a run of Kedro does: the settings first, which choose Arrow's allocator, pandas at the
+    # first dataset in memory.
     import the_block_llm.settings  # noqa: I001, F401, PLC0415
     import pandas  # noqa: F401, PLC0415
+
+    from the_block_llm.memory import give_back_freed  # noqa: PLC0415
 
     folder = asked.folder
     for name, work in _stages(asked).items():
         if name not in _done(folder):
             (folder / "now").write_text(name)
+            give_back_freed()  # as before each node of a run
             begin = time.monotonic()
             found = work()
             seconds = time.monotonic() - begin
@@ -115,6 +128,7 @@ def _run_stages(asked: argparse.Namespace) -> None:
 
 
 def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    from sequence_build import _profile  # noqa: PLC0415
     from the_block_llm import schemas  # noqa: PLC0415
     from the_block_llm.datasets.parts import ParquetParts, save_parts  # noqa: PLC0415
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
@@ -127,7 +141,9 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
         reuse_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
     )
     profile = _profile(asked.profile)
-    execution = ExecutionParams(engine=asked.engine, cpus=2 if asked.engine == "ray" else 0)
+    execution = ExecutionParams(
+        engine=asked.engine, cpus=asked.cpus if asked.engine == "ray" else 0
+    )
     groups._COMMITS_A_GROUP = asked.group_commits
     choices = (ModelProfiles({profile.name: profile}), profile.name, params)
 
@@ -147,7 +163,9 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
         from generated_history import write_tables  # noqa: PLC0415
 
         n_commits = round(asked.megabytes * _COMMITS_A_MEGABYTE)
-        facts = write_tables(folder, n_commits, max(3, n_commits // _COMMITS_A_REPOSITORY))
+        facts = write_tables(
+            folder, n_commits, max(3, n_commits // _COMMITS_A_REPOSITORY), spread=asked.spread
+        )
         (folder / "repository.json").write_text(json.dumps(facts))
         return {"commits": n_commits, "repositories": len(facts["repositories"])}
 

@@ -20,6 +20,7 @@ from kedro.pipeline.node import Node
 from the_block_llm.datasets.object_store import Place, StorePath, check_writable
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
+from the_block_llm.memory import give_back_freed
 from the_block_llm.parameter_checks import check_parameters
 from the_block_llm.run_options import check_inputs, check_repository
 from the_block_llm.run_summary import print_summary
@@ -76,7 +77,8 @@ class ProjectHooks:
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
-        """Say which stage begins."""
+        """Say which stage begins, with what the stages before it need no longer given back."""
+        give_back_freed()
         position = self._order.index(node.name) + 1 if node.name in self._order else 0
         _log.info("[%d/%d] %s", position, len(self._order), node.name.replace("_", " "))
 

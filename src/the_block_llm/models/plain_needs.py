@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
 from transformers import PreTrainedConfig
 
 from the_block_llm.errors import MemoryPlanError
+from the_block_llm.memory import give_back_freed
 from the_block_llm.models.base_models import load_config
 from the_block_llm.models.plain_trace import PassSizes, trace_pass
 from the_block_llm.models.profiles import ModelProfile
@@ -234,6 +235,5 @@ def keep_heap_tight() -> None:
 def resident_bytes() -> int:
     """What this process holds now, without what it has let go already."""
     gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back_freed()
     return int(psutil.Process().memory_info().rss)

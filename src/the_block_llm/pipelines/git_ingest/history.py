@@ -1,14 +1,11 @@
 """The whole history: pieces that are at hand are reused, the others are read."""
 
-import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
+from the_block_llm.memory import fewer_collections, give_back_freed
 from the_block_llm.pipelines.git_ingest.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.history_piece import Readers, read_history_piece
@@ -21,22 +18,6 @@ from the_block_llm.progress import progress_bar
 
 # Git keeps every commit that it has shown in memory, over a kilobyte of each.
 _COMMITS_A_PROCESS: Final = 4096
-_OBJECTS_BETWEEN_COLLECTIONS: Final = 100_000
-
-
-@contextmanager
-def _fewer_collections() -> Iterator[None]:
-    """Look for circles of objects less often.
-
-    Rows make none, but thousands of them wait for their batch, and are looked through with
-    all the modules of Kedro each time: a tenth of the work in this process.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)
@@ -98,13 +79,13 @@ def read_history(
                 if is_worn:
                     readers.close_stream()
                     # Rows of all sizes leave holes behind, which this gives back.
-                    pa.default_memory_pool().release_unused()
+                    give_back_freed()
                     n_answered = 0
         finally:
             readers.close()
 
     n_listed = sum(len(piece) for piece in pieces)
-    with _fewer_collections(), progress_bar("Reading history", n_listed) as bar:
+    with fewer_collections(), progress_bar("Reading history", n_listed) as bar:
         bar.advance(n_listed - n_commits)
         for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
             notes[i] = told

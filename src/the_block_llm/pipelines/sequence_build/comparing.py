@@ -16,6 +16,7 @@ import pyarrow as pa
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parquet_files import open_parquet
 from the_block_llm.datasets.parts import save_parts
+from the_block_llm.memory import give_back_freed
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.history import History
 from the_block_llm.pipelines.sequence_build.leaks import Leak, LeakCheck
@@ -53,7 +54,9 @@ def note_words(drafts: Iterable[tuple[History, Draft | Dropped]], folder: Place)
             else:
                 dropped[draft.reason] += 1
 
-    return Noted(save_parts(folder, WORDED, worded_batches(made())).parts, dropped)
+    noted = Noted(save_parts(folder, WORDED, worded_batches(made())).parts, dropped)
+    give_back_freed()
+    return noted
 
 
 def stretches(parts: Sequence[Place]) -> list[tuple[int, int]]:
@@ -76,7 +79,10 @@ def compare(parts: Sequence[Place], first: int, last: int, similarity: float) ->
     check = LeakCheck(_held_back(parts, first, last), similarity)
     for batch in batches(parts):
         check.see(Worded.read(batch))
-    return check.leaks()
+    leaks = check.leaks()
+    del check
+    give_back_freed()
+    return leaks
 
 
 def _held_back(parts: Sequence[Place], first: int, last: int) -> Iterator[Worded]:

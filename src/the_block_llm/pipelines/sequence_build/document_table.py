@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from the_block_llm.memory import fewer_collections
 from the_block_llm.pipelines.sequence_build.curriculum import stage_of
 from the_block_llm.pipelines.sequence_build.drafts import Draft, writable
 from the_block_llm.pipelines.sequence_build.reuse import TokenisedTexts
@@ -43,6 +44,7 @@ def document_batches(
         reuse_folder: Where ids of earlier runs are; none: everything is tokenised anew.
     """
     with ExitStack() as stack:
+        stack.enter_context(fewer_collections())
         earlier = reuse_folder and stack.enter_context(
             TokenisedTexts(reuse_folder, tokenizer.backend)
         )

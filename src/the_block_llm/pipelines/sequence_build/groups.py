@@ -22,6 +22,7 @@ from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
+from the_block_llm.memory import give_back_freed
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import DOCUMENTS
 
@@ -60,7 +61,9 @@ class GroupWork:
         found = json.loads(screening.read_text(encoding="utf-8"))
         batches = self.batches(members, found, *self.arguments)
         # A task that is begun again writes beside what its predecessor left.
-        return save_parts(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
+        parts = save_parts(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
+        give_back_freed()
+        return parts
 
 
 def in_groups(

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,7 @@ from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.comparing import Noted, note_words
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
-from the_block_llm.pipelines.sequence_build.domain_marks import (
-    add_domain_marks,
-    with_domain_marks,
-)
+from the_block_llm.pipelines.sequence_build.domain_marks import with_domain_marks
 from the_block_llm.pipelines.sequence_build.drafts import Draft
 from the_block_llm.pipelines.sequence_build.fill_in_middle import (
     require_middle_marks,
@@ -35,6 +32,7 @@ from the_block_llm.pipelines.sequence_build.groups import (
     work_folder,
 )
 from the_block_llm.pipelines.sequence_build.history import current_cutoff
+from the_block_llm.pipelines.sequence_build.loaded_tokenizer import loaded_tokenizer
 from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.packing_parts import packed
 from the_block_llm.pipelines.sequence_build.params import (
@@ -55,9 +53,6 @@ from the_block_llm.pipelines.sequence_build.several import (
 from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
 from the_block_llm.pipelines.sequence_build.windows import windows_of
 from the_block_llm.schemas import Split
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 _HERE: Final = ExecutionParams()
 
@@ -137,11 +132,11 @@ def _documents_of(
 ) -> Iterator[pa.RecordBatch]:
     corpus = _corpus(tables, profile, params, members)
     shape = row_shape(params, profile)
-    tokenizer, _ = _tokenizer(profile, params)
+    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).documents
     drafts = usable(corpus.drafts(), Screening.from_json(screening))
     return document_batches(
         _laid_out(drafts, tokenizer, profile, params, shape),
-        DocumentTokenizer(tokenizer, profile),
+        tokenizer,
         shape.context_tokens,
         shape.stage_tokens,
         None if params.reuse_folder is None else Path(params.reuse_folder),
@@ -154,11 +149,11 @@ def describe_rows(
     """Say what training must know of the rows: their sizes, added tokens and stages."""
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
-    _, added = _tokenizer(profile, params)
+    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks)
     return {
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
-        "added_tokens": added,
+        "added_tokens": tokenizer.added_tokens,
         "curriculum": [
             {"stage": number, **stage.model_dump()} for number, stage in enumerate(params.stages, 1)
         ],
@@ -257,32 +252,21 @@ def _pack(
     left_out: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[pa.RecordBatch | Place]:
     profile = resolve_profile(profiles, model)
-    tokenizer, _ = _tokenizer(profile, params)
-    token_bytes = DocumentTokenizer(tokenizer, profile).byte_lengths
+    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).documents
     shape = row_shape(params, profile)
     return packed(
         documents,
         windows_of(documents, split, shape, left_out),
         shape,
-        token_bytes,
+        tokenizer.byte_lengths,
         work_folder(documents, params.work_folder, execution),
         execution,
     )
 
 
-def _tokenizer(
-    profile: ModelProfile, params: SequenceBuildParams
-) -> tuple["PreTrainedTokenizerFast", dict[str, int]]:
-    # Here, so that looking at the project's pipelines need not wait for torch.
-    from the_block_llm.models.base_models import load_tokenizer  # noqa: PLC0415
-
-    tokenizer = load_tokenizer(profile)
-    return tokenizer, add_domain_marks(tokenizer) if params.domain_marks else {}
-
-
 def _laid_out(
     drafts: Iterator[Draft],
-    tokenizer: "PreTrainedTokenizerFast",
+    tokenizer: DocumentTokenizer,
     profile: ModelProfile,
     params: SequenceBuildParams,
     shape: RowShape,
@@ -291,7 +275,7 @@ def _laid_out(
     if params.domain_marks:
         drafts = map(with_domain_marks, drafts)
     if profile.role == "completion" and params.fim_share:
-        require_middle_marks(tokenizer.get_vocab(), profile.name)
+        require_middle_marks(tokenizer.vocabulary, profile.name)
         drafts = with_middles(
             drafts, shape.context_tokens, params.fim_share, params.fim_spm_share, params.seed
         )

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +13,14 @@ from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.execution.in_order import in_order
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.memory import give_back_freed
 from the_block_llm.pipelines.sequence_build.groups import temporary_folder
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.row_table import pack_window
 from the_block_llm.pipelines.sequence_build.windows import Window
 from the_block_llm.schemas import ROWS
+
+_PART_BYTES: Final = 32 * 1024 * 1024  # held in memory, beside the window, by each process
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class WindowWork:
         """Write the rows of the window below ``folder``; returns the finished parts."""
         batches = pack_window(ParquetParts(self.documents), window, self.shape, self.token_bytes)
         # A task that is begun again writes beside what its predecessor left.
-        return save_parts(folder / uuid.uuid4().hex, ROWS, batches).parts
+        name = uuid.uuid4().hex
+        parts = save_parts(folder / name, ROWS, batches, part_bytes=_PART_BYTES).parts
+        give_back_freed()
+        return parts
 
 
 def packed(

@@ -4,6 +4,7 @@ Text of the repository is never parsed for special tokens: ``<|eot_id|>`` writte
 is a handful of ordinary tokens. Marks come from the profile and from the chat template only.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +28,10 @@ _Runs = list[tuple[Ids, bool]]
 # Private-use characters: in no template, and no template trims or escapes them.
 _QUESTION: Final = "\ue000\ue001\ue002"
 _ANSWER: Final = "\ue002\ue001\ue000"
-# Words whose tokens the library keeps; its own 10,000 are fewer than a repository has.
-_KEPT_WORDS: Final = 100_000
+# Words whose tokens the library keeps, each of its threads for itself, in 420 bytes a word. Its own
+# 10,000 are fewer than a repository has.
+_KEPT_WORDS: Final = 200_000
+_LEAST_KEPT_WORDS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class DocumentTokenizer:
         self.backend: Any = tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
-        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._start = self._marks(
             () if profile.document_start is None else (profile.document_start,)
         )
@@ -75,7 +78,7 @@ class DocumentTokenizer:
         self.backend.encode_special_tokens = True
         _keep_words(self.backend)
         self.byte_lengths = byte_lengths(self.backend)
-        self.unknown_bytes = unknown_bytes(self._vocabulary)
+        self.unknown_bytes = unknown_bytes(self.vocabulary)
 
     def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
         """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
@@ -163,7 +166,7 @@ class DocumentTokenizer:
             )
 
     def _marks(self, tokens: Sequence[str]) -> Ids:
-        return np.array([self._vocabulary[token] for token in tokens], np.int32)
+        return np.array([self.vocabulary[token] for token in tokens], np.int32)
 
 
 def chat_frame(tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> ChatFrame:
@@ -232,7 +235,8 @@ def _keep_words(backend: Any) -> None:
     # BPE and Unigram models have such a memory; it changes no token.
     resize = getattr(backend.model, "_resize_cache", None)
     if resize is not None:
-        resize(_KEPT_WORDS)
+        n_threads = int(os.environ.get("RAYON_NUM_THREADS") or 0) or os.cpu_count() or 1
+        resize(max(_LEAST_KEPT_WORDS, _KEPT_WORDS // max(2, n_threads)))
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
