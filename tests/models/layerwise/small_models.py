@@ -175,6 +175,9 @@ def assert_same(ours: Trainable, plain: Trainable, rows: list[dict[str, Any]]) -
     loss, got = step(ours, rows)
     assert loss == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert got.keys() == wanted.keys()
+    # Where the only learned token looks at nothing but itself, the gradient of its query is zero,
+    # and both compute what rounding leaves of the others' magnitude.
+    largest = max(gradient.norm().item() for gradient in wanted.values())
     for name, gradient in wanted.items():
-        scale = gradient.norm().clamp(min=1e-6)
-        assert ((got[name] - gradient).norm() / scale).item() < 1e-5, name
+        off = (got[name] - gradient).norm().item()
+        assert off <= 1e-5 * gradient.norm().item() + 1e-6 * largest, name

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_llama import byte_tokenizer
 from tests.models.layerwise.small_models import (
@@ -104,6 +104,7 @@ def test_rows_of_added_tokens_are_trained_alike(models: Any, name: str, how: str
     name=st.sampled_from(["untied", "starcoder2"]),
     seed=st.integers(0, 99),
 )
+@example([[9]], 0.1, "untied", 54)  # only the token after the first is learned
 def test_whatever_the_lengths_and_the_masks(
     models: Any, lengths: list[list[int]], learned: float, name: str, seed: int
 ) -> None:
