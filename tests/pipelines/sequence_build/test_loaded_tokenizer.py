@@ -20,9 +20,9 @@ def test_another_choice_or_another_file_is_loaded_anew(tmp_path: Path) -> None:
     plain = loaded_tokenizer(profile, domain_marks=False)
     marked = loaded_tokenizer(profile, domain_marks=True)
     assert marked.added_tokens
-    assert set(marked.added_tokens) <= set(marked.documents.vocabulary)
+    assert set(marked.added_tokens) <= set(marked.tokenizer.vocabulary)
     again = loaded_tokenizer(profile, domain_marks=False)
-    assert not set(marked.added_tokens) & set(again.documents.vocabulary)
+    assert not set(marked.added_tokens) & set(again.tokenizer.vocabulary)
     assert again is not plain
     os.utime(tmp_path / "tokenizer.json", ns=(1, 1))
     assert loaded_tokenizer(profile, domain_marks=False) is not again

@@ -20,7 +20,7 @@ _Key = tuple[str, bool, int]
 class LoadedTokenizer:
     """What the nodes need of it."""
 
-    documents: DocumentTokenizer
+    tokenizer: DocumentTokenizer
     added_tokens: dict[str, int]
     """Ids of the domain marks, by token; empty without them."""
 

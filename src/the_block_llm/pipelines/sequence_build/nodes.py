@@ -132,7 +132,7 @@ def _documents_of(
 ) -> Iterator[pa.RecordBatch]:
     corpus = _corpus(tables, profile, params, members)
     shape = row_shape(params, profile)
-    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).documents
+    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
     drafts = usable(corpus.drafts(), Screening.from_json(screening))
     return document_batches(
         _laid_out(drafts, tokenizer, profile, params, shape),
@@ -149,11 +149,11 @@ def describe_rows(
     """Say what training must know of the rows: their sizes, added tokens and stages."""
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
-    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks)
+    loaded = loaded_tokenizer(profile, domain_marks=params.domain_marks)
     return {
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
-        "added_tokens": tokenizer.added_tokens,
+        "added_tokens": loaded.added_tokens,
         "curriculum": [
             {"stage": number, **stage.model_dump()} for number, stage in enumerate(params.stages, 1)
         ],
@@ -252,7 +252,7 @@ def _pack(
     left_out: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[pa.RecordBatch | Place]:
     profile = resolve_profile(profiles, model)
-    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).documents
+    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
     shape = row_shape(params, profile)
     return packed(
         documents,

@@ -235,7 +235,9 @@ def _keep_words(backend: Any) -> None:
     # BPE and Unigram models have such a memory; it changes no token.
     resize = getattr(backend.model, "_resize_cache", None)
     if resize is not None:
-        n_threads = int(os.environ.get("RAYON_NUM_THREADS") or 0) or os.cpu_count() or 1
+        # As the library does: what is no number counts as not given.
+        given = os.environ.get("RAYON_NUM_THREADS", "")
+        n_threads = (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
         resize(max(_LEAST_KEPT_WORDS, _KEPT_WORDS // max(2, n_threads)))
 
 
