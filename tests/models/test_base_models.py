@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from tests.builders.tiny_llama import tiny_profile
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+from transformers import AutoTokenizer
 
-from the_block_llm.models.base_models import base_revision, load_config
+from the_block_llm.models.base_models import base_revision, load_config, load_tokenizer
 
 NEWEST, TAGGED = "a" * 40, "b" * 40
 
@@ -36,3 +37,20 @@ def test_a_revision_of_the_hub_is_the_one_that_an_adapter_is_said_to_stand_on(
     profile = tiny_profile(Path("unused")).model_copy(update=named)
     assert base_revision(profile, hub) == commit
     assert load_config(profile).hidden_size == hidden
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_tokenizer_is_the_one_that_transformers_takes_for_it(
+    tmp_path: Path, is_named: bool
+) -> None:
+    profile = tiny_profile(save_tiny_llama(tmp_path))
+    file = tmp_path / "tokenizer_config.json"
+    written = json.loads(file.read_text())
+    assert "tokenizer_class" in written
+    if not is_named:
+        del written["tokenizer_class"]
+        file.write_text(json.dumps(written))
+    ours, theirs = load_tokenizer(profile), AutoTokenizer.from_pretrained(str(tmp_path))
+    assert type(ours) is type(theirs)
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.chat_template == theirs.chat_template

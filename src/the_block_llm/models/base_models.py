@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
@@ -118,9 +119,7 @@ def load_tokenizer(
             gets another id.
     """
     location = prepare_base_model(profile)
-    tokenizer = from_pretrained(
-        profile, lambda: AutoTokenizer.from_pretrained(location, revision=revision_of(profile))
-    )
+    tokenizer = from_pretrained(profile, lambda: _read_tokenizer(location, revision_of(profile)))
     vocabulary = tokenizer.get_vocab()
     named = [profile.pad_token, profile.document_end, *profile.stop_tokens]
     if profile.document_start is not None:
@@ -134,6 +133,17 @@ def load_tokenizer(
     tokenizer.pad_token = profile.pad_token
     add_tokens(tokenizer, added_tokens)
     return tokenizer
+
+
+def _read_tokenizer(location: str, revision: str) -> PreTrainedTokenizerFast:
+    named = get_tokenizer_config(location, revision=revision).get("tokenizer_class")
+    if named is None:
+        return AutoTokenizer.from_pretrained(location, revision=revision)
+    # Where the tokenizer names its class, only the model's type is asked for. A model's own class
+    # of configuration would bring in torch's compiler: 100 MB and three seconds for nothing.
+    read, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    config = PreTrainedConfig.from_dict({**read, "_name_or_path": location})
+    return AutoTokenizer.from_pretrained(location, config=config, revision=revision)
 
 
 def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:

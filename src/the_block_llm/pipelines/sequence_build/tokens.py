@@ -4,7 +4,6 @@ Text of the repository is never parsed for special tokens: ``<|eot_id|>`` writte
 is a handful of ordinary tokens. Marks come from the profile and from the chat template only.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -28,10 +27,6 @@ _Runs = list[tuple[Ids, bool]]
 # Private-use characters: in no template, and no template trims or escapes them.
 _QUESTION: Final = "\ue000\ue001\ue002"
 _ANSWER: Final = "\ue002\ue001\ue000"
-# Words whose tokens the library keeps, each of its threads for itself, in 420 bytes a word. Its own
-# 10,000 are fewer than a repository has.
-_KEPT_WORDS: Final = 200_000
-_LEAST_KEPT_WORDS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,6 @@ class DocumentTokenizer:
             else None
         )
         self.backend.encode_special_tokens = True
-        _keep_words(self.backend)
         self.byte_lengths = byte_lengths(self.backend)
         self.unknown_bytes = unknown_bytes(self.vocabulary)
 
@@ -229,16 +223,6 @@ def unknown_bytes(vocabulary: Mapping[str, int]) -> bytes:
         ord(character) if ord(character) < 256 else others[ord(character) - 256]
         for character in sorted(lacking)
     )
-
-
-def _keep_words(backend: Any) -> None:
-    # BPE and Unigram models have such a memory; it changes no token.
-    resize = getattr(backend.model, "_resize_cache", None)
-    if resize is not None:
-        # As the library does: what is no number counts as not given.
-        given = os.environ.get("RAYON_NUM_THREADS", "")
-        n_threads = (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
-        resize(max(_LEAST_KEPT_WORDS, _KEPT_WORDS // max(2, n_threads)))
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
