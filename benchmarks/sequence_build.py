@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from chosen_profile import chosen_profile
 from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
 from the_block_llm.pipelines.sequence_build.file_documents import head
@@ -41,7 +40,7 @@ _SLICE_BYTES = 2_000_000
 
 def main() -> None:
     arguments = _arguments()
-    profile = _profile(arguments.profile)
+    profile = chosen_profile(arguments.profile)
     drafts = _drafts(Path(arguments.corpus), arguments.megabytes * 1_000_000)
     n_bytes = sum(len(s.text.encode()) for draft in drafts for s in draft.segments)
     shape = RowShape(arguments.context, arguments.context // 4)
@@ -214,13 +213,6 @@ def _drafts(corpus: Path, most_bytes: int) -> list[Draft]:
         if most_bytes <= 0:
             break
     return drafts
-
-
-def _profile(name: str) -> ModelProfile:
-    text = Path("conf/base/parameters_models.yml").read_text(encoding="utf-8")
-    for_files = text.replace("${project_path:", "").replace("base}", "base")
-    profiles = ModelProfiles.model_validate(yaml.safe_load(for_files)["models"])
-    return resolve_profile(profiles, name)
 
 
 def _arguments() -> argparse.Namespace:

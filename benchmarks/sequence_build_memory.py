@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sequence_build import _profile
+from chosen_profile import chosen_profile
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import save_parts
 from the_block_llm.execution.jobs import Call
@@ -57,7 +57,7 @@ def main() -> None:
     if arguments.screening:
         _screen(arguments.megabytes, arguments.held_out)
         return
-    profile = _profile(arguments.profile)
+    profile = chosen_profile(arguments.profile)
     tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
     shape = RowShape(1024, 256)
     print(f"before: {_peak_gib():.2f} GiB")

@@ -128,7 +128,7 @@ def _run_stages(asked: argparse.Namespace) -> None:
 
 
 def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
-    from sequence_build import _profile  # noqa: PLC0415
+    from chosen_profile import chosen_profile  # noqa: PLC0415
     from the_block_llm import schemas  # noqa: PLC0415
     from the_block_llm.datasets.parts import ParquetParts, save_parts  # noqa: PLC0415
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
@@ -140,7 +140,7 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     params = SequenceBuildParams(
         reuse_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
     )
-    profile = _profile(asked.profile)
+    profile = chosen_profile(asked.profile)
     execution = ExecutionParams(
         engine=asked.engine, cpus=asked.cpus if asked.engine == "ray" else 0
     )

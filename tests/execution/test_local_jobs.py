@@ -10,11 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.errors import TableError
 from the_block_llm.execution import local_jobs
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.local_jobs import (
     WorkerEndedError,
     end_idle_workers,
+    run_apart,
     run_in_processes,
 )
 
@@ -55,6 +58,17 @@ def test_a_worker_of_other_surroundings_is_not_taken_over(
     # Relative paths of a job would mean others there.
     monkeypatch.chdir(tmp_path)
     assert worker not in workers_of()
+
+
+def test_a_process_apart_ends_with_its_function() -> None:
+    first, second = run_apart(os.getpid), run_apart(os.getpid)
+    assert os.getpid() not in {first, second}
+    assert first != second
+    assert not psutil.pid_exists(first)
+    with pytest.raises(TableError, match="no table"):
+        run_apart(ParquetParts, Path("nowhere"))
+    with pytest.raises(WorkerEndedError):
+        run_apart(os._exit, 3)
 
 
 def test_workers_that_nobody_asks_for_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,17 @@ class DocumentTokenizer:
             if profile.role == "advisor" and tokenizer.chat_template
             else None
         )
-        self.backend.encode_special_tokens = True
+        self._read_literally()
         self.byte_lengths = byte_lengths(self.backend)
         self.unknown_bytes = unknown_bytes(self.vocabulary)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._read_literally()
+
+    def _read_literally(self) -> None:
+        # No part of what the library writes down of a tokenizer, so pickle does not keep it.
+        self.backend.encode_special_tokens = True
 
     def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
         """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
