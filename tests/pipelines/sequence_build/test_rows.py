@@ -84,17 +84,9 @@ def test_decoding_what_is_learned_gives_back_every_text_once(
     ]  # fmt: skip
     with TemporaryDirectory() as folder:
         documents, rows = rows_of(written, tokenizer, RowShape(context, overlap), Path(folder))
-        pieces: dict[str, list[list[int]]] = defaultdict(list)
         whole = {row["document_id"]: row for row in documents.rows()}
-        for row in rows.rows():
-            assert row["n_tokens"] <= context
-            start = 0
-            for length, name in zip(row["segment_lengths"], row["document_ids"], strict=True):
-                ids = row["input_ids"][start : start + length]
-                mask = row["labels_mask"][start : start + length]
-                start += length
-                assert any(mask)
-                pieces[name].append(_learned(ids, mask))
+        assert all(row["n_tokens"] <= context for row in rows.rows(["n_tokens"]))
+        pieces = _learned_in(rows)
     for draft in written:
         row = whole[draft.document_id]
         ids = _learned(row["input_ids"], row["labels_mask"])
@@ -106,6 +98,20 @@ def test_decoding_what_is_learned_gives_back_every_text_once(
         assert tokenizer.backend.decode(body, skip_special_tokens=False) == text
         # Only the end mark is a mark; written marks are ordinary tokens.
         assert len(ids) - len(body) <= 1
+
+
+def _learned_in(rows: ParquetParts) -> dict[str, list[list[int]]]:
+    """What the pieces of each document teach; each of them teaches something."""
+    pieces: dict[str, list[list[int]]] = defaultdict(list)
+    for row in rows.rows():
+        start = 0
+        for length, name in zip(row["segment_lengths"], row["document_ids"], strict=True):
+            ids = row["input_ids"][start : start + length]
+            mask = row["labels_mask"][start : start + length]
+            start += length
+            assert any(mask)
+            pieces[name].append(_learned(ids, mask))
+    return pieces
 
 
 def _learned(ids: list[int], mask: list[bool]) -> list[int]:
@@ -193,3 +199,36 @@ def test_rows_are_full(
     n_tokens = sum(row["n_tokens"] for row in rows.rows(["n_tokens"]))
     # What is left over at the end fills no row, so one row may be short.
     assert n_tokens > 0.99 * context * (rows.num_rows - 1)
+
+
+def test_rows_are_full_beside_questions_that_are_never_cut(
+    smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    asked = [
+        Draft(
+            f"chat/{number}", "chat", "train", f"m{number % 3}/f.py", AT,
+            (Segment("What is it for?", train=False),
+             Segment("It is there. " * (40 + number % 9), train=True)),
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    files = [
+        Draft(
+            f"file/{number}", "file", "train", f"m{number % 3}/g{number}.py", AT,
+            (Segment(f"File m{number % 3}/g{number}.py:\n\n", train=False),
+             Segment("".join(f"def f{n}(x):\n    return x\n" for n in range(80)), train=True)),
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    documents, rows = rows_of([*asked, *files], tokenizer, RowShape(256, 64), tmp_path)
+    n_tokens = sum(row["n_tokens"] for row in rows.rows(["n_tokens"]))
+    assert n_tokens > 0.99 * 256 * (rows.num_rows - 1)
+    pieces = _learned_in(rows)
+    for row in documents.rows():
+        learned = _learned(row["input_ids"], row["labels_mask"])
+        assert _chains(learned, pieces[row["document_id"]])
+    # They stand beside questions, and only what is cut anyway lends its beginning.
+    shared = [row["document_ids"] for row in rows.rows(["document_ids"])]
+    assert any({name[:4] for name in names} == {"chat", "file"} for names in shared)
+    assert all(len(pieces[draft.document_id]) == 1 for draft in asked)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.pipelines.sequence_build.beginnings import lend_beginnings
 from the_block_llm.pipelines.sequence_build.borders import Signposts, border_lines
 from the_block_llm.pipelines.sequence_build.document_table import list_column
 from the_block_llm.pipelines.sequence_build.drafts import must_stay_whole
@@ -176,10 +177,19 @@ def _packed(window: Sequence[_Document], shape: RowShape) -> Iterator[pa.RecordB
         shape.context_tokens,
         [last_target(piece, document.labels_mask) for document, piece in placed],
     )
+    documents = [document for document, _ in placed]
+    lenders = lend_beginnings(
+        filled,
+        rows,
+        shape.context_tokens,
+        [document.module for document in documents],
+        [document.labels_mask for document in documents],
+    )
+    documents += [documents[lender] for lender in lenders]
     batch: list[list[tuple[_Document, Piece]]] = []
     batch_tokens = 0
     for row in rows:
-        batch.append([(placed[index][0], filled[index]) for index in row])
+        batch.append([(documents[index], filled[index]) for index in row])
         batch_tokens += shape.context_tokens
         if batch_tokens >= _BATCH_TOKENS:
             yield _record_batch(batch)
