@@ -12,6 +12,9 @@ of the largest of them, and of the driver: they must not grow with the number of
 ``--spread 0`` makes all repositories alike, since a large one takes more than a small one;
 ``--group-commits`` makes smaller tasks.
 
+With ``--times`` what was rendered stands in the table of documents that many times over: packing
+and the report are then seen at a size for which tokenising would take hours.
+
 FOLDER keeps the tables and what each stage made; a run that was cut off goes on with the stage
 that it was in. Megabytes are of rendered documents; how many they really are is printed.
 """
@@ -45,6 +48,7 @@ def main() -> None:
     arguments.add_argument("--cpus", type=int, default=2, help="workers of Ray")
     arguments.add_argument("--group-commits", type=int, default=4000, help="of a task on Ray")
     arguments.add_argument("--spread", type=float, default=1, help="sigma of log-normal sizes")
+    arguments.add_argument("--times", type=int, default=1, help="packed, of what is rendered")
     arguments.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
     asked = arguments.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +181,8 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     def render() -> dict[str, Any]:
         made = nodes.render_documents(repository(), *tables(), screening(), *choices, execution)
         save_parts(folder / "documents", schemas.DOCUMENTS, made)
+        repeated = [*documents().parts] * asked.times
+        save_parts(folder / "documents", schemas.DOCUMENTS, repeated)
         n_bytes = n_tokens = 0
         for batch in documents().batches(["segments", "n_tokens"]):
             texts = batch["segments"].flatten().field("text")
