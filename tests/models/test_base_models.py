@@ -8,6 +8,7 @@ from huggingface_hub import constants
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from transformers import AutoTokenizer
 
+from the_block_llm.errors import ModelUnavailableError
 from the_block_llm.models.base_models import base_revision, load_config, load_tokenizer
 
 NEWEST, TAGGED = "a" * 40, "b" * 40
@@ -54,3 +55,14 @@ def test_a_tokenizer_is_the_one_that_transformers_takes_for_it(
     assert type(ours) is type(theirs)
     assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
     assert ours.chat_template == theirs.chat_template
+
+
+@pytest.mark.parametrize("broken", ["tokenizer.json", "config.json"])
+def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path, broken: str) -> None:
+    profile = tiny_profile(save_tiny_llama(tmp_path))
+    if broken == "tokenizer.json":
+        (tmp_path / broken).unlink()
+    else:
+        (tmp_path / broken).write_text("null")
+    with pytest.raises(ModelUnavailableError, match=r"tiny.*tokenizer_config\.json"):
+        load_tokenizer(profile)

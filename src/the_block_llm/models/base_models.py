@@ -119,7 +119,16 @@ def load_tokenizer(
             gets another id.
     """
     location = prepare_base_model(profile)
-    tokenizer = from_pretrained(profile, lambda: _read_tokenizer(location, revision_of(profile)))
+    try:
+        tokenizer = from_pretrained(
+            profile, lambda: _read_tokenizer(location, revision_of(profile))
+        )
+    except (ValueError, TypeError, KeyError) as error:  # from wherever the files are not as meant
+        raise ModelUnavailableError(
+            f"The tokenizer of {profile.name} cannot be read from {location} "
+            f"({str(error).partition(chr(10))[0]}). It needs config.json, tokenizer.json and "
+            "tokenizer_config.json, as save_pretrained writes them."
+        ) from error
     vocabulary = tokenizer.get_vocab()
     named = [profile.pad_token, profile.document_end, *profile.stop_tokens]
     if profile.document_start is not None:
