@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from docs.tools.screenshots import BROWSERS, open_dataset, served, settle
 from kedro.framework.project import configure_project, pipelines
 
-from the_block_llm.graph_site import build_graph_site
+from the_block_llm.graph_site import main
 
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 # One dataset of each kind, and what its preview is in the page.
@@ -28,7 +29,10 @@ pytestmark = pytest.mark.slow
 def site(finished_project: Path) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KEDRO_ENV", "test")
-        return build_graph_site(finished_project)
+        patched.chdir(finished_project)
+        patched.setattr(sys, "argv", ["graph_site", "--only-build"])
+        main()  # what `make viz` does before it serves
+        return finished_project / "build"
 
 
 def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: Path) -> None:

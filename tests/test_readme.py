@@ -72,8 +72,5 @@ def test_the_demo_then_another_repository_and_model(
     run(clone, f"kedro run --env=test --params=repository={small_repository},"
                f"models.tiny.folder={folder},{SMALL}")  # fmt: skip
     assert len(list_adapters(clone / "data/06_models/tiny")) == 1
-    # What `make viz` does before it serves the site; tests/test_graph_site.py opens it.
-    run(clone, ".venv/bin/python -m the_block_llm.graph_site --only-build")
-    assert (clone / "build/index.html").is_file()
     status = run(clone, "git status --porcelain")
     assert status == "", "a run leaves nothing in the checkout that git would show"

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from rich.console import Console
 from rich.text import Text
 
@@ -33,6 +34,7 @@ REPORTS = ROOT / "data/08_reporting"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ASK_PORT = 8097
 COLUMNS = 110
+PATIENCE_MS = 10_000  # for a panel that a click opens
 STILL_MS = 1500  # nodes move into place for a while
 # Plots are drawn by the run itself; their names say what they show.
 PLOTS = (
@@ -72,13 +74,20 @@ def settle(page: Page, address: str) -> None:
     """Open Kedro-Viz and wait until it is drawn."""
     page.goto(address)
     page.locator(".pipeline-node").first.wait_for()
+    # What it still asks for redraws the list, and a click that comes meanwhile is lost.
+    page.wait_for_load_state("networkidle")
 
 
 def open_dataset(page: Page, name: str) -> None:
-    """Click a dataset in the list, and wait for its panel."""
-    page.locator(f'.node-list-row button[title="{name}"]').first.click()
-    panel = page.locator(".pipeline-metadata")
-    panel.get_by_role("heading", name=name).wait_for()
+    """Click a dataset in the list, once more if need be, and wait for its panel."""
+    button = page.locator(f'.node-list-row button[title="{name}"]').first
+    heading = page.locator(".pipeline-metadata").get_by_role("heading", name=name)
+    button.click()
+    try:
+        heading.wait_for(timeout=PATIENCE_MS)
+    except PlaywrightTimeoutError:
+        button.click()
+        heading.wait_for()
 
 
 @contextlib.contextmanager
