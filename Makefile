@@ -38,7 +38,7 @@ demo: $(READY)  ## train the embedded default on this project's own history; PAR
 	$(BIN)/kedro run $(if $(PARAMS),--params=$(PARAMS))
 
 test: $(READY)  ## lint, types, import contracts, tests
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint types contracts
+	@$(MAKE) --no-print-directory -j 2 lint types contracts
 	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## ruff, rules and format

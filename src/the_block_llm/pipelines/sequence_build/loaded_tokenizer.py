@@ -2,8 +2,8 @@
 
 tokenizers 0.23 keeps the words that each of its threads has met for as long as the thread lives,
 also those of a tokenizer that is gone: one loaded for every group of repositories would leave some
-ten megabytes a thread behind each time. And transformers, which reads tokenizers, brings torch with
-it: 0.25 GB, and far more of one built for CUDA, that making sequences has no use for.
+ten megabytes behind each time. And transformers, which reads tokenizers, brings torch with it: a
+quarter of a gigabyte that making sequences has no use for.
 """
 
 import logging
