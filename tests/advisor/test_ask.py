@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -134,12 +135,20 @@ def test_in_a_pipe_and_interrupted(tmp_path):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options,
         )  # fmt: skip
 
-    with start() as closed, start() as interrupted:
+    def close(process):
         # | head: the reader goes away after the first byte.
-        assert closed.stdout.read(1)
-        closed.stdout.close()
-        assert interrupted.stdout.read(1)
-        interrupted.send_signal(signal.SIGINT)
+        assert process.stdout.read(1)
+        process.stdout.close()
+
+    def interrupt(process):
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+
+    with start() as closed, start() as interrupted:
+        # Neither waits for the other's first byte, or its answer might be at an end by then.
+        with ThreadPoolExecutor() as pool:
+            done = [pool.submit(close, closed), pool.submit(interrupt, interrupted)]
+            assert [one.result() for one in done] == [None, None]
         started = time.monotonic()
         assert closed.wait(30) == 1
         assert interrupted.wait(30) == 130

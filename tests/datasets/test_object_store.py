@@ -308,12 +308,17 @@ STORED = {"folder": "s3://tables/the-block", "credentials": "company_store"}
 
 @pytest.mark.slow
 def test_a_run_with_its_tables_in_a_store_makes_those_of_a_local_run(
-    project: Path, credentials: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    project: Path,
+    small_repository: Path,
+    credentials: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(project)
     local = project / "data"
     bootstrap_project(project)
-    with KedroSession.create(project, env="test", runtime_params={"storage": STORED}) as session:
+    # The project names it by a path from where it was copied from.
+    chosen = {"storage": STORED, "repository": str(small_repository)}
+    with KedroSession.create(project, env="test", runtime_params=chosen) as session:
         session.run(pipeline_names=["git_ingest", "sequence_build"])
     for name in (
         "02_intermediate/commits", "02_intermediate/file_changes",
