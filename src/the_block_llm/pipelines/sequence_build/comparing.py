@@ -27,9 +27,9 @@ from the_block_llm.pipelines.sequence_build.worded import (
     worded_batches,
 )
 
-# Some 250 MB, and as much again while they are taken in.
-_LINES_AT_ONCE: Final = 5_000_000
-_DOCUMENTS_AT_ONCE: Final = 80_000
+# Some 200 MB, and half as much again while they are taken in.
+_LINES_AT_ONCE: Final = 4_000_000
+_DOCUMENTS_AT_ONCE: Final = 60_000
 _BATCH_ROWS: Final = 4096
 
 
@@ -77,8 +77,11 @@ def stretches(parts: Sequence[Place]) -> list[tuple[int, int]]:
 def compare(parts: Sequence[Place], first: int, last: int, similarity: float) -> list[Leak]:
     """Compare all documents with the held-back ones numbered ``[first, last)``."""
     check = LeakCheck(_held_back(parts, first, last), similarity)
-    for batch in batches(parts):
-        check.see(Worded.read(batch))
+    for part in parts:
+        # Of sorting or of the part before, as much as all that is kept.
+        give_back_freed()
+        for batch in batches([part]):
+            check.see(Worded.read(batch))
     leaks = check.leaks()
     del check
     give_back_freed()
@@ -98,6 +101,7 @@ def _held_back(parts: Sequence[Place], first: int, last: int) -> Iterator[Worded
                 numbers = number + np.arange(len(own))
                 yield Worded.read(batch).take(own[(first <= numbers) & (numbers < last)])
                 number += len(own)
+            give_back_freed()
         else:
             number += n_held_back
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from the_block_llm.memory import give_back_freed
 from the_block_llm.pipelines.sequence_build.postings import Places, Postings, slices, spread
 from the_block_llm.pipelines.sequence_build.worded import Worded
 from the_block_llm.schemas import SPLITS, Split
@@ -58,15 +59,19 @@ class LeakCheck:
         """
         self._similarity = similarity
         some = Worded.together([one.without_old_lines() for one in held_back])
+        give_back_freed()
         self._ids, self._sources, self._named = some.ids, some.sources, some.named
         self._sides, self._n_new, self._signatures = some.sides, some.n_new, some.signatures
         n_documents = len(some)
         numbers = np.arange(n_documents, dtype=np.int32)
         self._lines = Postings(some.lines, np.repeat(numbers, some.n_new))
         worded = np.flatnonzero(some.has_words)
-        bands = some.bands[worded]
-        self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
         self._texts = Postings(some.whole[worded], numbers[worded])
+        bands = some.bands[worded]
+        # To index them takes the most memory of all this.
+        del some
+        give_back_freed()
+        self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
         # Of each line of each document, by which sides it was seen.
         self._seen_by = np.zeros(len(self._lines.owners), np.uint8)
         self._most_lines, self._likeness, self._copies = (
