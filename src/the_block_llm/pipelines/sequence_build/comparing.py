@@ -27,7 +27,7 @@ from the_block_llm.pipelines.sequence_build.worded import (
     worded_batches,
 )
 
-# Some 200 MB, and half as much again while they are taken in.
+# Some 150 MB, and nearly as much again while they are indexed.
 _LINES_AT_ONCE: Final = 4_000_000
 _DOCUMENTS_AT_ONCE: Final = 60_000
 _BATCH_ROWS: Final = 4096
@@ -78,7 +78,7 @@ def compare(parts: Sequence[Place], first: int, last: int, similarity: float) ->
     """Compare all documents with the held-back ones numbered ``[first, last)``."""
     check = LeakCheck(_held_back(parts, first, last), similarity)
     for part in parts:
-        # Of sorting or of the part before, as much as all that is kept.
+        # What sorting, or the part before, has let go is as much as all that is kept.
         give_back_freed()
         for batch in batches([part]):
             check.see(Worded.read(batch))
