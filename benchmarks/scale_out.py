@@ -37,10 +37,11 @@ from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.execution.local_jobs import end_idle_workers
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
-from the_block_llm.pipelines.git_ingest import nodes, one_by_one
+from the_block_llm.pipelines.git_ingest import nodes
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.git_ingest.sharding import fan_out
 
-guarded = one_by_one._guarded
+guarded = fan_out._guarded
 FEWER = {"quarter": 4, "half": 2}
 CASES = (
     "local 1", "local 2", "ray 2",
@@ -147,7 +148,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         log = out / "cpu.log"
         log.touch()
         # The same job, timed; workers find this module by its name.
-        one_by_one._guarded = Timed(log)
+        fan_out._guarded = Timed(log)
         begin, own_begin, all_begin = time.perf_counter(), own_cpu_s(), all_cpu_s()
         marks = {}
         facts = nodes.find_repositories(".", [line for line in listed if line], params, 0.85,

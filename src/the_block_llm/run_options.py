@@ -12,7 +12,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from the_block_llm.errors import ParameterError, TableError, did_you_mean, mendable_cause
-from the_block_llm.pipelines.git_ingest.source import is_url, locate
+from the_block_llm.pipelines.git_ingest.git.repository import is_url, locate
 
 _NODES: Final = {
     "node_names": "--nodes",

@@ -26,7 +26,7 @@ from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
-from the_block_llm.pipelines.git_ingest.one_by_one import Failed, one_by_one
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
 from the_block_llm.pipelines.sequence_build import groups, windows
 from the_block_llm.pipelines.sequence_build import nodes as sequences
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams

@@ -10,7 +10,7 @@ from tests.builders.toy_ledger import build_toy_ledger
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.errors import BlockError, ParameterError, RepositoryError
-from the_block_llm.pipelines.git_ingest.source import locate
+from the_block_llm.pipelines.git_ingest.git.repository import locate
 
 
 def test_folders_that_are_no_repository(tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_a_bundle_is_read_like_a_url(tmp_path: Path) -> None:
 
 
 def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from the_block_llm.pipelines.git_ingest import git_program
+    from the_block_llm.pipelines.git_ingest.git import program
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    git_program.require_git.cache_clear()
+    program.require_git.cache_clear()
     with pytest.raises(RepositoryError, match="Install git"):
         ingest(tmp_path, tmp_path / "out")
-    git_program.require_git.cache_clear()
+    program.require_git.cache_clear()

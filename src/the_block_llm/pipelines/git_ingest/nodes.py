@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.git_ingest.likeness import overlaps
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
-from the_block_llm.pipelines.git_ingest.repositories import describe_repositories
+from the_block_llm.pipelines.git_ingest.sources.fork_detection import overlaps
+from the_block_llm.pipelines.git_ingest.sources.resolve import describe_repositories
 from the_block_llm.pipelines.git_ingest.tables import history_tables, snapshot_table
 
 _HERE: Final = ExecutionParams()

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from the_block_llm.pipelines.git_ingest.likeness import describe_overlap
-from the_block_llm.pipelines.git_ingest.redaction import EMAIL_KIND
-from the_block_llm.pipelines.git_ingest.tally import Tally
+from the_block_llm.pipelines.git_ingest.redaction.redactor import EMAIL_KIND
+from the_block_llm.pipelines.git_ingest.sharding.counts import Tally
+from the_block_llm.pipelines.git_ingest.sources.fork_detection import describe_overlap
 
 _FEW_COMMITS: Final = 100
 _FEW_BYTES: Final = 200_000

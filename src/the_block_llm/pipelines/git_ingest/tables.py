@@ -12,29 +12,33 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.parts import write_part
 from the_block_llm.errors import RepositoryError
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.git_ingest.attributes import read_attributes
-from the_block_llm.pipelines.git_ingest.authors import AuthorNaming, load_naming
-from the_block_llm.pipelines.git_ingest.commit_rows import commit_batches
-from the_block_llm.pipelines.git_ingest.git_program import require_git
-from the_block_llm.pipelines.git_ingest.history import History, read_history
-from the_block_llm.pipelines.git_ingest.history_options import HistoryOptions
-from the_block_llm.pipelines.git_ingest.one_by_one import Failed
+from the_block_llm.pipelines.git_ingest.filters.gitattributes import read_attributes
+from the_block_llm.pipelines.git_ingest.git.program import require_git
+from the_block_llm.pipelines.git_ingest.git.tree import list_tree
+from the_block_llm.pipelines.git_ingest.history.extract import History, read_history
+from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history.revert_detection import commit_batches
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
-from the_block_llm.pipelines.git_ingest.piece_cache import (
+from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import AuthorNaming, load_naming
+from the_block_llm.pipelines.git_ingest.report import describe_tally
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed
+from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
     PieceCache,
     code_digest,
     digest_of,
     finish_piece,
 )
-from the_block_llm.pipelines.git_ingest.report import describe_tally
-from the_block_llm.pipelines.git_ingest.repositories import (
+from the_block_llm.pipelines.git_ingest.sharding.shards import Share, in_shares
+from the_block_llm.pipelines.git_ingest.snapshot.extract import (
+    Snapshot,
+    SnapshotOptions,
+    read_snapshots,
+)
+from the_block_llm.pipelines.git_ingest.sources.resolve import (
     cache_folder,
     commit_order,
     opened,
 )
-from the_block_llm.pipelines.git_ingest.shares import Share, in_shares
-from the_block_llm.pipelines.git_ingest.snapshot import Snapshot, SnapshotOptions, read_snapshots
-from the_block_llm.pipelines.git_ingest.tree import list_tree
 from the_block_llm.schemas import COMMITS
 
 

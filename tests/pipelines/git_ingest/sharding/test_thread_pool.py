@@ -1,0 +1,73 @@
+"""The same tables however many threads read, and every piece by exactly one of them."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.builders.git_repository import GitRepository
+from tests.pipelines.git_ingest.ingesting import ingest
+
+from the_block_llm.pipelines.git_ingest.sharding.thread_pool import (
+    Stretch,
+    Stretches,
+    in_stretches,
+    run_jobs,
+)
+
+
+def test_two_threads_walk_along_neighbours_from_both_ends() -> None:
+    stretches = Stretches(5, n_threads=2)
+    assert [stretches.take(thread) for thread in (0, 1, 1, 0, 1, 0)] == [0, 4, 3, 1, 2, None]
+
+
+def test_a_thread_whose_stretch_is_done_helps_with_the_longest_one() -> None:
+    stretches = Stretches(8, n_threads=3)
+    assert [stretches.take(2) for _ in range(4)] == [4, 5, 6, 7]
+    assert stretches.peek(2) == 0
+    assert [stretches.take(thread) for thread in (0, 2, 1, 2, 0)] == [0, 1, 3, 2, None]
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 7, 40])
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_every_item_is_worked_on_once(n_items: int, n_threads: int) -> None:
+    def work(numbers: Stretch) -> Iterator[int]:
+        yield from numbers
+
+    assert sorted(in_stretches(n_items, n_threads, work)) == list(range(n_items))
+
+
+def test_the_error_of_a_thread_is_raised_and_the_others_stop() -> None:
+    failed = threading.Event()
+
+    def work(numbers: Stretch) -> Iterator[int]:
+        for number in numbers:
+            if number == 0:
+                failed.set()
+                raise ValueError("zero")
+            failed.wait(10)
+            yield number
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="zero"):
+        list(in_stretches(1_000_000, 2, work))
+    assert threading.active_count() == before
+
+
+def test_jobs_come_back_in_order_and_an_error_where_it_is_due() -> None:
+    jobs = [(None, (0,)), *((pow, (n, 2)) for n in range(1, 20)), (divmod, (1, 0))]
+    results = run_jobs(jobs, 3)
+    assert [next(results) for _ in range(20)] == [n * n for n in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_the_tables_do_not_depend_on_how_many_threads_read(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    for i in range(400):
+        repository.commit(f"Set value {i}", {f"a{i % 5}.py": f"x = {i}\n"})
+    one = ingest(repository.path, tmp_path / "out", n_processes=1).all_rows()
+    (tmp_path / "out" / "cache").rename(tmp_path / "other")
+    three = ingest(repository.path, tmp_path / "out", n_processes=3)
+    assert three.report["history"][0]["commits_read_now"] == 400
+    assert three.all_rows() == one
