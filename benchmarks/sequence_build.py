@@ -25,12 +25,12 @@ import numpy as np
 from chosen_profile import chosen_profile
 from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.pipelines.sequence_build.document_table import document_batches
-from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
-from the_block_llm.pipelines.sequence_build.file_documents import head
+from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.documents.files import head
+from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
 from the_block_llm.pipelines.sequence_build.params import RowShape
-from the_block_llm.pipelines.sequence_build.row_table import pack_split
-from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 WANTED_SPEED = 0.8

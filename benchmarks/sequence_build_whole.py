@@ -137,7 +137,8 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     from the_block_llm.datasets.parts import ParquetParts, save_parts  # noqa: PLC0415
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
     from the_block_llm.models.profiles import ModelProfiles  # noqa: PLC0415
-    from the_block_llm.pipelines.sequence_build import groups, nodes  # noqa: PLC0415
+    from the_block_llm.pipelines.sequence_build import nodes
+    from the_block_llm.pipelines.sequence_build.packing.best_fit import repository_batches  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams  # noqa: PLC0415
 
     folder: Path = asked.folder
@@ -148,7 +149,7 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     execution = ExecutionParams(
         engine=asked.engine, cpus=asked.cpus if asked.engine == "ray" else 0
     )
-    groups._COMMITS_A_GROUP = asked.group_commits
+    repository_batches._COMMITS_A_GROUP = asked.group_commits
     choices = (ModelProfiles({profile.name: profile}), profile.name, params)
 
     def repository() -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_every_place_on_the_map_is_there_and_no_module_is_missing() -> None:
 def test_a_kind_of_document_reaches_the_rows(
     tmp_path: Path, finished_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from the_block_llm.pipelines.sequence_build.corpus import Corpus
+    from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
 
     given: dict[str, Any] = {}
     exec(snippets("a kind of document")[0], given)

@@ -20,7 +20,7 @@ from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import StoppedOnRequest, mendable_cause
 from the_block_llm.pipelines.qlora_train import job_command
 from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
-from the_block_llm.pipelines.sequence_build import looking
+from the_block_llm.pipelines.sequence_build.inspect import cli as looking
 from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options
 

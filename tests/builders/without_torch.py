@@ -3,7 +3,7 @@
 import sys
 
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.loaded_tokenizer import (
+from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import (
     LoadedTokenizer,
     loaded_tokenizer,
 )

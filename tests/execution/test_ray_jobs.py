@@ -27,8 +27,8 @@ from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
-from the_block_llm.pipelines.sequence_build import groups, windows
 from the_block_llm.pipelines.sequence_build import nodes as sequences
+from the_block_llm.pipelines.sequence_build.packing.best_fit import repository_batches, windows
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
@@ -225,7 +225,7 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Three groups of four repositories each.
-    monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 24)
+    monkeypatch.setattr(repository_batches, "_COMMITS_A_GROUP", 24)
     profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
     params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
     choices = (ModelProfiles({"m": profile}), "m", params)

@@ -14,16 +14,16 @@ from the_block_llm.datasets.parts import save_parts
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.models.base_models import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document_table import document_batches
-from the_block_llm.pipelines.sequence_build.domain_marks import (
+from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import with_middles
+from the_block_llm.pipelines.sequence_build.documents.special_tokens import (
     add_domain_marks,
     with_domain_marks,
 )
-from the_block_llm.pipelines.sequence_build.drafts import Draft, Segment
-from the_block_llm.pipelines.sequence_build.fill_in_middle import with_middles
+from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
 from the_block_llm.pipelines.sequence_build.params import RowShape, SequenceBuildParams, row_shape
-from the_block_llm.pipelines.sequence_build.row_table import pack_split
-from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
+from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -355,11 +355,11 @@ def test_commits_that_a_fork_shares_are_rendered_once(
 def test_documents_do_not_depend_on_how_repositories_are_grouped(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from the_block_llm.pipelines.sequence_build import groups
+    from the_block_llm.pipelines.sequence_build.packing.best_fit import repository_batches
 
     tables = two_repositories(tmp_path, long_story)
     together = Run(tmp_path / "together", tables, smollm2_profile)
-    monkeypatch.setattr(groups, "_COMMITS_A_GROUP", 1)
+    monkeypatch.setattr(repository_batches, "_COMMITS_A_GROUP", 1)
     apart = Run(tmp_path / "apart", tables, smollm2_profile, work_folder=str(tmp_path / "work"))
     assert (len(together.documents.parts), len(apart.documents.parts)) == (1, 2)
     assert list(apart.documents.rows()) == list(together.documents.rows())

@@ -16,33 +16,10 @@ from the_block_llm.execution.in_order import in_order
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
-from the_block_llm.pipelines.sequence_build.comparing import Noted, note_words
-from the_block_llm.pipelines.sequence_build.document_table import document_batches
-from the_block_llm.pipelines.sequence_build.domain_marks import with_domain_marks
-from the_block_llm.pipelines.sequence_build.drafts import Draft
-from the_block_llm.pipelines.sequence_build.fill_in_middle import (
-    require_middle_marks,
-    with_middles,
-)
-from the_block_llm.pipelines.sequence_build.groups import (
-    GroupWork,
-    groups_of,
-    in_groups,
-    temporary_folder,
-    work_folder,
-)
-from the_block_llm.pipelines.sequence_build.history import current_cutoff
-from the_block_llm.pipelines.sequence_build.loaded_tokenizer import loaded_tokenizer
-from the_block_llm.pipelines.sequence_build.mixing import left_out_by_mix
-from the_block_llm.pipelines.sequence_build.packing_parts import packed
-from the_block_llm.pipelines.sequence_build.params import (
-    RowShape,
-    SequenceBuildParams,
-    row_shape,
-)
-from the_block_llm.pipelines.sequence_build.report import sequence_report
-from the_block_llm.pipelines.sequence_build.screening import Screening, screen, usable
-from the_block_llm.pipelines.sequence_build.several import (
+from the_block_llm.pipelines.sequence_build.dedup.leak_scan import Noted, note_words
+from the_block_llm.pipelines.sequence_build.dedup.screening import Screening, screen, usable
+from the_block_llm.pipelines.sequence_build.document import Draft
+from the_block_llm.pipelines.sequence_build.documents.corpora import (
     Corpora,
     OneCorpus,
     Tables,
@@ -50,8 +27,31 @@ from the_block_llm.pipelines.sequence_build.several import (
     corpora,
     count_commits,
 )
-from the_block_llm.pipelines.sequence_build.tokens import DocumentTokenizer
-from the_block_llm.pipelines.sequence_build.windows import windows_of
+from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import (
+    require_middle_marks,
+    with_middles,
+)
+from the_block_llm.pipelines.sequence_build.documents.special_tokens import with_domain_marks
+from the_block_llm.pipelines.sequence_build.history.commits import current_cutoff
+from the_block_llm.pipelines.sequence_build.packing.jobs import packed
+from the_block_llm.pipelines.sequence_build.packing.mixture import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.packing.repository_batches import (
+    GroupWork,
+    groups_of,
+    in_groups,
+    temporary_folder,
+    work_folder,
+)
+from the_block_llm.pipelines.sequence_build.packing.windows import windows_of
+from the_block_llm.pipelines.sequence_build.params import (
+    RowShape,
+    SequenceBuildParams,
+    row_shape,
+)
+from the_block_llm.pipelines.sequence_build.report import sequence_report
+from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
+from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import loaded_tokenizer
 from the_block_llm.schemas import Split
 
 _HERE: Final = ExecutionParams()

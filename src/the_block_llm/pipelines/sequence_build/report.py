@@ -13,10 +13,10 @@ from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
-from the_block_llm.pipelines.sequence_build.drafts import IN_THE_MIDDLE, must_stay_whole
+from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
+from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE, must_stay_whole
+from the_block_llm.pipelines.sequence_build.documents.corpora import CommitCounts
 from the_block_llm.pipelines.sequence_build.params import RowShape
-from the_block_llm.pipelines.sequence_build.screening import Screening
-from the_block_llm.pipelines.sequence_build.several import CommitCounts
 from the_block_llm.schemas import Split
 
 _FEWEST_ROWS: Final = 500

@@ -1,0 +1,234 @@
+"""From awkward drafts to rows and back: every text that is learned comes out exactly once."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
+from the_block_llm.pipelines.sequence_build.params import RowShape
+from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
+from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
+from the_block_llm.schemas import DOCUMENTS, ROWS
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+Literal = Callable[[], DocumentTokenizer]
+
+_PIECES = (
+    "def f(x):\n", "    return x\n", "\n", "\n\n", "# Heading\n", "text and more of it ", "\x00",
+    "\u202e\u05d0", "👩‍👩‍👧", "e\u0301", "<|eot_id|>", "<|im_end|>", "\t\t", "    ", "{",
+    "}\n", "é" * 9,
+    "@@ -1 +1 @@\n", "--- a/x\n+++ b/x\n", "0123456789" * 4, "\r\n", "﷽",
+)  # fmt: skip
+texts = st.lists(st.sampled_from(_PIECES), max_size=80).map("".join)
+drafts = st.lists(
+    st.tuples(
+        st.sampled_from(["file", "commit"]),
+        st.sampled_from(["a.py", "b/c.md", "b/d.rs", "e.txt"]),
+        st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.fixture(params=["smollm2", "llama3"])
+def literal(request: pytest.FixtureRequest) -> Literal:
+    tokenizer = copy.deepcopy(request.getfixturevalue(request.param))
+    name = "llama3_profile" if request.param == "llama3" else "smollm2_profile"
+    made = DocumentTokenizer(tokenizer, request.getfixturevalue(name))
+    return lambda: made
+
+
+def rows_of(
+    written: list[Draft], tokenizer: DocumentTokenizer, shape: RowShape, folder: Path
+) -> tuple[ParquetParts, ParquetParts]:
+    documents = save_parts(
+        folder / "documents", DOCUMENTS, document_batches(written, tokenizer, shape.context_tokens)
+    )
+    packed = pack_split(documents, "train", shape, tokenizer.byte_lengths)
+    return documents, save_parts(folder / "rows", ROWS, packed)
+
+
+# A last piece of which the one before could take all that is learned.
+@example(
+    made=[("file", "a.py", [("def f(x):\n" * 12 + "👩\u200d👩\u200d👧", True), ("", False)])],
+    context=64,
+    overlap=0,
+)
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(made=drafts, context=st.sampled_from([64, 100, 256]), overlap=st.sampled_from([0, 8, 32]))
+def test_decoding_what_is_learned_gives_back_every_text_once(
+    literal: Literal, made: Any, context: int, overlap: int
+) -> None:
+    tokenizer = literal()
+    written = [
+        Draft(
+            f"{kind}/{number}/{source}", kind, "train", source, AT,
+            (Segment(f"File {source}:\n\n", train=False),
+             *(Segment(text, train=train) for text, train in segments)),
+        )
+        for number, (kind, source, segments) in enumerate(made)
+    ]  # fmt: skip
+    with TemporaryDirectory() as folder:
+        documents, rows = rows_of(written, tokenizer, RowShape(context, overlap), Path(folder))
+        whole = {row["document_id"]: row for row in documents.rows()}
+        assert all(row["n_tokens"] <= context for row in rows.rows(["n_tokens"]))
+        pieces = _learned_in(rows)
+    for draft in written:
+        row = whole[draft.document_id]
+        ids = _learned(row["input_ids"], row["labels_mask"])
+        # Pieces lie in rows in any order; one after another they are the document.
+        assert _chains(ids, pieces[draft.document_id])
+        text = "".join(segment.text for segment in draft.segments if segment.train)
+        marks = {id_ for id_ in ids if tokenizer.byte_lengths[id_] == 0}
+        body = [id_ for id_ in ids if id_ not in marks]
+        assert tokenizer.backend.decode(body, skip_special_tokens=False) == text
+        # Only the end mark is a mark; written marks are ordinary tokens.
+        assert len(ids) - len(body) <= 1
+
+
+def _learned_in(rows: ParquetParts) -> dict[str, list[list[int]]]:
+    """What the pieces of each document teach; each of them teaches something."""
+    pieces: dict[str, list[list[int]]] = defaultdict(list)
+    for row in rows.rows():
+        start = 0
+        for length, name in zip(row["segment_lengths"], row["document_ids"], strict=True):
+            ids = row["input_ids"][start : start + length]
+            mask = row["labels_mask"][start : start + length]
+            start += length
+            assert any(mask)
+            pieces[name].append(_learned(ids, mask))
+    return pieces
+
+
+def _learned(ids: list[int], mask: list[bool]) -> list[int]:
+    return [id_ for id_, target in zip(ids, mask, strict=True) if target]
+
+
+def _chains(ids: list[int], pieces: list[list[int]]) -> bool:
+    """Whether the pieces, in some order, make up the whole."""
+    if not ids:
+        return not pieces
+    return any(
+        ids[: len(piece)] == piece and _chains(ids[len(piece) :], pieces[:at] + pieces[at + 1 :])
+        for at, piece in enumerate(pieces)
+        if piece not in pieces[:at]
+    )
+
+
+def test_an_empty_document_makes_no_row(literal: Literal, tmp_path: Path) -> None:
+    empty = Draft(
+        "commit/1", "commit", "train", "1", AT,
+        (Segment("Commit 1:\n\n", train=False), Segment("", train=False)),
+    )  # fmt: skip
+    documents, rows = rows_of([empty], literal(), RowShape(64, 16), tmp_path)
+    assert (documents.num_rows, rows.num_rows) == (1, 0)
+
+
+def test_lone_surrogates_become_question_marks(literal: Literal, tmp_path: Path) -> None:
+    text = "before \ud800 after \udfff\n"
+    head = Segment("File odd.txt:\n\n", train=False)
+    draft = Draft("file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True)))
+    tokenizer = literal()
+    documents, rows = rows_of([draft], tokenizer, RowShape(64, 16), tmp_path)
+    [row] = rows.rows()
+    learned = _learned(row["input_ids"], row["labels_mask"])[:-1]
+    assert tokenizer.backend.decode(learned) == "before ? after ?\n"
+    [document] = documents.rows(["segments"])
+    assert document["segments"][1]["text"] == "before ? after ?\n"
+
+
+def test_characters_that_the_tokenizer_lacks_are_replaced_and_said(
+    smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    text = "group\x1dseparator, end\x04 and \U00050000, but \x01 and é\n"
+    head = Segment("File odd.txt:\n\n", train=False)
+    draft = Draft("file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True)))
+    _, rows = rows_of([draft], tokenizer, RowShape(64, 16), tmp_path)
+    [row] = rows.rows()
+    learned = _learned(row["input_ids"], row["labels_mask"])[:-1]
+    expected = "group\ufffdseparator, end\ufffd and \ufffd, but \x01 and é\n"
+    assert tokenizer.backend.decode(learned) == expected
+    assert "1 documents hold characters" in caplog.text
+
+
+def test_a_line_of_a_million_characters_is_cut_into_rows(
+    smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    text = "".join(f"{number * 7919 % 1000:03d} " for number in range(250_000))
+    head = Segment("File long.txt:\n\n", train=False)
+    draft = Draft("file/long.txt", "file", "train", "long.txt", AT, (head, Segment(text, True)))
+    documents, rows = rows_of([draft], tokenizer, RowShape(8192, 64), tmp_path)
+    [whole] = documents.rows(["labels_mask"])
+    learned = [sum(row["labels_mask"]) for row in rows.rows(["labels_mask"])]
+    assert sum(learned) == sum(whole["labels_mask"])
+    # All rows but the last are full: no border is needed for a cut.
+    assert all(row["n_tokens"] == 8192 for row in list(rows.rows(["n_tokens"]))[:-1])
+
+
+@pytest.mark.parametrize("context", [256, 2048, 16_384])
+def test_rows_are_full(
+    context: int, smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    written = [
+        Draft(
+            f"file/m{number % 5}/f{number}.py", "file", "train", f"m{number % 5}/f{number}.py", AT,
+            (Segment(f"File m{number % 5}/f{number}.py:\n\n", train=False),
+             Segment("".join(f"def f{n}(x):\n    return x + {n * number}\n\n\n"
+                             for n in range(3 + number * 17 % 160)), train=True)),
+        )
+        for number in range(150)
+    ]  # fmt: skip
+    _, rows = rows_of(written, tokenizer, RowShape(context, context // 4), tmp_path)
+    n_tokens = sum(row["n_tokens"] for row in rows.rows(["n_tokens"]))
+    # What is left over at the end fills no row, so one row may be short.
+    assert n_tokens > 0.99 * context * (rows.num_rows - 1)
+
+
+def test_rows_are_full_beside_questions_that_are_never_cut(
+    smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
+) -> None:
+    tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
+    asked = [
+        Draft(
+            f"chat/{number}", "chat", "train", f"m{number % 3}/f.py", AT,
+            (Segment("What is it for?", train=False),
+             Segment("It is there. " * (40 + number % 9), train=True)),
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    files = [
+        Draft(
+            f"file/{number}", "file", "train", f"m{number % 3}/g{number}.py", AT,
+            (Segment(f"File m{number % 3}/g{number}.py:\n\n", train=False),
+             Segment("".join(f"def f{n}(x):\n    return x\n" for n in range(80)), train=True)),
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    documents, rows = rows_of([*asked, *files], tokenizer, RowShape(256, 64), tmp_path)
+    n_tokens = sum(row["n_tokens"] for row in rows.rows(["n_tokens"]))
+    assert n_tokens > 0.99 * 256 * (rows.num_rows - 1)
+    pieces = _learned_in(rows)
+    for row in documents.rows():
+        learned = _learned(row["input_ids"], row["labels_mask"])
+        assert _chains(learned, pieces[row["document_id"]])
+    # They stand beside questions, and only what is cut anyway lends its beginning.
+    shared = [row["document_ids"] for row in rows.rows(["document_ids"])]
+    assert any({name[:4] for name in names} == {"chat", "file"} for names in shared)
+    assert all(len(pieces[draft.document_id]) == 1 for draft in asked)
