@@ -21,8 +21,8 @@ from the_block_llm.models.plain_needs import keep_heap_tight, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.trainable import load_trainable
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
-from the_block_llm.pipelines.qlora_train.measuring import forget_peak, peak_memory_gib
-from the_block_llm.pipelines.qlora_train.out_of_memory import trainable_tensors
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
 
 PROFILES = Path(__file__).parents[1] / "conf/base/parameters_models.yml"
 CPU = torch.device("cpu")

@@ -8,4 +8,4 @@ folder=${1:?give the folder that kedro training-job wrote}
 : "${MACHINES:?number of machines}" "${GPUS:?GPUs of each}" "${MEET_AT:?host:port of the first}"
 exec torchrun --nnodes="$MACHINES" --nproc-per-node="$GPUS" \
   --rdzv-backend=c10d --rdzv-id="the-block-$(basename "$folder")" --rdzv-endpoint="$MEET_AT" \
-  --max-restarts=0 --module the_block_llm.pipelines.qlora_train.worker "$folder"
+  --max-restarts=0 --module the_block_llm.pipelines.qlora_train.launch.worker "$folder"

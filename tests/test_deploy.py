@@ -14,7 +14,7 @@ DEPLOY = ROOT / "deploy"
 TORCHRUN = (
     "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-id=the-block-{name} "
     "--rdzv-endpoint={host}:29500 --max-restarts=0 "
-    "--module the_block_llm.pipelines.qlora_train.worker {folder}"
+    "--module the_block_llm.pipelines.qlora_train.launch.worker {folder}"
 )
 TRAIN = "kedro run --pipelines=qlora_train"
 

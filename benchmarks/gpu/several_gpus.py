@@ -24,7 +24,7 @@ from the_block_llm.datasets.parts import save_parts
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.processes import train_in_processes
+from the_block_llm.pipelines.qlora_train.launch.launcher import train_in_processes
 from the_block_llm.schemas import ROWS
 
 STEPS, STEP_ROWS = 6, 16

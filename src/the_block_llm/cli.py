@@ -18,8 +18,8 @@ from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import StoppedOnRequest, mendable_cause
-from the_block_llm.pipelines.qlora_train import job_command
-from the_block_llm.pipelines.qlora_train.adapter_commands import adapters_group
+from the_block_llm.pipelines.qlora_train.launch import training_job_command
+from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build.inspect import cli as looking
 from the_block_llm.planning import command as planning
 from the_block_llm.run_options import check_run_options
@@ -86,7 +86,7 @@ def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(job_command.write_job, _project(metadata), **options)
+    _without_traceback(training_job_command.write_job, _project(metadata), **options)
 
 
 def _project(metadata: ProjectMetadata) -> OpenProject:
@@ -161,7 +161,7 @@ for _name, _callback, _options, _help in (
     ("rows", _rows, looking.ROWS_OPTIONS, looking.ROWS_HELP),
     ("audit", _audit, looking.AUDIT_OPTIONS, looking.AUDIT_HELP),
     ("estimate", _estimate, planning.OPTIONS, planning.HELP),
-    ("training-job", _training_job, job_command.OPTIONS, job_command.HELP),
+    ("training-job", _training_job, training_job_command.OPTIONS, training_job_command.HELP),
 ):
     cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
 cli.add_command(adapters_group(_parameters, _without_traceback))

@@ -21,7 +21,7 @@ from the_block_llm.models.plain_trace import ATTENTION, MLP, trace_pass
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.segments import IGNORED_LABEL, collate_rows
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
-from the_block_llm.pipelines.qlora_train.measuring import forget_peak, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
 
 CPU = torch.device("cpu")
 PLENTY = 2**40

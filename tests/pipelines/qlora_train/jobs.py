@@ -16,7 +16,7 @@ from the_block_llm.models.loss import compute_loss_in_chunks
 from the_block_llm.models.segments import collate_rows
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.training import TrainingOutcome, train
+from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train
 
 MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 TEXT = "the state manager applies the block after consensus has finalised it; "

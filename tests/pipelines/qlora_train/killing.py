@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.training import train
-from the_block_llm.pipelines.qlora_train.watching import RunWatcher
+from the_block_llm.pipelines.qlora_train.loop.progress_callback import RunWatcher
+from the_block_llm.pipelines.qlora_train.loop.run import train
 
 
 class Killed(BaseException):

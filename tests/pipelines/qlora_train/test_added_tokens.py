@@ -23,9 +23,9 @@ from the_block_llm.models.token_layers import active_token_rows
 from the_block_llm.pipelines.export.exporting import export_adapter
 from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
+from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
-from the_block_llm.pipelines.qlora_train.preflight import preflight
-from the_block_llm.pipelines.qlora_train.training import TrainingOutcome, train
+from the_block_llm.pipelines.qlora_train.preflight.preflight import preflight
 
 
 @pytest.fixture(scope="module")

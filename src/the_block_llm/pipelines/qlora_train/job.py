@@ -12,7 +12,7 @@ from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
-from the_block_llm.pipelines.qlora_train.dotted_names import dotted
+from the_block_llm.pipelines.qlora_train.flatten import dotted
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
 JOB_FILE: Final = "job.json"

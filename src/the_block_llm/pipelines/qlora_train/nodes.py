@@ -21,8 +21,8 @@ def check_training(
 ) -> dict[str, Any]:
     """Say what the run will take, and refuse what would not fit."""
     # Importing torch takes seconds that `kedro registry list` need not spend.
-    from the_block_llm.pipelines.qlora_train.preflight import preflight  # noqa: PLC0415
-    from the_block_llm.pipelines.qlora_train.tensorboard import check_tensorboard  # noqa: PLC0415
+    from the_block_llm.pipelines.qlora_train.loop.tensorboard import check_tensorboard  # noqa: PLC0415
+    from the_block_llm.pipelines.qlora_train.preflight.preflight import preflight  # noqa: PLC0415
 
     if params.tensorboard:
         check_tensorboard()
@@ -47,7 +47,7 @@ def train_adapter(
             "data/08_reporting/training_preflight.json.",
             exit_code=0,
         )
-    from the_block_llm.pipelines.qlora_train.processes import train_in_processes  # noqa: PLC0415
+    from the_block_llm.pipelines.qlora_train.launch.launcher import train_in_processes  # noqa: PLC0415
 
     del preflight
     job = _job(train_rows, validation_rows, repository, models, model, params, row_facts)

@@ -1,0 +1,85 @@
+"""Writing down what a run has learned."""
+
+import importlib.metadata
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.errors import AdapterError, StorageError
+from the_block_llm.models.adapter_manifest import MANIFEST_NAME, AdapterManifest, open_adapter
+from the_block_llm.models.base_models import base_revision, prepare_base_model
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name
+
+_LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
+_REPORTS: Final = "training_reports.json"
+
+
+def finished_folder(job: TrainingJob) -> Path:
+    """Where the job's finished adapter lies until it is put in its place."""
+    return job.work_folder / job.profile.name / f".finished-{job.fingerprint()}"
+
+
+def finished_reports(job: TrainingJob) -> dict[str, Any] | None:
+    """Figures and answers of an equal run that finished but was never put in its place."""
+    folder = finished_folder(job)
+    try:
+        open_adapter(folder)
+        reports: dict[str, Any] = json.loads((folder / _REPORTS).read_text(encoding="utf-8"))
+    except (AdapterError, OSError, ValueError):
+        return None
+    return reports
+
+
+def save_adapter(
+    job: TrainingJob,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    reports: dict[str, dict[str, Any]],
+    device: torch.device,
+) -> None:
+    """Write adapter, tokenizer, reports and manifest into :func:`finished_folder`.
+
+    ``reports`` holds ``metrics`` as in ``training_metrics.json``, and ``answers``.
+
+    Raises:
+        StorageError: There is no room for it.
+    """
+    folder = finished_folder(job)
+    location = prepare_base_model(job.profile)
+    metrics = reports["metrics"]
+    manifest = AdapterManifest(
+        profile=job.profile.name,
+        base_model=location,
+        base_revision=base_revision(job.profile, location),
+        data_hashes=job.data_hashes(),
+        parameters=job.model_dump(mode="json"),
+        git_commit=job.git_commit,
+        library_versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        device=device_name(device),
+        peak_memory_gib=metrics["peak_memory_gib"],
+        metrics={k: v for k, v in metrics.items() if not k.endswith("_history")},
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        # The embedding is frozen and stays with the base; "auto" would ask the Hub about it.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        tokenizer.save_pretrained(str(folder))
+        write_text_atomically(folder / _REPORTS, json.dumps(reports, allow_nan=False))
+        # Last: a folder without its manifest is not an adapter.
+        write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+    except OSError as error:
+        raise StorageError(
+            f"The finished adapter could not be written to {folder}: {error.strerror or error}. "
+            "Its last checkpoint is whole: free some space and run again, and it is written "
+            "without training again."
+        ) from error

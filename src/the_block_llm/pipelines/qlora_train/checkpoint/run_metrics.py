@@ -1,0 +1,87 @@
+"""The figures of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import torch
+
+from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.plain_needs import PlainPlan
+from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunState
+from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
+    best_validation,
+    training_steps,
+    validations,
+)
+from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
+from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan
+from the_block_llm.pipelines.qlora_train.data.sampler import RowOrder
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name, peak_memory_gib
+
+_OF_A_STEP: Final = ("step", "loss", "learning_rate", "tokens", "step_seconds", "memory_gib")
+
+
+def run_metrics(
+    job: TrainingJob,
+    plan: EpochPlan,
+    rows: RowTable,
+    order: RowOrder,
+    state: RunState,
+    log: Sequence[Mapping[str, Any]],
+    seconds: float,
+    device: torch.device,
+    resumed_from: str | None,
+    stopped_early: bool,
+    memory: MemoryPlan | PlainPlan | None,
+) -> dict[str, Any]:
+    """Every figure of a finished run, as in ``training_metrics.json``.
+
+    ``log`` is the Trainer's and covers the whole run, as do ``seconds``, which include
+    validation and probes.
+    """
+    steps = [{name: entry[name] for name in _OF_A_STEP} for entry in training_steps(log)]
+    measured = validations(log)
+    best = best_validation(log)
+    before = next((v.loss for v in measured if v.step == 0), None)
+    step_seconds = max(1e-9, sum(entry["step_seconds"] for entry in steps))
+    tokens = sum(entry["tokens"] for entry in steps)
+    trained_share = rows.trained_tokens / max(1, int(rows.tokens.sum()))
+    return {
+        "profile": job.profile.name,
+        "device": device_name(device),
+        "n_processes": job.n_processes,
+        "epoch_plan": asdict(plan),
+        "epoch_ends": [end for end in order.epoch_ends if end <= plan.steps],
+        "curriculum_stage_ends": {str(k): v for k, v in order.stage_ends.items() if k},
+        "rows_without_target": rows.rows_without_target,
+        "longest_row_tokens": rows.longest_row_tokens,
+        "effective_batch_rows": job.values.effective_batch_rows,
+        "micro_batch_rows": state.micro_batch_rows,
+        "out_of_memory": state.out_of_memory,
+        "steps_done": len(steps),
+        "stopped_early": stopped_early,
+        "best_step": best.step if best else None,
+        "resumed_from": resumed_from,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / step_seconds, 1),
+        "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
+        "memory_plan": None if memory is None else memory.describe(),
+        # On a CPU the whole process is measured, which a layerwise plan does not count.
+        "predicted_peak_gib": (
+            None
+            if memory is None or (device.type == "cpu" and isinstance(memory, MemoryPlan))
+            else round(memory.device_bytes / 2**30, 3)
+        ),
+        "memory_cap_gib": job.limits.device_gib if device.type == "cuda" else None,
+        "peak_memory_gib": round(
+            max([peak_memory_gib(device), *(entry["memory_gib"] for entry in steps)]), 3
+        ),
+        "train_loss_first": steps[0]["loss"] if steps else None,
+        "train_loss_last": steps[-1]["loss"] if steps else None,
+        "validation_loss_before": before,
+        "validation_loss_after": best.loss if best else None,
+        "train_history": steps,
+        "validation_history": [{"step": v.step, "loss": v.loss} for v in measured],
+    }

