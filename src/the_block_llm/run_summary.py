@@ -123,7 +123,7 @@ def _training(metrics: dict[str, Any], _place: str) -> list[tuple[str, str]]:
 
 def _evaluated(report: dict[str, Any], _place: str) -> list[tuple[str, str]]:
     # Importing the evaluation imports torch: seconds that other commands need not spend.
-    from the_block_llm.pipelines.behavioral_eval.report import summary_lines  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.report.report import summary_lines  # noqa: PLC0415
 
     first, *rest = summary_lines(report)
     return [("verdict", first), *(("", line) for line in rest)]

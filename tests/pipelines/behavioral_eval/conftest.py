@@ -2,11 +2,11 @@ import pytest
 from tests.builders.tiny_adapter import with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
-from the_block_llm.pipelines.behavioral_eval.held_out import Source
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
-from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan, plan_probes
-from the_block_llm.pipelines.behavioral_eval.subject import Subject
-from the_block_llm.pipelines.behavioral_eval.suites import Suite, parse_suite
+from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan, plan_probes
+from the_block_llm.pipelines.behavioral_eval.probes.suites import Suite, parse_suite
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
 
 SUITE = """\
 version: 1

@@ -7,11 +7,11 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.models.segments import collate_rows
-from the_block_llm.pipelines.behavioral_eval.held_out import Source
-from the_block_llm.pipelines.behavioral_eval.measures import pair_arms
-from the_block_llm.pipelines.behavioral_eval.measuring import measure_held_out
-from the_block_llm.pipelines.behavioral_eval.subject import Subject
-from the_block_llm.pipelines.behavioral_eval.verdict import judge_measures, reach_verdict
+from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_arms
+from the_block_llm.pipelines.behavioral_eval.analysis.verdict import judge_measures, reach_verdict
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
+from the_block_llm.pipelines.behavioral_eval.runner.likelihood import measure_held_out
 
 PLAIN = ("base", "tuned")
 N_HELD_OUT = 16

@@ -15,15 +15,16 @@ from the_block_llm.datasets.cutoff import read_cutoff
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.pipelines.behavioral_eval import page, plan
-from the_block_llm.pipelines.behavioral_eval.facts import repository_facts
-from the_block_llm.pipelines.behavioral_eval.leaks import familiar_held_out
+from the_block_llm.pipelines.behavioral_eval.held_out.contamination import familiar_held_out
+from the_block_llm.pipelines.behavioral_eval.held_out.passages import passages_at_cutoff
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
-from the_block_llm.pipelines.behavioral_eval.plan import ProbePlan
-from the_block_llm.pipelines.behavioral_eval.retrieval import passages_at_cutoff
-from the_block_llm.pipelines.behavioral_eval.suites import Suite, read_suites
-from the_block_llm.pipelines.behavioral_eval.tasks.catalogue import draw_items, mark_familiar
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import project_name, read_two_times
+from the_block_llm.pipelines.behavioral_eval.probes import probe_plan as plan
+from the_block_llm.pipelines.behavioral_eval.probes.placeholders import repository_facts
+from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan
+from the_block_llm.pipelines.behavioral_eval.probes.suites import Suite, read_suites
+from the_block_llm.pipelines.behavioral_eval.report.report import html_report
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import project_name, read_two_times
+from the_block_llm.pipelines.behavioral_eval.tasks.registry import draw_items, mark_familiar
 from the_block_llm.retrieval.citations import known_names
 
 
@@ -77,16 +78,16 @@ def evaluate_arms(
     """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
     from the_block_llm.models.loading import pick_device  # noqa: PLC0415
     from the_block_llm.models.trainable import hold_to_cap  # noqa: PLC0415
-    from the_block_llm.pipelines.behavioral_eval.evaluating import (  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (  # noqa: PLC0415
+        choose_rows,
+        held_out_sources,
+    )
+    from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import retrieves  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.runner.runner import (  # noqa: PLC0415
         Material,
         evaluate_all,
         find_further_models,
     )
-    from the_block_llm.pipelines.behavioral_eval.held_out import (  # noqa: PLC0415
-        choose_rows,
-        held_out_sources,
-    )
-    from the_block_llm.pipelines.behavioral_eval.subject import retrieves  # noqa: PLC0415
     from the_block_llm.retrieval.passages import PassageIndex  # noqa: PLC0415
 
     hold_to_cap(pick_device(), memory_cap_gib)
@@ -124,13 +125,13 @@ def judge(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Score what is stored and say what it shows; no model is loaded."""
-    from the_block_llm.pipelines.behavioral_eval import report  # noqa: PLC0415
-    from the_block_llm.pipelines.behavioral_eval.evaluating import adapter_hash  # noqa: PLC0415
-    from the_block_llm.pipelines.behavioral_eval.trend import (  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.report.report import report  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.report.trend import (  # noqa: PLC0415
         material_hash,
         remember,
         trend_entry,
     )
+    from the_block_llm.pipelines.behavioral_eval.runner.runner import adapter_hash  # noqa: PLC0415
 
     manifest = adapter.manifest
     scores = list(item_scores.rows())
@@ -163,7 +164,7 @@ def judge(
 
 def render_page(behavioral_report: Mapping[str, Any]) -> str:
     """The report as a page to read."""
-    return page.render(behavioral_report)
+    return html_report.render(behavioral_report)
 
 
 def _training_facts(manifest: AdapterManifest) -> dict[str, Any]:

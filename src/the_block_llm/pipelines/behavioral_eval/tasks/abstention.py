@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import TwoTimes
 
 TASK: Final = "exists_or_not"
 _MOST_PAIRS: Final = 400

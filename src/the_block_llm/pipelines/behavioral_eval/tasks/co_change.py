@@ -13,7 +13,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     nearest,
     trick,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import LaterCommit, TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import LaterCommit, TwoTimes
 
 TASK: Final = "also_changed"
 _SHOWN: Final = 3

@@ -14,7 +14,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     nearest,
     trick,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import TwoTimes
 from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "text_under_heading"

@@ -14,7 +14,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     nearest,
     trick,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import LaterCommit, TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import LaterCommit, TwoTimes
 from the_block_llm.retrieval.words import split_words
 
 MESSAGE_TASK: Final = "message_of_patch"

@@ -15,7 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     nearest,
     trick,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.two_times import LaterChange, TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import LaterChange, TwoTimes
 from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "folder_of_new_file"

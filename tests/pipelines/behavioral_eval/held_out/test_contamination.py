@@ -1,0 +1,68 @@
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from the_block_llm.datasets.parts import save_parts
+from the_block_llm.pipelines.behavioral_eval.held_out.contamination import (
+    familiar_held_out,
+    familiar_shares,
+)
+from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
+from the_block_llm.pipelines.behavioral_eval.tasks.registry import mark_familiar
+from the_block_llm.schemas import DOCUMENTS
+
+COMMON = "let checked = balance.checked_sub(amount);"
+
+
+def document(document_id, split, text, head="File src/a.rs is shown:\n\n"):
+    return {
+        "document_id": document_id,
+        "kind": "file",
+        "split": split,
+        "source": document_id,
+        "authored_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "segments": [{"text": head, "train": False}, {"text": text, "train": True}],
+        "input_ids": [1],
+        "labels_mask": [True],
+        "n_tokens": 1,
+        "stage": 0,
+    }
+
+
+def test_shares_of_lines_that_training_holds(tmp_path):
+    lines = [f"let number_{n} = {n} * factor;" for n in range(8)]
+    rows = [
+        document("train", "train", "\n".join([*lines, COMMON])),
+        document("copy", "held_out", "\n".join(f"+    {line}" for line in lines)),
+        document("new", "held_out", "\n".join(f"fn brand_new_{n}() {{}}" for n in range(8))),
+        document(
+            "half",
+            "held_out",
+            "\n".join([*lines[:4], *(f"fn new_{n}() -> u64 {{" for n in range(4))]),
+        ),
+        document("short", "held_out", "}\n\n" + COMMON),
+        document("unasked", "held_out", "\n".join(lines)),
+    ]
+    table = save_parts(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
+    shares = familiar_shares(table, ["copy", "new", "half", "short"])
+    assert shares == {"copy": 1.0, "new": 0.0, "half": 0.5}
+
+
+def test_no_documents(tmp_path):
+    assert familiar_shares(save_parts(tmp_path / "d", DOCUMENTS, []), ["a"]) == {}
+
+
+def test_a_source_is_as_familiar_as_the_least_familiar_of_its_documents(tmp_path):
+    lines = [f"let number_{n} = {n} * factor;" for n in range(8)]
+    new = "\n".join(f"fn brand_new_{n}() {{}}" for n in range(8))
+    rows = [
+        document("train", "train", "\n".join(lines)),
+        {**document("copy", "held_out", "\n".join(lines)), "source": "sha1"},
+        {**document("twice", "held_out", "\n".join(lines)), "source": "sha2"},
+        {**document("news", "held_out", new), "source": "sha2"},
+    ]
+    table = save_parts(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
+    familiar = familiar_held_out(table)
+    assert familiar.by_source == {"sha1": 1.0, "sha2": 0.0}
+    items = [ChoiceItem("t", sha, sha, "", (" a", " b"), 0) for sha in ("sha1", "sha2", "sha3")]
+    assert [item.familiar for item in mark_familiar(items, familiar)] == [1.0, 0.0, 0.0]

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from the_block_llm.errors import StorageError
+from the_block_llm.pipelines.behavioral_eval.report.trend import (
+    material_hash,
+    remember,
+    trend_entry,
+)
+
+MEASURE = {
+    "name": "held_out", "title": "Held-out text", "unit": "bits per byte",
+    "higher_is_better": False, "weight": "primary", "base": 1.2, "tuned": 1.0,
+    "difference": -0.2, "low": -0.3, "high": -0.1, "p_value": 0.001, "p_corrected": 0.002,
+    "detectable": 0.05, "n_items": 40, "n_clusters": 20, "outcome": "better",
+}  # fmt: skip
+REPORT = {"verdict": {"outcome": "better"}, "measures": [MEASURE]}
+
+
+def entry(adapter, trained_at, material="m"):
+    return trend_entry(adapter, trained_at, material, REPORT)
+
+
+def test_entries_are_kept_by_adapter_in_the_order_of_training(tmp_path):
+    remember(tmp_path, entry("b", "2026-02-01T00:00:00+00:00"))
+    remember(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
+    found = remember(tmp_path, entry("b", "2026-02-01T00:00:00+00:00", "other"))
+    assert [(e["adapter"], e["material"]) for e in found] == [("b", "other"), ("a", "m")]
+    assert found[0]["measures"]["held_out"]["low"] == -0.3
+    assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
+
+
+def test_a_spoiled_file_is_named(tmp_path):
+    (tmp_path / "old.json").write_text("{")
+    with pytest.raises(StorageError, match="only serves the trend"):
+        remember(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
+
+
+def test_the_material_is_the_pieces_and_not_what_they_cost():
+    def rows(bits, item="i"):
+        return [
+            {"task": "held_out", "arm": arm, "item_id": item, "weight": 10.0, "value": bits}
+            for arm in ("base", "tuned")
+        ]
+
+    assert material_hash(rows(1.0)) == material_hash(rows(2.0))
+    assert material_hash(rows(1.0)) != material_hash(rows(1.0, "other"))
+    assert json.dumps(entry("a", "t"))

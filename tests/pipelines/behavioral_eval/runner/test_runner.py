@@ -1,0 +1,135 @@
+"""Further models: an earlier adapter and another profile, on the very same items."""
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from tests.builders.advised_repository import write_adapter
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+
+from the_block_llm import schemas
+from the_block_llm.errors import AdapterError, ProfileError
+from the_block_llm.models.adapter_manifest import open_adapter
+from the_block_llm.models.profiles import ModelProfiles
+from the_block_llm.pipelines.behavioral_eval.report.html_report import render
+from the_block_llm.pipelines.behavioral_eval.report.report import build_report
+from the_block_llm.pipelines.behavioral_eval.runner.runner import (
+    Material,
+    evaluate_all,
+    evaluate_further,
+    find_further_models,
+)
+from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
+from the_block_llm.retrieval.citations import known_names
+from the_block_llm.retrieval.passages import PassageIndex
+
+FIRST, SECOND = "2026-01-01T00.00.00Z", "2026-01-02T00.00.00Z"
+ITEM = ChoiceItem("also_changed", "t/1", "c", "one two", (" three", " nine hundred"), 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_llama(folder / "llama")
+    for seed, version in enumerate((FIRST, SECOND)):
+        write_adapter(folder, version, seed)
+    return folder
+
+
+@pytest.fixture
+def profiles(folder):
+    tiny = tiny_profile(folder / "llama").model_dump(exclude={"name"})
+    return ModelProfiles.model_validate(
+        {"tiny": tiny, "other": tiny, "coder": {**tiny, "role": "completion"}}
+    )
+
+
+@pytest.fixture
+def evaluated(folder):
+    return open_adapter(folder / "06_models" / "tiny" / SECOND)
+
+
+@pytest.fixture
+def material(plan, held_out):
+    return Material(plan, *held_out, [ITEM], PassageIndex([]))
+
+
+@pytest.mark.parametrize("name", [FIRST, f"tiny@{FIRST}"])
+def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
+    [found] = find_further_models([name], evaluated, profiles)
+    assert found.name == f"tiny@{FIRST}"
+    assert found.same_tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        (SECOND, AdapterError, "evaluated anyway"),
+        ("tiny@base", AdapterError, "evaluated anyway"),
+        ("2020-01-01T00.00.00Z", AdapterError, FIRST),
+        (f"other@{FIRST}", AdapterError, "There: none. other@base"),
+        ("nobody@base", ProfileError, "nobody"),
+        (f"tiny@../tiny/{FIRST}", AdapterError, "There: 2026"),
+    ],
+)
+def test_a_wrong_name_says_what_there_is(evaluated, profiles, name, error, words):
+    with pytest.raises(error, match=words):
+        find_further_models([name], evaluated, profiles)
+
+
+def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
+    evaluated, profiles, material, params, monkeypatch
+):
+    further = find_further_models([FIRST, "other@base", "coder@base"], evaluated, profiles)
+    profile = tiny_profile(profiles.root["tiny"].folder)
+    answers, scores = evaluate_all(evaluated, profile, further, material, params)
+    pa.Table.from_pylist(answers, schemas.COMPLETIONS)
+    pa.Table.from_pylist(scores, schemas.ITEM_SCORES)
+    by_arm = {
+        arm: Counter(row["task"] for row in scores if row["arm"] == arm)
+        for arm in dict.fromkeys(row["arm"] for row in scores)
+    }
+    assert list(by_arm) == ["base", "tuned", f"tiny@{FIRST}", "other@base", "coder@base"]
+    assert by_arm[f"tiny@{FIRST}"] == by_arm["tuned"] == by_arm["base"]
+    # Another profile reads other tokens than the held-out rows are packed in.
+    assert by_arm["other@base"] == by_arm["coder@base"]
+    assert set(by_arm["base"]) - set(by_arm["other@base"]) == {"held_out"}
+    # One that completes code is not asked questions.
+    assert set(Counter(row["arm"] for row in answers)) == set(by_arm) - {"coder@base"}
+    values = {
+        arm: [row["value"] for row in scores if row["arm"] == arm and row["task"] == "held_out"]
+        for arm in ("base", "tuned", f"tiny@{FIRST}")
+    }
+    assert values["base"] != values["tuned"] != values[f"tiny@{FIRST}"] != values["base"]
+
+    report = build_report(
+        material.plan, answers, scores, known_names([], []), params, {"profile": "tiny"}
+    )
+    compared = {(pair["first"], pair["second"]) for pair in report["also_compared"]}
+    assert compared == {(name, "tuned") for name in list(by_arm)[2:]}
+    page = render(json.loads(json.dumps(report)))
+    assert f"This adapter instead of tiny@{FIRST}" in page
+
+    # Everything is in the journal: no model is asked again.
+    for place in ("measuring.measure_rows", "answering.generate"):
+        monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
+    monkeypatch.setattr("the_block_llm.models.likelihood._measure_batch", refuse)
+    assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)
+
+
+def refuse(*_arguments, **_options):
+    raise AssertionError("a model was asked what the journal holds")
+
+
+def test_a_further_model_keeps_its_name_as_arm(evaluated, profiles, material, params, subject):
+    [further] = find_further_models([FIRST], evaluated, profiles)
+    answers, scores = evaluate_further(subject, further, material, params)
+    assert {row["arm"] for row in (*answers, *scores)} == {further.name}
+
+
+def test_lists_may_come_as_words_from_the_command_line(params):
+    given = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
+    read = type(params).model_validate(given)
+    assert read.suites == ("general", "blockchain")
+    assert read.arms == ("base", "tuned")
