@@ -12,8 +12,8 @@ from the_block_llm.errors import ExportError
 from the_block_llm.models.adapter_manifest import open_adapter
 from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.pipelines.export import exporting
-from the_block_llm.pipelines.export.elsewhere import modelfile
 from the_block_llm.pipelines.export.exporting import export_adapter
+from the_block_llm.pipelines.export.ollama import modelfile
 from the_block_llm.pipelines.export.params import ExportParams
 
 VERSION = "2026-01-01T00.00.00Z"

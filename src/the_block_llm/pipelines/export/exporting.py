@@ -19,9 +19,9 @@ from the_block_llm.models.adapters import load_with_adapter
 from the_block_llm.models.base_models import load_tokenizer, quiet_loading
 from the_block_llm.models.loading import pick_device
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.export.agreement import Agreement, compare, references
-from the_block_llm.pipelines.export.elsewhere import instructions, modelfile
+from the_block_llm.pipelines.export.equivalence_check import Agreement, compare, references
 from the_block_llm.pipelines.export.merging import write_merged
+from the_block_llm.pipelines.export.ollama import instructions, modelfile
 from the_block_llm.pipelines.export.params import ExportParams
 
 _log = logging.getLogger(__name__)
