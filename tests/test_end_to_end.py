@@ -12,7 +12,7 @@ from tests.builders.project import run_project
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.models.adapter_manifest import list_adapters
+from the_block_llm.models.adapter.manifest import list_adapters
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.builders.tiny_llama import save_tiny_llama
 
-from the_block_llm.models.adapter_manifest import list_adapters
+from the_block_llm.models.adapter.manifest import list_adapters
 
 ROOT = Path(__file__).resolve().parents[1]
 # The demo as it is takes minutes; what it does is the same with fewer of everything.

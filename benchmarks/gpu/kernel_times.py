@@ -15,16 +15,16 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
-from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.layerwise import model as layerwise_model
-from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.profiles import ModelProfiles, resolve_profile
-from the_block_llm.models.trainable import (
+from the_block_llm.models.base.sources import load_tokenizer
+from the_block_llm.models.factory import (
     hold_to_cap,
     let_memory_grow_in_place,
     load_trainable,
     plan_memory,
 )
+from the_block_llm.models.layerwise import model as layerwise_model
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.models.resource_limits import MemoryLimits
 
 SETTINGS = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
 

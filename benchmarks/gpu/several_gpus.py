@@ -21,8 +21,8 @@ import torch
 import yaml
 
 from the_block_llm.datasets.parts import save_parts
-from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.launch.launcher import train_in_processes
 from the_block_llm.schemas import ROWS

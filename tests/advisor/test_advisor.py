@@ -18,7 +18,7 @@ from the_block_llm.advisor.loaded_models import LoadedModels, weight_bytes
 from the_block_llm.advisor.prompting import Message
 from the_block_llm.advisor.surprise import surprising_lines
 from the_block_llm.errors import ModelUnavailableError, PromptError, TableError
-from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 
 CODE = "fn add(a: u32, b: u32) -> u32 {\n    a + b\n}\n\nlet zqx = 0xdeadbeef ^^ !!;\n"

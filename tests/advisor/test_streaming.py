@@ -5,7 +5,7 @@ import pytest
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.advisor.streaming import stream_text
-from the_block_llm.models.generation import Decoding, generate
+from the_block_llm.models.inference.generation import Decoding, generate
 
 TOKENIZER = byte_tokenizer()
 PROMPT = TOKENIZER("fn main() {")["input_ids"]

@@ -12,7 +12,7 @@ from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parts import save_parts
-from the_block_llm.models.adapter_manifest import AdapterManifest
+from the_block_llm.models.adapter.manifest import AdapterManifest
 
 HEAD = "a1b2c3d4" + "0" * 32
 SHAS = [f"{n:x}c0ffee{n:033x}" for n in range(1, 5)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from the_block_llm.models.likelihood import Continued, measure_continuations
+from the_block_llm.models.inference.likelihood import Continued, measure_continuations
 
 
 def continuation_nats(

@@ -4,8 +4,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
-from the_block_llm.models.token_layers import add_token_rows
-from the_block_llm.models.token_rows import StartRows
+from the_block_llm.models.adapter.added_embedding_layers import add_token_rows
+from the_block_llm.models.adapter.added_embeddings import StartRows
 
 MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 

@@ -31,7 +31,7 @@ from the_block_llm.advisor.repository_index import (
 from the_block_llm.advisor.streaming import StreamEnd, stream_text
 from the_block_llm.advisor.surprise import excerpts, surprising_lines
 from the_block_llm.errors import PromptError, TableError
-from the_block_llm.models.generation import Decoding
+from the_block_llm.models.inference.generation import Decoding
 from the_block_llm.retrieval.passages import Passage
 
 # Of a long context, the first words say what it is about.

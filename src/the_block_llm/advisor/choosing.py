@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import AdapterError, ProfileError, RoleError
-from the_block_llm.models.adapter_manifest import list_adapters, open_adapter
+from the_block_llm.models.adapter.manifest import list_adapters, open_adapter
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 
 Role = Literal["advisor", "completion"]

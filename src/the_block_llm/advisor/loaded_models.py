@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from the_block_llm.advisor.quantised_base import load_quantised
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.adapter_manifest import open_adapter
-from the_block_llm.models.adapters import add_adapter
-from the_block_llm.models.base_models import load_config, load_tokenizer
-from the_block_llm.models.loading import compute_dtype, pick_device
+from the_block_llm.models.adapter.adapters import add_adapter
+from the_block_llm.models.adapter.manifest import open_adapter
+from the_block_llm.models.base.quantized_loading import compute_dtype, pick_device
+from the_block_llm.models.base.sources import load_config, load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from the_block_llm.models.base_models import base_revision, prepare_base_model, quiet_loading
-from the_block_llm.models.loading import compute_dtype, load_base_model
+from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model
+from the_block_llm.models.base.sources import base_revision, prepare_base_model, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
-from the_block_llm.models.generation import (
+from the_block_llm.models.inference.generation import (
     Decoding,
     drawing_steps,
     generation_settings,
 )
-from the_block_llm.models.likelihood import causal_model
+from the_block_llm.models.inference.likelihood import causal_model
 
 # Prompts are read in pieces: what one piece needs beside the cache does not grow with the prompt.
 _PREFILL_TOKENS: Final = 1024

@@ -8,8 +8,8 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.models.likelihood import target_nats
-from the_block_llm.models.segments import collate_rows
+from the_block_llm.models.collate import collate_rows
+from the_block_llm.models.inference.likelihood import target_nats
 
 # Code is read in windows; each begins with tokens that were measured in the one before.
 _WINDOW_TOKENS: Final = 2048

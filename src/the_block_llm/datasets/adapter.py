@@ -8,7 +8,7 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
 from the_block_llm.errors import AdapterError, StorageError
-from the_block_llm.models.adapter_manifest import AdapterFolder, list_adapters, open_adapter
+from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters, open_adapter
 
 
 class AdapterDataset(AbstractDataset[Path, AdapterFolder]):

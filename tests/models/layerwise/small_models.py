@@ -10,11 +10,11 @@ from peft import PeftModel
 from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
-from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.base.sources import load_tokenizer
+from the_block_llm.models.factory import Trainable, load_trainable
 from the_block_llm.models.layerwise.engine import EngineSettings
-from the_block_llm.models.layerwise.plan import MemoryPlan
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
-from the_block_llm.models.trainable import Trainable, load_trainable
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 
 CPU = torch.device("cpu")

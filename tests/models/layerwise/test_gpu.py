@@ -12,14 +12,14 @@ from tests.builders.tiny_llama import tiny_profile
 from tests.models.layerwise.small_models import WHOLE
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
-from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.layerwise.attention import Segments, attend, attend_backward
-from the_block_llm.models.layerwise.kernels import add_dropped, dropped
+from the_block_llm.models.adapter.adapters import attach_adapter
+from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.collate import collate_flat_rows, collate_rows
+from the_block_llm.models.layerwise.kernels.attention import Segments, attend, attend_backward
+from the_block_llm.models.layerwise.kernels.fused import add_dropped, dropped
 from the_block_llm.models.layerwise.model import load_layerwise_model
-from the_block_llm.models.loading import load_base_model
-from the_block_llm.models.loss import compute_loss_in_chunks
+from the_block_llm.models.plain.loss import compute_loss_in_chunks
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
-from the_block_llm.models.segments import collate_flat_rows, collate_rows
 
 pytestmark = [
     pytest.mark.gpu,

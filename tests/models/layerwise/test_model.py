@@ -20,12 +20,12 @@ from tests.models.layerwise.small_models import (
     step,
 )
 
-from the_block_llm.models.domain_marks import add_tokens
-from the_block_llm.models.generation import Completion, Decoding, generate
-from the_block_llm.models.layerwise import head
-from the_block_llm.models.layerwise.activations import ActivationStore
+from the_block_llm.models.base.special_tokens import add_tokens
+from the_block_llm.models.factory import Trainable
+from the_block_llm.models.inference.generation import Completion, Decoding, generate
+from the_block_llm.models.layerwise import chunked_loss
 from the_block_llm.models.layerwise.engine import EngineSettings
-from the_block_llm.models.trainable import Trainable
+from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore
 
 # Each switch of a plan alone, and all of them together.
 SWITCHES = {
@@ -58,7 +58,7 @@ ARCHITECTURES = ["tied", "untied", "every linear", "starcoder2"]
 def small_tiles() -> Any:
     """Output matrices of 260 rows in tiles of 100: a border, and a short last one."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(head, "TILE_ROWS", 100)
+    patch.setattr(chunked_loss, "TILE_ROWS", 100)
     yield
     patch.undo()
 

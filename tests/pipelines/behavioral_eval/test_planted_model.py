@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
-from the_block_llm.models.segments import collate_rows
+from the_block_llm.models.collate import collate_rows
 from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_arms
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import judge_measures, reach_verdict
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source

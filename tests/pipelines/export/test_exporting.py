@@ -9,8 +9,8 @@ from tests.builders.tiny_starcoder import save_tiny_starcoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from the_block_llm.errors import ExportError
-from the_block_llm.models.adapter_manifest import open_adapter
-from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.pipelines.export import exporting
 from the_block_llm.pipelines.export.exporting import export_adapter
 from the_block_llm.pipelines.export.ollama import modelfile

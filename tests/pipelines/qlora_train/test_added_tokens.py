@@ -16,10 +16,10 @@ from tests.pipelines.qlora_train.jobs import (
 from tests.pipelines.qlora_train.killing import kill_at
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from the_block_llm.models.adapter_manifest import open_adapter
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.token_layers import active_token_rows
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
+from the_block_llm.models.adapter.manifest import open_adapter
+from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.pipelines.export.exporting import export_adapter
 from the_block_llm.pipelines.export.params import ExportParams
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job

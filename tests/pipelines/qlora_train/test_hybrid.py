@@ -8,8 +8,8 @@ from tests.builders.project import copy_project, run_project
 from tests.builders.tiny_llama import save_tiny_llama
 
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.models.adapter_manifest import list_adapters
-from the_block_llm.models.domain_marks import DOMAIN_MARKS
+from the_block_llm.models.adapter.manifest import list_adapters
+from the_block_llm.models.base.special_tokens import DOMAIN_MARKS
 
 
 def second_profile(project: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm.datasets.parts import save_parts
 from the_block_llm.errors import ParameterError, ProfileError
-from the_block_llm.models.base_models import load_tokenizer
+from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import with_middles

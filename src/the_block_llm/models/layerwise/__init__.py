@@ -2,5 +2,5 @@
 
 Autograd sees a single function. Inside, each layer keeps nothing but its input; its
 gradients are written by hand, so that every buffer's life is known and the plan of
-:mod:`the_block_llm.models.layerwise.plan` can say beforehand what a run will need.
+:mod:`the_block_llm.models.layerwise.planner.plan_search` can say beforehand what a run will need.
 """

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from the_block_llm.models.token_rows import TokenRows, narrowed_slope
+from the_block_llm.models.adapter.added_embeddings import TokenRows, narrowed_slope
 
 # Matrix products want rows of 16 bytes.
 _WIDTH_MULTIPLE: Final = 8

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from the_block_llm.models.layerwise import kernels
-from the_block_llm.models.layerwise.activations import ActivationStore, Placement
 from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.attention import Segments
-from the_block_llm.models.layerwise.head import HeadLoss, VocabularyHead
+from the_block_llm.models.layerwise.chunked_loss import HeadLoss, VocabularyHead
+from the_block_llm.models.layerwise.kernels.attention import Segments
+from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.kernels.norms import Norm
 from the_block_llm.models.layerwise.layer import DecoderLayer
-from the_block_llm.models.layerwise.layer_pass import Batch, Tiling
-from the_block_llm.models.layerwise.layer_store import LayerStore
-from the_block_llm.models.layerwise.norms import Norm
-from the_block_llm.models.layerwise.projection import LowRank
+from the_block_llm.models.layerwise.layer_context import Batch, Tiling
+from the_block_llm.models.layerwise.lora_linear import LowRank
+from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore, Placement
+from the_block_llm.models.layerwise.offload.weight_streaming import LayerStore
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class LayerwiseDecoder:
 
     def _run(self, rows: FlatRows, batch: Batch, keep: bool) -> torch.Tensor:
         """Hidden states after the last layer, ``(n, hidden)``."""
-        state = kernels.gather_rows(self._parts.embedding, rows.input_ids, self._dtype)
+        state = fused.gather_rows(self._parts.embedding, rows.input_ids, self._dtype)
         if self._parts.added is not None and rows.added is not None:
             self._parts.added.put(state, rows.added)
         for index, views in self._parts.layers.walk(range(self.shape.n_layers)):

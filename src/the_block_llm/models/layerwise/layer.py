@@ -3,7 +3,7 @@
 u stands for the memory of one hidden state of all tokens. Going forward a layer holds its
 input and output, the normed input and one group of heads. Going back it holds at most the
 incoming gradient, the normed input and its gradient, the attention's output, and one group
-of heads or one tile of the MLP: see :mod:`the_block_llm.models.layerwise.plan`.
+of heads or one tile of the MLP: see :mod:`the_block_llm.models.layerwise.planner.plan_search`.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.layer_attention import AttentionHalf
+from the_block_llm.models.layerwise.layer_context import Batch, LayerPass, Tiling
 from the_block_llm.models.layerwise.layer_mlp import MlpHalf
-from the_block_llm.models.layerwise.layer_pass import Batch, LayerPass, Tiling
-from the_block_llm.models.layerwise.packing import LayerLayout
-from the_block_llm.models.layerwise.projection import (
+from the_block_llm.models.layerwise.lora_linear import (
     LowRank,
     Projection,
     begin_slopes,
     finish_slopes,
 )
+from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout
 
 
 class DecoderLayer:

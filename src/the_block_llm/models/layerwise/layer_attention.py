@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import torch
 
-from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.attention import (
+from the_block_llm.models.layerwise.kernels.attention import (
     AttentionOutput,
     attend,
     attend_backward,
 )
-from the_block_llm.models.layerwise.layer_pass import LayerPass, Tiling
-from the_block_llm.models.layerwise.projection import Projection
+from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.layer_context import LayerPass, Tiling
+from the_block_llm.models.layerwise.lora_linear import Projection
 
 
 @dataclass
@@ -98,7 +98,7 @@ class AttentionHalf:
         weight, bias = self._group_weight(work, tiling, group)
         projected = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
         turning = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
-        kernels.rotate_heads(projected, turning, work.batch.cosine, work.batch.sine)
+        fused.rotate_heads(projected, turning, work.batch.cosine, work.batch.sine)
         return projected
 
     def _group_weight(
@@ -149,7 +149,7 @@ class AttentionHalf:
             ).flatten(1)  # fmt: skip
             del projected, output, values_slope
             turning = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
-            kernels.rotate_heads(flat, turning, work.batch.cosine, work.batch.sine, back=True)
+            fused.rotate_heads(flat, turning, work.batch.cosine, work.batch.sine, back=True)
             self._qkv.low_rank_up_backward(
                 flat, normed[:, hidden:], self._group_places(tiling, group)
             )

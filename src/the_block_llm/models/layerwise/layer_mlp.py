@@ -2,10 +2,10 @@
 
 import torch
 
-from the_block_llm.models.layerwise import kernels
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.layer_pass import LayerPass
-from the_block_llm.models.layerwise.projection import Projection
+from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.layer_context import LayerPass
+from the_block_llm.models.layerwise.lora_linear import Projection
 
 
 class MlpHalf:
@@ -38,7 +38,7 @@ class MlpHalf:
         weight = work.weight("inner")
         inner = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
         active = middle.new_empty(middle.shape[0], width + self._outer.n_columns)
-        activate = kernels.swiglu if self._shape.mlp == "swiglu" else kernels.gelu
+        activate = fused.swiglu if self._shape.mlp == "swiglu" else fused.gelu
         activate(inner, active[:, :width])
         self._outer.fill_columns(
             active[:, :width], active[:, width:], work.down("outer"), work.seed(3, start)
@@ -71,9 +71,9 @@ class MlpHalf:
         )  # fmt: skip
         del active
         if self._shape.mlp == "swiglu":
-            kernels.swiglu_backward(inner, active_slope[:, :width])
+            fused.swiglu_backward(inner, active_slope[:, :width])
         else:
-            kernels.gelu_backward(inner, active_slope[:, :width])
+            fused.gelu_backward(inner, active_slope[:, :width])
         del active_slope
         places = {
             name: (slice(number * width, (number + 1) * width), whole)

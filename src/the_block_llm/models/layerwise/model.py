@@ -12,26 +12,26 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.base_models import load_config, prepare_base_model
+from the_block_llm.models.adapter.adapters import attach_adapter
+from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
+from the_block_llm.models.adapter.added_embeddings import start_rows
+from the_block_llm.models.base.quantized_loading import compute_dtype
+from the_block_llm.models.base.sources import load_config, prepare_base_model
 from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape, decoder_shape
-from the_block_llm.models.layerwise.checkpoint_files import CheckpointFiles, open_checkpoint
+from the_block_llm.models.layerwise.chunked_loss import VocabularyHead, pinned
 from the_block_llm.models.layerwise.engine import (
     EngineSettings,
     FlatRows,
     FrozenParts,
     LayerwiseDecoder,
 )
-from the_block_llm.models.layerwise.head import VocabularyHead, pinned
-from the_block_llm.models.layerwise.layer_store import LayerStore
-from the_block_llm.models.layerwise.norms import Norm
-from the_block_llm.models.layerwise.packing import LayerLayout, can_pack, packed_layers
-from the_block_llm.models.layerwise.projection import LowRank
-from the_block_llm.models.loading import compute_dtype
+from the_block_llm.models.layerwise.kernels.norms import Norm
+from the_block_llm.models.layerwise.lora_linear import LowRank
+from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles, open_checkpoint
+from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout, can_pack, packed_layers
+from the_block_llm.models.layerwise.offload.weight_streaming import LayerStore
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.models.token_layers import active_token_rows
-from the_block_llm.models.token_rows import start_rows
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from the_block_llm import schemas
 from the_block_llm.datasets.cutoff import read_cutoff
 from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.models.adapter_manifest import AdapterFolder, AdapterManifest
+from the_block_llm.models.adapter.manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import familiar_held_out
 from the_block_llm.pipelines.behavioral_eval.held_out.passages import passages_at_cutoff
@@ -45,7 +45,7 @@ def plan_probes(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Fix what will be asked."""
-    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
+    from the_block_llm.models.base.quantized_loading import pick_device  # noqa: PLC0415
 
     cutoff = read_cutoff(repository)
     columns = ["repo", "sha", "path", "language", "size_bytes", "kept"]
@@ -76,8 +76,8 @@ def evaluate_arms(
     params: BehavioralEvalParams,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
-    from the_block_llm.models.loading import pick_device  # noqa: PLC0415
-    from the_block_llm.models.trainable import hold_to_cap  # noqa: PLC0415
+    from the_block_llm.models.base.quantized_loading import pick_device  # noqa: PLC0415
+    from the_block_llm.models.factory import hold_to_cap  # noqa: PLC0415
     from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (  # noqa: PLC0415
         choose_rows,
         held_out_sources,

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from the_block_llm.models.generation import Decoding, generation_settings
-from the_block_llm.models.likelihood import causal_model
+from the_block_llm.models.inference.generation import Decoding, generation_settings
+from the_block_llm.models.inference.likelihood import causal_model
 
 
 @dataclass(frozen=True)

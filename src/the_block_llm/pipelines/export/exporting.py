@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from the_block_llm.errors import ExportError, StorageError
-from the_block_llm.models.adapter_manifest import AdapterFolder
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.base_models import load_tokenizer, quiet_loading
-from the_block_llm.models.loading import pick_device
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.manifest import AdapterFolder
+from the_block_llm.models.base.quantized_loading import pick_device
+from the_block_llm.models.base.sources import load_tokenizer, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.export.equivalence_check import Agreement, compare, references
 from the_block_llm.pipelines.export.merging import write_merged

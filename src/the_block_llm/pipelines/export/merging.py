@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from the_block_llm.models.base_models import load_config
-from the_block_llm.models.generation import stop_ids
+from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
+from the_block_llm.models.adapter.added_embeddings import widened
+from the_block_llm.models.base.sources import load_config
+from the_block_llm.models.inference.generation import stop_ids
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.models.token_layers import active_token_rows
-from the_block_llm.models.token_rows import widened
 
 _INDEX: Final = "model.safetensors.index.json"
 

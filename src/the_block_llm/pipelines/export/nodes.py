@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from the_block_llm.models.adapter_manifest import AdapterFolder
+from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.export.params import ExportParams
 

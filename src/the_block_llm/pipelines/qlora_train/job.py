@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import ParameterError
-from the_block_llm.models.limits import MemoryLimits
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.flatten import dotted
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 

@@ -4,11 +4,11 @@ import logging
 
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.layerwise.plan import MemoryPlan
-from the_block_llm.models.plain_needs import PlainPlan
-from the_block_llm.models.sharding import kept_bytes
-from the_block_llm.models.trainable import Trainable, hold_to_cap, load_trainable, plan_memory
+from the_block_llm.models.base.sources import load_tokenizer
+from the_block_llm.models.factory import Trainable, hold_to_cap, load_trainable, plan_memory
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
+from the_block_llm.models.plain.fsdp import kept_bytes
+from the_block_llm.models.plain.memory_plan import PlainPlan
 from the_block_llm.pipelines.qlora_train.data.run_data import RunData
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob

@@ -3,8 +3,8 @@
 from pydantic import BaseModel, Field
 
 from the_block_llm.errors import ParameterError
-from the_block_llm.models.limits import EngineChoice, LayerChoice
 from the_block_llm.models.profiles import TrainingValues
+from the_block_llm.models.resource_limits import EngineChoice, LayerChoice
 
 
 class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):

@@ -7,7 +7,7 @@ from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm import schemas
-from the_block_llm.models.domain_marks import add_tokens
+from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.pipelines.behavioral_eval.runner import likelihood
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import (
     measure_general_text,

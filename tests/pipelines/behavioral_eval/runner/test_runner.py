@@ -10,7 +10,7 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 
 from the_block_llm import schemas
 from the_block_llm.errors import AdapterError, ProfileError
-from the_block_llm.models.adapter_manifest import open_adapter
+from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.behavioral_eval.report.html_report import render
 from the_block_llm.pipelines.behavioral_eval.report.report import build_report
@@ -114,7 +114,7 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     # Everything is in the journal: no model is asked again.
     for place in ("measuring.measure_rows", "answering.generate"):
         monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
-    monkeypatch.setattr("the_block_llm.models.likelihood._measure_batch", refuse)
+    monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", refuse)
     assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)
 
 

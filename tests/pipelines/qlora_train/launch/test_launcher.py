@@ -33,7 +33,7 @@ from the_block_llm.errors import (
     StoppedOnRequest,
     TrainingError,
 )
-from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import (
     complete_checkpoints,
     run_path,

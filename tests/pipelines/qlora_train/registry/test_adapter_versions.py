@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from the_block_llm.errors import AdapterError
-from the_block_llm.models.adapter_manifest import AdapterManifest
+from the_block_llm.models.adapter.manifest import AdapterManifest
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.registry.adapter_versions import (
     adapter_versions,

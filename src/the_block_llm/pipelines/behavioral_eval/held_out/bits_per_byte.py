@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from the_block_llm.datasets.parts import ParquetParts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
-from the_block_llm.models.likelihood import target_nats
-from the_block_llm.models.segments import collate_rows
+from the_block_llm.models.collate import collate_rows
+from the_block_llm.models.inference.likelihood import target_nats
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import Familiar
 
 # Questions are made by this project, in a form that tuned models are trained on; what counts

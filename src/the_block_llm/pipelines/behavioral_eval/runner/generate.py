@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.models.generation import Completion, Decoding, generate
+from the_block_llm.models.inference.generation import Completion, Decoding, generate
 from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget, Sampling
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import PlannedProbe
 from the_block_llm.pipelines.behavioral_eval.probes.prompts import encode_prompt, render_prompt

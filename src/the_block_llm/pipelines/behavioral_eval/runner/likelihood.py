@@ -12,7 +12,11 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.models.likelihood import Continued, measure_continuations, tokens_at_once
+from the_block_llm.models.inference.likelihood import (
+    Continued,
+    measure_continuations,
+    tokens_at_once,
+)
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
     PieceCost,
     Source,

@@ -10,14 +10,14 @@ from typing import Any, Final
 import torch
 
 from the_block_llm.errors import AdapterError
-from the_block_llm.models.adapter_manifest import (
+from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.manifest import (
     WEIGHTS_NAME,
     AdapterFolder,
     list_adapters,
 )
-from the_block_llm.models.adapters import load_with_adapter
-from the_block_llm.models.base_models import base_revision, load_tokenizer, prepare_base_model
-from the_block_llm.models.loading import load_base_model, pick_device
+from the_block_llm.models.base.quantized_loading import load_base_model, pick_device
+from the_block_llm.models.base.sources import base_revision, load_tokenizer, prepare_base_model
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
 from the_block_llm.pipelines.behavioral_eval.params import Arm, BehavioralEvalParams, Budget

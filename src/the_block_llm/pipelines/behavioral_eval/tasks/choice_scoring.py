@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.models.likelihood import Continued
+from the_block_llm.models.inference.likelihood import Continued
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.datasets.parts import write_text_atomically
 from the_block_llm.errors import AdapterError, StorageError
-from the_block_llm.models.adapter_manifest import MANIFEST_NAME, AdapterManifest, open_adapter
-from the_block_llm.models.base_models import base_revision, prepare_base_model
+from the_block_llm.models.adapter.manifest import MANIFEST_NAME, AdapterManifest, open_adapter
+from the_block_llm.models.base.sources import base_revision, prepare_base_model
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import torch
 
-from the_block_llm.models.layerwise.plan import MemoryPlan
-from the_block_llm.models.plain_needs import PlainPlan
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
+from the_block_llm.models.plain.memory_plan import PlainPlan
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunState
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
     best_validation,

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from the_block_llm.errors import OutOfMemoryInProcessError, StoppedOnRequest, TrainingError
-from the_block_llm.models.base_models import load_tokenizer
-from the_block_llm.models.layerwise.plan import MemoryPlan
-from the_block_llm.models.plain_needs import PlainPlan, keep_heap_tight
-from the_block_llm.models.trainable import let_memory_grow_in_place
+from the_block_llm.models.base.sources import load_tokenizer
+from the_block_llm.models.factory import let_memory_grow_in_place
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
+from the_block_llm.models.plain.memory_plan import PlainPlan, keep_heap_tight
 from the_block_llm.pipelines.qlora_train.checkpoint.adapter_output import (
     finished_folder,
     finished_reports,

@@ -12,8 +12,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from the_block_llm.models.generation import Completion, Decoding, generate
-from the_block_llm.models.trainable import Trainable
+from the_block_llm.models.factory import Trainable
+from the_block_llm.models.inference.generation import Completion, Decoding, generate
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import RandomStates, is_out_of_memory

@@ -14,8 +14,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from the_block_llm.errors import StorageError
-from the_block_llm.models.adapter_manifest import WEIGHTS_NAME
-from the_block_llm.models.segments import IGNORED_LABEL
+from the_block_llm.models.adapter.manifest import WEIGHTS_NAME
+from the_block_llm.models.collate import IGNORED_LABEL
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import best_validation
 from the_block_llm.pipelines.qlora_train.data.dataset import OrderedRows, RowTable

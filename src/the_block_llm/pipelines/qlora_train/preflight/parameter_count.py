@@ -7,10 +7,10 @@ from types import MappingProxyType
 import torch
 from transformers import AutoModelForCausalLM
 
-from the_block_llm.models.adapters import check_targets
-from the_block_llm.models.base_models import load_config, quiet_loading
+from the_block_llm.models.adapter.adapters import check_targets
+from the_block_llm.models.adapter.added_embeddings import first_added_id
+from the_block_llm.models.base.sources import load_config, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.models.token_rows import first_added_id
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
-from the_block_llm.models.layerwise.plan import MemoryPlan
-from the_block_llm.models.limits import MemoryLimits
-from the_block_llm.models.plain_needs import PlainPlan
-from the_block_llm.models.trainable import (
+from the_block_llm.models.factory import (
     device_budget,
     host_budget,
     let_memory_grow_in_place,
 )
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
+from the_block_llm.models.plain.memory_plan import PlainPlan
+from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.data.run_data import expected_seconds, read_rows
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.model_setup import measure, plan_for

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from the_block_llm.models.trainable import Trainable
+from the_block_llm.models.factory import Trainable
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import free_memory, is_out_of_memory
 

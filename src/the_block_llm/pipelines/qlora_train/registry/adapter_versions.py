@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.errors import AdapterError, StorageError
-from the_block_llm.models.adapter_manifest import AdapterFolder, list_adapters
+from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters
 from the_block_llm.pipelines.qlora_train.flatten import dotted
 
 _SHOWN_CHARACTERS: Final = 80

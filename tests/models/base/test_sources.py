@@ -1,0 +1,68 @@
+"""Which weights a profile means."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+from transformers import AutoTokenizer
+
+from the_block_llm.errors import ModelUnavailableError
+from the_block_llm.models.base.sources import base_revision, load_config, load_tokenizer
+
+NEWEST, TAGGED = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the Hub's cache on this machine holds of a model with two commits; gives its id."""
+    model = tmp_path / "models--someone--model"
+    for commit, hidden in ((NEWEST, 64), (TAGGED, 32)):
+        folder = model / "snapshots" / commit
+        folder.mkdir(parents=True)
+        config = {"model_type": "llama", "hidden_size": hidden, "num_attention_heads": 4}
+        (folder / "config.json").write_text(json.dumps(config))
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text(NEWEST)
+    (model / "refs/v1").write_text(TAGGED)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return "someone/model"
+
+
+@pytest.mark.parametrize(("revision", "commit", "hidden"), [(None, NEWEST, 64), ("v1", TAGGED, 32)])
+def test_a_revision_of_the_hub_is_the_one_that_an_adapter_is_said_to_stand_on(
+    hub: str, revision: str | None, commit: str, hidden: int
+) -> None:
+    named = {"hub_id": hub, "hub_revision": revision, "folder": None}
+    profile = tiny_profile(Path("unused")).model_copy(update=named)
+    assert base_revision(profile, hub) == commit
+    assert load_config(profile).hidden_size == hidden
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_tokenizer_is_the_one_that_transformers_takes_for_it(
+    tmp_path: Path, is_named: bool
+) -> None:
+    profile = tiny_profile(save_tiny_llama(tmp_path))
+    file = tmp_path / "tokenizer_config.json"
+    written = json.loads(file.read_text())
+    assert "tokenizer_class" in written
+    if not is_named:
+        del written["tokenizer_class"]
+        file.write_text(json.dumps(written))
+    ours, theirs = load_tokenizer(profile), AutoTokenizer.from_pretrained(str(tmp_path))
+    assert type(ours) is type(theirs)
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.chat_template == theirs.chat_template
+
+
+@pytest.mark.parametrize("broken", ["tokenizer.json", "config.json"])
+def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path, broken: str) -> None:
+    profile = tiny_profile(save_tiny_llama(tmp_path))
+    if broken == "tokenizer.json":
+        (tmp_path / broken).unlink()
+    else:
+        (tmp_path / broken).write_text("null")
+    with pytest.raises(ModelUnavailableError, match=r"tiny.*tokenizer_config\.json"):
+        load_tokenizer(profile)

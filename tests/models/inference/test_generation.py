@@ -1,0 +1,120 @@
+import pytest
+import torch
+from tests.builders.tiny_adapter import with_noise_adapter
+from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
+
+from the_block_llm.models.inference.generation import (
+    Completion,
+    Decoding,
+    _RowwiseDraw,
+    batches_that_fit,
+    generate,
+    stop_ids,
+)
+
+TEXTS = ["fn main", "x", "class Ledger:\n    pass", "why?"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llama().eval()
+
+
+def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Completion]:
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    found: dict[int, Completion] = {}
+    generate(
+        model,
+        tokenizer,
+        prompts,
+        decoding,
+        batch_rows=batch_rows,
+        cache_gib=0.1,
+        on_completion=found.__setitem__,
+    )
+    return [found[index] for index in range(len(texts))]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_does_not_depend_on_its_batch(model, tokenizer, temperature):
+    decoding = Decoding(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
+    alone = answers(model, tokenizer, decoding, batch_rows=1)
+    assert answers(model, tokenizer, decoding, batch_rows=4) == alone
+    backwards = answers(model, tokenizer, decoding, batch_rows=3, texts=TEXTS[::-1])
+    assert backwards[::-1] == alone
+
+
+def test_greedy_agrees_with_a_plain_loop(model, tokenizer):
+    ids = tokenizer(TEXTS[0])["input_ids"]
+    new = []
+    for _ in range(10):
+        with torch.no_grad():
+            new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
+    [answer] = answers(model, tokenizer, Decoding(max_new_tokens=10), 4, TEXTS[:1])
+    assert answer.text == tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert answer.finish == "length"
+    assert answer.n_tokens == 10
+
+
+def test_draws_differ_by_seed_and_a_small_nucleus_is_greedy(model, tokenizer):
+    hot = [answers(model, tokenizer, Decoding(12, 1.0, seed=seed), 4) for seed in range(3)]
+    assert hot[0] != hot[1] != hot[2]
+    greedy = answers(model, tokenizer, Decoding(12), 4)
+    assert answers(model, tokenizer, Decoding(12, 1.0, top_p=1e-6, seed=1), 4) == greedy
+
+
+def test_draws_follow_the_models_distribution(model, tokenizer):
+    logits = torch.full((2000, 4), 0.0) + torch.tensor([2.0, 1.0, 0.0, -1.0])
+    draw = _RowwiseDraw([[row] for row in range(2000)], seed=0)
+    drawn = draw(torch.zeros(2000, 1), logits).argmax(dim=-1)
+    shares = torch.bincount(drawn, minlength=4) / 2000
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.03, rtol=0)
+
+
+def test_an_answer_ends_at_the_first_stop_token(model, tokenizer, monkeypatch):
+    with torch.no_grad():
+        stop = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]])).logits[0, -1].argmax()
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [stop.item()])
+    [cut] = answers(model, tokenizer, Decoding(max_new_tokens=10), 1, TEXTS[:1])
+    assert cut == Completion(text="", n_tokens=0, finish="stop")
+
+
+def test_stop_tokens_of_model_and_tokenizer_are_joined(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [7, 9])
+    assert stop_ids(model, tokenizer) == sorted([7, 9, tokenizer.eos_token_id])
+
+
+def test_the_models_own_sampling_defaults_are_not_taken(model, tokenizer, monkeypatch):
+    greedy = answers(model, tokenizer, Decoding(max_new_tokens=12), 4)
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
+    monkeypatch.setattr(model.generation_config, "temperature", 5.0)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    assert answers(model, tokenizer, Decoding(max_new_tokens=12), 4) == greedy
+
+
+def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
+    plain = tiny_llama().eval()
+    base = answers(plain, tokenizer, Decoding(max_new_tokens=12), 4)
+    adapted = with_noise_adapter(plain, scale=0.5)
+    assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) != base
+    with adapted.disable_adapter():
+        assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) == base
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows", "tokens", "batches"),
+    [
+        ([], 4, 100, []),
+        ([5, 5, 5], 2, 100, [[0, 1], [2]]),
+        ([9, 4, 5, 30], 3, 20, [[1, 2], [0], [3]]),
+        ([50, 60], 4, 10, [[0], [1]]),
+        ([3, 3, 3, 3], 4, 12, [[0, 1, 2, 3]]),
+    ],
+)
+def test_batches_fit_the_cache_and_hold_one_at_least(lengths, rows, tokens, batches):
+    assert batches_that_fit(lengths, rows, tokens) == batches
