@@ -11,7 +11,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
 from rich.console import Console
 
-from the_block_llm.advisor import ask as ask_command
+from the_block_llm.advisor import cli as ask_command
 from the_block_llm.advisor import serve as serve_command
 from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
@@ -117,7 +117,7 @@ def _searching(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str,
 
     def parameters(env: str | None) -> Mapping[str, Any]:
         # Here, so that --help need not wait for pyarrow.
-        from the_block_llm.advisor.stored_tables import tables_at_hand  # noqa: PLC0415
+        from the_block_llm.advisor.index.stored_tables import tables_at_hand  # noqa: PLC0415
 
         loader = config_loader(metadata.project_path, env)
         given = project_parameters(metadata.project_path, env)

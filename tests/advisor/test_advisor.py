@@ -13,10 +13,10 @@ from tests.builders.likelihoods import continuation_nats
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.answers import Wish
-from the_block_llm.advisor.loaded_models import LoadedModels, weight_bytes
-from the_block_llm.advisor.prompting import Message
-from the_block_llm.advisor.surprise import surprising_lines
+from the_block_llm.advisor.models.pool import LoadedModels, weight_bytes
+from the_block_llm.advisor.output.line_perplexity import surprising_lines
+from the_block_llm.advisor.output.results import Wish
+from the_block_llm.advisor.prompt.prompts import Message
 from the_block_llm.errors import ModelUnavailableError, PromptError, TableError
 from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -145,15 +145,15 @@ def test_surprise_is_what_the_model_says_of_each_token(parameters):
 
 
 def test_long_code_is_measured_in_windows_without_a_seam(parameters, monkeypatch):
-    from the_block_llm.advisor import surprise
+    from the_block_llm.advisor.output import line_perplexity
 
     profile = resolve_profile(ModelProfiles.model_validate(parameters["models"]), "tiny-coder")
     models = LoadedModels(1.0, _scratch(parameters))
     code = "".join(f"let a{n} = b{n * 7};\n" for n in range(12))
     with models.using(profile, None) as (model, tokenizer):
         whole = surprising_lines(model, tokenizer, code, 99)
-        monkeypatch.setattr(surprise, "_WINDOW_TOKENS", 64)
-        monkeypatch.setattr(surprise, "_OVERLAP_TOKENS", 48)
+        monkeypatch.setattr(line_perplexity, "_WINDOW_TOKENS", 64)
+        monkeypatch.setattr(line_perplexity, "_OVERLAP_TOKENS", 48)
         pieces = surprising_lines(model, tokenizer, code, 99)
     assert {line.line for line in pieces} == {line.line for line in whole} == set(range(1, 13))
 
@@ -208,13 +208,11 @@ def test_kept_weights_are_the_same_and_made_again_for_others(parameters, tmp_pat
 
 
 def test_models_are_loaded_once(parameters, monkeypatch):
-    from the_block_llm.advisor import loaded_models
+    from the_block_llm.advisor.models import pool
 
     calls = itertools.count()
-    original = loaded_models.load_quantised
-    monkeypatch.setattr(
-        loaded_models, "load_quantised", lambda *values: (next(calls), original(*values))[1]
-    )
+    original = pool.load_quantised
+    monkeypatch.setattr(pool, "load_quantised", lambda *values: (next(calls), original(*values))[1])
     advisor = Advisor(parameters)
     assert next(calls) == 0, "nothing before the first question"
     for _ in range(2):

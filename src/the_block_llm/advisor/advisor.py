@@ -6,30 +6,30 @@ from typing import Any, Final
 
 import torch
 
-from the_block_llm.advisor.answers import Answer, Completion, HybridAnalysis, Wish
-from the_block_llm.advisor.choosing import Choice, Choices
-from the_block_llm.advisor.cited_text import CitationCheck, Part
-from the_block_llm.advisor.fitting import (
+from the_block_llm.advisor.index.repository_index import (
+    RepositoryIndex,
+    open_index,
+    tables_fingerprint,
+)
+from the_block_llm.advisor.models.pool import LoadedModels
+from the_block_llm.advisor.models.registry import Choice, Choices
+from the_block_llm.advisor.output.citation_stream import CitationCheck, Part
+from the_block_llm.advisor.output.line_perplexity import excerpts, surprising_lines
+from the_block_llm.advisor.output.results import Answer, Completion, HybridAnalysis, Wish
+from the_block_llm.advisor.output.streaming import StreamEnd, stream_text
+from the_block_llm.advisor.params import AdvisorBudget, AdvisorParams
+from the_block_llm.advisor.prompt.prompts import (
+    Message,
+    middle_marks,
+    with_passages,
+)
+from the_block_llm.advisor.prompt.truncation import (
     affordable,
     check_characters,
     conversation_ids,
     last_question,
     nearest_ids,
 )
-from the_block_llm.advisor.loaded_models import LoadedModels
-from the_block_llm.advisor.params import AdvisorBudget, AdvisorParams
-from the_block_llm.advisor.prompting import (
-    Message,
-    middle_marks,
-    with_passages,
-)
-from the_block_llm.advisor.repository_index import (
-    RepositoryIndex,
-    open_index,
-    tables_fingerprint,
-)
-from the_block_llm.advisor.streaming import StreamEnd, stream_text
-from the_block_llm.advisor.surprise import excerpts, surprising_lines
 from the_block_llm.errors import PromptError, TableError
 from the_block_llm.models.inference.generation import Decoding
 from the_block_llm.retrieval.passages import Passage

@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from the_block_llm import __version__
 from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.serving import openai_routes
-from the_block_llm.advisor.serving.answering import Answering
-from the_block_llm.advisor.serving.guard import Guard
+from the_block_llm.advisor.serving.auth_middleware import Guard
+from the_block_llm.advisor.serving.error_responses import ERRORS, HANDLED, error_reply
 from the_block_llm.advisor.serving.metrics import CONTENT_TYPE, Counted, Metrics
-from the_block_llm.advisor.serving.replies import ERRORS, HANDLED, error_reply
-from the_block_llm.advisor.serving.turns import Turns
+from the_block_llm.advisor.serving.request_handler import Answering
+from the_block_llm.advisor.serving.request_queue import Turns
 
 _SHOWN_LINES: Final = 400
 _PAGE_HEADERS: Final = {

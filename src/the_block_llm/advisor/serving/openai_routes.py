@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.answers import Answer, Completion, Wish
-from the_block_llm.advisor.choosing import Choice, Role, check_model_name
-from the_block_llm.advisor.cited_text import Part
-from the_block_llm.advisor.prompting import Message
-from the_block_llm.advisor.serving import wire
-from the_block_llm.advisor.serving.answering import Answering, Rendering
-from the_block_llm.advisor.serving.replies import ERRORS
-from the_block_llm.advisor.serving.turns import Job
+from the_block_llm.advisor.models.registry import Choice, Role, check_model_name
+from the_block_llm.advisor.output.citation_stream import Part
+from the_block_llm.advisor.output.results import Answer, Completion, Wish
+from the_block_llm.advisor.prompt.prompts import Message
+from the_block_llm.advisor.serving import openai_schema
+from the_block_llm.advisor.serving.error_responses import ERRORS
+from the_block_llm.advisor.serving.request_handler import Answering, Rendering
+from the_block_llm.advisor.serving.request_queue import Job
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 _WHOLE_OR_STREAMED: Final[dict[int | str, dict[str, Any]]] = {
@@ -26,7 +26,7 @@ _WHOLE_OR_STREAMED: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.post("/chat/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
-async def chat(request: Request, asked: wire.ChatRequest) -> Response:
+async def chat(request: Request, asked: openai_schema.ChatRequest) -> Response:
     """Answer the last message."""
     advisor: Advisor = request.app.state.advisor
     choice = _choose(advisor, "advisor", asked.model or request.app.state.model)
@@ -52,7 +52,7 @@ async def chat(request: Request, asked: wire.ChatRequest) -> Response:
 
 
 @router.post("/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
-async def complete(request: Request, asked: wire.CompletionRequest) -> Response:
+async def complete(request: Request, asked: openai_schema.CompletionRequest) -> Response:
     """Complete code, in the middle where there is a suffix."""
     advisor: Advisor = request.app.state.advisor
     choice = _choose(advisor, "completion", asked.model)
@@ -67,12 +67,12 @@ async def complete(request: Request, asked: wire.CompletionRequest) -> Response:
             on_text=job.emit,
         )
 
-    reply_id = wire.new_id("cmpl")
+    reply_id = openai_schema.new_id("cmpl")
 
     def last_chunks(made: Completion) -> list[dict[str, Any]]:
-        chunks = [wire.completion_chunk(reply_id, made.model, "", made.finish)]
+        chunks = [openai_schema.completion_chunk(reply_id, made.model, "", made.finish)]
         if _wants_usage(asked):
-            chunks.append(wire.usage_chunk(reply_id, "text_completion", made))
+            chunks.append(openai_schema.usage_chunk(reply_id, "text_completion", made))
         return chunks
 
     answering: Answering = request.app.state.answering
@@ -80,9 +80,9 @@ async def complete(request: Request, asked: wire.CompletionRequest) -> Response:
         request,
         work,
         Rendering(
-            lambda text: wire.completion_chunk(reply_id, choice.name, text),
+            lambda text: openai_schema.completion_chunk(reply_id, choice.name, text),
             last_chunks,
-            lambda made: wire.completion_reply(reply_id, made),
+            lambda made: openai_schema.completion_reply(reply_id, made),
         ),
         stream=bool(asked.stream),
     )
@@ -101,33 +101,33 @@ class _ChatRendering:
 
     model: str
     with_usage: bool
-    reply_id: str = field(default_factory=lambda: wire.new_id("chatcmpl"))
+    reply_id: str = field(default_factory=lambda: openai_schema.new_id("chatcmpl"))
     _has_spoken: bool = False
 
     def chunk(self, part: Part) -> dict[str, Any]:
         is_first, self._has_spoken = not self._has_spoken, True
-        return wire.chat_chunk(self.reply_id, self.model, part, is_first=is_first)
+        return openai_schema.chat_chunk(self.reply_id, self.model, part, is_first=is_first)
 
     def last_chunks(self, answer: Answer) -> list[dict[str, Any]]:
-        chunks = [wire.chat_end(self.reply_id, answer)]
+        chunks = [openai_schema.chat_end(self.reply_id, answer)]
         if self.with_usage:
-            chunks.append(wire.usage_chunk(self.reply_id, "chat.completion.chunk", answer))
+            chunks.append(openai_schema.usage_chunk(self.reply_id, "chat.completion.chunk", answer))
         return chunks
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        return wire.chat_reply(self.reply_id, answer)
+        return openai_schema.chat_reply(self.reply_id, answer)
 
 
 def _choose(advisor: Advisor, role: Role, name: str | None) -> Choice:
     return advisor.choices.choose(role, None if name is None else check_model_name(name))
 
 
-def _message(message: wire.ChatMessage) -> Message:
+def _message(message: openai_schema.ChatMessage) -> Message:
     # "developer" is OpenAI's newer word for the same.
     return Message("system" if message.role == "developer" else message.role, message.text)
 
 
-def _wish(asked: wire.Sampling, new_tokens: int | None, job: Job[Any]) -> Wish:
+def _wish(asked: openai_schema.Sampling, new_tokens: int | None, job: Job[Any]) -> Wish:
     return Wish(
         new_tokens=new_tokens,
         temperature=asked.temperature or 0.0,
@@ -139,7 +139,7 @@ def _wish(asked: wire.Sampling, new_tokens: int | None, job: Job[Any]) -> Wish:
     )
 
 
-def _wants_usage(asked: wire.Sampling) -> bool:
+def _wants_usage(asked: openai_schema.Sampling) -> bool:
     return bool(asked.stream_options and asked.stream_options.include_usage)
 
 

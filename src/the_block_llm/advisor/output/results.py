@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from the_block_llm.advisor.cited_text import Part
-from the_block_llm.advisor.streaming import Finish
-from the_block_llm.advisor.surprise import SurprisingLine
+from the_block_llm.advisor.output.citation_stream import Part
+from the_block_llm.advisor.output.line_perplexity import SurprisingLine
+from the_block_llm.advisor.output.streaming import Finish
 from the_block_llm.retrieval.citations import Citation
 from the_block_llm.retrieval.passages import Passage
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from the_block_llm.advisor.index.repository_index import TABLES
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.advisor.repository_index import TABLES
 from the_block_llm.datasets.object_store import Place, StorePath
 from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
 from the_block_llm.errors import TableError

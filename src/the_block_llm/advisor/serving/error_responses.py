@@ -7,8 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from the_block_llm.advisor.serving.turns import BusyError, StoppingError, WaitedTooLongError
-from the_block_llm.advisor.serving.wire import ErrorBody, ErrorReply
+from the_block_llm.advisor.serving.openai_schema import ErrorBody, ErrorReply
+from the_block_llm.advisor.serving.request_queue import BusyError, StoppingError, WaitedTooLongError
 from the_block_llm.errors import (
     AdapterError,
     BlockError,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.advisor.prompting import Message, chat_ids, middle_ids, passage_heading
+from the_block_llm.advisor.prompt.prompts import Message, chat_ids, middle_ids, passage_heading
 from the_block_llm.errors import PromptError
 from the_block_llm.retrieval.passages import Passage
 

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from the_block_llm.advisor.answers import Answer, Completion
+from the_block_llm.advisor.output.results import Answer, Completion
+from the_block_llm.advisor.serving.error_responses import GoneError, OvertimeError, error_body
 from the_block_llm.advisor.serving.metrics import Metrics
-from the_block_llm.advisor.serving.replies import GoneError, OvertimeError, error_body
-from the_block_llm.advisor.serving.turns import Job, StoppingError, Turns
+from the_block_llm.advisor.serving.request_queue import Job, StoppingError, Turns
 
 _log = logging.getLogger(__name__)
 _Made = TypeVar("_Made", Answer, Completion)

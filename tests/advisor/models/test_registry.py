@@ -5,7 +5,7 @@ from tests.builders.advised_repository import (
     write_adapter,
 )
 
-from the_block_llm.advisor.choosing import Choices, check_model_name
+from the_block_llm.advisor.models.registry import Choices, check_model_name
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import AdapterError, ProfileError, RoleError
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from the_block_llm.advisor.answers import Answer, Completion
-from the_block_llm.advisor.cited_text import Part
-from the_block_llm.advisor.prompting import passage_heading
+from the_block_llm.advisor.output.citation_stream import Part
+from the_block_llm.advisor.output.results import Answer, Completion
+from the_block_llm.advisor.prompt.prompts import passage_heading
 
 # Editors write the marks for the middle into the prompt themselves, other open files before them.
 _MIDDLE: Final = re.compile(

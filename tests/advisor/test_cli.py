@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from tests.builders.advised_repository import build_advised_repository
 
-from the_block_llm.advisor import ask
+from the_block_llm.advisor import cli
 from the_block_llm.errors import AdapterError, RoleError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ QUESTION = "Who tallies votes?"
 
 def run(parameters, *arguments, stdin="", **options):
     command = click.Command(
-        "ask", params=ask.OPTIONS, callback=lambda **given: ask.ask(lambda env: parameters, **given)
+        "ask", params=cli.OPTIONS, callback=lambda **given: cli.ask(lambda env: parameters, **given)
     )
     return CliRunner().invoke(command, list(arguments), input=stdin, **options)
 
@@ -46,7 +46,7 @@ def test_json_is_one_object_a_line(parameters):
     assert answer["question"] == QUESTION
     assert answer["passages"][0]["first_line"] is not None
     assert answer["citations_checked"] is True
-    assert run(parameters, QUESTION, "--base").stdout.strip("\n") == ask.printable(answer["answer"])
+    assert run(parameters, QUESTION, "--base").stdout.strip("\n") == cli.printable(answer["answer"])
 
 
 def test_the_options_choose(parameters, tmp_path):
@@ -102,7 +102,7 @@ def test_a_conversation_remembers_until_told_to_forget(parameters, monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr("builtins.input", read)
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    ask.ask(
+    cli.ask(
         lambda env: parameters, question=None, model=None, adapter=None, base=False,
         no_retrieval=True, context=None, new_tokens=4, as_json=False, env=None,
     )  # fmt: skip
@@ -151,7 +151,7 @@ def test_in_a_pipe_and_interrupted(tmp_path):
 
 def test_citations_are_coloured_on_a_terminal(parameters, monkeypatch):
     from the_block_llm.advisor import advisor as advisor_module
-    from the_block_llm.advisor.streaming import StreamEnd
+    from the_block_llm.advisor.output.streaming import StreamEnd
 
     def stream(model, tokenizer, prompt, decoding, on_text, **_):
         on_text("in src/ledger.rs:3, not src/none.rs \x1b[5mhere")

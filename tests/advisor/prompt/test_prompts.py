@@ -5,7 +5,7 @@ from tests.builders.tiny_llama import SPECIAL, byte_tokenizer
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 from transformers import AutoTokenizer
 
-from the_block_llm.advisor.prompting import (
+from the_block_llm.advisor.prompt.prompts import (
     Message,
     chat_ids,
     middle_ids,

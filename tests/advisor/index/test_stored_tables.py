@@ -12,9 +12,9 @@ from tests.builders.advised_repository import advisor_parameters, write_tables
 from tests.builders.project import copy_project
 
 from the_block_llm import cli
+from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_index
+from the_block_llm.advisor.index.stored_tables import tables_at_hand
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.advisor.repository_index import RepositoryIndex, open_index
-from the_block_llm.advisor.stored_tables import tables_at_hand
 from the_block_llm.datasets.object_store import StorePath, place
 from the_block_llm.datasets.parts import ParquetParts, save_parts
 from the_block_llm.errors import StorageError, TableError

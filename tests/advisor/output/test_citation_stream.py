@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.advisor.cited_text import CitationCheck
-from the_block_llm.advisor.shown_text import printable
+from the_block_llm.advisor.output.citation_stream import CitationCheck
+from the_block_llm.advisor.output.sanitize import printable
 from the_block_llm.retrieval.citations import known_names
 
 SHA = "1f2e3d4c5b6a79881234567890abcdef12345678"

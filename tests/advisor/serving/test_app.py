@@ -17,7 +17,7 @@ from tests.builders.advisor_server import serving
 
 from the_block_llm.advisor import advisor as advisor_module
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.streaming import StreamEnd
+from the_block_llm.advisor.output.streaming import StreamEnd
 
 QUESTION = [{"role": "user", "content": "Who tallies votes?"}]
 CHAT = "/v1/chat/completions"

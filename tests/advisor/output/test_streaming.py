@@ -4,7 +4,7 @@ import time
 import pytest
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
-from the_block_llm.advisor.streaming import stream_text
+from the_block_llm.advisor.output.streaming import stream_text
 from the_block_llm.models.inference.generation import Decoding, generate
 
 TOKENIZER = byte_tokenizer()
@@ -38,7 +38,7 @@ def test_the_stream_is_what_generating_at_once_gives(model, temperature):
 
 
 def test_a_long_prompt_read_in_pieces_gives_the_same(model, monkeypatch):
-    from the_block_llm.advisor import streaming
+    from the_block_llm.advisor.output import streaming
 
     at_once = answer(model, Decoding(12))
     monkeypatch.setattr(streaming, "_PREFILL_TOKENS", 4)

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from the_block_llm.advisor.quantised_base import load_quantised
+from the_block_llm.advisor.models.quantized_cache import load_quantised
 from the_block_llm.errors import ModelUnavailableError
 from the_block_llm.models.adapter.adapters import add_adapter
 from the_block_llm.models.adapter.manifest import open_adapter

@@ -13,7 +13,7 @@ from rich import reconfigure
 from rich.console import Console
 from rich.text import Text
 
-from the_block_llm.advisor.shown_text import printable
+from the_block_llm.advisor.output.sanitize import printable
 
 HELP: Final = """Ask the tuned model about the repository.
 
@@ -111,9 +111,9 @@ def _answer(
 ) -> None:
     # Here, so that --help need not wait for torch.
     from the_block_llm.advisor.advisor import Advisor  # noqa: PLC0415
-    from the_block_llm.advisor.answers import Answer, Wish  # noqa: PLC0415
-    from the_block_llm.advisor.cited_text import Part  # noqa: PLC0415
-    from the_block_llm.advisor.prompting import Message, passage_heading  # noqa: PLC0415
+    from the_block_llm.advisor.output.citation_stream import Part  # noqa: PLC0415
+    from the_block_llm.advisor.output.results import Answer, Wish  # noqa: PLC0415
+    from the_block_llm.advisor.prompt.prompts import Message, passage_heading  # noqa: PLC0415
 
     advisor = Advisor(parameters)
     console = Console(highlight=False, soft_wrap=True)
@@ -153,7 +153,7 @@ def _answer(
 
 def _converse(reply: Callable[[list[Any]], Any], notes: Console) -> None:
     """Ask and answer until the input ends."""
-    from the_block_llm.advisor.prompting import Message  # noqa: PLC0415
+    from the_block_llm.advisor.prompt.prompts import Message  # noqa: PLC0415
     from the_block_llm.errors import PromptError  # noqa: PLC0415
 
     with contextlib.suppress(ImportError):

@@ -8,7 +8,7 @@ import pytest
 from tests.builders.advisor_server import serving
 
 from the_block_llm.advisor import advisor as advisor_module
-from the_block_llm.advisor.streaming import StreamEnd
+from the_block_llm.advisor.output.streaming import StreamEnd
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

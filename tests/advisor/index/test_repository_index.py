@@ -5,8 +5,8 @@ import shutil
 import pytest
 from tests.builders.advised_repository import FILES, SHAS, write_tables
 
-from the_block_llm.advisor import repository_index
-from the_block_llm.advisor.repository_index import open_index
+from the_block_llm.advisor.index import repository_index
+from the_block_llm.advisor.index.repository_index import open_index
 from the_block_llm.errors import StorageError, TableError
 
 
