@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.execution.local_jobs import run_in_processes
 
 CUTOFF: Final = 0.85

@@ -159,7 +159,7 @@ def ours(repository: str, folder: Path, *, everything: bool, since: datetime | N
 
     from the_block_llm import schemas  # noqa: PLC0415
     from the_block_llm.datasets.parquet_parts import ParquetPartsDataset  # noqa: F401, PLC0415
-    from the_block_llm.datasets.parts import save_parts  # noqa: PLC0415
+    from the_block_llm.datasets.parquet_table import save_parts  # noqa: PLC0415
     from the_block_llm.memory import give_back_freed  # noqa: PLC0415
     from the_block_llm.pipelines.git_ingest import nodes  # noqa: PLC0415
     from the_block_llm.pipelines.git_ingest.params import GitIngestParams  # noqa: PLC0415
@@ -251,7 +251,7 @@ def _lost_files(repository: str, folder: Path) -> dict[str, list[str]]:
     )
     lost: dict[str, list[str]] = {}
     if done.returncode:
-        from the_block_llm.datasets.parts import ParquetParts  # noqa: PLC0415
+        from the_block_llm.datasets.parquet_table import ParquetParts  # noqa: PLC0415
 
         ours(repository, folder, everything=False)
         columns = ["sha", "path", "old_path", "drop_reason"]

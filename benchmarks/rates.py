@@ -17,7 +17,7 @@ import yaml
 
 from scale_out import make
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest import nodes as ingest
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams

@@ -33,7 +33,7 @@ from typing import Any
 import psutil
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.execution.local_jobs import end_idle_workers
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray

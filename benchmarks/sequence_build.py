@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from chosen_profile import chosen_profile
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.documents.files import head

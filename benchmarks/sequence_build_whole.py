@@ -134,7 +134,7 @@ def _run_stages(asked: argparse.Namespace) -> None:
 def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     from chosen_profile import chosen_profile  # noqa: PLC0415
     from the_block_llm import schemas  # noqa: PLC0415
-    from the_block_llm.datasets.parts import ParquetParts, save_parts  # noqa: PLC0415
+    from the_block_llm.datasets.parquet_table import ParquetParts, save_parts  # noqa: PLC0415
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
     from the_block_llm.models.profiles import ModelProfiles  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build import nodes

@@ -11,7 +11,7 @@ from kedro.io import DataCatalog
 from tests.builders.project import run_project
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.models.adapter.manifest import list_adapters
 
 

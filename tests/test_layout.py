@@ -46,4 +46,4 @@ def test_only_the_frame_imports_kedro() -> None:
 
 def test_tables_are_read_without_kedro() -> None:
     # A training process of its own reads them.
-    assert not imported(SOURCE / "datasets/parts.py") & {"kedro", "kedro_datasets"}
+    assert not imported(SOURCE / "datasets/parquet_table.py") & {"kedro", "kedro_datasets"}

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 import yaml
 
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob

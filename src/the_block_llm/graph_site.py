@@ -18,7 +18,7 @@ from typing import Final
 
 from kedro_viz.api.rest.utils import get_package_compatibilities
 
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import BlockError, GraphSiteError
 
 # As the folders under data/ are numbered.

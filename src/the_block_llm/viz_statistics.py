@@ -10,7 +10,7 @@ from typing import Final
 from kedro.io import DataCatalog
 
 from the_block_llm.datasets.parquet_parts import ParquetPartsDataset
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 
 _FILE: Final = Path(".viz/stats.json")
 _TABLE: Final = f"{ParquetPartsDataset.__module__}.{ParquetPartsDataset.__qualname__}"

@@ -11,7 +11,7 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.models.adapter.manifest import AdapterManifest
 
 HEAD = "a1b2c3d4" + "0" * 32

@@ -21,7 +21,7 @@ from tests.builders.project import run_project
 from the_block_llm.configuration import config_loader
 from the_block_llm.datasets.by_repository import ByRepository
 from the_block_llm.datasets.object_store import StorePath, check_writable, place
-from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists, write_part
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists, write_part
 from the_block_llm.datasets.report import ReportDataset
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import ParameterError, StorageError, TableError
@@ -83,7 +83,7 @@ def test_a_save_that_fails_midway_leaves_the_old_table(folder: StorePath) -> Non
 
 _KILLED = """
 import os, pickle, signal, sys
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 
 folder, schema, batches = pickle.load(sys.stdin.buffer)
 
@@ -127,7 +127,7 @@ def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
 _KILLED_WHILE_SENDING = """
 import asyncio, os, pickle, signal, sys
 import s3fs
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 
 folder, schema, part = pickle.load(sys.stdin.buffer)
 # Objects above twice this size go in pieces; by default 50 MB.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.models.adapter.manifest import list_adapters
 
 # Torch is imported once for all of them; each command is otherwise what a shell would start.

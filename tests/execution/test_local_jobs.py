@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import TableError
 from the_block_llm.execution import local_jobs
 from the_block_llm.execution.jobs import Call

@@ -20,7 +20,7 @@ from tests.execution.simple_jobs import die, fail, square
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
 from the_block_llm.datasets.object_store import place
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams

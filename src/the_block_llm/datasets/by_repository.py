@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parquet_files import open_parquet
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 
 _COLUMN: Final = "repo"
 _PATHS: Final = ("path", "old_path")

@@ -9,7 +9,7 @@ from kedro_datasets._typing import TablePreview
 
 from the_block_llm import schemas
 from the_block_llm.datasets.object_store import Place, place
-from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists
 
 _PREVIEW_CHARACTERS = 200
 
@@ -21,7 +21,7 @@ class ParquetPartsDataset(
 
     ``save`` takes any iterable of record batches, tables or finished part files and
     consumes it while writing, so a node may return a generator of any length. ``load``
-    returns a :class:`~the_block_llm.datasets.parts.ParquetParts`, which reads on demand.
+    returns a :class:`~the_block_llm.datasets.parquet_table.ParquetParts`, which reads on demand.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import HTMLPreview, JSONPreview
 
 from the_block_llm.datasets.object_store import place
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.datasets.report_files import read_report
 
 

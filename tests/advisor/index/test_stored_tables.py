@@ -16,7 +16,7 @@ from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_i
 from the_block_llm.advisor.index.stored_tables import tables_at_hand
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorePath, place
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.errors import StorageError, TableError
 
 TABLES = ("commits", "file_changes", "snapshot_files")

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AREAS = ("consensus", "ledger", "market", "network", "storage", "wallet")

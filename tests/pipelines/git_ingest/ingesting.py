@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest import nodes
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams

@@ -10,7 +10,7 @@ from peft import PeftModel
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import compute_loss_in_chunks

@@ -7,7 +7,7 @@ import pytest
 from tests.builders.project import copy_project, run_project
 from tests.builders.tiny_llama import save_tiny_llama
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.models.adapter.manifest import list_adapters
 from the_block_llm.models.base.special_tokens import DOMAIN_MARKS
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.schemas import COMMITS, FILE_CHANGES, SNAPSHOT_FILES
 

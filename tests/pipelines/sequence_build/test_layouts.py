@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile

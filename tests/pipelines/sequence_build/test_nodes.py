@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.errors import ParameterError, StaleDataError, TooLittleDataError
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes

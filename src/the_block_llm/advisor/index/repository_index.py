@@ -17,7 +17,7 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parts import MANIFEST_NAME, ParquetParts
+from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetParts
 from the_block_llm.errors import StorageError, TableError
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in

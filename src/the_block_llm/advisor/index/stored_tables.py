@@ -6,7 +6,7 @@ from typing import Any, Final
 from the_block_llm.advisor.index.repository_index import TABLES
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetParts, write_text_atomically
 from the_block_llm.errors import TableError
 from the_block_llm.progress import progress_bar
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.cutoff import read_cutoff
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.models.adapter.manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import familiar_held_out

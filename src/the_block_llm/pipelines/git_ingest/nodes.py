@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report

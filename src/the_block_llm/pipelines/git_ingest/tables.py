@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parts import write_part
+from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.errors import RepositoryError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import read_attributes

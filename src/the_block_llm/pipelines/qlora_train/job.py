@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.resource_limits import MemoryLimits

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import StoppedOnRequest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parts import ParquetParts
-from the_block_llm.execution.in_order import in_order
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.execution.jobs import Call
+from the_block_llm.execution.ordered_map import in_order
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import Noted, note_words

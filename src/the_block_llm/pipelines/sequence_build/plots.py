@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from the_block_llm import plot_style
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.schemas import DOCUMENT_KINDS, SPLITS
 
 _COLOURS: Final = (plot_style.BLUE, plot_style.ORANGE, plot_style.GREEN)

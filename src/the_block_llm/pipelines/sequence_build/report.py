@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening

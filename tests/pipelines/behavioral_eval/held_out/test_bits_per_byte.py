@@ -7,7 +7,7 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 from torch.nn import functional
 
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
     batches_of_rows,

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import (
     familiar_held_out,
     familiar_shares,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
-from the_block_llm.datasets.parts import ParquetParts, table_exists
+from the_block_llm.datasets.parquet_table import ParquetParts, table_exists
 
 
 def _without_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:

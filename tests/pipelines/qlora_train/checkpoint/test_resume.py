@@ -103,7 +103,7 @@ def test_changed_rows_are_refused_and_the_same_rows_written_again_are_not(
     other = short.model_copy(update={"train_folder": save_rows(before.with_name("other"), rows)})
     with pytest.raises(TrainingError, match="changed since: the train rows"):
         train(other)
-    from the_block_llm.datasets.parts import ParquetParts
+    from the_block_llm.datasets.parquet_table import ParquetParts
 
     same = list(ParquetParts(before).rows())
     assert (

@@ -20,7 +20,7 @@ from tests.pipelines.qlora_train.jobs import (
 from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.datasets.adapter import AdapterDataset
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleDataError, TrainingError
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.text import Text
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.datasets.project import Project
 from the_block_llm.errors import ParameterError, StaleDataError
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.pipelines.sequence_build.packing.mixture import kept_shares, left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import Mix
 from the_block_llm.schemas import DOCUMENTS

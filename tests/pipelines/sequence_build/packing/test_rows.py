@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_split

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes

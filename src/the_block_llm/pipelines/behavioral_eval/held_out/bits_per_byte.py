@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.inference.likelihood import target_nats

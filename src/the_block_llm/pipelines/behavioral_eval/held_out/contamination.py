@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 
 _LEAST_CHARACTERS: Final = 12  # shorter lines stand in every file
 _FEWEST_LINES: Final = 3

@@ -6,7 +6,7 @@ What retrieval alone achieves is the mark that tuning has to pass.
 from collections.abc import Iterator
 
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.retrieval.passages import Passage, commit_passages, file_passages
 
 

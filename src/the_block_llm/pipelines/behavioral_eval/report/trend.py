@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from the_block_llm.datasets.cutoff import Cutoff, utc
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 
 _NEVER_DAYS: Final = 10_000.0
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parts import write_part
+from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.pipelines.git_ingest.git.diff_parser import CommitHeader, FilePatch
 from the_block_llm.pipelines.git_ingest.git.diff_stream import PatchStream
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from the_block_llm.datasets.parts import write_part
+from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.languages import language_of
 from the_block_llm.pipelines.git_ingest.filters.encoding_detection import (
     decode,

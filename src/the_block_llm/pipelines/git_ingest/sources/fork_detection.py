@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rensa import RMinHash, RMinHashLSH
 
 from the_block_llm.datasets.by_repository import ByRepository, OfRepository
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
 

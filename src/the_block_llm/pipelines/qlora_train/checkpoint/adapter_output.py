@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter.manifest import MANIFEST_NAME, AdapterManifest, open_adapter
 from the_block_llm.models.base.sources import base_revision, prepare_base_model

@@ -15,7 +15,7 @@ from typing import Any, Final
 from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from the_block_llm.datasets.parts import write_text_atomically
+from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError, TrainingError
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, differences
 from the_block_llm.pipelines.qlora_train.runtime import distributed

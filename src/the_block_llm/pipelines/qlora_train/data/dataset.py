@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.pipelines.qlora_train.data.sampler import BLANK
 
 _COLUMNS = ("input_ids", "labels_mask", "segment_lengths")

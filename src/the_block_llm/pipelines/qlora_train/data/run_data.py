@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import TooLittleDataError
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan, plan_epochs

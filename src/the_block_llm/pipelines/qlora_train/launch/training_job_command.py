@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from the_block_llm.datasets.parts import ParquetParts, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetParts, write_text_atomically
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.report_files import read_report
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile

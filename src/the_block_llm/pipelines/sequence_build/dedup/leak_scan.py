@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.parquet_files import open_parquet
-from the_block_llm.datasets.parts import save_parts
+from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.memory import give_back_freed
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.dedup.signatures import (

@@ -7,7 +7,7 @@ from typing import Any
 
 from the_block_llm.datasets.by_repository import ByRepository, RowSource
 from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.datasets.project import OpenProject
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile

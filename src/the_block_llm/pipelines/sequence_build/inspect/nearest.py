@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.dedup.shingling import wording
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parts import ParquetParts, save_parts
-from the_block_llm.execution.in_order import in_order
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.execution.jobs import Call
+from the_block_llm.execution.ordered_map import in_order
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.memory import give_back_freed
 from the_block_llm.pipelines.sequence_build.packing.repository_batches import temporary_folder

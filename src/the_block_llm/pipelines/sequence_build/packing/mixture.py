@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE
 from the_block_llm.pipelines.sequence_build.params import Mix
 from the_block_llm.schemas import DOCUMENT_KINDS

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parts import ParquetParts, save_parts, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, write_text_atomically
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, Lost
 from the_block_llm.execution.params import ExecutionParams

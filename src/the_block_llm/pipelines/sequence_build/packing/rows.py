@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parts import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.pipelines.sequence_build.code.boundaries import Signposts, border_lines
 from the_block_llm.pipelines.sequence_build.document import must_stay_whole
 from the_block_llm.pipelines.sequence_build.packing.backfill import lend_beginnings

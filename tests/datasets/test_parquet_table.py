@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from the_block_llm.datasets.parts import ParquetParts, save_parts, table_exists, write_part
+from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists, write_part
 from the_block_llm.errors import StorageError, TableError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64()), pa.field("text", pa.string())])
