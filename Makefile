@@ -55,7 +55,7 @@ docs: $(READY)  ## build this documentation into site/, strictly
 
 PORT ?= 4141
 viz: $(READY)  ## see pipelines, tables, reports and plots in a browser; PORT=4141
-	$(BIN)/python -m the_block_llm.graph_site --port $(PORT)
+	$(BIN)/python -m the_block_llm.viz.site --port $(PORT)
 
 screenshots: $(READY)  ## take the documentation's pictures anew, after make demo; needs chromium
 	$(BIN)/python -m docs.tools.screenshots

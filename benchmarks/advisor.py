@@ -25,7 +25,7 @@ from transformers import (
 
 from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.output.results import Wish
-from the_block_llm.configuration import project_parameters
+from the_block_llm.project.config_loader import project_parameters
 
 QUESTION = "What breaks if consensus stalls while the state manager goes on?"
 LLAMA = {

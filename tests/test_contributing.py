@@ -15,10 +15,10 @@ import yaml
 from tests.builders.project import ROOT, copy_project, run_project
 
 from the_block_llm import schemas
-from the_block_llm.configuration import project_parameters
 from the_block_llm.datasets.parquet_parts import ParquetPartsDataset
 from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.pipelines.behavioral_eval.probes.suites import parse_suite
+from the_block_llm.project.config_loader import project_parameters
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

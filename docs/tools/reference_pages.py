@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from the_block_llm import schemas
 from the_block_llm.cli import cli
-from the_block_llm.parameter_checks import TYPED_PARAMETERS
+from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the top of conf/base/parameters.yml says of them is all there is to say.

@@ -26,7 +26,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from rich.console import Console
 from rich.text import Text
 
-from the_block_llm.graph_site import build_graph_site
+from the_block_llm.viz.site import build_graph_site
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs/images"

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from the_block_llm.advisor import cli as ask_command
 from the_block_llm.advisor import serve as serve_command
-from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.datasets.object_store import Place
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_place
@@ -22,7 +21,8 @@ from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build.inspect import cli as looking
 from the_block_llm.planning import command as planning
-from the_block_llm.run_options import check_run_options
+from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.run_options import check_run_options
 
 _RUN_HELP: Final = """Mine a repository, build sequences, train an adapter, evaluate it.
 

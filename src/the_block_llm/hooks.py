@@ -21,10 +21,10 @@ from the_block_llm.datasets.object_store import Place, StorePath, check_writable
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.memory import give_back_freed
-from the_block_llm.parameter_checks import check_parameters
-from the_block_llm.run_options import check_inputs, check_repository
-from the_block_llm.run_summary import print_summary
-from the_block_llm.viz_statistics import write_viz_statistics
+from the_block_llm.project.parameter_checks import check_parameters
+from the_block_llm.project.run_options import check_inputs, check_repository
+from the_block_llm.project.run_summary import print_summary
+from the_block_llm.viz.statistics import write_viz_statistics
 
 _log = logging.getLogger(__name__)
 _LEAST_FREE_BYTES: Final = 512 * 1024 * 1024

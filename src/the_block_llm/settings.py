@@ -12,8 +12,8 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 # Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from the_block_llm.configuration import LOADER_ARGS, ProjectConfigLoader
 from the_block_llm.hooks import ProjectHooks
+from the_block_llm.project.config_loader import LOADER_ARGS, ProjectConfigLoader
 
 HOOKS = (ProjectHooks(),)
 

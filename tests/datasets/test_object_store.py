@@ -18,13 +18,13 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from tests.builders.project import run_project
 
-from the_block_llm.configuration import config_loader
 from the_block_llm.datasets.by_repository import ByRepository
 from the_block_llm.datasets.object_store import StorePath, check_writable, place
 from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists, write_part
 from the_block_llm.datasets.report import ReportDataset
 from the_block_llm.datasets.storage import storage_place
 from the_block_llm.errors import ParameterError, StorageError, TableError
+from the_block_llm.project.config_loader import config_loader
 
 SCHEMA = pa.schema([pa.field("repo", pa.string()), pa.field("n", pa.int64())])
 

@@ -15,10 +15,10 @@ import pytest
 from kedro.framework.project import configure_project
 
 from the_block_llm.cli import cli
-from the_block_llm.configuration import project_parameters
 from the_block_llm.errors import ParameterError, ProfileError
-from the_block_llm.parameter_checks import TYPED_PARAMETERS
-from the_block_llm.run_options import check_run_options
+from the_block_llm.project.config_loader import project_parameters
+from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
+from the_block_llm.project.run_options import check_run_options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md"))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, RootModel
 
 from the_block_llm import schemas
 from the_block_llm.cli import cli
-from the_block_llm.parameter_checks import TYPED_PARAMETERS
+from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
 
 def leaves(values: dict[str, object], prefix: str) -> set[str]:

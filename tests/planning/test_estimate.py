@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from tests.builders.project import ROOT
 
-from the_block_llm.configuration import project_parameters
 from the_block_llm.errors import ParameterError
 from the_block_llm.planning.command import run_estimate
 from the_block_llm.planning.estimate import Workload, estimate
 from the_block_llm.planning.params import PlanningParams, Rates
 from the_block_llm.planning.simulation import draw_sizes, simulate
+from the_block_llm.project.config_loader import project_parameters
 
 RATES = Rates(
     ingest_cpu_s_per_repository=1.0, ingest_cpu_s_per_mb=2.0, screening_cpu_s_per_mb=1.0,

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
-from the_block_llm import plot_style
 from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.schemas import COMMIT_KINDS
+from the_block_llm.viz import plot_style
 
 _BINS: Final = 40
 _KILO, _MEGA = 1_000, 1_000_000

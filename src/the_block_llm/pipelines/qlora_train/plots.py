@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from the_block_llm import plot_style
+from the_block_llm.viz import plot_style
 
 _MANY_STEPS: Final = 150
 _TRAIN, _VALIDATION, _RATE = plot_style.BLUE, plot_style.ORANGE, plot_style.GREY

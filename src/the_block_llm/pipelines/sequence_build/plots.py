@@ -6,9 +6,9 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from the_block_llm import plot_style
 from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.schemas import DOCUMENT_KINDS, SPLITS
+from the_block_llm.viz import plot_style
 
 _COLOURS: Final = (plot_style.BLUE, plot_style.ORANGE, plot_style.GREEN)
 _COLOUR_OF: Final = dict(zip(DOCUMENT_KINDS, _COLOURS, strict=True))

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from the_block_llm.datasets.storage import StorageParams, storage_params
 from the_block_llm.errors import ParameterError, did_you_mean, mendable_cause
 from the_block_llm.models.profiles import profile_name
-from the_block_llm.parameter_checks import check_parameters
+from the_block_llm.project.parameter_checks import check_parameters
 
 _SAID_CHARACTERS: Final = 200  # of an error of omegaconf, which may quote itself many times
 LOADER_ARGS: Final[dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 from docs.tools.screenshots import BROWSERS, open_dataset, served, settle
 from kedro.framework.project import configure_project, pipelines
 
-from the_block_llm.graph_site import main
+from the_block_llm.viz.site import main
 
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 # One dataset of each kind, and what its preview is in the page.

@@ -7,7 +7,7 @@ from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset
 
 from the_block_llm.errors import ParameterError, RepositoryError, TableError
-from the_block_llm.run_options import check_inputs, check_repository, check_run_options
+from the_block_llm.project.run_options import check_inputs, check_repository, check_run_options
 
 configure_project("the_block_llm")
 KEPT = ("repository", "snapshot_files")

@@ -13,9 +13,9 @@ from kedro.framework.startup import bootstrap_project
 from omegaconf import OmegaConf
 from tests.builders.project import copy_project
 
-from the_block_llm.configuration import config_loader, project_parameters
 from the_block_llm.errors import ParameterError, ProfileError
-from the_block_llm.parameter_checks import check_parameters
+from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.parameter_checks import check_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,7 +77,7 @@ def test_every_parameter_group_is_read_by_a_node(
 def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
-    from the_block_llm.parameter_checks import TYPED_PARAMETERS
+    from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
     for group, kind in TYPED_PARAMETERS.items():
         if group != "models":

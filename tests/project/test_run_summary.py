@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kedro.io import DataCatalog
 
-from the_block_llm.run_summary import print_summary
+from the_block_llm.project.run_summary import print_summary
 
 REPORT = {"history": [], "snapshots": [], "warnings": [f"warning {n}" for n in range(20)]}
 
