@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 import yaml
 
+from the_block_llm.models.base.quantized_loading import keep_differentiable
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import load_trainable
 from the_block_llm.models.plain.memory_plan import keep_heap_tight, plan_plain
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
 

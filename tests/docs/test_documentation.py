@@ -64,9 +64,9 @@ RUN_BY = {
     "execution/test_ray_jobs.py": (r"kedro run --pipelines=\S+ --params=execution\.engine=ray\S*",),
     "datasets/test_object_store.py": (r"kedro run --params=storage\.folder=s3://\S+",),
     "test_deploy.py": (r"MACHINES=.* deploy/torchrun\.sh .*",),
-    "test_graph_site.py": (r"make viz",),
-    "advisor/test_ask.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),
-    "advisor/test_serve_command.py": (r"kedro serve.*",),
+    "viz/test_site.py": (r"make viz",),
+    "advisor/test_cli.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),
+    "advisor/test_serve.py": (r"kedro serve.*",),
 }
 # Measurements, by hand on an idle machine: minutes to hours. The pages give their figures.
 BY_HAND = (r"python benchmarks/.*",)

@@ -28,7 +28,7 @@ from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
 from the_block_llm.pipelines.sequence_build import nodes as sequences
-from the_block_llm.pipelines.sequence_build.packing.best_fit import repository_batches, windows
+from the_block_llm.pipelines.sequence_build.packing import repository_batches, windows
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.schemas import DOCUMENTS, ROWS
 

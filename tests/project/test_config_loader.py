@@ -17,7 +17,7 @@ from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.project.config_loader import config_loader, project_parameters
 from the_block_llm.project.parameter_checks import check_parameters
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def site(finished_project: Path) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KEDRO_ENV", "test")
         patched.chdir(finished_project)
-        patched.setattr(sys, "argv", ["graph_site", "--only-build"])
+        patched.setattr(sys, "argv", ["site", "--only-build"])
         main()  # what `make viz` does before it serves
         return finished_project / "build"
 

@@ -1,1 +1,1 @@
-"""The advisor: questions about a repository, answered from it and by the tuned model."""
+"""Answers questions with a tuned model and the repository: ``kedro ask`` and ``kedro serve``."""

@@ -59,7 +59,7 @@ class Advisor:
         """Take the project's parameters; nothing is loaded yet.
 
         Args:
-            parameters: All of them, as :func:`~the_block_llm.project.config_loader.project_parameters`
+            parameters: All of them, as ``project_parameters``
                 or a Kedro context gives them.
             device: Where models go; by default the GPU where there is one.
         """

@@ -1,6 +1,5 @@
 """``kedro serve``: the advisor over HTTP."""
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -8,10 +7,8 @@ from typing import Any, Final
 import click
 from rich import reconfigure
 
-from the_block_llm.errors import ServerError
+from the_block_llm.advisor.serving.access import KEY_VARIABLE, check_exposure
 
-KEY_VARIABLE: Final = "THE_BLOCK_API_KEY"
-_SHORTEST_KEY: Final = 16
 HELP: Final = f"""Serve the tuned model over HTTP, as OpenAI's clients and editors speak it.
 
 Only this machine can reach it unless --host says otherwise; any other address needs a key
@@ -57,35 +54,3 @@ def serve(
     from the_block_llm.advisor.serving.server import run_server  # noqa: PLC0415
 
     run_server(parameters(env), host=host, port=port, key=key, model=model)
-
-
-def check_exposure(host: str, key: str | None) -> None:
-    """Refuse to be reachable by others without a key.
-
-    Raises:
-        ServerError: There is no key, or it is short enough to be guessed.
-    """
-    if key is not None and len(key) < _SHORTEST_KEY:
-        raise ServerError(
-            f"The key in {KEY_VARIABLE} has {len(key)} characters; at least {_SHORTEST_KEY} are "
-            "needed. Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    if key is None and not is_loopback(host):
-        raise ServerError(
-            f"{host} can be reached from other machines, so a key is needed. Put one into the "
-            f"environment variable {KEY_VARIABLE}, or serve on 127.0.0.1."
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """True for names and addresses that only this machine can reach.
-
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "box")]
-    [True, True, True, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -1,0 +1,1 @@
+"""Kedro datasets and the tables behind them: Parquet parts on disk or in an object store."""

@@ -1,1 +1,1 @@
-"""Where jobs of the data pipelines run: on this machine or on a Ray cluster."""
+"""Where jobs of the data run: local processes or a Ray cluster."""

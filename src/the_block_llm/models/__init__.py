@@ -1,0 +1,1 @@
+"""Models: profiles, loading in 4 bits, adapters, and the two training engines."""

@@ -1,0 +1,1 @@
+"""The five Kedro pipelines, one package each; none imports another."""

@@ -1,1 +1,1 @@
-"""What data and training will cost at a size that is given, from rates that were measured."""
+"""Estimates what a corpus of a given size will cost: ``kedro estimate``."""

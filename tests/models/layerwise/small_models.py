@@ -10,12 +10,12 @@ from peft import PeftModel
 from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
+from the_block_llm.models.base.quantized_loading import keep_differentiable
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import Trainable, load_trainable
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 
 CPU = torch.device("cpu")
 EVERY_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -14,13 +14,12 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, Starcoder2Co
 
 from the_block_llm.errors import AdapterTargetError, MemoryPlanError
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.base.quantized_loading import keep_differentiable, load_base_model
 from the_block_llm.models.collate import IGNORED_LABEL, collate_rows
 from the_block_llm.models.plain.activation_tracer import ATTENTION, MLP, trace_pass
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
 from the_block_llm.models.plain.memory_plan import keep_heap_tight, plan_plain, resident_bytes
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
 
 CPU = torch.device("cpu")

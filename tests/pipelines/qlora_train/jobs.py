@@ -12,9 +12,9 @@ from tests.builders.tiny_llama import tiny_profile
 from the_block_llm import schemas
 from the_block_llm.datasets.parquet_table import save_parts
 from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.base.quantized_loading import keep_differentiable
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train
 

@@ -1,0 +1,1 @@
+"""Which model answers, and the pool of loaded ones."""

@@ -1,0 +1,1 @@
+"""Answers on their way out: streaming, citations, sanitizing, perplexity of lines."""

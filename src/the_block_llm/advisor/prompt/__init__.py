@@ -1,0 +1,1 @@
+"""Builds prompts and truncates them to the context."""

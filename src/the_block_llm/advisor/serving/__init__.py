@@ -1,1 +1,1 @@
-"""The HTTP interface: what OpenAI's clients speak, and a page."""
+"""The HTTP server: OpenAI-compatible routes, the page, access, queue and metrics."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from the_block_llm.advisor.serve import KEY_VARIABLE, is_loopback
+from the_block_llm.advisor.serving.access import KEY_VARIABLE, is_loopback
 
 # The page itself holds nothing secret, and a monitor must see that the server is there.
 _OPEN: Final = frozenset({"/", "/page.js", "/page.css", "/health"})

@@ -8,7 +8,7 @@ from typing import Any, Final
 import uvicorn
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.serve import is_loopback
+from the_block_llm.advisor.serving.access import is_loopback
 from the_block_llm.advisor.serving.app import create_app
 from the_block_llm.errors import ServerError
 

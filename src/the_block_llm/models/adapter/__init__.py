@@ -1,0 +1,1 @@
+"""LoRA adapters: folder and manifest, loading, trained rows of added tokens."""

@@ -1,0 +1,1 @@
+"""Base models: where their files come from, and loading them quantized to NF4."""

@@ -1,0 +1,1 @@
+"""Generation, and the likelihood of given continuations."""

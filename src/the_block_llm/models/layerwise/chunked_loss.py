@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import torch
 
 from the_block_llm.models.layerwise.added_tokens import AddedTokens
-from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.kernels import fused
 from the_block_llm.models.layerwise.kernels.norms import Norm
 from the_block_llm.models.layerwise.offload.copy_stream import Moment, SideQueue
 from the_block_llm.models.layerwise.offload.weight_streaming import host_buffer

@@ -11,8 +11,8 @@ import torch
 from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.chunked_loss import HeadLoss, VocabularyHead
+from the_block_llm.models.layerwise.kernels import fused
 from the_block_llm.models.layerwise.kernels.attention import Segments
-from the_block_llm.models.layerwise.kernels.fused import fused
 from the_block_llm.models.layerwise.kernels.norms import Norm
 from the_block_llm.models.layerwise.layer import DecoderLayer
 from the_block_llm.models.layerwise.layer_context import Batch, Tiling

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
+from the_block_llm.models.layerwise.kernels import fused
 from the_block_llm.models.layerwise.kernels.attention import (
     AttentionOutput,
     attend,
     attend_backward,
 )
-from the_block_llm.models.layerwise.kernels.fused import fused
 from the_block_llm.models.layerwise.layer_context import LayerPass, Tiling
 from the_block_llm.models.layerwise.lora_linear import Projection
 

@@ -3,7 +3,7 @@
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.kernels import fused
 from the_block_llm.models.layerwise.layer_context import LayerPass
 from the_block_llm.models.layerwise.lora_linear import Projection
 

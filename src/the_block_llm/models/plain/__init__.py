@@ -1,0 +1,1 @@
+"""The plain engine: transformers and PEFT, its memory plan, chunked loss, FSDP."""

@@ -22,7 +22,7 @@ from the_block_llm.pipelines.behavioral_eval.probes import probe_plan as plan
 from the_block_llm.pipelines.behavioral_eval.probes.placeholders import repository_facts
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Suite, read_suites
-from the_block_llm.pipelines.behavioral_eval.report.report import html_report
+from the_block_llm.pipelines.behavioral_eval.report import html_report
 from the_block_llm.pipelines.behavioral_eval.tasks.history_split import project_name, read_two_times
 from the_block_llm.pipelines.behavioral_eval.tasks.registry import draw_items, mark_familiar
 from the_block_llm.retrieval.citations import known_names
@@ -125,7 +125,7 @@ def judge(
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
     """Score what is stored and say what it shows; no model is loaded."""
-    from the_block_llm.pipelines.behavioral_eval.report.report import report  # noqa: PLC0415
+    from the_block_llm.pipelines.behavioral_eval.report import report  # noqa: PLC0415
     from the_block_llm.pipelines.behavioral_eval.report.trend import (  # noqa: PLC0415
         material_hash,
         remember,

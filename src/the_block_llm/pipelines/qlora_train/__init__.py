@@ -1,0 +1,1 @@
+"""Pipeline that trains a LoRA adapter on the 4-bit base model."""

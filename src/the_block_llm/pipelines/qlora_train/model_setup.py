@@ -4,15 +4,13 @@ import logging
 
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.models.base.sources import load_tokenizer
+from the_block_llm.models.base.quantized_loading import keep_differentiable
 from the_block_llm.models.factory import Trainable, hold_to_cap, load_trainable, plan_memory
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.plain.fsdp import kept_bytes
 from the_block_llm.models.plain.memory_plan import PlainPlan
 from the_block_llm.pipelines.qlora_train.data.run_data import RunData
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.preflight.throughput import Speed, measure_speed
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 
 _log = logging.getLogger(__name__)
@@ -69,11 +67,3 @@ def load_model(
         trainable.model.layerwise.returns_gradients = True
     keep_differentiable(trainable.model)
     return trainable
-
-
-def measure(job: TrainingJob, plan: MemoryPlan | PlainPlan | None, data: RunData) -> Speed:
-    """Load the model, time real passes over the longest rows, and let go of it."""
-    trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
-    return measure_speed(
-        trainable, data.train, job.values.micro_batch_rows, distributed.local_device()
-    )

@@ -5,7 +5,7 @@ import pytest
 from the_block_llm.errors import SuiteError
 from the_block_llm.pipelines.behavioral_eval.probes.suites import parse_suite, read_suites
 
-SUITES = Path(__file__).parents[3] / "conf/base/suites"
+SUITES = Path(__file__).parents[4] / "conf/base/suites"
 GOOD = """\
 version: 1
 role: advisor

@@ -10,7 +10,7 @@ from tests.pipelines.git_ingest.ingesting import ingest
 from the_block_llm.pipelines.git_ingest.git import diff_parser
 from the_block_llm.pipelines.git_ingest.git.diff_parser import PatchReader
 from the_block_llm.pipelines.git_ingest.git.sandbox import GitStoppedError
-from the_block_llm.pipelines.git_ingest.history.extract import damaged_commits
+from the_block_llm.pipelines.git_ingest.history import damaged_commits
 
 _ZERO, _ONE, _TWO = b"0" * 40, b"1" * 40, b"2" * 40
 _CHANGES = (

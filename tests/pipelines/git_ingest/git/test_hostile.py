@@ -243,7 +243,7 @@ def test_a_gigabyte_of_zeros_is_left_out_and_never_unpacked(tmp_path: Path) -> N
 
     out = subprocess.run(
         [sys.executable, "-c", _MEASURED, str(repository.path), str(tmp_path / "out")],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=True,
         capture_output=True,

@@ -3,11 +3,13 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ from hypothesis import strategies as st
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
+import the_block_llm
 from the_block_llm.datasets.parquet_table import ParquetParts, table_exists
+from the_block_llm.pipelines.git_ingest import tables
+from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest
+from the_block_llm.pipelines.git_ingest.sources import resolve
 
 
 def _without_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
@@ -53,6 +59,44 @@ def test_rewritten_history_and_other_options_are_noticed(tmp_path: Path) -> None
     assert [s for (s,) in got.rows("commits", "subject")] == ["One", "Two", "Other three"]
     small = ingest(repository.path, tmp_path / "out", max_patch_bytes=5)
     assert {reason for (reason,) in small.rows("file_changes", "drop_reason")} == {"too_large"}
+
+
+PACKAGE = Path(the_block_llm.__file__).parent
+STAGE = "pipelines/git_ingest"
+
+
+def move_a_module(package: Path) -> None:
+    (package / STAGE / "redaction/redactor.py").rename(package / STAGE / "filters/redactor.py")
+
+
+def change_a_column_type(package: Path) -> None:
+    schemas = package / "schemas.py"
+    text = schemas.read_text(encoding="utf-8")
+    assert text.count('"additions", pa.int64()') == 1
+    schemas.write_text(text.replace('"additions", pa.int64()', '"additions", pa.int32()'))
+
+
+def edit_a_room(package: Path) -> None:
+    with (package / STAGE / "history/commit_classifier.py").open("a") as module:
+        module.write("# another rule\n")
+
+
+@pytest.mark.parametrize("change", [move_a_module, change_a_column_type, edit_a_room])
+def test_shards_of_other_code_are_refused(
+    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "the_block_llm"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert code_digest(package) == code_digest(PACKAGE)
+    repository = GitRepository(tmp_path / "project")
+    repository.commit("One", {"a.py": "1\n"})
+    ingest(repository.path, tmp_path / "out")
+    change(package)
+    changed = code_digest.__wrapped__(package)
+    for user in (tables, resolve):
+        monkeypatch.setattr(user, "code_digest", lambda: changed)
+    assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 1
+    assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 0
 
 
 _TEXTS = [
@@ -172,6 +216,7 @@ def _take(repository: GitRepository, number: int, what: str, which: int, text: b
 _RUN = """
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from tests.pipelines.git_ingest.ingesting import ingest
 print("ready", flush=True)
@@ -189,7 +234,7 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
     expected = ingest(repository.path, tmp_path / "full", cutoff=0.5).all_rows()
     out = tmp_path / "out"
     dice = random.Random(3)
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     for _ in range(20):
         run = subprocess.Popen(
             [sys.executable, "-c", _RUN, str(repository.path), str(out)],

@@ -26,6 +26,7 @@ from tests.pipelines.qlora_train.killing import Killed, at_step, kill_at
 from the_block_llm.errors import StoppedOnRequest, StorageError, TrainingError
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import complete_checkpoints
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.loop import run
 from the_block_llm.pipelines.qlora_train.loop.run import train
 
 
@@ -145,8 +146,6 @@ def test_a_run_that_is_in_the_way_says_so(job: TrainingJob) -> None:
 def test_killed_after_training_and_before_the_adapter_is_written(
     job: TrainingJob, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from the_block_llm.pipelines.qlora_train.loop import run
-
     with monkeypatch.context() as patch:
         patch.setattr(run, "save_adapter", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -160,7 +159,6 @@ def test_killed_after_training_and_before_the_adapter_is_written(
 def test_a_run_that_ended_early_does_not_go_on_when_it_is_killed_then(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     save_rows(job.validation_folder, [row("0123456789 =+* zyxwv %&!? 9876543210")])
     impatient = change(job, learning_rate=2e-2, early_stopping_patience=1)
     uncut = trained(impatient)

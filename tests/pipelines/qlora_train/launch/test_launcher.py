@@ -107,7 +107,7 @@ def test_two_machines_train_a_written_job_and_the_run_here_takes_its_adapter(
         **os.environ, "MACHINES": "2", "GPUS": "1", "MEET_AT": meet_at,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    script = Path(__file__).resolve().parents[3] / "deploy" / "torchrun.sh"
+    script = Path(__file__).resolve().parents[4] / "deploy" / "torchrun.sh"
     machines = [
         subprocess.Popen(
             ["bash", str(script), str(folder)], env=environment, stdin=subprocess.DEVNULL,
@@ -225,7 +225,7 @@ def test_an_error_nobody_foresaw_says_what_it_was_and_where(
     monkeypatch.setattr(distributed, "is_first", lambda: False)
     (tmp_path / launcher.JOB_FILE).write_text(job.model_dump_json())
     assert worker.main(tmp_path, ends_with_parent=False) == 1
-    said = r"ValueError: the driver is too old \(test_processes.py, line \d+\)"
+    said = r"ValueError: the driver is too old \(test_launcher.py, line \d+\)"
     with pytest.raises(TrainingError, match=said):
         outcome_of(tmp_path, None, 1, ["torchrun's own words"])
 

@@ -9,10 +9,9 @@ from tests.builders.tiny_llama import tiny_profile
 from tests.pipelines.qlora_train.jobs import row
 
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.base.quantized_loading import keep_differentiable, load_base_model
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 
 PAD = 3
 DOCUMENTS = [

@@ -24,9 +24,9 @@ from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleDataError, TrainingError
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
+from the_block_llm.models.base.quantized_loading import keep_differentiable
 from the_block_llm.models.profiles import LoraSettings
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
-from the_block_llm.pipelines.qlora_train.exact_base import keep_differentiable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import train
 

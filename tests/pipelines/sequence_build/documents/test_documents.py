@@ -11,10 +11,10 @@ from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.code.docstrings import describe
 from the_block_llm.pipelines.sequence_build.code.imports import used_first
 from the_block_llm.pipelines.sequence_build.code.outline import declarations
+from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
 from the_block_llm.pipelines.sequence_build.documents.chat_history import change_chats
 from the_block_llm.pipelines.sequence_build.documents.commits import FileChange
 from the_block_llm.pipelines.sequence_build.documents.completion_pairs import commit_associations
-from the_block_llm.pipelines.sequence_build.documents.files import SnapshotFile
 from the_block_llm.pipelines.sequence_build.documents.filters import why_not_taught
 from the_block_llm.pipelines.sequence_build.history.commits import (
     Commit,

@@ -12,7 +12,7 @@ from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes
-from the_block_llm.pipelines.sequence_build.packing.best_fit import windows
+from the_block_llm.pipelines.sequence_build.packing import windows
 from the_block_llm.pipelines.sequence_build.packing.windows import windows_of
 from the_block_llm.pipelines.sequence_build.params import Mix, RowShape, SequenceBuildParams
 from the_block_llm.schemas import DOCUMENTS, ROWS

@@ -1,0 +1,1 @@
+"""Fused operations: Triton on a GPU, the same in PyTorch elsewhere."""

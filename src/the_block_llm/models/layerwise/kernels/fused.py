@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 try:
-    from the_block_llm.models.layerwise.kernels.fused import triton_kernels
+    from the_block_llm.models.layerwise.kernels import triton_kernels
 except ImportError:  # no Triton: a CPU, Windows
     triton_kernels = None  # type: ignore[assignment]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from the_block_llm.models.layerwise.kernels.fused import fused
+from the_block_llm.models.layerwise.kernels import fused
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Predicts memory and step time, and searches for the fastest plan that fits."""

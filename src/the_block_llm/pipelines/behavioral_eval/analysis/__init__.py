@@ -1,0 +1,1 @@
+"""Statistics of the comparison: paired intervals, verdict, negative controls."""

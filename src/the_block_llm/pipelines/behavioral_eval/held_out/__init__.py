@@ -1,0 +1,1 @@
+"""Held-out text: bits per byte, contamination, passages for retrieval."""

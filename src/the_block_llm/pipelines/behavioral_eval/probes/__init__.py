@@ -1,0 +1,1 @@
+"""Probe suites: questions, what a good answer must contain, and their scores."""

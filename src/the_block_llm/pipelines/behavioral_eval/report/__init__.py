@@ -1,0 +1,1 @@
+"""Renders the report: JSON, HTML, summary cards, forest plot, trend."""

@@ -1,0 +1,1 @@
+"""Runs the models over every item and caches each result."""

@@ -1,0 +1,1 @@
+"""Decides which files are kept: drop reasons, ``.gitattributes``, encodings."""

@@ -1,0 +1,1 @@
+"""Reads objects, trees and diffs of an untrusted repository through the git program."""

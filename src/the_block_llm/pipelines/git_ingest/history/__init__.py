@@ -1,0 +1,1 @@
+"""Extracts commits and their diffs into ``commits`` and ``file_changes``."""

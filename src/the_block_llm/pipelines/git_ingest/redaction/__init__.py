@@ -1,0 +1,1 @@
+"""Masks secrets and replaces author identities by pseudonyms."""

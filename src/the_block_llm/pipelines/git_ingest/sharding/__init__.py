@@ -1,0 +1,1 @@
+"""Splits the work into shards, runs them in parallel and caches finished ones on disk."""

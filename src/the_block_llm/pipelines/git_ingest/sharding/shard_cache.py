@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from the_block_llm import languages
-
 _NOTES = ".notes.json"
+_PACKAGE = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,20 @@ def digest_of(*facts: object) -> str:
 
 
 @functools.cache
-def code_digest() -> str:
-    """Return a digest of the modules that decide the rows: other code, other pieces."""
+def code_digest(package: Path = _PACKAGE) -> str:
+    """Return a digest of the code that decides the rows of this pipeline.
+
+    It covers every module of the pipeline, in all its folders, and the modules outside it that
+    rows depend on: the columns and the names of languages. A module that is edited, moved,
+    added or removed gives another digest, and shards stored under the old one are not used.
+
+    Args:
+        package: Folder of ``the_block_llm``.
+    """
+    modules = sorted((package / "pipelines/git_ingest").rglob("*.py"))
     digest = hashlib.sha256()
-    for module in (*sorted(Path(__file__).parent.glob("*.py")), Path(languages.__file__)):
-        digest.update(module.name.encode())
-        digest.update(module.read_bytes())
+    for module in (*modules, package / "languages.py", package / "schemas.py"):
+        content = module.read_bytes()
+        digest.update(f"{module.relative_to(package).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
     return digest.hexdigest()[:16]

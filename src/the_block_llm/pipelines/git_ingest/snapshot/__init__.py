@@ -1,0 +1,1 @@
+"""Extracts the files of one commit into the table ``snapshot_files``."""

@@ -70,7 +70,7 @@ def describe_repositories(
         repository: Path or URL; read where ``repositories`` is empty. What is wrong with it is
             an error, since nothing else would be left.
         repositories: Several, read into the same tables; see
-            :func:`~the_block_llm.pipelines.git_ingest.sources.repository_list.listed`. One that cannot be read
+            ``repository_list.listed``. One that cannot be read
             is left out, with the reason, and tried again by the next run.
         params: Of this pipeline.
         cutoff: See :func:`~the_block_llm.pipelines.git_ingest.git.rev_list.cutoff_time`. A

@@ -1,0 +1,1 @@
+"""Writes and resumes checkpoints, and writes the finished adapter with its manifest."""

@@ -1,0 +1,1 @@
+"""The training rows: dataset, sampler, number of epochs."""

@@ -1,6 +1,5 @@
-"""The rows of a run, the way through them, and how long it takes."""
+"""The rows of a run, and the way through them."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +8,8 @@ from the_block_llm.datasets.parquet_table import ParquetParts
 from the_block_llm.errors import TooLittleDataError
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan, plan_epochs
-from the_block_llm.pipelines.qlora_train.data.sampler import BLANK, RowOrder, order_rows
+from the_block_llm.pipelines.qlora_train.data.sampler import RowOrder, order_rows
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.preflight.throughput import Speed
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,3 @@ def read_rows(job: TrainingJob) -> RunData:
             steps=min(order.steps, job.max_steps or order.steps),
         )
     return RunData(train=train_rows, validation=validation_rows, plan=plan, order=order)
-
-
-def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
-    """Training and validation passes at the measured speed; probes and saving come on top."""
-    plan = data.plan
-    share = plan.steps / max(1, data.order.steps)
-    places = data.order.rows[data.order.rows != BLANK]
-    train_tokens = int(data.train.tokens[places].sum()) * share
-    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
-    return round(
-        train_tokens / speed.train_tokens_per_second / job.n_processes
-        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
-        1,
-    )

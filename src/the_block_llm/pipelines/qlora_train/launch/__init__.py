@@ -1,0 +1,1 @@
+"""Starts training processes, here or by a job script, and supervises them."""

@@ -1,0 +1,1 @@
+"""The training loop: trainer, arguments, callbacks, and the run around them."""

@@ -28,7 +28,7 @@ from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
     validations_since_best,
 )
 from the_block_llm.pipelines.qlora_train.checkpoint.run_metrics import run_metrics
-from the_block_llm.pipelines.qlora_train.data.run_data import RunData, expected_seconds, read_rows
+from the_block_llm.pipelines.qlora_train.data.run_data import RunData, read_rows
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.progress_callback import Bar, RunWatcher
 from the_block_llm.pipelines.qlora_train.loop.sample_callback import EpochProbe
@@ -39,7 +39,7 @@ from the_block_llm.pipelines.qlora_train.loop.training_arguments import (
     training_arguments,
 )
 from the_block_llm.pipelines.qlora_train.model_setup import load_model, plan_for
-from the_block_llm.pipelines.qlora_train.preflight.throughput import measure_speed
+from the_block_llm.pipelines.qlora_train.preflight.throughput import expected_seconds, measure_speed
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, spoken_duration
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import (

@@ -1,0 +1,1 @@
+"""Checks before training: disk space, memory, parameter count, throughput."""

@@ -17,11 +17,12 @@ from the_block_llm.models.factory import (
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.plain.memory_plan import PlainPlan
 from the_block_llm.models.resource_limits import MemoryLimits
-from the_block_llm.pipelines.qlora_train.data.run_data import expected_seconds, read_rows
+from the_block_llm.pipelines.qlora_train.data.run_data import read_rows
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.model_setup import measure, plan_for
+from the_block_llm.pipelines.qlora_train.model_setup import plan_for
 from the_block_llm.pipelines.qlora_train.preflight.disk_space import check_disk, disk_need
 from the_block_llm.pipelines.qlora_train.preflight.parameter_count import adapter_shape
+from the_block_llm.pipelines.qlora_train.preflight.throughput import expected_seconds, measure
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name, spoken_duration
 

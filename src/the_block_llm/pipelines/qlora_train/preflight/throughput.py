@@ -1,5 +1,6 @@
 """How fast a model trains here, from a few real micro-batches, before hours are spent on it."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +9,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import Trainable
+from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
+from the_block_llm.models.plain.memory_plan import PlainPlan
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
+from the_block_llm.pipelines.qlora_train.data.run_data import RunData
+from the_block_llm.pipelines.qlora_train.data.sampler import BLANK
+from the_block_llm.pipelines.qlora_train.job import TrainingJob
+from the_block_llm.pipelines.qlora_train.model_setup import load_model
+from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import free_memory, is_out_of_memory
 
 # The first pass of a shape also allocates and picks kernels.
@@ -57,6 +66,28 @@ def measure_speed(
             return Speed(together, tokens / train, tokens / validate)
         together //= 2
         free_memory(model)
+
+
+def measure(job: TrainingJob, plan: MemoryPlan | PlainPlan | None, data: RunData) -> Speed:
+    """Load the model, time real passes over the longest rows, and let go of it."""
+    trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
+    return measure_speed(
+        trainable, data.train, job.values.micro_batch_rows, distributed.local_device()
+    )
+
+
+def expected_seconds(data: RunData, job: TrainingJob, speed: Speed) -> float:
+    """Training and validation passes at the measured speed; probes and saving come on top."""
+    plan = data.plan
+    share = plan.steps / max(1, data.order.steps)
+    places = data.order.rows[data.order.rows != BLANK]
+    train_tokens = int(data.train.tokens[places].sum()) * share
+    validations = 1 + math.ceil(plan.steps / job.values.eval_steps)
+    return round(
+        train_tokens / speed.train_tokens_per_second / job.n_processes
+        + validations * int(data.validation.tokens.sum()) / speed.validation_tokens_per_second,
+        1,
+    )
 
 
 def _train_pass(model: Any, inputs: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The process: signals, out-of-memory errors, memory statistics, distributed ranks."""

@@ -1,0 +1,1 @@
+"""Parses source files: boundaries, docstrings, outlines, imports."""

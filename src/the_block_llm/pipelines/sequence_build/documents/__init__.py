@@ -1,0 +1,1 @@
+"""Renders files, commits and chats as documents."""

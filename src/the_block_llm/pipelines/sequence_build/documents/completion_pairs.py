@@ -13,9 +13,9 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Final
 
+from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.documents.commits import FileChange
-from the_block_llm.pipelines.sequence_build.documents.files import SnapshotFile
 from the_block_llm.pipelines.sequence_build.history.commits import Commit
 from the_block_llm.pipelines.sequence_build.history.messages import headline_of
 from the_block_llm.schemas import DocumentKind

@@ -75,7 +75,7 @@ class Corpora:
     members: range
     """Numbers of the repositories that are meant."""
     choices: Mapping[str, Any]
-    """Handed on to :class:`~the_block_llm.pipelines.sequence_build.documents.corpus.Corpus`."""
+    """Handed on to ``Corpus``."""
 
     def drafts(self) -> Iterator[Draft | Dropped]:
         """Render everything; a commit that several hold, as forks do, is rendered once."""
@@ -146,7 +146,7 @@ def corpora(
         cutoff: The same time divides every repository.
         validation_fraction: Of all commits together.
         members: Numbers of the repositories that are meant; none: all.
-        **choices: Handed on to :class:`~the_block_llm.pipelines.sequence_build.documents.corpus.Corpus`.
+        **choices: Handed on to ``Corpus``.
     """
     each = tables.each
     if len(each) == 1:

@@ -17,6 +17,7 @@ from the_block_llm.pipelines.sequence_build.code.imports import (
     used_first,
 )
 from the_block_llm.pipelines.sequence_build.code.outline import declarations
+from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
 from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.documents.chat_files import (
     dependency_chats,
@@ -42,11 +43,7 @@ from the_block_llm.pipelines.sequence_build.documents.completion_pairs import (
     commit_associations,
     folder_associations,
 )
-from the_block_llm.pipelines.sequence_build.documents.files import (
-    SnapshotFile,
-    held_out_file,
-    training_file,
-)
+from the_block_llm.pipelines.sequence_build.documents.files import held_out_file, training_file
 from the_block_llm.pipelines.sequence_build.documents.filters import (
     Untaught,
     why_not_taught,

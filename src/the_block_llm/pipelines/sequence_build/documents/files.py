@@ -1,34 +1,15 @@
 """Documents of the kind ``file``: the snapshot at the cut-off, and what is new after it."""
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
 from datetime import datetime
 
+from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.history.change_index import HeldBack
 from the_block_llm.pipelines.sequence_build.history.line_normalization import (
     lines_of,
     split_by_line,
 )
 from the_block_llm.schemas import Split
-
-
-@dataclass(frozen=True)
-class SnapshotFile:
-    """A kept file of one tree."""
-
-    path: str
-    language: str | None
-    text: str
-
-
-@dataclass(frozen=True)
-class HeldBack:
-    """What validation commits brought into the files of the training snapshot."""
-
-    created: Mapping[str, datetime]
-    """Paths that did not exist before, and when they appeared."""
-    added: Mapping[str, Set[str]]
-    """Telling lines by path."""
 
 
 def training_file(file: SnapshotFile, written_at: datetime, held_back: HeldBack) -> Draft:

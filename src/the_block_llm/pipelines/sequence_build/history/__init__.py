@@ -1,0 +1,1 @@
+"""Assigns commits to splits and indexes which paths they changed."""

@@ -1,14 +1,23 @@
 """What the changes say of paths: which commits touched them, when, and what validation added."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
 from the_block_llm.datasets.by_repository import RowSource
-from the_block_llm.pipelines.sequence_build.documents.files import HeldBack
 from the_block_llm.pipelines.sequence_build.history.commits import History
 from the_block_llm.pipelines.sequence_build.history.line_normalization import added_lines
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """What validation commits brought into the files of the training snapshot."""
+
+    created: Mapping[str, datetime]
+    """Paths that did not exist before, and when they appeared."""
+    added: Mapping[str, Set[str]]
+    """Telling lines by path."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Commands that show rows and the nearest training documents: ``kedro rows``, ``kedro audit``."""

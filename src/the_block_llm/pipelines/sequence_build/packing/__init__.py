@@ -1,0 +1,1 @@
+"""Cuts token sequences into chunks and packs them into rows of ``context_tokens``."""

@@ -37,7 +37,7 @@ def pack_by_module(
         context_tokens: Capacity of a row.
 
     Returns:
-        Rows as :func:`~the_block_llm.pipelines.sequence_build.packing.best_fit.best_fit` gives them.
+        Rows as :func:`best_fit` gives them.
 
     >>> pack_by_module([5, 4, 5, 6], ["a", "b", "a", "b"], [False] * 4, context_tokens=10)
     [[0, 2], [1, 3]]
