@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.execution.local_jobs import run_in_processes
 
 CUTOFF: Final = 0.85
@@ -322,7 +322,7 @@ def write_tables(
     n_processes = min(len(jobs), os.cpu_count() or 1)
     written = list(run_in_processes(jobs, n_processes))
     for name, schema in _SCHEMAS.items():
-        save_parts(folder / name, schema, [part for parts, _ in written for part in parts[name]])
+        save_table(folder / name, schema, [part for parts, _ in written for part in parts[name]])
     facts = [one for _, some in written for one in some]
     return {**facts[0], "repositories": facts}
 
@@ -366,7 +366,7 @@ def _written(folder: Path, repositories: Iterator[Repository]) -> dict[str, list
     def flush(name: str) -> None:
         if pending[name]:
             place = folder / f"{name}-{len(parts[name])}"
-            parts[name] += save_parts(place, _SCHEMAS[name], pending[name]).parts
+            parts[name] += save_table(place, _SCHEMAS[name], pending[name]).parts
             pending[name] = []
 
     for one in repositories:

@@ -158,9 +158,9 @@ def ours(repository: str, folder: Path, *, everything: bool, since: datetime | N
     import pandas  # noqa: F401, PLC0415
 
     from the_block_llm import schemas  # noqa: PLC0415
-    from the_block_llm.datasets.parquet_parts import ParquetPartsDataset  # noqa: F401, PLC0415
-    from the_block_llm.datasets.parquet_table import save_parts  # noqa: PLC0415
-    from the_block_llm.memory import give_back_freed  # noqa: PLC0415
+    from the_block_llm.datasets.parquet_table_dataset import ParquetTableDataset  # noqa: F401, PLC0415
+    from the_block_llm.datasets.parquet_table import save_table  # noqa: PLC0415
+    from the_block_llm.memory import trim_heap  # noqa: PLC0415
     from the_block_llm.pipelines.git_ingest import nodes  # noqa: PLC0415
     from the_block_llm.pipelines.git_ingest.params import GitIngestParams  # noqa: PLC0415
 
@@ -175,12 +175,12 @@ def ours(repository: str, folder: Path, *, everything: bool, since: datetime | N
     watch = _Watch()
     facts = nodes.find_repositories(repository, [], params, 0.85)
     commits, changes, history = nodes.read_commits(facts, params)
-    save_parts(folder / "commits", schemas.COMMITS, commits)
-    save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes)
+    save_table(folder / "commits", schemas.COMMITS, commits)
+    save_table(folder / "file_changes", schemas.FILE_CHANGES, changes)
     if everything:
-        give_back_freed()  # as before each node of a run
+        trim_heap()  # as before each node of a run
         files, snapshots = nodes.read_files(facts, params)
-        save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files)
+        save_table(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files)
         nodes.report_ingest(facts, history, snapshots)
     return watch.took()
 
@@ -251,11 +251,11 @@ def _lost_files(repository: str, folder: Path) -> dict[str, list[str]]:
     )
     lost: dict[str, list[str]] = {}
     if done.returncode:
-        from the_block_llm.datasets.parquet_table import ParquetParts  # noqa: PLC0415
+        from the_block_llm.datasets.parquet_table import ParquetTable  # noqa: PLC0415
 
         ours(repository, folder, everything=False)
         columns = ["sha", "path", "old_path", "drop_reason"]
-        for row in ParquetParts(folder / "file_changes").rows(columns):
+        for row in ParquetTable(folder / "file_changes").rows(columns):
             if row["drop_reason"] == "missing_object":
                 paths = filter(None, (row["path"], row["old_path"]))
                 lost.setdefault(row["sha"], []).extend(paths)

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from the_block_llm.models.base.quantized_loading import keep_differentiable
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import load_trainable
-from the_block_llm.models.plain.memory_plan import keep_heap_tight, plan_plain
+from the_block_llm.models.plain.memory_plan import lower_mmap_threshold, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
@@ -53,12 +53,12 @@ def measure(folder: Path, rows: int, row_tokens: int, tight: bool) -> None:
     plan = plan_plain(profile, row_tokens, rows, rows, 2**50)
     assert plan is not None
     if tight:
-        keep_heap_tight()
+        lower_mmap_threshold()
         items = {**plan.device_items, "freed, held back by the heap": 0}
         plan = replace(plan, tight_heap=True, device_items=items)
     trainable = load_trainable(profile, 42, CPU, plan, load_tokenizer(profile))
     model = trainable.model.train()
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     untrained = trainable_tensors(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ import yaml
 
 from scale_out import make
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest import nodes as ingest
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
@@ -80,11 +80,11 @@ def read(folder: Path, repositories: list[str]) -> dict[str, Any]:
         facts = ingest.find_repositories(".", repositories, params, 0.85)
         commits, changes, history = ingest.read_commits(facts, params)
         tables = [
-            save_parts(folder / "commits", schemas.COMMITS, commits),
-            save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
+            save_table(folder / "commits", schemas.COMMITS, commits),
+            save_table(folder / "file_changes", schemas.FILE_CHANGES, changes),
         ]
         files, snapshots = ingest.read_files(facts, params, history)
-        tables.append(save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files))
+        tables.append(save_table(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files))
     heads = {one["name"]: one["head"] for one in facts["repositories"]}
     change_bytes = sum(one["kept_bytes"] for one in history)
     file_bytes = sum(one["kept_bytes"] for one in snapshots if one["sha"] == heads[one["repo"]])
@@ -102,16 +102,16 @@ def build(
     with Cpu() as screening:
         found = sequences.screen_documents(*inputs, *choices)
     with Cpu() as rendering:
-        documents = save_parts(
+        documents = save_table(
             folder / "documents", schemas.DOCUMENTS,
             sequences.render_documents(*inputs, found, *choices),
         )  # fmt: skip
     with Cpu() as packing:
-        packed = save_parts(
+        packed = save_table(
             folder / "train", schemas.ROWS, sequences.pack_train(documents, *choices)
         )
         for split in (sequences.pack_validation, sequences.pack_held_out):
-            save_parts(folder / split.__name__, schemas.ROWS, split(documents, *choices))
+            save_table(folder / split.__name__, schemas.ROWS, split(documents, *choices))
     tokens = sum(int(batch["n_tokens"].to_numpy().sum()) for batch in packed.batches(["n_tokens"]))
     return {
         "screening_cpu_s_per_mb": screening.seconds / megabytes,

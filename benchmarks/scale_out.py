@@ -33,7 +33,7 @@ from typing import Any
 import psutil
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.execution.local_jobs import end_idle_workers
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
@@ -157,12 +157,12 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         commits, changes, history = nodes.read_commits(facts, params, execution)
         marks["history"] = time.perf_counter() - begin
         tables = [
-            save_parts(out / "commits", schemas.COMMITS, commits),
-            save_parts(out / "file_changes", schemas.FILE_CHANGES, changes),
+            save_table(out / "commits", schemas.COMMITS, commits),
+            save_table(out / "file_changes", schemas.FILE_CHANGES, changes),
         ]
         marks["saved"] = time.perf_counter() - begin
         files, snapshots = nodes.read_files(facts, params, history, execution)
-        tables.append(save_parts(out / "snapshot_files", schemas.SNAPSHOT_FILES, files))
+        tables.append(save_table(out / "snapshot_files", schemas.SNAPSHOT_FILES, files))
         marks["files"] = time.perf_counter() - begin
         nodes.report_ingest(facts, history, snapshots)
         seconds = time.perf_counter() - begin
@@ -238,7 +238,7 @@ def all_cpu_s() -> float:
     return total
 
 
-def digest(tables: list[ParquetParts]) -> str:
+def digest(tables: list[ParquetTable]) -> str:
     found = hashlib.sha256()
     for table in tables:
         for part in table.parts:

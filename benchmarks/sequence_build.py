@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from chosen_profile import chosen_profile
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.documents.files import head
@@ -55,10 +55,10 @@ def main() -> None:
             bare.append(of_both[0])
             ours.append(of_both[1])
         _build(tokenizer, drafts, shape, Path(folder))
-        documents = ParquetParts(Path(folder) / "documents")
+        documents = ParquetTable(Path(folder) / "documents")
         ratios = [b / o for b, o in zip(bare, ours, strict=True)]
         _print_speed(bare, ours, ratios, n_bytes)
-        fill = _print_fill(documents, ParquetParts(Path(folder) / "rows"), shape)
+        fill = _print_fill(documents, ParquetTable(Path(folder) / "rows"), shape)
     speed = statistics.median(ratios)
     met = speed >= WANTED_SPEED and fill >= WANTED_FILL_PERCENT
     print(f"\nSpeed {speed:.2f} of the bare tokenizer (wanted {WANTED_SPEED}), fill {fill:.2f} % "
@@ -77,7 +77,7 @@ def _print_speed(
         print(f"{statistics.median(ratios):8.2f}{spread:>16}" if times is ours else "")
 
 
-def _print_fill(documents: ParquetParts, rows: ParquetParts, shape: RowShape) -> float:
+def _print_fill(documents: ParquetTable, rows: ParquetTable, shape: RowShape) -> float:
     lengths = [row["n_tokens"] for row in documents.rows(["n_tokens"])]
     ids, learned, repeated, cut = 0, 0, 0, set()
     seen: set[str] = set()
@@ -185,11 +185,11 @@ def _bare(backend: Any, drafts: list[Draft]) -> None:
 def _build(
     tokenizer: DocumentTokenizer, drafts: list[Draft], shape: RowShape, folder: Path
 ) -> None:
-    documents = save_parts(
+    documents = save_table(
         folder / "documents", DOCUMENTS, document_batches(drafts, tokenizer, shape.context_tokens)
     )
     packed = pack_split(documents, "train", shape, tokenizer.byte_lengths)
-    save_parts(folder / "rows", ROWS, packed)
+    save_table(folder / "rows", ROWS, packed)
 
 
 def _timed(work: Any) -> float:

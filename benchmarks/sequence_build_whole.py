@@ -114,13 +114,13 @@ def _run_stages(asked: argparse.Namespace) -> None:
     import the_block_llm.settings  # noqa: I001, F401, PLC0415
     import pandas  # noqa: F401, PLC0415
 
-    from the_block_llm.memory import give_back_freed  # noqa: PLC0415
+    from the_block_llm.memory import trim_heap  # noqa: PLC0415
 
     folder = asked.folder
     for name, work in _stages(asked).items():
         if name not in _done(folder):
             (folder / "now").write_text(name)
-            give_back_freed()  # as before each node of a run
+            trim_heap()  # as before each node of a run
             begin = time.monotonic()
             found = work()
             seconds = time.monotonic() - begin
@@ -134,7 +134,7 @@ def _run_stages(asked: argparse.Namespace) -> None:
 def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     from chosen_profile import chosen_profile  # noqa: PLC0415
     from the_block_llm import schemas  # noqa: PLC0415
-    from the_block_llm.datasets.parquet_table import ParquetParts, save_parts  # noqa: PLC0415
+    from the_block_llm.datasets.parquet_table import ParquetTable, save_table  # noqa: PLC0415
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
     from the_block_llm.models.profiles import ModelProfiles  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build import nodes  # noqa: PLC0415
@@ -143,7 +143,7 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
 
     folder: Path = asked.folder
     params = SequenceBuildParams(
-        reuse_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
+        token_cache_folder=str(folder / "tokenised"), work_folder=str(folder / "parts")
     )
     profile = chosen_profile(asked.profile)
     execution = ExecutionParams(
@@ -155,14 +155,14 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     def repository() -> dict[str, Any]:
         return json.loads((folder / "repository.json").read_text())
 
-    def tables() -> list[ParquetParts]:
-        return [ParquetParts(folder / n) for n in ("commits", "file_changes", "snapshot_files")]
+    def tables() -> list[ParquetTable]:
+        return [ParquetTable(folder / n) for n in ("commits", "file_changes", "snapshot_files")]
 
     def screening() -> dict[str, Any]:
         return json.loads((folder / "screening.json").read_text())
 
-    def documents() -> ParquetParts:
-        return ParquetParts(folder / "documents")
+    def documents() -> ParquetTable:
+        return ParquetTable(folder / "documents")
 
     def make_tables() -> dict[str, Any]:
         from generated_history import write_tables  # noqa: PLC0415
@@ -181,9 +181,9 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
 
     def render() -> dict[str, Any]:
         made = nodes.render_documents(repository(), *tables(), screening(), *choices, execution)
-        save_parts(folder / "documents", schemas.DOCUMENTS, made)
+        save_table(folder / "documents", schemas.DOCUMENTS, made)
         repeated = [*documents().parts] * asked.times
-        save_parts(folder / "documents", schemas.DOCUMENTS, repeated)
+        save_table(folder / "documents", schemas.DOCUMENTS, repeated)
         n_bytes = n_tokens = 0
         for batch in documents().batches(["segments", "n_tokens"]):
             texts = batch["segments"].flatten().field("text")
@@ -196,12 +196,12 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     def pack(split: str) -> dict[str, Any]:
         node = {"train": nodes.pack_train, "validation": nodes.pack_validation}
         made = node.get(split, nodes.pack_held_out)(documents(), *choices, execution)
-        rows = save_parts(folder / split, schemas.ROWS, made)
+        rows = save_table(folder / split, schemas.ROWS, made)
         n_tokens = sum(sum(b["n_tokens"].to_pylist()) for b in rows.batches(["n_tokens"]))
         return {"rows": rows.num_rows, "tokens": n_tokens}
 
     def report() -> dict[str, Any]:
-        rows = [ParquetParts(folder / split) for split in _SPLITS]
+        rows = [ParquetTable(folder / split) for split in _SPLITS]
         facts = nodes.describe_rows(*choices)
         made = nodes.report_sequences(
             repository(), tables()[0], documents(), screening(), facts, *rows, *choices

@@ -15,8 +15,8 @@ import yaml
 from tests.builders.project import ROOT, copy_project, run_project
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_parts import ParquetPartsDataset
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.datasets.parquet_table_dataset import ParquetTableDataset
 from the_block_llm.pipelines.behavioral_eval.probes.suites import parse_suite
 from the_block_llm.project.config_loader import project_parameters
 
@@ -69,7 +69,7 @@ def test_a_kind_of_document_reaches_the_rows(
     project = tmp_path / "project"
     shutil.copytree(finished_project, project)
     run_project(project, "sequence_build")
-    rows = ParquetParts(project / "data/05_model_input/train/tiny").rows(["document_ids"])
+    rows = ParquetTable(project / "data/05_model_input/train/tiny").rows(["document_ids"])
     assert any(name.startswith("chat/todo/") for row in rows for name in row["document_ids"])
 
 
@@ -96,9 +96,9 @@ def test_a_dataset_saves_loads_previews_and_counts(
     monkeypatch.chdir(tmp_path)
     options = yaml.safe_load(entry)["owners"]
     assert options.pop("type") == (
-        f"{ParquetPartsDataset.__module__}.{ParquetPartsDataset.__qualname__}"
+        f"{ParquetTableDataset.__module__}.{ParquetTableDataset.__qualname__}"
     )
-    dataset = ParquetPartsDataset(**options)
+    dataset = ParquetTableDataset(**options)
     rows = [{"path": "a.py", "author_id": "x"}]
     dataset.save(iter([pa.RecordBatch.from_pylist(rows, given["OWNERS"])]))
     assert list(dataset.load().rows()) == rows

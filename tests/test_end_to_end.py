@@ -11,7 +11,7 @@ from kedro.io import DataCatalog
 from tests.builders.project import run_project
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import list_adapters
 
 
@@ -34,7 +34,7 @@ def test_every_contract_path_is_there(finished: Path) -> None:
         "07_model_output/item_scores/tiny": schemas.ITEM_SCORES,
     }
     for path, schema in tables.items():
-        table = ParquetParts(finished / path)
+        table = ParquetTable(finished / path)
         assert table.num_rows > 0, path
         assert table.schema == schema, path
     for report in ("ingest_report", "sequence_report", "training_metrics", "behavioral_report"):
@@ -54,12 +54,12 @@ def test_the_tiny_model_learned_something(finished: Path) -> None:
 def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> None:
     documents = {
         row["document_id"]: row["split"]
-        for row in ParquetParts(finished / "04_feature/documents/tiny").rows(
+        for row in ParquetTable(finished / "04_feature/documents/tiny").rows(
             ["document_id", "split"]
         )
     }
     for split in schemas.SPLITS:
-        rows = list(ParquetParts(finished / f"05_model_input/{split}/tiny").rows())
+        rows = list(ParquetTable(finished / f"05_model_input/{split}/tiny").rows())
         assert all(sum(row["segment_lengths"]) == row["n_tokens"] for row in rows)
         assert {documents[d] for row in rows for d in row["document_ids"]} == {split}
 

@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
-from the_block_llm.memory import fewer_collections
+from the_block_llm.memory import raise_gc_threshold
 
 HOLES = """
 import gc, psutil
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 blocks = [bytes(60_000) for _ in range(3000)]  # below what malloc asks the system for at once
 kept = blocks[::500]  # the heap's end stays in use, so glibc itself returns nothing
 del blocks
 gc.collect()
 before = psutil.Process().memory_info().rss
-give_back_freed()
+trim_heap()
 print(before - psutil.Process().memory_info().rss, sum(map(len, kept)))
 """
 
@@ -32,6 +32,6 @@ def test_holes_between_what_is_alive_go_back_to_the_system() -> None:
 
 def test_collections_are_rare_meanwhile_and_as_before_afterwards() -> None:
     before = gc.get_threshold()
-    with fewer_collections():
+    with raise_gc_threshold():
         assert gc.get_threshold()[0] > 10 * before[0]
     assert gc.get_threshold() == before

@@ -17,10 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import (
-    hold_to_cap,
-    let_memory_grow_in_place,
+    enable_expandable_segments,
     load_trainable,
     plan_memory,
+    set_memory_fraction,
 )
 from the_block_llm.models.layerwise import model as layerwise_model
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--layers", choices=["auto", "resident", "streamed"], default="auto")
     asked = parser.parse_args()
-    let_memory_grow_in_place()
+    enable_expandable_segments()
     device = torch.device("cuda", 0)
     text = SETTINGS.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
     profiles = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
@@ -49,7 +49,7 @@ def main() -> None:
             "lora": model_profile.lora.model_copy(update={"dropout": asked.dropout}),
         }
     )
-    hold_to_cap(device, asked.cap)
+    set_memory_fraction(device, asked.cap)
     limits = MemoryLimits(
         engine="layerwise",
         layers=asked.layers,

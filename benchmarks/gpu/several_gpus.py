@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 import yaml
 
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -81,7 +81,7 @@ def measure(
                 }
                 for _ in range(n_rows)
             ]
-            save_parts(folder / table, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
+            save_table(folder / table, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
         values = profile.training.model_copy(
             update={
                 "effective_batch_rows": STEP_ROWS, "eval_steps": 1000, "save_steps": 1000,

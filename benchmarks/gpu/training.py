@@ -47,7 +47,7 @@ def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
     import torch
     import yaml
 
-    from the_block_llm.datasets.parquet_table import save_parts
+    from the_block_llm.datasets.parquet_table import save_table
     from the_block_llm.models.profiles import ModelProfiles, resolve_profile
     from the_block_llm.models.resource_limits import MemoryLimits
     from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -77,7 +77,7 @@ def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
                 }
                 for _ in range(n_rows)
             ]
-            save_parts(Path(folder) / name, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
+            save_table(Path(folder) / name, ROWS, [pa.Table.from_pylist(rows, schema=ROWS)])
         values = profile.training.model_copy(
             update={"effective_batch_rows": batch, "eval_steps": 1000, "save_steps": 1000}
         )

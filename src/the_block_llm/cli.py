@@ -13,10 +13,10 @@ from rich.console import Console
 
 from the_block_llm.advisor import cli as ask_command
 from the_block_llm.advisor import serve as serve_command
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.project import OpenProject, Project
-from the_block_llm.datasets.storage import storage_place
-from the_block_llm.errors import StoppedOnRequest, mendable_cause
+from the_block_llm.datasets.storage import storage_location
+from the_block_llm.errors import StoppedOnRequest, user_error_cause
 from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build.inspect import cli as looking
@@ -97,8 +97,8 @@ def _project(metadata: ProjectMetadata) -> OpenProject:
         parameters = project_parameters(metadata.project_path, env, params)
         loader = config_loader(metadata.project_path, env, params)
 
-        def folder_of(name: str) -> Place:
-            where = storage_place(loader, loader["catalog"][name]["filepath"])
+        def folder_of(name: str) -> StorageLocation:
+            where = storage_location(loader, loader["catalog"][name]["filepath"])
             return metadata.project_path / where if isinstance(where, Path) else where
 
         return Project(parameters, folder_of)
@@ -121,7 +121,7 @@ def _searching(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str,
 
         loader = config_loader(metadata.project_path, env)
         given = project_parameters(metadata.project_path, env)
-        return tables_at_hand(given, storage_place(loader))
+        return tables_at_hand(given, storage_location(loader))
 
     return parameters
 
@@ -130,7 +130,7 @@ def _without_traceback(work: Callable[..., Any], *values: Any, **options: Any) -
     try:
         return work(*values, **options)
     except Exception as error:
-        mendable = mendable_cause(error)
+        mendable = user_error_cause(error)
         if mendable is None:
             raise
         if isinstance(mendable, StoppedOnRequest):

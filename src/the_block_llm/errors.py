@@ -60,7 +60,7 @@ class MemoryPlanError(TrainingError):
     """No way of training fits the memory there is; the message says what would."""
 
 
-class OutOfMemoryInProcessError(TrainingError):
+class WorkerOutOfMemoryError(TrainingError):
     """One of several processes ran out of memory; all of them begin again with fewer rows."""
 
     def __init__(self, message: str, rows: int | None = None) -> None:
@@ -77,7 +77,7 @@ class StoppedOnRequest(BlockError):  # noqa: N818  # nothing went wrong
         self.exit_code = exit_code
 
 
-class PieceTooLongError(BlockError):
+class ChunkTooLongError(BlockError):
     """A piece of a document is longer than a row."""
 
 
@@ -119,7 +119,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f" Did you mean {prefix}{near[0]}?" if near else ""
 
 
-def mendable_cause(error: BaseException) -> BlockError | None:
+def user_error_cause(error: BaseException) -> BlockError | None:
     """The error of this tree behind ``error``: Kedro wraps what a dataset raises in its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, BlockError):

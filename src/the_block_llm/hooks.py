@@ -17,10 +17,10 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from the_block_llm.datasets.object_store import Place, StorePath, check_writable
-from the_block_llm.datasets.storage import storage_place
+from the_block_llm.datasets.object_store import StorageLocation, StorePath, check_writable
+from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import RepositoryError, StorageError
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.project.parameter_checks import check_parameters
 from the_block_llm.project.run_options import check_inputs, check_repository
 from the_block_llm.project.run_summary import print_summary
@@ -36,7 +36,7 @@ class ProjectHooks:
     def __init__(self) -> None:
         self._project = Path.cwd()
         self._came_from = self._project
-        self._storage: Place = self._project / "data"
+        self._storage: StorageLocation = self._project / "data"
         self._started = 0.0
         self._order: list[str] = []
 
@@ -46,7 +46,7 @@ class ProjectHooks:
         self._project = Path(context.project_path)
         _log_as_in_the_project(self._project)
         check_parameters(context.config_loader["parameters"])
-        self._storage = storage_place(context.config_loader)
+        self._storage = storage_location(context.config_loader)
 
     @hook_impl
     def before_pipeline_run(
@@ -78,7 +78,7 @@ class ProjectHooks:
     @hook_impl
     def before_node_run(self, node: Node) -> None:
         """Say which stage begins, with what the stages before it need no longer given back."""
-        give_back_freed()
+        trim_heap()
         position = self._order.index(node.name) + 1 if node.name in self._order else 0
         _log.info("[%d/%d] %s", position, len(self._order), node.name.replace("_", " "))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 100_000
 
 
-def give_back_freed() -> None:
+def trim_heap() -> None:
     """Return freed memory to the system; does nothing where the C library is not glibc.
 
     Allocators keep what was freed for the next to ask, in pieces between what is alive. Work that
@@ -25,7 +25,7 @@ def give_back_freed() -> None:
 
 
 @contextmanager
-def fewer_collections() -> Iterator[None]:
+def raise_gc_threshold() -> Iterator[None]:
     """Look for circles of objects less often, meanwhile.
 
     Rows make none, but thousands of them wait for their batch, and are looked through with all the

@@ -73,7 +73,7 @@ class ProgressBar:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
+def disable_progress() -> Iterator[None]:
     """Show nothing of the work in this context: it is a part of what another bar counts."""
     token = _IS_SILENT.set(True)
     try:

@@ -11,7 +11,7 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.adapter.manifest import AdapterManifest
 
 HEAD = "a1b2c3d4" + "0" * 32
@@ -61,7 +61,7 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
         ("file_changes", schemas.FILE_CHANGES, changes),
         ("snapshot_files", schemas.SNAPSHOT_FILES, snapshot),
     ):
-        save_parts(tables / name, schema, [pa.Table.from_pylist(rows, schema)])
+        save_table(tables / name, schema, [pa.Table.from_pylist(rows, schema)])
     repository = folder / "01_raw" / "repository.json"
     repository.parent.mkdir(parents=True, exist_ok=True)
     repository.write_text(json.dumps({"repositories": [{"name": "chain", "head": head}]}))
@@ -101,12 +101,18 @@ def advisor_parameters(folder: Path, **changed: Any) -> dict[str, Any]:
         "advisor": {
             "completion_model": "tiny-coder", "adapters": {}, "memory_cap_gib": 1.0,
             "passage_characters": 200, "cpu": budget, "cuda": budget, "repetition_penalty": 1.0,
-            "surprise_lines": 2,
+            "perplexity_lines": 2,
             "tables_folder": str(folder / "02_intermediate"),
             "repository_file": str(folder / "01_raw/repository.json"),
             "adapters_folder": str(folder / "06_models"),
             "index_folder": str(folder / "04_feature/search_index"),
-            "serve": {"body_kib": 64, "waiting": 4, "wait_s": 20, "answer_s": 20, "shutdown_s": 5},
+            "serve": {
+                "max_body_kib": 64,
+                "max_queued": 4,
+                "queue_timeout_s": 20,
+                "answer_timeout_s": 20,
+                "shutdown_timeout_s": 5,
+            },
             **changed,
         },
     }  # fmt: skip

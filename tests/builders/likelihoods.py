@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from the_block_llm.models.inference.likelihood import Continued, measure_continuations
+from the_block_llm.models.inference.likelihood import PrefixedContinuations, score_continuations
 
 
 def continuation_nats(
     model: Any, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> list[float]:
     found: dict[int, list[float]] = {}
-    measure_continuations(
-        model, [Continued(prefix, continuations)], cache_gib=1.0, on_measured=found.__setitem__
+    score_continuations(
+        model,
+        [PrefixedContinuations(prefix, continuations)],
+        cache_gib=1.0,
+        on_measured=found.__setitem__,
     )
     return found[0]

@@ -4,8 +4,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
-from the_block_llm.models.adapter.added_embedding_layers import add_token_rows
-from the_block_llm.models.adapter.added_embeddings import StartRows
+from the_block_llm.models.adapter.added_embedding_layers import attach_added_embeddings
+from the_block_llm.models.adapter.added_embeddings import InitialTokenEmbeddings
 
 MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 
@@ -25,5 +25,5 @@ def with_noise_adapter(model: LlamaForCausalLM, scale: float, seed: int = 1) -> 
 def with_marks(model: PeftModel, seed: int = 5) -> PeftModel:
     """Vectors for three added tokens beside the adapter, of noise."""
     rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(seed)) * 0.1
-    add_token_rows(model, "default", StartRows(260, rows, None))
+    attach_added_embeddings(model, "default", InitialTokenEmbeddings(260, rows, None))
     return model

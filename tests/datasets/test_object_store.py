@@ -18,11 +18,11 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from tests.builders.project import run_project
 
-from the_block_llm.datasets.by_repository import ByRepository
-from the_block_llm.datasets.object_store import StorePath, check_writable, place
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists, write_part
+from the_block_llm.datasets.by_repository import RepositoryRowIndex
+from the_block_llm.datasets.object_store import StorePath, check_writable, resolve_location
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists, write_part
 from the_block_llm.datasets.report import ReportDataset
-from the_block_llm.datasets.storage import storage_place
+from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import ParameterError, StorageError, TableError
 from the_block_llm.project.config_loader import config_loader
 
@@ -35,21 +35,21 @@ def batch(*numbers: int, repo: str = "a") -> pa.RecordBatch:
 
 @pytest.fixture
 def folder(credentials: dict[str, Any]) -> StorePath:
-    found = place("s3://tables/company/t", credentials)
+    found = resolve_location("s3://tables/company/t", credentials)
     assert isinstance(found, StorePath)
     return found
 
 
-def numbers(table: ParquetParts) -> list[int]:
+def numbers(table: ParquetTable) -> list[int]:
     return table.table(["n"])["n"].to_pylist()
 
 
 def test_a_table_comes_back_in_order_with_the_bytes_of_a_local_one(
     folder: StorePath, tmp_path: Path
 ) -> None:
-    save_parts(folder, SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1)
-    there = ParquetParts(folder)
-    here = save_parts(
+    save_table(folder, SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1)
+    there = ParquetTable(folder)
+    here = save_table(
         tmp_path / "t", SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1
     )
     assert numbers(there) == [0, 1, 2, 3, 4, 5]
@@ -62,28 +62,28 @@ def test_a_table_comes_back_in_order_with_the_bytes_of_a_local_one(
 
 def test_rows_of_one_repository_are_found(folder: StorePath) -> None:
     rows = [batch(1, 2, repo="a"), batch(3, repo="b"), batch(4, repo="a")]
-    table = save_parts(folder, SCHEMA, rows, part_bytes=1)
+    table = save_table(folder, SCHEMA, rows, part_bytes=1)
     # As a job of another process would get it.
-    of_a = pickle.loads(pickle.dumps(ByRepository(table).of("a")))
+    of_a = pickle.loads(pickle.dumps(RepositoryRowIndex(table).of("a")))
     assert [row["n"] for row in of_a.rows(["n"])] == [1, 2, 4]
 
 
 def test_a_save_that_fails_midway_leaves_the_old_table(folder: StorePath) -> None:
-    save_parts(folder, SCHEMA, [batch(1)])
+    save_table(folder, SCHEMA, [batch(1)])
 
     def dies() -> Any:
         yield batch(2)
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        save_parts(folder, SCHEMA, dies(), part_bytes=1)
-    assert numbers(ParquetParts(folder)) == [1]
+        save_table(folder, SCHEMA, dies(), part_bytes=1)
+    assert numbers(ParquetTable(folder)) == [1]
     assert len(folder.sizes()) == 2, "its part and the manifest"
 
 
 _KILLED = """
 import os, pickle, signal, sys
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 
 folder, schema, batches = pickle.load(sys.stdin.buffer)
 
@@ -91,7 +91,7 @@ def dies():
     yield from batches
     os.kill(os.getpid(), signal.SIGKILL)
 
-save_parts(folder, schema, dies(), part_bytes=1)
+save_table(folder, schema, dies(), part_bytes=1)
 """
 
 
@@ -99,7 +99,7 @@ save_parts(folder, schema, dies(), part_bytes=1)
 def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
     folder: StorePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_parts(folder, SCHEMA, [batch(1)])
+    save_table(folder, SCHEMA, [batch(1)])
     done = subprocess.run(
         [sys.executable, "-c", _KILLED],
         input=pickle.dumps((folder, SCHEMA, [batch(2), batch(3)])),
@@ -107,7 +107,7 @@ def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert numbers(ParquetParts(folder)) == [1]
+    assert numbers(ParquetTable(folder)) == [1]
     assert len(folder.sizes()) == 4, "two parts that no manifest names"
 
     put: list[str] = []
@@ -118,7 +118,7 @@ def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
         put_bytes(self, data)
 
     monkeypatch.setattr(StorePath, "put_bytes", counted)
-    table = save_parts(folder, SCHEMA, [batch(2), batch(4)], part_bytes=1)
+    table = save_table(folder, SCHEMA, [batch(2), batch(4)], part_bytes=1)
     assert numbers(table) == [2, 4]
     assert len(put) == 2, "a part and the manifest; the other part was there"
     assert set(folder.sizes()) == {"manifest.json", *(part.name for part in table.parts)}
@@ -127,7 +127,7 @@ def test_a_killed_save_leaves_the_old_table_and_the_next_one_goes_on(
 _KILLED_WHILE_SENDING = """
 import asyncio, os, pickle, signal, sys
 import s3fs
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 
 folder, schema, part = pickle.load(sys.stdin.buffer)
 # Objects above twice this size go in pieces; by default 50 MB.
@@ -146,7 +146,7 @@ async def dies(self, method, *values, **options):
     return await send(self, method, *values, **options)
 
 s3fs.S3FileSystem._call_s3 = dies
-save_parts(folder, schema, [part])
+save_table(folder, schema, [part])
 """
 
 
@@ -157,7 +157,7 @@ def test_killed_in_the_middle_of_an_object_the_old_table_stays_and_the_next_save
 ) -> None:
     import boto3
 
-    save_parts(folder, SCHEMA, [batch(1)])
+    save_table(folder, SCHEMA, [batch(1)])
     before = folder.sizes()
     # Random numbers, which nothing compresses: 16 MB, in four pieces.
     many = np.random.default_rng(0).integers(2**62, size=2_000_000)
@@ -179,9 +179,9 @@ def test_killed_in_the_middle_of_an_object_the_old_table_stays_and_the_next_save
     [begun] = client.list_multipart_uploads(Bucket="tables")["Uploads"]
     assert begun["Key"].startswith("company/t/part-"), "the store keeps what was sent so far"
     assert folder.sizes() == before, "of half an object nothing is seen"
-    assert numbers(ParquetParts(folder)) == [1]
+    assert numbers(ParquetTable(folder)) == [1]
 
-    table = save_parts(folder, SCHEMA, [part])
+    table = save_table(folder, SCHEMA, [part])
     assert table.num_rows == len(many)
     assert [p.read_bytes() for p in table.parts] == [part.read_bytes()]
     client.abort_multipart_upload(
@@ -191,25 +191,25 @@ def test_killed_in_the_middle_of_an_object_the_old_table_stays_and_the_next_save
 
 def test_finished_parts_are_taken_from_either_place(folder: StorePath, tmp_path: Path) -> None:
     write_part(tmp_path / "a.parquet", SCHEMA, [batch(1)])
-    other = save_parts(folder.parent / "other", SCHEMA, [batch(2)])
+    other = save_table(folder.parent / "other", SCHEMA, [batch(2)])
     items = [tmp_path / "a.parquet", *other.parts, batch(3)]
-    assert numbers(save_parts(folder, SCHEMA, items)) == [1, 2, 3]
+    assert numbers(save_table(folder, SCHEMA, items)) == [1, 2, 3]
     # And from the store into a folder, as a part of a group that a cluster has rendered.
-    assert numbers(save_parts(tmp_path / "t", SCHEMA, [*other.parts, batch(3)])) == [2, 3]
-    table = ParquetParts(folder)
-    assert numbers(save_parts(folder, SCHEMA, [table.parts[1], table.parts[0]])) == [2, 1]
+    assert numbers(save_table(tmp_path / "t", SCHEMA, [*other.parts, batch(3)])) == [2, 3]
+    table = ParquetTable(folder)
+    assert numbers(save_table(folder, SCHEMA, [table.parts[1], table.parts[0]])) == [2, 1]
     with pytest.raises(TableError, match="another schema"):
-        save_parts(folder, pa.schema([pa.field("m", pa.int64())]), [tmp_path / "a.parquet"])
-    assert numbers(ParquetParts(folder)) == [2, 1]
+        save_table(folder, pa.schema([pa.field("m", pa.int64())]), [tmp_path / "a.parquet"])
+    assert numbers(ParquetTable(folder)) == [2, 1]
 
 
 def test_a_copy_on_this_machine_follows_its_table(
     folder: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
-    save_parts(folder, SCHEMA, [batch(1), batch(2)], part_bytes=1).on_this_machine(copy)
-    assert numbers(ParquetParts(copy)) == [1, 2]
-    table = save_parts(folder, SCHEMA, [batch(2), batch(3)], part_bytes=1)
+    save_table(folder, SCHEMA, [batch(1), batch(2)], part_bytes=1).on_this_machine(copy)
+    assert numbers(ParquetTable(copy)) == [1, 2]
+    table = save_table(folder, SCHEMA, [batch(2), batch(3)], part_bytes=1)
     fetched: list[str] = []
     get_file = StorePath.get_file
 
@@ -220,9 +220,9 @@ def test_a_copy_on_this_machine_follows_its_table(
     monkeypatch.setattr(StorePath, "get_file", counted)
     assert table.on_this_machine(copy) == copy
     assert fetched == [table.parts[1].name], "the other part was there"
-    assert numbers(ParquetParts(copy)) == [2, 3]
+    assert numbers(ParquetTable(copy)) == [2, 3]
     assert len(list(copy.iterdir())) == 3, "what the table no longer has is gone"
-    here = save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+    here = save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert here.on_this_machine(tmp_path / "unused") == tmp_path / "t"
     assert not (tmp_path / "unused").exists()
 
@@ -238,9 +238,9 @@ def test_a_report_in_a_store(credentials: dict[str, Any]) -> None:
 
 
 def test_a_bucket_that_is_not_there(credentials: dict[str, Any]) -> None:
-    nowhere = place("s3://no-such-bucket/t", credentials)
+    nowhere = resolve_location("s3://no-such-bucket/t", credentials)
     assert isinstance(nowhere, StorePath)
-    for reach in (check_writable, ParquetParts, lambda where: save_parts(where, SCHEMA, [])):
+    for reach in (check_writable, ParquetTable, lambda where: save_table(where, SCHEMA, [])):
         with pytest.raises(StorageError, match="Make the bucket, or correct storage.folder"):
             reach(nowhere)
 
@@ -254,7 +254,7 @@ def test_wrong_credentials(s3_server: str, folder: StorePath) -> None:
 
     ask_for_keys("0")
     try:
-        for reach in (check_writable, ParquetParts, lambda where: save_parts(where, SCHEMA, [])):
+        for reach in (check_writable, ParquetTable, lambda where: save_table(where, SCHEMA, [])):
             with pytest.raises(StorageError, match="Check key and secret in conf/local"):
                 reach(folder)
     finally:
@@ -269,7 +269,7 @@ def test_a_store_that_does_not_answer(credentials: dict[str, Any]) -> None:
         "config_kwargs": {"retries": {"max_attempts": 0}},
         "retries": 1,
     }
-    silent = place("s3://tables/t", options)
+    silent = resolve_location("s3://tables/t", options)
     assert isinstance(silent, StorePath)
     with pytest.raises(StorageError, match="Check the network and the store's address"):
         check_writable(silent)
@@ -287,7 +287,7 @@ def test_without_the_extra(folder: StorePath, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_protocol_that_nobody_knows() -> None:
-    odd = place("s4://tables/t")
+    odd = resolve_location("s4://tables/t")
     assert isinstance(odd, StorePath)
     with pytest.raises(StorageError, match="an address like s3://bucket/prefix"):
         check_writable(odd)
@@ -326,14 +326,14 @@ def test_a_run_with_its_tables_in_a_store_makes_those_of_a_local_run(
         "05_model_input/train/tiny", "05_model_input/validation/tiny",
         "05_model_input/held_out/tiny",
     ):  # fmt: skip
-        there = ParquetParts(place(f"{STORED['folder']}/{name}", credentials))
-        here = ParquetParts(local / name)
+        there = ParquetTable(resolve_location(f"{STORED['folder']}/{name}", credentials))
+        here = ParquetTable(local / name)
         assert here.num_rows > 0
         assert [p.read_bytes() for p in there.parts] == [p.read_bytes() for p in here.parts], name
     for name in ("08_reporting/sequence_report.json", "05_model_input/row_facts/tiny.json"):
-        report = place(f"{STORED['folder']}/{name}", credentials)
+        report = resolve_location(f"{STORED['folder']}/{name}", credentials)
         assert report.read_text(encoding="utf-8") == (local / name).read_text(encoding="utf-8")
-    plots = place(f"{STORED['folder']}/08_reporting", credentials)
+    plots = resolve_location(f"{STORED['folder']}/08_reporting", credentials)
     assert isinstance(plots, StorePath)
     assert plots.sizes()["ingest_history.png"] > 10_000
 
@@ -357,4 +357,4 @@ def test_credentials_that_are_not_written_down(project: Path) -> None:
         session.run(pipeline_names=["git_ingest"])
     (project / "conf/test/credentials.yml").unlink()
     with pytest.raises(ParameterError, match=r"it has: none"):
-        storage_place(config_loader(project, "test", {"storage": storage}))
+        storage_location(config_loader(project, "test", {"storage": storage}))

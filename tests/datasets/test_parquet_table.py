@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists, write_part
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists, write_part
 from the_block_llm.errors import StorageError, TableError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64()), pa.field("text", pa.string())])
@@ -16,11 +16,11 @@ def batch(*numbers: int) -> pa.RecordBatch:
 
 
 def numbers(folder: Path) -> list[int]:
-    return ParquetParts(folder).table(["n"])["n"].to_pylist()
+    return ParquetTable(folder).table(["n"])["n"].to_pylist()
 
 
 def test_rows_come_back_in_order_from_several_parts(tmp_path: Path) -> None:
-    table = save_parts(
+    table = save_table(
         tmp_path / "t", SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1
     )
     assert len(table.parts) == 3
@@ -37,7 +37,7 @@ def test_parts_that_cannot_hold_a_value_are_passed_over_and_counted(tmp_path: Pa
         pa.RecordBatch.from_pylist([{"ids": [{"x": 1}], "side": side} for side in some], schema)
         for some in sides
     ]
-    made = save_parts(tmp_path, schema, batches, part_bytes=1)
+    made = save_table(tmp_path, schema, batches, part_bytes=1)
     assert len(made.parts) == 4
     for value, found in (
         ("a", [(0, ["a", "a"]), (4, ["a", "b"])]),
@@ -50,13 +50,13 @@ def test_parts_that_cannot_hold_a_value_are_passed_over_and_counted(tmp_path: Pa
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
-    table = save_parts(tmp_path / "t", SCHEMA, [])
+    table = save_table(tmp_path / "t", SCHEMA, [])
     assert table.num_rows == 0
     assert table.table().schema == SCHEMA
 
 
 def test_a_save_that_fails_midway_leaves_the_old_table(tmp_path: Path) -> None:
-    save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+    save_table(tmp_path / "t", SCHEMA, [batch(1)])
 
     def dies() -> object:
         yield batch(2)
@@ -64,7 +64,7 @@ def test_a_save_that_fails_midway_leaves_the_old_table(tmp_path: Path) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        save_parts(tmp_path / "t", SCHEMA, dies(), part_bytes=1)  # type: ignore[arg-type]
+        save_table(tmp_path / "t", SCHEMA, dies(), part_bytes=1)  # type: ignore[arg-type]
     assert numbers(tmp_path / "t") == [1]
     assert len(list((tmp_path / "t").glob("*.parquet"))) == 1
 
@@ -72,56 +72,56 @@ def test_a_save_that_fails_midway_leaves_the_old_table(tmp_path: Path) -> None:
 def test_parts_that_no_manifest_names_are_not_read_and_are_swept(
     tmp_path: Path,
 ) -> None:
-    save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+    save_table(tmp_path / "t", SCHEMA, [batch(1)])
     write_part(tmp_path / "t" / "part-00009-killed.parquet", SCHEMA, [batch(9)])
     assert numbers(tmp_path / "t") == [1]
-    save_parts(tmp_path / "t", SCHEMA, [batch(2)])
+    save_table(tmp_path / "t", SCHEMA, [batch(2)])
     assert numbers(tmp_path / "t") == [2]
     assert len(list((tmp_path / "t").glob("*.parquet"))) == 1
 
 
 def test_a_table_may_be_rewritten_from_itself(tmp_path: Path) -> None:
-    table = save_parts(tmp_path / "t", SCHEMA, [batch(1), batch(2)])
-    save_parts(tmp_path / "t", SCHEMA, table.batches())
+    table = save_table(tmp_path / "t", SCHEMA, [batch(1), batch(2)])
+    save_table(tmp_path / "t", SCHEMA, table.batches())
     assert numbers(tmp_path / "t") == [1, 2]
 
 
 def test_finished_parts_are_linked_not_rewritten(tmp_path: Path) -> None:
     write_part(tmp_path / "cache" / "a.parquet", SCHEMA, [batch(1)])
-    save_parts(tmp_path / "t", SCHEMA, [tmp_path / "cache" / "a.parquet", batch(2)])
-    table = ParquetParts(tmp_path / "t")
+    save_table(tmp_path / "t", SCHEMA, [tmp_path / "cache" / "a.parquet", batch(2)])
+    table = ParquetTable(tmp_path / "t")
     assert numbers(tmp_path / "t") == [1, 2]
     assert table.parts[0].stat().st_ino == (tmp_path / "cache" / "a.parquet").stat().st_ino
     # A part that lies in the table already stays as it is.
-    save_parts(tmp_path / "t", SCHEMA, [table.parts[1], table.parts[0]])
+    save_table(tmp_path / "t", SCHEMA, [table.parts[1], table.parts[0]])
     assert numbers(tmp_path / "t") == [2, 1]
 
 
 def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:
     wrong = pa.RecordBatch.from_pylist([{"m": 1}])
     with pytest.raises(TableError, match=r"columns \['m'\], expected \['n', 'text'\]"):
-        save_parts(tmp_path / "t", SCHEMA, [wrong])
+        save_table(tmp_path / "t", SCHEMA, [wrong])
     unfit = pa.RecordBatch.from_pylist([{"n": "many", "text": "x"}])
     with pytest.raises(TableError, match="do not fit its schema"):
-        save_parts(tmp_path / "t", SCHEMA, [unfit])
+        save_table(tmp_path / "t", SCHEMA, [unfit])
     assert not table_exists(tmp_path / "t")
 
 
 def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="Run the pipeline that writes it"):
-        ParquetParts(tmp_path / "nowhere")
-    table = save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+        ParquetTable(tmp_path / "nowhere")
+    table = save_table(tmp_path / "t", SCHEMA, [batch(1)])
     table.parts[0].unlink()
     with pytest.raises(TableError, match="lacks 1 of its 1 parts"):
-        ParquetParts(tmp_path / "t")
+        ParquetTable(tmp_path / "t")
     (tmp_path / "t" / "manifest.json").write_text("{")
     with pytest.raises(TableError, match="cannot be read"):
-        ParquetParts(tmp_path / "t")
+        ParquetTable(tmp_path / "t")
 
 
 def test_metadata_is_kept(tmp_path: Path) -> None:
-    save_parts(tmp_path / "t", SCHEMA, [batch(1)], meta={"tokenizer": "abc"})
-    assert ParquetParts(tmp_path / "t").meta == {"tokenizer": "abc"}
+    save_table(tmp_path / "t", SCHEMA, [batch(1)], meta={"tokenizer": "abc"})
+    assert ParquetTable(tmp_path / "t").meta == {"tokenizer": "abc"}
     assert json.loads((tmp_path / "t" / "manifest.json").read_text())["columns"]["n"] == "int64"
 
 
@@ -130,7 +130,7 @@ def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="make the folder writable"):
-            save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+            save_table(tmp_path / "t", SCHEMA, [batch(1)])
     finally:
         tmp_path.chmod(0o700)
 
@@ -138,5 +138,5 @@ def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 def test_a_file_where_the_folder_should_be_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("in the way")
     with pytest.raises(StorageError, match="what was there before is unchanged"):
-        save_parts(tmp_path / "t", SCHEMA, [batch(1)])
+        save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert (tmp_path / "t").read_text() == "in the way"

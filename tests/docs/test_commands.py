@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import list_adapters
 
 # Torch is imported once for all of them; each command is otherwise what a shell would start.
@@ -33,7 +33,7 @@ def test_every_command_that_needs_a_finished_run(
     adapters = finished_project / "data/06_models/tiny"
     held_out = next(
         row["document_id"]
-        for row in ParquetParts(finished_project / "data/04_feature/documents/tiny").rows(
+        for row in ParquetTable(finished_project / "data/04_feature/documents/tiny").rows(
             ["document_id", "split"]
         )
         if row["split"] == "held_out"
@@ -45,7 +45,8 @@ def test_every_command_that_needs_a_finished_run(
         "kedro run --pipeline=qlora_train --params=qlora_train.max_steps=2",
         "kedro run --nodes=check_suites,plan_probes,judge,render_page",
         "kedro run --pipeline=behavioral_eval",
-        "kedro run --pipeline=export --params=export.least_agreement=0.5,export.most_nats_apart=1",
+        "kedro run --pipeline=export"
+        " --params=export.min_token_agreement=0.5,export.max_nll_difference=1",
         "kedro run --tags=report",
         "kedro training-job data/06_models/.job --processes=2",
         "kedro rows --row 3",

@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import TableError
 from the_block_llm.execution import local_jobs
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.local_jobs import (
-    WorkerEndedError,
+    WorkerDiedError,
     end_idle_workers,
-    run_apart,
     run_in_processes,
+    run_in_subprocess,
 )
 
 
@@ -61,14 +61,14 @@ def test_a_worker_of_other_surroundings_is_not_taken_over(
 
 
 def test_a_process_apart_ends_with_its_function() -> None:
-    first, second = run_apart(os.getpid), run_apart(os.getpid)
+    first, second = run_in_subprocess(os.getpid), run_in_subprocess(os.getpid)
     assert os.getpid() not in {first, second}
     assert first != second
     assert not psutil.pid_exists(first)
     with pytest.raises(TableError, match="no table"):
-        run_apart(ParquetParts, Path("nowhere"))
-    with pytest.raises(WorkerEndedError):
-        run_apart(os._exit, 3)
+        run_in_subprocess(ParquetTable, Path("nowhere"))
+    with pytest.raises(WorkerDiedError):
+        run_in_subprocess(os._exit, 3)
 
 
 def test_workers_that_nobody_asks_for_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def end_itself_elsewhere(parent: int) -> int:
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_a_worker_that_was_killed_is_told_and_not_taken_over() -> None:
     jobs: list[Call] = [(end_itself_elsewhere, (os.getpid(),))] * 2000
-    with pytest.raises(WorkerEndedError, match="ended with code -9"):
+    with pytest.raises(WorkerDiedError, match="ended with code -9"):
         list(run_in_processes(jobs, 2))
     assert workers_of()
 

@@ -19,10 +19,10 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from tests.execution.simple_jobs import die, fail, square
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
-from the_block_llm.datasets.object_store import place
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.object_store import resolve_location
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.errors import ExecutionError
-from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
@@ -50,7 +50,7 @@ def test_no_more_jobs_are_taken_than_the_cluster_can_work_off(cluster: Any) -> N
             taken += 1
             yield square, (taken,)
 
-    results = run_on_ray(endless(), ExecutionParams(engine="ray", waiting_tasks=2))
+    results = run_on_ray(endless(), ExecutionParams(engine="ray", prefetch_tasks=2))
     for done in range(1, 30):
         next(results)
         # Two cores, one task that runs and two that wait on each.
@@ -70,7 +70,7 @@ def test_a_worker_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
 def test_a_job_that_always_kills_its_worker_is_given_up(cluster: Any, tmp_path: Path) -> None:
     once = ExecutionParams(engine="ray", retries=1)
     [(_, result)] = run_on_ray([(die, (tmp_path, 99))], once)
-    assert isinstance(result, Lost)
+    assert isinstance(result, WorkerLost)
     assert "died" in result.reason
 
 
@@ -177,7 +177,7 @@ def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     return ingest(".", folder, repositories=str(clones), n_processes=1, cutoff=0.8)
 
 
-def part_bytes(*tables: ParquetParts) -> list[list[bytes]]:
+def part_bytes(*tables: ParquetTable) -> list[list[bytes]]:
     return [[part.read_bytes() for part in table.parts] for table in tables]
 
 
@@ -232,9 +232,9 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     inputs = (local.repository, local.commits, local.file_changes, local.snapshot_files)
     screening = sequences.screen_documents(*inputs, *choices)
 
-    def documents(engine: ExecutionParams) -> ParquetParts:
+    def documents(engine: ExecutionParams) -> ParquetTable:
         batches = sequences.render_documents(*inputs, screening, *choices, engine)
-        return save_parts(tmp_path / engine.engine, DOCUMENTS, batches)
+        return save_table(tmp_path / engine.engine, DOCUMENTS, batches)
 
     here = documents(ExecutionParams())
     with a_node_that_dies(cluster, tmp_path / "work", "*/*/*.parquet") as finished_before:
@@ -247,7 +247,7 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     # Rows as well: several windows, each packed by a task.
     monkeypatch.setattr(windows, "_WINDOW_TOKENS", 4000)
     packed = [
-        save_parts(
+        save_table(
             tmp_path / f"rows-{engine.engine}", ROWS, sequences.pack_train(here, *choices, engine)
         )
         for engine in (ExecutionParams(), ON_RAY)
@@ -257,12 +257,14 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
 
     # Tables in a store: tasks read them there, and leave there what they have rendered.
     stored = tuple(
-        save_parts(place(f"s3://tables/in/{name}", credentials), table.schema, table.parts)
+        save_table(
+            resolve_location(f"s3://tables/in/{name}", credentials), table.schema, table.parts
+        )
         for name, table in zip(("commits", "changes", "files"), inputs[1:], strict=True)
     )
-    documents = place("s3://tables/in/documents", credentials)
+    documents = resolve_location("s3://tables/in/documents", credentials)
     rendered = sequences.render_documents(local.repository, *stored, screening, *choices, ON_RAY)
-    assert part_bytes(save_parts(documents, DOCUMENTS, rendered)) == part_bytes(here)
+    assert part_bytes(save_table(documents, DOCUMENTS, rendered)) == part_bytes(here)
     again = sequences.screen_documents(local.repository, *stored, *choices, ON_RAY)
     assert again == screening
     left = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")

@@ -15,7 +15,7 @@ from tests.builders.project import copy_project
 
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.project.config_loader import config_loader, project_parameters
-from the_block_llm.project.parameter_checks import check_parameters
+from the_block_llm.project.parameter_checks import RENAMED_PARAMETERS, check_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,3 +161,15 @@ def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(result.get(name), dict)
         result[name] = merged(result[name], value) if both else value
     return result
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_PARAMETERS.items())
+def test_an_old_name_is_an_error_that_gives_the_new_one(
+    old: str, new: str, configuration: dict[str, dict[str, Any]]
+) -> None:
+    parameters = OmegaConf.create(configuration["parameters"])
+    assert OmegaConf.select(parameters, new, default="missing") != "missing"
+    OmegaConf.update(parameters, old, 1)
+    with pytest.raises(ParameterError) as found:
+        check_parameters(OmegaConf.to_container(parameters))  # type: ignore[arg-type]
+    assert str(found.value) == f"The parameter {old} is now called {new}. Use the new name."

@@ -57,7 +57,7 @@ def test_a_part_that_needs_what_is_kept_nowhere_names_the_node_that_makes_it() -
 
 def test_what_an_earlier_pipeline_makes_is_missed_before_anything_runs(tmp_path: Path) -> None:
     table = {
-        "type": "the_block_llm.datasets.parquet_parts.ParquetPartsDataset",
+        "type": "the_block_llm.datasets.parquet_table_dataset.ParquetTableDataset",
         "filepath": str(tmp_path / "train"), "table": "ROWS",
     }  # fmt: skip
     catalog = DataCatalog.from_config(

@@ -48,7 +48,7 @@ def test_every_table_tells_its_rows_and_nothing_tells_where_the_project_lies(
     site: Path, finished_project: Path
 ) -> None:
     answers = {p: p.read_text(encoding="utf-8") for p in (site / "api/nodes").iterdir()}
-    tables = [json.loads(t) for t in answers.values() if "ParquetPartsDataset" in t]
+    tables = [json.loads(t) for t in answers.values() if "ParquetTableDataset" in t]
     assert len(tables) == 9
     assert all(table["stats"]["rows"] and table["stats"]["file_size"] for table in tables)
     path = finished_project.as_posix().lstrip("/")

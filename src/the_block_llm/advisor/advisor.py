@@ -31,7 +31,7 @@ from the_block_llm.advisor.prompt.truncation import (
     nearest_ids,
 )
 from the_block_llm.errors import PromptError, TableError
-from the_block_llm.models.inference.generation import Decoding
+from the_block_llm.models.inference.generation import SamplingParams
 from the_block_llm.retrieval.passages import Passage
 
 # Of a long context, the first words say what it is about.
@@ -267,7 +267,7 @@ class Advisor:
         with self._turn:
             with self._models.using(measuring.profile, measuring.adapter) as (net, tokenizer):
                 found = surprising_lines(
-                    net, tokenizer, code, self.params.surprise_lines,
+                    net, tokenizer, code, self.params.perplexity_lines,
                     measuring.profile.document_start,
                 )  # fmt: skip
             if not found:
@@ -286,15 +286,15 @@ class Advisor:
                 raise
             return None
 
-    def _decoding(self, wish: Wish) -> Decoding:
+    def _decoding(self, wish: Wish) -> SamplingParams:
         most = self.budget.new_tokens
-        return Decoding(
+        return SamplingParams(
             max_new_tokens=min(wish.new_tokens or most, most),
             temperature=wish.temperature,
             top_p=wish.top_p,
             seed=wish.seed,
         )
 
-    def _prompt_limit(self, model: Any, decoding: Decoding) -> int:
+    def _prompt_limit(self, model: Any, decoding: SamplingParams) -> int:
         whole = int(model.config.max_position_embeddings)
         return max(1, min(self.budget.prompt_tokens, whole - decoding.max_new_tokens))

@@ -35,7 +35,7 @@ class AdvisorParams(BaseModel, frozen=True, extra="forbid"):
     repetition_penalty: float = Field(ge=1, le=2)
     """Of answers; divides the logit of each token that the answer holds already, 1 does nothing.
     Small models without it say one sentence for ever."""
-    surprise_lines: int = Field(ge=1, le=50)
+    perplexity_lines: int = Field(ge=1, le=50)
     """Lines of code that a hybrid analysis asks about."""
     tables_folder: Path
     """Where git_ingest wrote commits, file_changes and snapshot_files."""
@@ -55,15 +55,15 @@ class AdvisorParams(BaseModel, frozen=True, extra="forbid"):
 class ServeParams(BaseModel, frozen=True, extra="forbid"):
     """Limits of ``kedro serve``."""
 
-    body_kib: int = Field(ge=1)
+    max_body_kib: int = Field(ge=1)
     """Longest request; beyond it 413."""
-    waiting: int = Field(ge=0)
+    max_queued: int = Field(ge=0)
     """Requests that may wait for their turn; further ones get 429."""
-    wait_s: float = Field(gt=0)
+    queue_timeout_s: float = Field(gt=0)
     """Longest wait for a turn; beyond it 503."""
-    answer_s: float = Field(gt=0)
+    answer_timeout_s: float = Field(gt=0)
     """Longest time to make one answer; beyond it 504."""
-    shutdown_s: float = Field(gt=0)
+    shutdown_timeout_s: float = Field(gt=0)
     """Time that answers under way get to finish when the server is stopped."""
 
 

@@ -7,9 +7,9 @@ from typing import Any, Final, Protocol
 
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_files import open_parquet
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 
 _COLUMN: Final = "repo"
 _PATHS: Final = ("path", "old_path")
@@ -24,11 +24,11 @@ class RowSource(Protocol):
 
 
 @dataclass(frozen=True)
-class OfRepository:
+class RepositoryRows:
     """The rows of one repository in the order of the table."""
 
     name: str
-    places: Sequence[tuple[Place, Sequence[int]]]
+    places: Sequence[tuple[StorageLocation, Sequence[int]]]
     """Parts that hold such rows, and the row groups in them."""
     prefix: str = ""
     """Stands before every path."""
@@ -49,21 +49,21 @@ class OfRepository:
                         }
 
 
-class ByRepository:
+class RepositoryRowIndex:
     """Where in a table the rows of each repository lie; read once from the parts' statistics."""
 
-    def __init__(self, table: ParquetParts) -> None:
-        self._places: dict[str, list[tuple[Place, list[int]]]] = defaultdict(list)
+    def __init__(self, table: ParquetTable) -> None:
+        self._places: dict[str, list[tuple[StorageLocation, list[int]]]] = defaultdict(list)
         for part in table.parts:
             for name, groups in _groups_by_name(part).items():
                 self._places[name].append((part, groups))
 
-    def of(self, name: str, prefix: str = "") -> OfRepository:
+    def of(self, name: str, prefix: str = "") -> RepositoryRows:
         """The rows of the repository of that name; none where the table has none."""
-        return OfRepository(name, self._places.get(name, ()), prefix)
+        return RepositoryRows(name, self._places.get(name, ()), prefix)
 
 
-def _groups_by_name(part: Place) -> dict[str, list[int]]:
+def _groups_by_name(part: StorageLocation) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     with open_parquet(part) as reader:
         column = reader.schema_arrow.get_field_index(_COLUMN)

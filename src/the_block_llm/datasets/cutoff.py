@@ -23,18 +23,18 @@ class Cutoff:
 
     def is_before(self, time: datetime) -> bool:
         """True where ``time`` is not after the cut-off."""
-        return utc(time) <= self.time
+        return as_utc(time) <= self.time
 
 
 def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
     """The cut-off that the tables on disk were made for, out of ``repository.json``."""
     return Cutoff(
         sha=repository["cutoff"]["sha"],
-        time=utc(datetime.fromisoformat(repository["cutoff"]["time"])),
+        time=as_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
         head_sha=repository["head"],
     )
 
 
-def utc(time: datetime) -> datetime:
+def as_utc(time: datetime) -> datetime:
     """``time`` with its zone; what comes without one is UTC, as all tables are."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -170,18 +170,18 @@ class StorePath:
             ) from error
 
 
-Place = Path | StorePath
+StorageLocation = Path | StorePath
 """A folder or file of this machine, or one of an object store."""
 
 
-def place(where: str, options: Mapping[str, Any] | None = None) -> Place:
+def resolve_location(where: str, options: Mapping[str, Any] | None = None) -> StorageLocation:
     """What ``where`` means: an address with a protocol, or a path of this machine.
 
     Args:
         where: ``s3://bucket/prefix`` or a path.
         options: Of the store, as ``conf/local/credentials.yml`` holds them.
 
-    >>> place("data/02_intermediate"), place("s3://bucket/rows/")
+    >>> resolve_location("data/02_intermediate"), resolve_location("s3://bucket/rows/")
     (PosixPath('data/02_intermediate'), StorePath(url='s3://bucket/rows'))
     """
     if "://" in where and not where.startswith("file://"):

@@ -8,7 +8,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import TableError
 
 _ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # what a reader has to hold at a time
@@ -35,7 +35,7 @@ def write_parquet(
             writer.write_table(pa.Table.from_batches(group, schema))
 
 
-def open_parquet(part: Place) -> Any:
+def open_parquet(part: StorageLocation) -> Any:
     """A ``pyarrow.parquet.ParquetFile`` of the part; use it as a context."""
     if isinstance(part, Path):
         return pq.ParquetFile(part)
@@ -43,7 +43,7 @@ def open_parquet(part: Place) -> Any:
     return pq.ParquetFile(part.open(), pre_buffer=True)
 
 
-def groups_with(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
+def row_groups_with(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
     """Every row group and its rows; none in place of its number where it cannot hold the value."""
     # By its path: a list before it is several columns of the file.
     at = next(n for n in range(len(reader.schema)) if reader.schema.column(n).path == column)
@@ -56,7 +56,7 @@ def groups_with(reader: Any, column: str, value: str) -> Iterator[tuple[int | No
         yield group if may_hold else None, facts.num_rows
 
 
-def checked_rows(part: Place, schema: pa.Schema, table: object) -> int:
+def checked_rows(part: StorageLocation, schema: pa.Schema, table: object) -> int:
     """Rows of a finished part that is to belong to ``table``.
 
     Raises:

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parquet_files import groups_with, open_parquet, write_parquet
+from the_block_llm.datasets.object_store import StorageLocation, StorePath
+from the_block_llm.datasets.parquet_files import open_parquet, row_groups_with, write_parquet
 from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
 from the_block_llm.errors import StorageError, TableError
 
@@ -29,10 +29,10 @@ _PART_BYTES: Final = 64 * 1024 * 1024
 _READ_ROWS: Final = 1024
 
 
-class ParquetParts:
+class ParquetTable:
     """A table on disk, opened lazily: holding this object holds no rows."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: StorageLocation) -> None:
         """Open the table in ``folder``.
 
         Raises:
@@ -41,7 +41,7 @@ class ParquetParts:
         """
         self.folder = folder
         self.manifest = _read_manifest(self.folder)
-        self.parts: Sequence[Place] = [
+        self.parts: Sequence[StorageLocation] = [
             self.folder / part["name"] for part in self.manifest["parts"]
         ]
         sizes = self._sizes()
@@ -110,7 +110,7 @@ class ParquetParts:
                 begin += facts["rows"]
                 continue
             with open_parquet(part) as reader:
-                for group, n_rows in groups_with(reader, column, value):
+                for group, n_rows in row_groups_with(reader, column, value):
                     if group is None or begin >= wanted.stop or begin + n_rows <= wanted.start:
                         begin += n_rows
                         continue
@@ -178,10 +178,10 @@ class ParquetParts:
             return {entry.name: entry.stat().st_size for entry in entries}
 
 
-def table_exists(folder: Place) -> bool:
+def table_exists(folder: StorageLocation) -> bool:
     """True where ``folder`` holds a complete table."""
     try:
-        ParquetParts(folder)
+        ParquetTable(folder)
     except TableError:
         return False
     return True
@@ -200,13 +200,13 @@ def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
         unfinished.unlink(missing_ok=True)
 
 
-def save_parts(
-    folder: Place,
+def save_table(
+    folder: StorageLocation,
     schema: pa.Schema,
-    items: Iterable[pa.RecordBatch | pa.Table | Place],
+    items: Iterable[pa.RecordBatch | pa.Table | StorageLocation],
     meta: Mapping[str, Any] | None = None,
     part_bytes: int = _PART_BYTES,
-) -> ParquetParts:
+) -> ParquetTable:
     """Replace the table in ``folder`` by ``items``, in order.
 
     Args:
@@ -263,10 +263,10 @@ def save_parts(
             raise _storage_error(folder, error) from error
         raise
     writer.sweep({part["name"] for part in parts})
-    return ParquetParts(folder)
+    return ParquetTable(folder)
 
 
-def write_text_atomically(path: Place, text: str) -> None:
+def write_text_atomically(path: StorageLocation, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader sees the old file or the new, whole.
 
     Raises:
@@ -289,7 +289,7 @@ def write_text_atomically(path: Place, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Place) -> pa.RecordBatch:
+def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: StorageLocation) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     if batch.schema.names != schema.names:
@@ -302,7 +302,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: Place) -> pa.Reco
         raise TableError(f"Rows for {folder} do not fit its schema: {error}") from error
 
 
-def _read_manifest(folder: Place) -> dict[str, Any]:
+def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -321,7 +321,7 @@ def _read_manifest(folder: Place) -> dict[str, Any]:
     return manifest
 
 
-def _storage_error(folder: Place, error: OSError) -> StorageError:
+def _storage_error(folder: StorageLocation, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot write to {folder}: {error.strerror or error}. Free some space or make the "
         "folder writable, then run again; what was there before is unchanged."

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place, StorePath
+from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import checked_rows, write_parquet
 
 UNFINISHED: Final = ".unfinished"
@@ -23,7 +23,7 @@ class PartWriter(Protocol):
         """Write rows as the next part; returns its entry in the manifest."""
         ...
 
-    def adopt(self, source: Place) -> dict[str, Any]:
+    def adopt(self, source: StorageLocation) -> dict[str, Any]:
         """Take a finished file as the next part; returns its entry in the manifest."""
         ...
 
@@ -58,7 +58,7 @@ class FolderParts:
         self._write_part(path, self._schema, batches)
         return {"name": path.name, "rows": sum(batch.num_rows for batch in batches)}
 
-    def adopt(self, source: Place) -> dict[str, Any]:
+    def adopt(self, source: StorageLocation) -> dict[str, Any]:
         n_rows = checked_rows(source, self._schema, self._folder)
         target = self._next()
         if isinstance(source, StorePath):
@@ -106,7 +106,7 @@ class StoreParts:
         self._put_unless_there(name, len(data), lambda target: target.put_bytes(data))
         return {"name": name, "rows": sum(batch.num_rows for batch in batches)}
 
-    def adopt(self, source: Place) -> dict[str, Any]:
+    def adopt(self, source: StorageLocation) -> dict[str, Any]:
         n_rows = checked_rows(source, self._schema, self._folder)
         if isinstance(source, StorePath):
             # Written by this class, into another folder or this one: the name tells the bytes.

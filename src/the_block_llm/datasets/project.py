@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Project:
     """Made by the command line from the configuration; nothing here knows Kedro."""
 
     parameters: Mapping[str, Any]
-    folder_of: Callable[[str], Place]
+    folder_of: Callable[[str], StorageLocation]
     """Folder or file of a catalog entry, for the chosen model."""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import HTMLPreview, JSONPreview
 
-from the_block_llm.datasets.object_store import place
+from the_block_llm.datasets.object_store import resolve_location
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.datasets.report_files import read_report
 
@@ -29,7 +29,7 @@ class ReportDataset(AbstractDataset[Any, Any]):
             credentials: Of the store, for fsspec.
             metadata: For Kedro-Viz; not used here.
         """
-        self._filepath = place(filepath, credentials)
+        self._filepath = resolve_location(filepath, credentials)
         self.metadata = metadata
 
     def load(self) -> Any:

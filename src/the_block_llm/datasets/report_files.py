@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import TableError
 
 
-def read_report(path: Place) -> Any:
+def read_report(path: StorageLocation) -> Any:
     """The values of a ``.json`` file that a pipeline writes, or the text of another.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from pydantic import BaseModel, Field
 
-from the_block_llm.datasets.object_store import Place, place
+from the_block_llm.datasets.object_store import StorageLocation, resolve_location
 from the_block_llm.errors import ParameterError
 
 
@@ -26,7 +26,7 @@ def storage_params(parameters: Mapping[str, Any]) -> StorageParams:
     return StorageParams.model_validate(parameters.get("storage") or {})
 
 
-def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Place:
+def storage_location(loader: AbstractConfigLoader, where: str | None = None) -> StorageLocation:
     """A place with the credentials that ``storage`` names; by default the folder of ``storage``.
 
     Raises:
@@ -47,4 +47,4 @@ def storage_place(loader: AbstractConfigLoader, where: str | None = None) -> Pla
                 f"{storage.credentials}: {{key: …, secret: …}}."
             )
         options = every[storage.credentials]
-    return place(where or storage.folder, options)
+    return resolve_location(where or storage.folder, options)

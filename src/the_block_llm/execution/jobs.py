@@ -9,7 +9,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerLost:
     """Stands for the result of a job whose worker died under it every time."""
 
     reason: str

@@ -27,7 +27,7 @@ _LOOK_UP_S: Final = 0.1
 _IDLE_S: Final = 15.0  # longer than any stage writes its tables before the next one begins
 
 
-class WorkerEndedError(BlockError):
+class WorkerDiedError(BlockError):
     """A worker process died under the job whose result was due."""
 
 
@@ -39,7 +39,7 @@ def run_in_processes(jobs: Iterable[Call], n_processes: int) -> Iterator[Any]:
         n_processes: How many work, this one included.
 
     Raises:
-        WorkerEndedError: A worker ended unexpectedly.
+        WorkerDiedError: A worker ended unexpectedly.
         BlockError: The job raised this.
     """
     if n_processes == 1:
@@ -61,7 +61,7 @@ def run_in_processes(jobs: Iterable[Call], n_processes: int) -> Iterator[Any]:
             worker.stop()
 
 
-def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a function in a process that ends with it, and leaves none of its libraries here.
 
     Args:
@@ -69,7 +69,7 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
         *arguments: Its own.
 
     Raises:
-        WorkerEndedError: The process ended unexpectedly.
+        WorkerDiedError: The process ended unexpectedly.
         BlockError: The function raised this.
     """
     process = _Process()
@@ -171,7 +171,7 @@ class _Process:
             process.stdin.flush()
             result, error = pickle.load(process.stdout)  # noqa: S301, what we just started
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            raise WorkerEndedError(
+            raise WorkerDiedError(
                 f"A worker process ended with code {process.wait()}, most likely because memory "
                 "ran out. Run again with fewer (git_ingest.n_processes); what was finished is kept."
             ) from error

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from the_block_llm.errors import ExecutionError
-from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.local_jobs import run_in_processes
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
@@ -15,7 +15,9 @@ from the_block_llm.progress import progress_bar
 _PROCESSES: Final = 2
 
 
-def in_order(jobs: Sequence[Call], execution: ExecutionParams, description: str) -> Iterator[Any]:
+def ordered_map(
+    jobs: Sequence[Call], execution: ExecutionParams, description: str
+) -> Iterator[Any]:
     """Run the jobs and give their results in order.
 
     Args:
@@ -38,7 +40,7 @@ def in_order(jobs: Sequence[Call], execution: ExecutionParams, description: str)
         done: dict[int, Any] = {}
         following = 0
         for number, result in run_on_ray(jobs, execution):
-            if isinstance(result, Lost):
+            if isinstance(result, WorkerLost):
                 raise ExecutionError(
                     f"{description}, job {number + 1} of {len(jobs)}: {result.reason}. Give the "
                     "nodes more memory, or raise execution.retries."

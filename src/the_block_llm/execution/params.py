@@ -20,7 +20,7 @@ class ExecutionParams(BaseModel, frozen=True, extra="forbid"):
     engine the processes of sequence_build, some 300 MB each; 0: two at most."""
     object_store_mb: int = Field(default=200, ge=80)
     """Shared memory of a Ray that is started here. Only paths and counts pass through it."""
-    waiting_tasks: int = Field(default=1, ge=0)
+    prefetch_tasks: int = Field(default=1, ge=0)
     """Tasks that wait beside each that runs. More keep fast nodes busy; none of them is lost
     with a node, but all are in the driver's memory."""
     retries: int = Field(default=5, ge=0)

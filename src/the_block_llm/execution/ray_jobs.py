@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from the_block_llm.errors import ExecutionError
-from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def run_on_ray(jobs: Iterable[Call], execution: ExecutionParams) -> Iterator[tup
         )
         numbers: dict[Any, int] = {}
         waiting = enumerate(jobs)
-        width = _Width(ray, 1 + execution.waiting_tasks)
+        width = _Width(ray, 1 + execution.prefetch_tasks)
         try:
             while True:
                 while len(numbers) < width.now() and (next_job := next(waiting, None)):
@@ -72,7 +72,7 @@ def _result(ray: Any, reference: Any) -> Any:
         ray.exceptions.NodeDiedError,
     ) as error:
         said = str(error).strip().splitlines()
-        return Lost(f"its worker died each time: {said[0] if said else type(error).__name__}")
+        return WorkerLost(f"its worker died each time: {said[0] if said else type(error).__name__}")
 
 
 class _Width:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-IGNORED_LABEL: Final = -100
+IGNORE_INDEX: Final = -100
 
 
 def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -28,18 +28,18 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[s
     width = max(len(row["input_ids"]) for row in rows)
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.int64)
     position_ids = torch.zeros((len(rows), width), dtype=torch.int64)
-    labels = torch.full((len(rows), width), IGNORED_LABEL, dtype=torch.int64)
+    labels = torch.full((len(rows), width), IGNORE_INDEX, dtype=torch.int64)
     for index, row in enumerate(rows):
         ids = torch.tensor(row["input_ids"], dtype=torch.int64)
         mask = torch.tensor(row["labels_mask"], dtype=torch.bool)
         n_tokens = ids.shape[0]
         input_ids[index, :n_tokens] = ids
-        labels[index, :n_tokens] = torch.where(mask, ids, IGNORED_LABEL)
+        labels[index, :n_tokens] = torch.where(mask, ids, IGNORE_INDEX)
         lengths = [*row["segment_lengths"], width - n_tokens]
         position_ids[index] = torch.cat([torch.arange(int(length)) for length in lengths])
         # Nothing precedes the first token of a segment, so it cannot be predicted.
         starts = torch.cumsum(torch.tensor([0, *lengths[:-1]]), dim=0)
-        labels[index, starts[starts < width]] = IGNORED_LABEL
+        labels[index, starts[starts < width]] = IGNORE_INDEX
     return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
 
 
@@ -68,7 +68,7 @@ def collate_flat_rows(
     batch: dict[str, Any] = {
         name: torch.cat([row[name] for row in apart], dim=1) for name in apart[0]
     }
-    counted = batch["labels"][0] != IGNORED_LABEL
+    counted = batch["labels"][0] != IGNORE_INDEX
     # The first token of a row never counts, so no target is predicted across rows.
     followers = counted.nonzero().squeeze(1)
     batch["positions"] = followers - 1

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.adapter.added_embeddings import start_rows
+from the_block_llm.models.adapter.added_embeddings import initial_embeddings
 from the_block_llm.models.base.quantized_loading import (
     compute_dtype,
     load_base_model,
-    quantised_bytes,
+    quantized_bytes,
 )
 from the_block_llm.models.collate import collate_flat_rows, collate_rows
 from the_block_llm.models.inference.generation import Completion
@@ -30,7 +30,7 @@ from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
 from the_block_llm.models.layerwise.planner.plan_search import GIB, MemoryPlan, plan_training
 from the_block_llm.models.plain.fsdp import shard_frozen_layers
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
-from the_block_llm.models.plain.memory_plan import PlainPlan, plan_plain
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.resource_limits import MemoryLimits
 
@@ -45,7 +45,7 @@ _HOST_SHARE: Final = 0.85
 
 
 @dataclass(frozen=True)
-class Trainable:
+class TrainableModel:
     """A model with a fresh adapter, and how rows become its input."""
 
     model: PeftModel
@@ -53,7 +53,7 @@ class Trainable:
     layerwise: bool
     sharded: bool = False
     """Every pass through the model is one of all processes together."""
-    stop_ids: frozenset[int] = frozenset()
+    stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end an answer of a layerwise model."""
 
     def greedy_answers(
@@ -71,7 +71,7 @@ class Trainable:
                 break
             ahead = self.model.layerwise.next_tokens([rows[i] + answers[i] for i in unfinished])
             for index, token in zip(list(unfinished), ahead, strict=True):
-                if token in self.stop_ids:
+                if token in self.stop_token_ids:
                     unfinished.remove(index)
                 else:
                     answers[index].append(token)
@@ -85,7 +85,7 @@ class Trainable:
         ]
 
 
-def let_memory_grow_in_place() -> None:
+def enable_expandable_segments() -> None:
     """Ask PyTorch for segments that grow, before it first touches the GPU.
 
     Long rows need a few large pieces; in a heap of fixed segments a tenth would be lost.
@@ -103,7 +103,7 @@ def plan_memory(
     n_processes: int = 1,
     n_added_tokens: int = 0,
     wanted_rows: int = 1,
-) -> MemoryPlan | PlainPlan | None:
+) -> MemoryPlan | PlainMemoryPlan | None:
     """The fastest way to train within the limits.
 
     Args:
@@ -128,7 +128,7 @@ def plan_memory(
     if limits.layers == "sharded":
         return None
     on_cpu = device.type == "cpu"
-    host = host_budget(limits.host_gib) // n_processes
+    host = host_memory_budget(limits.host_gib) // n_processes
     plain = limits.engine == "plain" or (on_cpu and limits.engine == "auto")
     shape = None if plain else read_shape(profile)
     if shape is None:
@@ -158,7 +158,7 @@ def plan_memory(
         torch.cuda.empty_cache()
     return plan_training(
         size,
-        host if on_cpu else device_budget(device, limits.device_gib),
+        host if on_cpu else device_memory_budget(device, limits.device_gib),
         host,
         measure_rates(device),
         limits.layers,
@@ -169,7 +169,7 @@ def plan_memory(
     )
 
 
-def device_budget(device: torch.device, cap_gib: float | None) -> int:
+def device_memory_budget(device: torch.device, cap_gib: float | None) -> int:
     """Bytes that PyTorch may take on ``device``."""
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
@@ -177,14 +177,14 @@ def device_budget(device: torch.device, cap_gib: float | None) -> int:
     return usable if cap_gib is None else min(usable, int(cap_gib * GIB))
 
 
-def host_budget(cap_gib: float | None) -> int:
+def host_memory_budget(cap_gib: float | None) -> int:
     """Bytes of host memory for weights and states that wait there."""
     if cap_gib is not None:
         return int(cap_gib * GIB)
     return int(psutil.virtual_memory().available * _HOST_SHARE)
 
 
-def hold_to_cap(device: torch.device, cap_gib: float | None) -> None:
+def set_memory_fraction(device: torch.device, cap_gib: float | None) -> None:
     """Make PyTorch refuse more than ``cap_gib`` of the GPU to this process."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -196,12 +196,12 @@ def load_trainable(
     profile: ModelProfile,
     seed: int,
     device: torch.device,
-    plan: MemoryPlan | PlainPlan | None,
+    plan: MemoryPlan | PlainMemoryPlan | None,
     tokenizer: PreTrainedTokenizerBase,
     added_tokens: Mapping[str, int] = MappingProxyType({}),
     *,
     sharded: bool = False,
-) -> Trainable:
+) -> TrainableModel:
     """Load the profile's base in 4 bits, with a fresh adapter.
 
     Args:
@@ -227,19 +227,19 @@ def load_trainable(
         if device.type == "cuda" or sharded:
             _recompute_layers(base)
         embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-        start = start_rows(
+        start = initial_embeddings(
             added_tokens, tokenizer, embedding, None if head is embedding else head, profile.name
         )
         model = attach_adapter(base, profile, seed, start)
         if sharded:
             shard_frozen_layers(model, device)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
-        return Trainable(model, collate, layerwise=False, sharded=sharded)
+        return TrainableModel(model, collate, layerwise=False, sharded=sharded)
     model = load_layerwise_model(
-        profile, plan.settings, device, seed, plan.adapter_dtype, quantised_copy_folder(profile),
+        profile, plan.settings, device, seed, plan.adapter_dtype, quantized_copy_folder(profile),
         tokenizer, added_tokens,
     )  # fmt: skip
-    return Trainable(
+    return TrainableModel(
         model,
         partial(
             collate_flat_rows,
@@ -247,7 +247,7 @@ def load_trainable(
             added_ids=frozenset(added_tokens.values()),
         ),
         layerwise=True,
-        stop_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
+        stop_token_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )
 
 
@@ -259,7 +259,7 @@ def _loading_place(profile: ModelProfile, device: torch.device) -> torch.device:
     """
     if device.type == "cpu":
         return device
-    needs, free = quantised_bytes(profile), device_budget(device, None)
+    needs, free = quantized_bytes(profile), device_memory_budget(device, None)
     return device if needs * _WHILE_LOADING < free else torch.device("cpu")
 
 
@@ -269,6 +269,6 @@ def _recompute_layers(base: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def quantised_copy_folder(profile: ModelProfile) -> Path:
+def quantized_copy_folder(profile: ModelProfile) -> Path:
     """Where the 4-bit copy of a profile's layers is kept for the next start."""
     return Path(profile.cache_folder).expanduser().resolve() / profile.name

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from the_block_llm.datasets.storage import StorageParams, storage_params
-from the_block_llm.errors import ParameterError, did_you_mean, mendable_cause
+from the_block_llm.errors import ParameterError, did_you_mean, user_error_cause
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.project.parameter_checks import check_parameters
 
@@ -96,7 +96,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         except (
             yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError, OmegaConfBaseException
         ) as error:  # fmt: skip
-            if mendable_cause(error):  # a resolver's
+            if user_error_cause(error):  # a resolver's
                 raise
             wrong = [
                 problem

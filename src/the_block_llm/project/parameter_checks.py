@@ -33,6 +33,21 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "planning": PlanningParams,
 }
 _TEXTS: Final = ("repository", "model")
+# Names that a configuration of version 0.1 may still hold.
+RENAMED_PARAMETERS: Final = {
+    "advisor.surprise_lines": "advisor.perplexity_lines",
+    "advisor.serve.body_kib": "advisor.serve.max_body_kib",
+    "advisor.serve.waiting": "advisor.serve.max_queued",
+    "advisor.serve.wait_s": "advisor.serve.queue_timeout_s",
+    "advisor.serve.answer_s": "advisor.serve.answer_timeout_s",
+    "advisor.serve.shutdown_s": "advisor.serve.shutdown_timeout_s",
+    "behavioral_eval.journal_folder": "behavioral_eval.result_cache_folder",
+    "execution.waiting_tasks": "execution.prefetch_tasks",
+    "export.least_agreement": "export.min_token_agreement",
+    "export.most_nats_apart": "export.max_nll_difference",
+    "qlora_train.start_anew": "qlora_train.restart_training",
+    "sequence_build.reuse_folder": "sequence_build.token_cache_folder",
+}
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
@@ -83,5 +98,7 @@ def _explain(group: str, kind: type[BaseModel], error: ValidationError) -> list[
 
 
 def _unknown(name: str, known: tuple[str, ...], prefix: str) -> str:
+    if renamed := RENAMED_PARAMETERS.get(prefix + name):
+        return f"The parameter {prefix}{name} is now called {renamed}. Use the new name."
     listed = f" Known: {', '.join(sorted(known))}." if known else ""
     return f"There is no parameter {prefix}{name}.{did_you_mean(name, known, prefix)}{listed}"

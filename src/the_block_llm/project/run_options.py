@@ -11,7 +11,7 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
-from the_block_llm.errors import ParameterError, TableError, did_you_mean, mendable_cause
+from the_block_llm.errors import ParameterError, TableError, did_you_mean, user_error_cause
 from the_block_llm.pipelines.git_ingest.git.repository import is_url, locate
 
 _NODES: Final = {
@@ -93,7 +93,7 @@ def _say_what_is_missing(name: str, catalog: DataCatalog) -> None:
     try:
         catalog.load(name)  # says whether it is missing or damaged, and where
     except DatasetError as error:
-        cause = mendable_cause(error)
+        cause = user_error_cause(error)
         if not isinstance(cause, TableError):
             raise
         # In order: the whole run, which makes everything, comes last.

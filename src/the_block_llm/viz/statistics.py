@@ -9,11 +9,11 @@ from typing import Final
 
 from kedro.io import DataCatalog
 
-from the_block_llm.datasets.parquet_parts import ParquetPartsDataset
 from the_block_llm.datasets.parquet_table import write_text_atomically
+from the_block_llm.datasets.parquet_table_dataset import ParquetTableDataset
 
 _FILE: Final = Path(".viz/stats.json")
-_TABLE: Final = f"{ParquetPartsDataset.__module__}.{ParquetPartsDataset.__qualname__}"
+_TABLE: Final = f"{ParquetTableDataset.__module__}.{ParquetTableDataset.__qualname__}"
 
 
 def write_viz_statistics(project: Path, catalog: DataCatalog) -> None:
@@ -28,6 +28,6 @@ def write_viz_statistics(project: Path, catalog: DataCatalog) -> None:
         # By the entry alone: building every dataset would import matplotlib, for one.
         if entry.get("type") == _TABLE:
             dataset = catalog.get(name)
-            if isinstance(dataset, ParquetPartsDataset) and dataset.exists():
+            if isinstance(dataset, ParquetTableDataset) and dataset.exists():
                 statistics[name] = dataset.statistics()
     write_text_atomically(project / _FILE, json.dumps(statistics, indent=1))

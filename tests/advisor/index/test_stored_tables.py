@@ -15,8 +15,8 @@ from the_block_llm import cli
 from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_index
 from the_block_llm.advisor.index.stored_tables import tables_at_hand
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.datasets.object_store import StorePath, place
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.object_store import StorePath, resolve_location
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.errors import StorageError, TableError
 
 TABLES = ("commits", "file_changes", "snapshot_files")
@@ -24,15 +24,15 @@ TABLES = ("commits", "file_changes", "snapshot_files")
 
 def put(folder: Path, store: StorePath) -> None:
     for name in TABLES:
-        table = ParquetParts(folder / "02_intermediate" / name)
-        save_parts(store / "02_intermediate" / name, table.schema, table.parts)
+        table = ParquetTable(folder / "02_intermediate" / name)
+        save_table(store / "02_intermediate" / name, table.schema, table.parts)
     described = (folder / "01_raw/repository.json").read_bytes()
     (store / "01_raw" / "repository.json").put_bytes(described)
 
 
 @pytest.fixture
 def store(credentials: dict[str, Any]) -> StorePath:
-    found = place("s3://tables/company", credentials)
+    found = resolve_location("s3://tables/company", credentials)
     assert isinstance(found, StorePath)
     return found
 
@@ -85,7 +85,7 @@ def test_before_git_ingest_it_says_what_to_run(store: StorePath, tmp_path: Path)
 
 def test_a_store_that_does_not_answer(credentials: dict[str, Any], tmp_path: Path) -> None:
     where = {"endpoint_url": "http://127.0.0.1:9", "region_name": "us-east-1"}
-    silent = place(
+    silent = resolve_location(
         "s3://tables/company",
         {**credentials, "client_kwargs": where, "config_kwargs": {"retries": {"max_attempts": 0}},
          "retries": 1},
@@ -119,6 +119,6 @@ def test_the_commands_fetch_and_without_retrieval_ask_no_store(
         result = CliRunner().invoke(command, ["What?", *options], obj=metadata)
         assert result.exit_code == 0, result.output
     first, second = asked
-    assert ParquetParts(Path(first) / "commits").num_rows > 0
+    assert ParquetTable(Path(first) / "commits").num_rows > 0
     assert second == str(project / "data/02_intermediate")
     shutil.rmtree(first)

@@ -5,7 +5,7 @@ import pytest
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.advisor.output.streaming import stream_text
-from the_block_llm.models.inference.generation import Decoding, generate
+from the_block_llm.models.inference.generation import SamplingParams, generate
 
 TOKENIZER = byte_tokenizer()
 PROMPT = TOKENIZER("fn main() {")["input_ids"]
@@ -24,7 +24,7 @@ def answer(model, decoding, **options):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_the_stream_is_what_generating_at_once_gives(model, temperature):
-    decoding = Decoding(40, temperature, 0.95, seed=3)
+    decoding = SamplingParams(40, temperature, 0.95, seed=3)
     whole = []
     generate(
         model, TOKENIZER, [PROMPT], decoding,
@@ -40,47 +40,47 @@ def test_the_stream_is_what_generating_at_once_gives(model, temperature):
 def test_a_long_prompt_read_in_pieces_gives_the_same(model, monkeypatch):
     from the_block_llm.advisor.output import streaming
 
-    at_once = answer(model, Decoding(12))
+    at_once = answer(model, SamplingParams(12))
     monkeypatch.setattr(streaming, "_PREFILL_TOKENS", 4)
-    assert answer(model, Decoding(12)) == at_once
+    assert answer(model, SamplingParams(12)) == at_once
 
 
 def test_it_ends_before_a_stop_text(model):
-    whole, _ = answer(model, Decoding(30))
+    whole, _ = answer(model, SamplingParams(30))
     stop = whole[7:9]
-    text, end = answer(model, Decoding(30), stop_texts=["never written", stop])
+    text, end = answer(model, SamplingParams(30), stop_texts=["never written", stop])
     assert text == whole[: whole.index(stop)]
     assert end.finish == "stop"
 
 
 def test_what_might_have_been_a_stop_text_is_not_lost(model):
-    whole, _ = answer(model, Decoding(10))
-    text, end = answer(model, Decoding(10), stop_texts=[whole[-1] + "and on"])
+    whole, _ = answer(model, SamplingParams(10))
+    text, end = answer(model, SamplingParams(10), stop_texts=[whole[-1] + "and on"])
     assert (text, end.finish) == (whole, "length")
 
 
 def test_it_ends_when_cancelled(model):
     calls = itertools.count()
-    _, end = answer(model, Decoding(200), is_cancelled=lambda: next(calls) > 5)
+    _, end = answer(model, SamplingParams(200), is_cancelled=lambda: next(calls) > 5)
     assert end.finish == "cancelled"
     assert end.n_tokens < 8
 
 
 def test_it_ends_when_time_is_up(model):
-    _, end = answer(model, Decoding(200), deadline=time.monotonic())
+    _, end = answer(model, SamplingParams(200), deadline=time.monotonic())
     assert end.finish == "time"
     assert end.n_tokens == 1
 
 
 def test_no_character_comes_in_halves(model):
     pieces = []
-    stream_text(model, TOKENIZER, PROMPT, Decoding(60, 1.5, seed=1), pieces.append)
+    stream_text(model, TOKENIZER, PROMPT, SamplingParams(60, 1.5, seed=1), pieces.append)
     assert pieces
     # Half a character decodes to the replacement mark or a lone surrogate.
     assert all(piece.encode() for piece in pieces)
 
 
 def test_repeating_is_made_unlikely_but_citing_the_prompt_is_not(model):
-    plain, _ = answer(model, Decoding(40))
-    varied, _ = answer(model, Decoding(40), repetition_penalty=1.8)
+    plain, _ = answer(model, SamplingParams(40))
+    varied, _ = answer(model, SamplingParams(40), repetition_penalty=1.8)
     assert len(set(varied)) > len(set(plain))

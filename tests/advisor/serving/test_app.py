@@ -286,7 +286,13 @@ def test_fifty_at_once_get_an_answer_or_a_clean_refusal(address, client, scripte
 
 def test_limits_of_time(data, scripted):
     scripted("word " * 4000, seconds_a_piece=0.02)
-    limits = {"body_kib": 64, "waiting": 4, "wait_s": 0.3, "answer_s": 1.0, "shutdown_s": 1}
+    limits = {
+        "max_body_kib": 64,
+        "max_queued": 4,
+        "queue_timeout_s": 0.3,
+        "answer_timeout_s": 1.0,
+        "shutdown_timeout_s": 1,
+    }
     with serving(Advisor(advisor_parameters(data, serve=limits))) as address:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             first = pool.submit(httpx.post, address + CHAT, json={"messages": QUESTION})

@@ -17,7 +17,7 @@ from the_block_llm.errors import (
 )
 from the_block_llm.models.adapter.adapters import attach_adapter, load_with_adapter
 from the_block_llm.models.adapter.manifest import list_adapters
-from the_block_llm.models.base.quantized_loading import load_base_model, quantised_bytes
+from the_block_llm.models.base.quantized_loading import load_base_model, quantized_bytes
 from the_block_llm.models.base.sources import (
     base_revision,
     from_pretrained,
@@ -44,7 +44,7 @@ def test_the_bytes_of_a_quantised_model_are_foretold(base: Path) -> None:
     profile = tiny_profile(base)
     model = load_base_model(profile, torch.device("cpu"), dtype=torch.bfloat16)
     held = sum(parameter.nbytes for parameter in model.parameters())
-    assert quantised_bytes(profile) == pytest.approx(held, rel=0.05)
+    assert quantized_bytes(profile) == pytest.approx(held, rel=0.05)
 
 
 def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path) -> None:

@@ -17,13 +17,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from the_block_llm.errors import ProfileError
-from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
+from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
 from the_block_llm.models.adapter.added_embeddings import first_added_id
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.inference.generation import Completion, Decoding, generate
-from the_block_llm.models.inference.likelihood import target_nats
+from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
+from the_block_llm.models.inference.likelihood import token_nll
 from the_block_llm.models.profiles import ModelProfile
 
 MARKED = random_rows([[24, 11]], seed=3, first_id=240, n_ids=263)
@@ -42,7 +42,7 @@ def test_gradients_are_those_of_a_model_with_larger_matrices(
     ours = load(profiles[name], None, MARKS)
     loss, gradients = step(ours, MARKED)
     model = ours.model.get_base_model()
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     assert rows is not None
     assert len(rows.parameters) == (1 if name == "tied" else 2)
     # The same, written out: whole matrices that autograd knows, 263 rows each.
@@ -77,7 +77,7 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
     profiles: dict[str, ModelProfile], name: str, tmp_path: Path
 ) -> None:
     ours = load(profiles[name], None, MARKS)
-    rows = active_token_rows(ours.model)
+    rows = active_added_embeddings(ours.model)
     assert rows is not None
     for number, own in enumerate(rows.parameters):
         own.data = torch.randn(own.shape, generator=torch.Generator().manual_seed(number))
@@ -89,10 +89,10 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
     batch = collate_rows(MARKED, 3)
     with torch.no_grad():
         ours.model.eval()
-        expected = target_nats(ours.model, batch)
+        expected = token_nll(ours.model, batch)
         fresh = load(profiles[name], None, MARKS)
         set_peft_model_state_dict(fresh.model, load_file(tmp_path / "adapter_model.safetensors"))
-        assert torch.equal(target_nats(fresh.model.eval(), batch), expected)
+        assert torch.equal(token_nll(fresh.model.eval(), batch), expected)
         plain = AutoModelForCausalLM.from_pretrained(str(profiles[name].folder))
         plain.resize_token_embeddings(263)
         whole = PeftModel.from_pretrained(plain, str(tmp_path)).eval()
@@ -120,7 +120,7 @@ def test_switched_off_the_base_is_the_base(profiles: dict[str, ModelProfile]) ->
 
 def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProfile]) -> None:
     model = load(profiles["tied"], None, MARKS).model.eval()
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     assert rows is not None
     tokenizer = load_tokenizer(profiles["tied"], MARKS)
     prompt = [10, 11, 12]
@@ -134,7 +134,7 @@ def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProf
         rows.embedding[1] = 50 * state
     written: list[Completion] = []
     generate(
-        model, tokenizer, [prompt], Decoding(max_new_tokens=1), batch_rows=1, cache_gib=1,
+        model, tokenizer, [prompt], SamplingParams(max_new_tokens=1), batch_rows=1, cache_gib=1,
         on_completion=lambda _, completion: written.append(completion),
     )  # fmt: skip
     # It is a mark, not text.
@@ -145,7 +145,7 @@ def test_training_begins_at_the_words_that_a_mark_is_spelled_with(
     profiles: dict[str, ModelProfile],
 ) -> None:
     model = load(profiles["untied"], None, MARKS).model
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     assert rows is not None
     tokenizer = load_tokenizer(profiles["untied"])
     words = tokenizer("code start", add_special_tokens=False)["input_ids"]

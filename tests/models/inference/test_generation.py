@@ -5,11 +5,11 @@ from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.models.inference.generation import (
     Completion,
-    Decoding,
+    SamplingParams,
     _RowwiseDraw,
     batches_that_fit,
     generate,
-    stop_ids,
+    stop_token_ids,
 )
 
 TEXTS = ["fn main", "x", "class Ledger:\n    pass", "why?"]
@@ -42,7 +42,7 @@ def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Complet
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_answer_does_not_depend_on_its_batch(model, tokenizer, temperature):
-    decoding = Decoding(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
+    decoding = SamplingParams(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
     alone = answers(model, tokenizer, decoding, batch_rows=1)
     assert answers(model, tokenizer, decoding, batch_rows=4) == alone
     backwards = answers(model, tokenizer, decoding, batch_rows=3, texts=TEXTS[::-1])
@@ -55,17 +55,17 @@ def test_greedy_agrees_with_a_plain_loop(model, tokenizer):
     for _ in range(10):
         with torch.no_grad():
             new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
-    [answer] = answers(model, tokenizer, Decoding(max_new_tokens=10), 4, TEXTS[:1])
+    [answer] = answers(model, tokenizer, SamplingParams(max_new_tokens=10), 4, TEXTS[:1])
     assert answer.text == tokenizer.decode(new, skip_special_tokens=True).strip()
     assert answer.finish == "length"
     assert answer.n_tokens == 10
 
 
 def test_draws_differ_by_seed_and_a_small_nucleus_is_greedy(model, tokenizer):
-    hot = [answers(model, tokenizer, Decoding(12, 1.0, seed=seed), 4) for seed in range(3)]
+    hot = [answers(model, tokenizer, SamplingParams(12, 1.0, seed=seed), 4) for seed in range(3)]
     assert hot[0] != hot[1] != hot[2]
-    greedy = answers(model, tokenizer, Decoding(12), 4)
-    assert answers(model, tokenizer, Decoding(12, 1.0, top_p=1e-6, seed=1), 4) == greedy
+    greedy = answers(model, tokenizer, SamplingParams(12), 4)
+    assert answers(model, tokenizer, SamplingParams(12, 1.0, top_p=1e-6, seed=1), 4) == greedy
 
 
 def test_draws_follow_the_models_distribution(model, tokenizer):
@@ -80,30 +80,30 @@ def test_an_answer_ends_at_the_first_stop_token(model, tokenizer, monkeypatch):
     with torch.no_grad():
         stop = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]])).logits[0, -1].argmax()
     monkeypatch.setattr(model.generation_config, "eos_token_id", [stop.item()])
-    [cut] = answers(model, tokenizer, Decoding(max_new_tokens=10), 1, TEXTS[:1])
+    [cut] = answers(model, tokenizer, SamplingParams(max_new_tokens=10), 1, TEXTS[:1])
     assert cut == Completion(text="", n_tokens=0, finish="stop")
 
 
 def test_stop_tokens_of_model_and_tokenizer_are_joined(model, tokenizer, monkeypatch):
     monkeypatch.setattr(model.generation_config, "eos_token_id", [7, 9])
-    assert stop_ids(model, tokenizer) == sorted([7, 9, tokenizer.eos_token_id])
+    assert stop_token_ids(model, tokenizer) == sorted([7, 9, tokenizer.eos_token_id])
 
 
 def test_the_models_own_sampling_defaults_are_not_taken(model, tokenizer, monkeypatch):
-    greedy = answers(model, tokenizer, Decoding(max_new_tokens=12), 4)
+    greedy = answers(model, tokenizer, SamplingParams(max_new_tokens=12), 4)
     monkeypatch.setattr(model.generation_config, "do_sample", True)
     monkeypatch.setattr(model.generation_config, "temperature", 5.0)
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
-    assert answers(model, tokenizer, Decoding(max_new_tokens=12), 4) == greedy
+    assert answers(model, tokenizer, SamplingParams(max_new_tokens=12), 4) == greedy
 
 
 def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
     plain = tiny_llama().eval()
-    base = answers(plain, tokenizer, Decoding(max_new_tokens=12), 4)
+    base = answers(plain, tokenizer, SamplingParams(max_new_tokens=12), 4)
     adapted = with_noise_adapter(plain, scale=0.5)
-    assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) != base
+    assert answers(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) != base
     with adapted.disable_adapter():
-        assert answers(adapted, tokenizer, Decoding(max_new_tokens=12), 4) == base
+        assert answers(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) == base
 
 
 @pytest.mark.parametrize(

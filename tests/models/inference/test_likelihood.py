@@ -7,10 +7,10 @@ from transformers import LlamaForCausalLM
 
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.inference.likelihood import (
-    Continued,
+    PrefixedContinuations,
     cache_bytes_per_token,
-    measure_continuations,
-    target_nats,
+    score_continuations,
+    token_nll,
 )
 
 
@@ -41,7 +41,7 @@ def plain_loop(model: LlamaForCausalLM, segment: list[int]) -> list[float]:
 def test_packed_rows_of_different_length_agree_with_a_plain_loop(model):
     first = [[5, 9, 33, 2], [7, 7, 61]]
     second = [[80, 3]]
-    nats = target_nats(model, collate_rows([packed(first), packed(second)], pad_token_id=0))
+    nats = token_nll(model, collate_rows([packed(first), packed(second)], pad_token_id=0))
     expected_first = plain_loop(model, first[0]) + plain_loop(model, first[1])
     torch.testing.assert_close(nats[0], torch.tensor(expected_first), rtol=1e-4, atol=1e-5)
     expected_second = [*plain_loop(model, second[0]), 0, 0, 0, 0, 0]
@@ -50,7 +50,7 @@ def test_packed_rows_of_different_length_agree_with_a_plain_loop(model):
 
 def test_masked_tokens_cost_nothing_but_are_read(model):
     segment = [5, 9, 33, 2, 8]
-    nats = target_nats(model, collate_rows([packed([segment], masked=3)], pad_token_id=0))[0]
+    nats = token_nll(model, collate_rows([packed([segment], masked=3)], pad_token_id=0))[0]
     assert nats[:3].tolist() == [0, 0, 0]
     torch.testing.assert_close(nats[3:], torch.tensor(plain_loop(model, segment)[3:]))
 
@@ -58,13 +58,13 @@ def test_masked_tokens_cost_nothing_but_are_read(model):
 def test_more_targets_than_one_slice_of_the_head(model, monkeypatch):
     segment = list(range(1, 40))
     batch = collate_rows([packed([segment])], pad_token_id=0)
-    whole = target_nats(model, batch)
+    whole = token_nll(model, batch)
     monkeypatch.setattr("the_block_llm.models.inference.likelihood._HEAD_TOKENS", 7)
-    torch.testing.assert_close(target_nats(model, batch), whole)
+    torch.testing.assert_close(token_nll(model, batch), whole)
 
 
 def test_a_row_without_targets_is_zero(model):
-    nats = target_nats(model, collate_rows([packed([[4, 5, 6]], masked=3)], pad_token_id=0))
+    nats = token_nll(model, collate_rows([packed([[4, 5, 6]], masked=3)], pad_token_id=0))
     assert nats.tolist() == [[0, 0, 0]]
 
 
@@ -81,13 +81,13 @@ def test_continuations_of_one_prefix_agree_with_a_plain_loop(model, continuation
 def test_many_prefixes_together_agree_with_a_plain_loop(model, monkeypatch, tokens_a_pass):
     monkeypatch.setattr("the_block_llm.models.inference.likelihood._CPU_TOKENS", tokens_a_pass)
     texts = [
-        Continued([5, 9, 33, 2], [[3, 4], [80, 7, 7]]),
-        Continued([8], [[9]]),
-        Continued([5, 9, 33, 2, 61, 60], [[1, 2, 3, 4], [5], [6, 6]]),
-        Continued([11, 12], [[13, 14, 15]]),
+        PrefixedContinuations([5, 9, 33, 2], [[3, 4], [80, 7, 7]]),
+        PrefixedContinuations([8], [[9]]),
+        PrefixedContinuations([5, 9, 33, 2, 61, 60], [[1, 2, 3, 4], [5], [6, 6]]),
+        PrefixedContinuations([11, 12], [[13, 14, 15]]),
     ]
     found = {}
-    measure_continuations(model, texts, cache_gib=1.0, on_measured=found.__setitem__)
+    score_continuations(model, texts, cache_gib=1.0, on_measured=found.__setitem__)
     for at, (prefix, continuations) in enumerate(texts):
         expected = [sum(plain_loop(model, prefix + c)[len(prefix) :]) for c in continuations]
         assert found[at] == pytest.approx(expected, rel=1e-4)
@@ -97,10 +97,13 @@ def test_many_prefixes_together_agree_with_a_plain_loop(model, monkeypatch, toke
 def test_memory_for_keys_and_values_bounds_what_goes_together(
     model, monkeypatch, cache_tokens, passes
 ):
-    texts = [Continued([5, 9], [[3, 4]]), Continued([8, 1], [[9, 9], [1, 1]])] * 2
+    texts = [
+        PrefixedContinuations([5, 9], [[3, 4]]),
+        PrefixedContinuations([8, 1], [[9, 9], [1, 1]]),
+    ] * 2
     read = []
     decoder = model.get_decoder()
     monkeypatch.setattr(model, "get_decoder", lambda: read.append(1) or decoder)
     gib = cache_tokens * cache_bytes_per_token(model) / 2**30
-    measure_continuations(model, texts, cache_gib=gib, on_measured=lambda *_: None)
+    score_continuations(model, texts, cache_gib=gib, on_measured=lambda *_: None)
     assert len(read) == 2 * passes  # prefixes, then continuations

@@ -10,9 +10,9 @@ from peft import PeftModel
 from tests.builders.tiny_llama import byte_tokenizer, save_tiny_llama, tiny_profile
 from transformers import LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
-from the_block_llm.models.base.quantized_loading import keep_differentiable
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.base.sources import load_tokenizer
-from the_block_llm.models.factory import Trainable, load_trainable
+from the_block_llm.models.factory import TrainableModel, load_trainable
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
@@ -129,7 +129,7 @@ def random_rows(
 
 def load(
     profile: ModelProfile, settings: EngineSettings | None, marks: Mapping[str, int] | None = None
-) -> Trainable:
+) -> TrainableModel:
     """The profile's model on the CPU, by the engine or, without settings, the plain way."""
     plan = None
     if settings is not None:
@@ -137,7 +137,7 @@ def load(
     tokenizer = load_tokenizer(profile, marks or {})
     trainable = load_trainable(profile, 7, CPU, plan, tokenizer, marks or {})
     # Else some processors round to bfloat16 where no gradient is wanted.
-    keep_differentiable(trainable.model)
+    disable_inference_repacking(trainable.model)
     wake(trainable.model)
     return trainable
 
@@ -160,7 +160,9 @@ def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
-def step(trainable: Trainable, rows: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
+def step(
+    trainable: TrainableModel, rows: list[dict[str, Any]]
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of a micro-batch."""
     model = trainable.model
     model.zero_grad()
@@ -169,7 +171,7 @@ def step(trainable: Trainable, rows: list[dict[str, Any]]) -> tuple[float, dict[
     return loss.item(), gradients(model)
 
 
-def assert_same(ours: Trainable, plain: Trainable, rows: list[dict[str, Any]]) -> None:
+def assert_same(ours: TrainableModel, plain: TrainableModel, rows: list[dict[str, Any]]) -> None:
     """One loss and one set of gradients."""
     expected, wanted = step(plain, rows)
     loss, got = step(ours, rows)

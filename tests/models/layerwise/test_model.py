@@ -21,8 +21,8 @@ from tests.models.layerwise.small_models import (
 )
 
 from the_block_llm.models.base.special_tokens import add_tokens
-from the_block_llm.models.factory import Trainable
-from the_block_llm.models.inference.generation import Completion, Decoding, generate
+from the_block_llm.models.factory import TrainableModel
+from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.models.layerwise import chunked_loss
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore
@@ -69,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     profiles = save_profiles(tmp_path_factory.mktemp("models"))
 
     @cache
-    def get(name: str, how: str | None = None, marked: bool = False) -> Trainable:
+    def get(name: str, how: str | None = None, marked: bool = False) -> TrainableModel:
         chosen = None if how is None else SWITCHES[how]
         return load(profiles[name], chosen, MARKS if marked else None)
 
@@ -157,7 +157,7 @@ def test_probe_questions_get_the_answers_of_plain_generation(
     answers: dict[int, Completion] = {}
     was_training = plain.model.training
     generate(
-        plain.model.eval(), tokenizer, prompts, Decoding(max_new_tokens=6), batch_rows=1,
+        plain.model.eval(), tokenizer, prompts, SamplingParams(max_new_tokens=6), batch_rows=1,
         cache_gib=0.1, on_completion=answers.__setitem__,
     )  # fmt: skip
     plain.model.train(was_training)

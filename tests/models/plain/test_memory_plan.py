@@ -14,11 +14,11 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, Starcoder2Co
 
 from the_block_llm.errors import AdapterTargetError, MemoryPlanError
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.base.quantized_loading import keep_differentiable, load_base_model
-from the_block_llm.models.collate import IGNORED_LABEL, collate_rows
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking, load_base_model
+from the_block_llm.models.collate import IGNORE_INDEX, collate_rows
 from the_block_llm.models.plain.activation_tracer import ATTENTION, MLP, trace_pass
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
-from the_block_llm.models.plain.memory_plan import keep_heap_tight, plan_plain, resident_bytes
+from the_block_llm.models.plain.memory_plan import lower_mmap_threshold, plan_plain, resident_bytes
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
 
@@ -58,7 +58,7 @@ def test_what_is_kept_for_the_way_back_is_what_autograd_keeps(profile: ModelProf
     sizes = trace_pass(AutoConfig.from_pretrained(str(profile.folder)), profile, 2, len(TEXT))
     base = load_base_model(profile, CPU)
     model = attach_adapter(base, profile, seed=0).train()
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     kept = saved_for_the_way_back(model, collate_rows(rows, pad_token_id=3))
     # Beside what autograd keeps only the ids' positions and the last states are alive.
     assert sum(sizes.kept_bytes.values()) == pytest.approx(kept, rel=0.05)
@@ -78,17 +78,17 @@ def measured_and_foretold(folder: Path) -> tuple[float, float]:
     profile = profile.model_copy(
         update={"lora": profile.lora.model_copy(update={"dropout": 0.05, "r": 16})}
     )
-    keep_heap_tight()
+    lower_mmap_threshold()
     plan = plan_plain(profile, 512, 4, 4, PLENTY)
     assert plan is not None
     base = load_base_model(profile, CPU)
     compute_loss_in_chunks(base)
     model = attach_adapter(base, profile, seed=0).train()
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     ids = torch.randint(0, 8000, (4, 512))
     positions = torch.cat([torch.arange(200), torch.arange(312)]).expand(4, -1)
     labels = ids.clone()
-    labels[:, 0] = IGNORED_LABEL
+    labels[:, 0] = IGNORE_INDEX
     before = resident_bytes()
     forget_peak(CPU)
     model(input_ids=ids, position_ids=positions, labels=labels).loss.backward()

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 AREAS = ("consensus", "ledger", "market", "network", "storage", "wallet")
@@ -16,7 +16,7 @@ N_LATER = 12
 CUTOFF = Cutoff("snapshot", START + timedelta(days=N_EARLIER), "head")
 
 
-def tables(folder: Path) -> dict[str, ParquetParts]:
+def tables(folder: Path) -> dict[str, ParquetTable]:
     """``commits``, ``file_changes`` and ``snapshot_files``."""
     commits, changes = [], []
     for number in range(N_EARLIER + N_LATER):
@@ -37,7 +37,7 @@ def tables(folder: Path) -> dict[str, ParquetParts]:
         {**file_row("snapshot", "Cargo.lock", "x"), "kept": False, "text": None},
     ]
     return {
-        name: save_parts(folder / name, schema, [pa.Table.from_pylist(rows, schema)])
+        name: save_table(folder / name, schema, [pa.Table.from_pylist(rows, schema)])
         for name, schema, rows in (
             ("commits", schemas.COMMITS, commits),
             ("file_changes", schemas.FILE_CHANGES, changes),

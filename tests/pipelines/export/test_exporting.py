@@ -30,7 +30,7 @@ def given(tmp_path_factory):
 def params(folder, **changed):
     values = {
         "folder": folder, "shard_mib": 1, "probes": 3, "answer_tokens": 12,
-        "most_nats_apart": 0.05, "least_agreement": 0.9,
+        "max_nll_difference": 0.05, "min_token_agreement": 0.9,
     }  # fmt: skip
     return ExportParams(**{**values, **changed})
 

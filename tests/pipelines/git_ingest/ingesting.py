@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest import nodes
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
@@ -17,13 +17,13 @@ HERE = ExecutionParams()
 @dataclass(frozen=True)
 class Ingested:
     repository: dict[str, Any]
-    commits: ParquetParts
-    file_changes: ParquetParts
-    snapshot_files: ParquetParts
+    commits: ParquetTable
+    file_changes: ParquetTable
+    snapshot_files: ParquetTable
     report: dict[str, Any]
 
     def rows(self, table: str, *columns: str) -> list[tuple[Any, ...]]:
-        parts: ParquetParts = getattr(self, table)
+        parts: ParquetTable = getattr(self, table)
         return [tuple(row[c] for c in columns) for row in parts.rows()]
 
     def all_rows(self) -> list[list[dict[str, Any]]]:
@@ -57,9 +57,9 @@ def ingest(
     commits, changes, history = nodes.read_commits(facts, params, execution)
     files, snapshots = nodes.read_files(facts, params, history, execution)
     tables = (
-        save_parts(folder / "commits", schemas.COMMITS, commits),
-        save_parts(folder / "file_changes", schemas.FILE_CHANGES, changes),
-        save_parts(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files),
+        save_table(folder / "commits", schemas.COMMITS, commits),
+        save_table(folder / "file_changes", schemas.FILE_CHANGES, changes),
+        save_table(folder / "snapshot_files", schemas.SNAPSHOT_FILES, files),
     )
     overlaps = nodes.compare_repositories(facts, tables[0], tables[2], params, execution)
     report = nodes.report_ingest(facts, history, snapshots, overlaps)

@@ -10,9 +10,9 @@ from peft import PeftModel
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.adapter.adapters import load_with_adapter
-from the_block_llm.models.base.quantized_loading import keep_differentiable
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -36,7 +36,7 @@ def row(text: str, n_masked: int = 1, stage: int = 0) -> dict[str, Any]:
 
 
 def save_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    save_parts(folder, schemas.ROWS, [pa.Table.from_pylist(rows, schemas.ROWS)])
+    save_table(folder, schemas.ROWS, [pa.Table.from_pylist(rows, schemas.ROWS)])
     return folder
 
 
@@ -106,7 +106,7 @@ def loaded_with_loss(
 ) -> tuple[PeftModel, float]:
     """The base with the run's adapter, as anybody loads it, and its loss of one row."""
     model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     compute_loss_in_chunks(model.get_base_model())
     with torch.no_grad():
         return model, float(model(**collate_rows([row_], 3)).loss)

@@ -17,7 +17,7 @@ from tests.pipelines.qlora_train.killing import kill_at
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from the_block_llm.models.adapter.adapters import load_with_adapter
-from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
+from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.pipelines.export.exporting import export_adapter
@@ -63,7 +63,7 @@ def test_a_saved_adapter_gives_the_loss_that_was_measured_and_its_rows_have_move
 ) -> None:
     model, loss = loaded_with_loss(marked, job, marked_row(3))
     assert loss == pytest.approx(marked.metrics["validation_loss_after"], abs=1e-4)
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     assert rows is not None
     tokenizer = load_tokenizer(job.profile)
     embedding = model.get_base_model().get_input_embeddings().weight
@@ -111,8 +111,8 @@ def test_export_writes_them_into_the_matrices(
     marked: TrainingOutcome, job: TrainingJob, tmp_path: Path
 ) -> None:
     params = ExportParams(
-        folder=tmp_path, shard_mib=1, probes=1, answer_tokens=4, most_nats_apart=0.1,
-        least_agreement=0.7,
+        folder=tmp_path, shard_mib=1, probes=1, answer_tokens=4, max_nll_difference=0.1,
+        min_token_agreement=0.7,
     )  # fmt: skip
     probes = [{"prompt": "Why?", "context": ""}]
     report = export_adapter(open_adapter(marked.adapter_folder), job.profile, probes, params)

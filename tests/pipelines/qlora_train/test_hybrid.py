@@ -7,7 +7,7 @@ import pytest
 from tests.builders.project import copy_project, run_project
 from tests.builders.tiny_llama import save_tiny_llama
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import list_adapters
 from the_block_llm.models.base.special_tokens import DOMAIN_MARKS
 
@@ -52,7 +52,7 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     data = project / "data"
     longest = {
         model: max(
-            r["n_tokens"] for r in ParquetParts(data / "05_model_input/train" / model).rows()
+            r["n_tokens"] for r in ParquetTable(data / "05_model_input/train" / model).rows()
         )
         for model in ("tiny", "tiny-code")
     }
@@ -62,7 +62,7 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     assert {model: len(found) for model, found in adapters.items()} == {"tiny": 2, "tiny-code": 1}
     assert adapters["tiny-code"][0].manifest.profile == "tiny-code"
     # Marks that the model lacks are in the rows, and in what it learned.
-    rows = ParquetParts(data / "05_model_input/train/tiny").rows()
+    rows = ParquetTable(data / "05_model_input/train/tiny").rows()
     assert any(260 <= token < 264 for row in rows for token in row["input_ids"])
     for found in adapters.values():
         assert found[0].added_tokens == {mark: 260 + i for i, mark in enumerate(DOMAIN_MARKS)}

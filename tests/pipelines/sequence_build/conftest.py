@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.schemas import COMMITS, FILE_CHANGES, SNAPSHOT_FILES
 
@@ -116,13 +116,13 @@ class Story:
 @dataclass
 class Tables:
     repository: dict[str, Any]
-    commits: ParquetParts
-    file_changes: ParquetParts
-    snapshot_files: ParquetParts
+    commits: ParquetTable
+    file_changes: ParquetTable
+    snapshot_files: ParquetTable
 
 
-def _table(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> ParquetParts:
-    return save_parts(folder, schema, [pa.RecordBatch.from_pylist(rows, schema)])
+def _table(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> ParquetTable:
+    return save_table(folder, schema, [pa.RecordBatch.from_pylist(rows, schema)])
 
 
 def words(seed: int, n_words: int, between: str = " ") -> str:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
@@ -251,9 +251,9 @@ def test_rows_may_hold_a_whole_context_of_131072_tokens(
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     texts = [f"def f{n}(x):\n    return x + {n}\n\n" * 12_000 for n in range(2)]
     written = [a_file(text, f"pkg/{n}.py") for n, text in enumerate(texts)]
-    documents = save_parts(tmp_path / "d", DOCUMENTS, document_batches(written, tokenizer, 131_072))
+    documents = save_table(tmp_path / "d", DOCUMENTS, document_batches(written, tokenizer, 131_072))
     shape = RowShape(131_072, 1024)
-    rows = save_parts(
+    rows = save_table(
         tmp_path / "r", ROWS, pack_split(documents, "train", shape, tokenizer.byte_lengths)
     )
     lengths = [row["n_tokens"] for row in rows.rows(["n_tokens"])]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.errors import ParameterError, StaleDataError, TooLittleDataError
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes
@@ -22,14 +22,14 @@ class Run:
         choices = (ModelProfiles({"m": profile}), "m", self.params)
         inputs = (tables.repository, tables.commits, tables.file_changes, tables.snapshot_files)
         self.screening = nodes.screen_documents(*inputs, *choices)
-        self.documents = save_parts(
+        self.documents = save_table(
             folder / "documents", DOCUMENTS,
             nodes.render_documents(*inputs, self.screening, *choices),
         )  # fmt: skip
         self.row_facts = nodes.describe_rows(*choices)
         packers = (nodes.pack_train, nodes.pack_validation, nodes.pack_held_out)
-        self.rows: dict[str, ParquetParts] = {
-            node.__name__.removeprefix("pack_"): save_parts(
+        self.rows: dict[str, ParquetTable] = {
+            node.__name__.removeprefix("pack_"): save_table(
                 folder / node.__name__, ROWS, node(self.documents, *choices)
             )
             for node in packers
@@ -250,11 +250,11 @@ def two_repositories(folder: Path, long_story: Any) -> Any:
     other = {**facts, "name": "other", "head": "f" * 40}
     other["cutoff"] = {**facts["cutoff"], "sha": "e" * 40}
 
-    def both(table: ParquetParts, schema: pa.Schema, change: Any) -> ParquetParts:
+    def both(table: ParquetTable, schema: pa.Schema, change: Any) -> ParquetTable:
         rows = list(table.rows())
         again = [{**row, "repo": "other", **change(row)} for row in rows]
         batch = pa.RecordBatch.from_pylist(rows + again, schema)
-        return save_parts(folder / "both" / table.folder.name, schema, [batch])
+        return save_table(folder / "both" / table.folder.name, schema, [batch])
 
     def sha(row: Any) -> dict[str, str]:
         return {"sha": row["sha"][::-1]}
@@ -316,11 +316,11 @@ def test_commits_that_a_fork_shares_are_rendered_once(
     facts = {**origin.repository, "name": "story", "n_commits": 12}
     fork = {**facts, "name": "fork"}
 
-    def both(table: ParquetParts, schema: pa.Schema) -> ParquetParts:
+    def both(table: ParquetTable, schema: pa.Schema) -> ParquetTable:
         rows = list(table.rows())
         rows += [{**row, "repo": "fork"} for row in rows]
         batch = pa.RecordBatch.from_pylist(rows, schema)
-        return save_parts(tmp_path / "both" / table.folder.name, schema, [batch])
+        return save_table(tmp_path / "both" / table.folder.name, schema, [batch])
 
     origin.repository = {**facts, "repositories": [facts, fork]}
     origin.commits = both(origin.commits, COMMITS)

@@ -17,7 +17,7 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetParts
+from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.errors import StorageError, TableError
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in
@@ -132,7 +132,7 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
 def _build(
     tables_folder: Path, repository: Mapping[str, Any], passage_characters: int, target: Path
 ) -> None:
-    commits, changes, snapshot = (ParquetParts(tables_folder / name) for name in TABLES)
+    commits, changes, snapshot = (ParquetTable(tables_folder / name) for name in TABLES)
     heads = _heads(repository)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:

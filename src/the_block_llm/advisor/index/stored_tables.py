@@ -5,15 +5,15 @@ from typing import Any, Final
 
 from the_block_llm.advisor.index.repository_index import TABLES
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parquet_table import ParquetParts, write_text_atomically
+from the_block_llm.datasets.object_store import StorageLocation, StorePath
+from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomically
 from the_block_llm.errors import TableError
 from the_block_llm.progress import progress_bar
 
 _COPY: Final = ".tables"
 
 
-def tables_at_hand(parameters: Mapping[str, Any], storage: Place) -> dict[str, Any]:
+def tables_at_hand(parameters: Mapping[str, Any], storage: StorageLocation) -> dict[str, Any]:
     """The parameters with ``advisor`` reading tables of this machine.
 
     Where ``storage`` is an object store the tables of git_ingest are copied beside the search
@@ -36,7 +36,7 @@ def tables_at_hand(parameters: Mapping[str, Any], storage: Place) -> dict[str, A
         described = (storage / "01_raw" / "repository.json").read_text()
         with progress_bar("Fetching what is searched", len(TABLES)) as bar:
             for name in TABLES:
-                table = ParquetParts(storage / "02_intermediate" / name)
+                table = ParquetTable(storage / "02_intermediate" / name)
                 table.on_this_machine(folder / name)
                 bar.advance()
     except (FileNotFoundError, TableError) as error:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.inference.likelihood import target_nats
+from the_block_llm.models.inference.likelihood import token_nll
 
 # Code is read in windows; each begins with tokens that were measured in the one before.
 _WINDOW_TOKENS: Final = 2048
@@ -75,7 +75,7 @@ def _token_nats(model: Any, tokenizer: PreTrainedTokenizerFast, ids: list[int]) 
             "segment_lengths": [len(window)],
         }
         with torch.no_grad():
-            measured = target_nats(model, collate_rows([row], int(tokenizer.pad_token_id)))
+            measured = token_nll(model, collate_rows([row], int(tokenizer.pad_token_id)))
         nats += measured[0].tolist()[len(nats) - first :]
     return nats
 

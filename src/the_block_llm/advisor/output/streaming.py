@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcess
 from transformers.generation.streamers import BaseStreamer
 
 from the_block_llm.models.inference.generation import (
-    Decoding,
-    drawing_steps,
-    generation_settings,
+    SamplingParams,
+    logits_processors,
+    make_generation_config,
 )
 from the_block_llm.models.inference.likelihood import causal_model
 
@@ -36,7 +36,7 @@ def stream_text(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     prompt: Sequence[int],
-    decoding: Decoding,
+    decoding: SamplingParams,
     on_text: Callable[[str], None],
     *,
     repetition_penalty: float = 1.0,
@@ -60,7 +60,7 @@ def stream_text(
         is_cancelled: Asked after every token.
         deadline: On the clock of ``time.monotonic``; at that time the answer ends where it is.
     """
-    settings = generation_settings(model, tokenizer, decoding)
+    settings = make_generation_config(model, tokenizer, decoding)
     settings.eos_token_id = sorted({*settings.eos_token_id, *stop_tokens})
     if len(prompt) > _PREFILL_TOKENS:
         settings.prefill_chunk_size = _PREFILL_TOKENS
@@ -70,7 +70,7 @@ def stream_text(
     writer = _Writer(
         tokenizer, set(settings.eos_token_id), stop_texts, on_text, is_cancelled, deadline
     )
-    steps = drawing_steps(decoding, [prompt])
+    steps = logits_processors(decoding, [prompt])
     if repetition_penalty > 1:
         steps.insert(
             0,
@@ -108,7 +108,7 @@ class _Writer(BaseStreamer):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        stop_ids: set[int],
+        stop_token_ids: set[int],
         stop_texts: Sequence[str],
         on_text: Callable[[str], None],
         is_cancelled: Callable[[], bool],
@@ -119,7 +119,7 @@ class _Writer(BaseStreamer):
         self._tokenizer = tokenizer.backend_tokenizer
         # Control tokens that end nothing are left out of the text.
         self._decoder = DecodeStream(skip_special_tokens=True)
-        self._stop_ids = stop_ids
+        self._stop_ids = stop_token_ids
         self._stop_texts = [text for text in stop_texts if text]
         self._on_text = on_text
         self._is_cancelled = is_cancelled

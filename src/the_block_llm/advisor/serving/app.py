@@ -74,7 +74,7 @@ def create_app(
         Guard,
         key=key,
         only_loopback=only_loopback,
-        most_bytes=advisor.params.serve.body_kib * 1024,
+        most_bytes=advisor.params.serve.max_body_kib * 1024,
     )
     app.add_middleware(Counted, metrics=metrics)
     for kind in HANDLED:

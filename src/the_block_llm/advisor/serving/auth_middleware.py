@@ -89,7 +89,7 @@ class Guard:
         await refuse(
             send, 413,
             f"The request is longer than {self._most_bytes:,} bytes. Shorten it, or raise "
-            "advisor.serve.body_kib.", "body_too_large", {"connection": "close"},
+            "advisor.serve.max_body_kib.", "body_too_large", {"connection": "close"},
         )  # fmt: skip
 
 

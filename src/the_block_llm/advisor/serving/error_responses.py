@@ -63,7 +63,9 @@ _SAID: Final[dict[type[Exception], str]] = {
     BusyError: "So many requests wait already that this one was not taken. Try again later.",
     WaitedTooLongError: "The turn of this request did not come in time. Try again later.",
     StoppingError: "The server is being stopped.",
-    OvertimeError: "The answer took longer than advisor.serve.answer_s. Ask for fewer tokens.",
+    OvertimeError: (
+        "The answer took longer than advisor.serve.answer_timeout_s. Ask for fewer tokens."
+    ),
     GoneError: "The client went away.",
     torch.OutOfMemoryError: "The device has too little memory for a prompt of this length.",
 }

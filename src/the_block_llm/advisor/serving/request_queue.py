@@ -88,11 +88,11 @@ class Turns:
             StoppingError: The server is being stopped.
         """
         self._refuse_when_stopping()
-        if self._lock.locked() and self.waiting >= self._limits.waiting:
+        if self._lock.locked() and self.waiting >= self._limits.max_queued:
             raise BusyError
         self.waiting += 1
         try:
-            async with asyncio.timeout(self._limits.wait_s):
+            async with asyncio.timeout(self._limits.queue_timeout_s):
                 await self._lock.acquire()
         except TimeoutError:
             raise WaitedTooLongError from None
@@ -103,7 +103,7 @@ class Turns:
         except StoppingError:
             self._lock.release()
             raise
-        job: Job[_T] = Job(time.monotonic() + self._limits.answer_s)
+        job: Job[_T] = Job(time.monotonic() + self._limits.answer_timeout_s)
         self._jobs.add(job)
         future = asyncio.get_running_loop().run_in_executor(self._executor, work, job)
 

@@ -41,7 +41,7 @@ def run_server(
         access_log=False,
         lifespan="on",
         limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=round(advisor.params.serve.shutdown_s) or 1,
+        timeout_graceful_shutdown=round(advisor.params.serve.shutdown_timeout_s) or 1,
         server_header=False,
     )
     with listening:

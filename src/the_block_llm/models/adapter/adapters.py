@@ -10,8 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from the_block_llm.errors import AdapterError, AdapterTargetError
-from the_block_llm.models.adapter.added_embedding_layers import add_token_rows, saved_token_rows
-from the_block_llm.models.adapter.added_embeddings import StartRows
+from the_block_llm.models.adapter.added_embedding_layers import (
+    attach_added_embeddings,
+    load_added_embeddings,
+)
+from the_block_llm.models.adapter.added_embeddings import InitialTokenEmbeddings
 from the_block_llm.models.adapter.manifest import WEIGHTS_NAME, AdapterFolder, open_adapter
 from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.base.sources import base_revision, prepare_base_model
@@ -54,7 +57,7 @@ def attach_adapter(
     model: PreTrainedModel,
     profile: ModelProfile,
     seed: int,
-    start_rows: StartRows | None = None,
+    initial_embeddings: InitialTokenEmbeddings | None = None,
 ) -> PeftModel:
     """Put fresh, trainable LoRA layers beside the profile's targets.
 
@@ -64,7 +67,7 @@ def attach_adapter(
         model: The profile's base.
         profile: With the adapter's settings.
         seed: Of its first factor.
-        start_rows: Vectors of added tokens, to be trained as well.
+        initial_embeddings: Vectors of added tokens, to be trained as well.
 
     Raises:
         AdapterTargetError: A target matches no layer.
@@ -81,8 +84,8 @@ def attach_adapter(
     )
     torch.manual_seed(seed)
     adapted: PeftModel = get_peft_model(model, settings)
-    if start_rows is not None:
-        add_token_rows(adapted, "default", start_rows)
+    if initial_embeddings is not None:
+        attach_added_embeddings(adapted, "default", initial_embeddings)
     trainable, total = adapted.get_nb_trainable_parameters()
     _log.info(
         "Training %s of %s parameters (%.2f %%)", f"{trainable:,}", f"{total:,}",
@@ -154,12 +157,12 @@ def add_adapter(
     weights = load_file(adapter / WEIGHTS_NAME)
     if token_indices is not None:
         base = model.get_base_model()
-        saved = saved_token_rows(base, token_indices, weights)
+        saved = load_added_embeddings(base, token_indices, weights)
         place = base.get_input_embeddings().weight.device
-        add_token_rows(
+        attach_added_embeddings(
             model,
             name,
-            StartRows(
+            InitialTokenEmbeddings(
                 saved.first_id,
                 saved.embedding.to(place),
                 None if saved.head is None else saved.head.to(place),

@@ -16,7 +16,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from the_block_llm.errors import AdapterError
-from the_block_llm.models.adapter.added_embeddings import StartRows, TokenRows, widened_logits
+from the_block_llm.models.adapter.added_embeddings import (
+    AddedTokenEmbeddings,
+    InitialTokenEmbeddings,
+    concat_added_logits,
+)
 
 # peft's name of the rows in an adapter's file.
 _SAVED_AS: Final = "token_adapter.trainable_tokens_delta"
@@ -142,10 +146,12 @@ class _EmbeddingWithRows(_RowsBeside):
 class _HeadWithRows(_RowsBeside):
     def _with_rows(self, x: torch.Tensor, first_id: int, rows: nn.Parameter) -> torch.Tensor:
         own = functional.linear(x, rows.to(x.dtype))
-        return widened_logits(self.original_module(x), own, first_id)
+        return concat_added_logits(self.original_module(x), own, first_id)
 
 
-def add_token_rows(model: PeftModel, adapter_name: str, rows: StartRows) -> None:
+def attach_added_embeddings(
+    model: PeftModel, adapter_name: str, rows: InitialTokenEmbeddings
+) -> None:
     """Put rows beside embedding and head of ``model``, as part of the adapter of that name."""
     base = model.get_base_model()
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
@@ -176,27 +182,27 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return name.removesuffix(".original_module").rpartition(".")[2]
 
 
-def active_token_rows(model: nn.Module) -> TokenRows | None:
+def active_added_embeddings(model: nn.Module) -> AddedTokenEmbeddings | None:
     """The rows of the adapter that is on, of a plain model with one or of a peft model."""
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
     active = embedding.active_rows() if isinstance(embedding, _RowsBeside) else None
     if active is None:
         return None
-    return TokenRows(*active, head.active_rows()[1])
+    return AddedTokenEmbeddings(*active, head.active_rows()[1])
 
 
-def saved_token_rows(
+def load_added_embeddings(
     model: PreTrainedModel,
     indices: Mapping[str, Sequence[int]],
     weights: Mapping[str, torch.Tensor],
-) -> StartRows:
+) -> InitialTokenEmbeddings:
     """First id, rows of the embedding, and those of an untied head, as an adapter's file has them.
 
     Args:
         model: The base.
         indices: ``trainable_token_indices`` of the adapter's configuration, as
-            :func:`add_token_rows` writes it.
+            :func:`attach_added_embeddings` writes it.
         weights: Of the file.
 
     Raises:
@@ -213,4 +219,4 @@ def saved_token_rows(
             )
         found.append(weights[name])
     first_id = next(iter(indices.values()))[0]
-    return StartRows(first_id, found[0], found[1] if len(found) > 1 else None)
+    return InitialTokenEmbeddings(first_id, found[0], found[1] if len(found) > 1 else None)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from the_block_llm.errors import ProfileError
 
 
-class StartRows(NamedTuple):
+class InitialTokenEmbeddings(NamedTuple):
     """Vectors of added tokens before training."""
 
     first_id: int
@@ -26,7 +26,7 @@ class StartRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class AddedTokenEmbeddings:
     """The trained rows of a model with an adapter; their ids follow one another."""
 
     first_id: int
@@ -63,13 +63,13 @@ def first_added_id(tokens: Mapping[str, int], vocabulary_rows: int, model_name: 
     return ids[0]
 
 
-def start_rows(
+def initial_embeddings(
     tokens: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase,
     embedding: torch.Tensor,
     head: torch.Tensor | None,
     model_name: str,
-) -> StartRows | None:
+) -> InitialTokenEmbeddings | None:
     """Where training of added tokens begins; none where there are none.
 
     Args:
@@ -84,14 +84,14 @@ def start_rows(
     """
     if not tokens:
         return None
-    return StartRows(
+    return InitialTokenEmbeddings(
         first_added_id(tokens, embedding.shape[0], model_name),
-        starting_vectors(embedding, tokenizer, tokens),
-        None if head is None else starting_vectors(head, tokenizer, tokens),
+        mean_subword_embeddings(embedding, tokenizer, tokens),
+        None if head is None else mean_subword_embeddings(head, tokenizer, tokens),
     )
 
 
-def starting_vectors(
+def mean_subword_embeddings(
     weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int]
 ) -> torch.Tensor:
     """Where training begins: the mean of the words that a token is spelled with.
@@ -115,7 +115,7 @@ def starting_vectors(
     return torch.stack(vectors)
 
 
-def widened_logits(logits: torch.Tensor, own: torch.Tensor, first_id: int) -> torch.Tensor:
+def concat_added_logits(logits: torch.Tensor, own: torch.Tensor, first_id: int) -> torch.Tensor:
     """Logits of a matrix and of added tokens, each under its id.
 
     A matrix may have spare rows where the added ids begin; those give way.
@@ -125,22 +125,22 @@ def widened_logits(logits: torch.Tensor, own: torch.Tensor, first_id: int) -> to
         own: Of the added tokens, ``(…, tokens)``.
         first_id: Id of the first added token.
 
-    >>> widened_logits(torch.tensor([[1., 2., 3.]]), torch.tensor([[7., 8.]]), 2)
+    >>> concat_added_logits(torch.tensor([[1., 2., 3.]]), torch.tensor([[7., 8.]]), 2)
     tensor([[1., 2., 7., 8.]])
     """
     after = logits[..., first_id + own.shape[-1] :]
     return torch.cat([logits[..., :first_id], own, after], dim=-1)
 
 
-def widened(matrix: torch.Tensor, rows: torch.Tensor, first_id: int) -> torch.Tensor:
+def with_added_rows(matrix: torch.Tensor, rows: torch.Tensor, first_id: int) -> torch.Tensor:
     """Embedding or head with the trained rows in it, as other programs want them; a copy."""
-    return widened_logits(matrix.T, rows.detach().to(matrix).T, first_id).T
+    return concat_added_logits(matrix.T, rows.detach().to(matrix).T, first_id).T
 
 
-def narrowed_slope(
+def split_logits_grad(
     slope: torch.Tensor, vocabulary: int, first_id: int, n_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of :func:`widened_logits` taken apart again.
+    """The gradient of :func:`concat_added_logits` taken apart again.
 
     Args:
         slope: ``(n, widened)``; where added tokens took the place of spare rows of the matrix it

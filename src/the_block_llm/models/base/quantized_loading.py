@@ -29,7 +29,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def quantised_bytes(profile: ModelProfile) -> int:
+def quantized_bytes(profile: ModelProfile) -> int:
     """Bytes of the profile's weights as :func:`load_base_model` holds them on a GPU.
 
     Raises:
@@ -100,7 +100,7 @@ def load_base_model(
     return model
 
 
-def keep_differentiable(model: nn.Module) -> None:
+def disable_inference_repacking(model: nn.Module) -> None:
     """Forbid bitsandbytes to repack 4-bit weights for inference.
 
     On processors with AVX512-BF16 the first pass without gradients repacks the weights for a

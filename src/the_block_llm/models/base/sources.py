@@ -34,7 +34,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 
@@ -291,7 +291,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
     # Modules refer to one another, so the weights stay until somebody looks for circles.
     del read, fresh
     gc.collect()
-    give_back_freed()
+    trim_heap()
 
 
 @contextmanager

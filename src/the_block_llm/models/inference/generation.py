@@ -19,7 +19,7 @@ from the_block_llm.models.inference.likelihood import cache_bytes_per_token, cau
 
 
 @dataclass(frozen=True)
-class Decoding:
+class SamplingParams:
     """How tokens are chosen."""
 
     max_new_tokens: int
@@ -46,7 +46,7 @@ def generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
+    decoding: SamplingParams,
     *,
     batch_rows: int,
     cache_gib: float,
@@ -89,7 +89,7 @@ def batches_that_fit(lengths: Sequence[int], batch_rows: int, cache_tokens: int)
     return batches
 
 
-def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: the model's own list and the tokenizer's."""
     configured = causal_model(model).generation_config.eos_token_id
     ids = set(configured if isinstance(configured, list) else [configured])
@@ -97,10 +97,10 @@ def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(id_ for id_ in ids if id_ is not None)
 
 
-def generation_settings(
-    model: Any, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
+def make_generation_config(
+    model: Any, tokenizer: PreTrainedTokenizerBase, decoding: SamplingParams
 ) -> GenerationConfig:
-    """What transformers needs to know; drawing itself happens in :func:`drawing_steps`."""
+    """What transformers needs to know; drawing itself happens in :func:`logits_processors`."""
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         # Set here all the same: what is left out is taken from the model's own file, where
@@ -111,7 +111,7 @@ def generation_settings(
         temperature=1.0,
         top_p=1.0,
         top_k=50,
-        eos_token_id=stop_ids(model, tokenizer),
+        eos_token_id=stop_token_ids(model, tokenizer),
         pad_token_id=int(tokenizer.pad_token_id),
     )
 
@@ -121,9 +121,9 @@ def _generate_batch(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
+    decoding: SamplingParams,
 ) -> list[Completion]:
-    stops = stop_ids(model, tokenizer)
+    stops = stop_token_ids(model, tokenizer)
     width = max(map(len, prompts))
     device = causal_model(model).get_input_embeddings().weight.device
     input_ids = torch.full((len(prompts), width), int(tokenizer.pad_token_id))
@@ -135,8 +135,8 @@ def _generate_batch(
     output = causal_model(model).generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
-        generation_config=generation_settings(model, tokenizer, decoding),
-        logits_processor=drawing_steps(decoding, prompts),
+        generation_config=make_generation_config(model, tokenizer, decoding),
+        logits_processor=logits_processors(decoding, prompts),
     )
     return [_completion(tokenizer, row, set(stops)) for row in output[:, width:].tolist()]
 
@@ -150,7 +150,9 @@ def _completion(
     return Completion(text=text, n_tokens=len(kept), finish="length" if end is None else "stop")
 
 
-def drawing_steps(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> LogitsProcessorList:
+def logits_processors(
+    decoding: SamplingParams, prompts: Sequence[Sequence[int]]
+) -> LogitsProcessorList:
     """What is done to the logits before the largest is taken; nothing at temperature 0."""
     if decoding.temperature == 0:
         return LogitsProcessorList()

@@ -16,7 +16,7 @@ _ALIKE: Final = 16
 
 
 @torch.no_grad()
-def target_nats(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def token_nll(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Measure each target token of a micro-batch of packed rows.
 
     The head runs only where something is predicted, a slice of tokens at a time, so the
@@ -48,7 +48,7 @@ def target_nats(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Te
     return nats
 
 
-class Continued(NamedTuple):
+class PrefixedContinuations(NamedTuple):
     """One text with several ways to go on, as token ids; none of them empty."""
 
     prefix: Sequence[int]
@@ -60,9 +60,9 @@ class Continued(NamedTuple):
         return max(map(len, self.continuations))
 
 
-def measure_continuations(
+def score_continuations(
     model: nn.Module,
-    texts: Sequence[Continued],
+    texts: Sequence[PrefixedContinuations],
     *,
     cache_gib: float,
     on_measured: Callable[[int, list[float]], None],
@@ -83,14 +83,14 @@ def measure_continuations(
     inner = causal_model(model)
     cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(inner))
     # What one pass reads is bounded too: its activations take memory beside the cache.
-    most = min(cache_tokens, tokens_at_once(inner))
+    most = min(cache_tokens, max_batch_tokens(inner))
     for batch in _grouped(texts, most):
         results = _measure_batch(inner, [texts[index] for index in batch])
         for index, nats in zip(batch, results, strict=True):
             on_measured(index, nats)
 
 
-def _grouped(texts: Sequence[Continued], most_tokens: int) -> Iterator[list[int]]:
+def _grouped(texts: Sequence[PrefixedContinuations], most_tokens: int) -> Iterator[list[int]]:
     """Put texts of like shape together as long as they fit, padded to the longest; one always does.
 
     Returns:
@@ -120,7 +120,7 @@ def cache_bytes_per_token(model: Any) -> int:
     return int(2 * config.num_hidden_layers * heads * head * model.dtype.itemsize)
 
 
-def tokens_at_once(model: nn.Module) -> int:
+def max_batch_tokens(model: nn.Module) -> int:
     """Tokens that one pass may read where memory is short: 4,681 of Llama-3.1-8B.
 
     Their largest activations, the inner width of the MLP, then take 128 MiB in bfloat16. A CPU
@@ -133,7 +133,7 @@ def tokens_at_once(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _measure_batch(inner: Any, texts: Sequence[Continued]) -> list[list[float]]:
+def _measure_batch(inner: Any, texts: Sequence[PrefixedContinuations]) -> list[list[float]]:
     device = inner.get_input_embeddings().weight.device
     owner = torch.tensor([at for at, text in enumerate(texts) for _ in text.continuations])
     # Prefixes end together, so that continuations begin together; what pads them stands on the

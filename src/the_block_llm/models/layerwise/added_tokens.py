@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from the_block_llm.models.adapter.added_embeddings import TokenRows, narrowed_slope
+from the_block_llm.models.adapter.added_embeddings import AddedTokenEmbeddings, split_logits_grad
 
 # Matrix products want rows of 16 bytes.
 _WIDTH_MULTIPLE: Final = 8
@@ -25,7 +25,7 @@ class AddedTokens:
     Gradients are collected in float32 whatever the parameters are, as those of LoRA are.
     """
 
-    def __init__(self, rows: TokenRows, vocabulary: int) -> None:
+    def __init__(self, rows: AddedTokenEmbeddings, vocabulary: int) -> None:
         """Compute with ``rows`` beside matrices of ``vocabulary`` rows."""
         self._rows = rows
         self._vocabulary = vocabulary
@@ -104,7 +104,9 @@ class AddedTokens:
         if there.stop == there.start:
             into.addmm_(slope, weight)
             return
-        of_matrix, own = narrowed_slope(slope, weight.shape[0], here.start, here.stop - here.start)
+        of_matrix, own = split_logits_grad(
+            slope, weight.shape[0], here.start, here.stop - here.start
+        )
         total[there].add_((own.T @ normed).float())
         into.addmm_(of_matrix, weight).addmm_(own, self.head_rows(normed.dtype)[there])
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
-from the_block_llm.models.adapter.added_embeddings import start_rows
+from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
+from the_block_llm.models.adapter.added_embeddings import initial_embeddings
 from the_block_llm.models.base.quantized_loading import compute_dtype
 from the_block_llm.models.base.sources import load_config, prepare_base_model
 from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
@@ -83,10 +83,10 @@ def load_layerwise_model(
         assert tokenizer is not None  # noqa: S101  # it made the ids
         # Read for a moment, and again once the layers are loaded: a host may be small.
         matrices = _embedding(files, dtype), _own_head(files, shape, dtype)
-        start = start_rows(added_tokens, tokenizer, *matrices, profile.name)
+        start = initial_embeddings(added_tokens, tokenizer, *matrices, profile.name)
         del matrices
     model = attach_adapter(_hollow_model(config), profile, seed, start)
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     added = None if rows is None else AddedTokens(rows, shape.vocabulary)
     rotary = model.get_base_model().get_decoder().rotary_emb.to(device)
     names = ("weight",) if shape.norm == "rms" else ("weight", "bias")

@@ -50,7 +50,7 @@ def shard_frozen_layers(model: PeftModel, device: torch.device) -> None:
     ]
 
 
-def kept_bytes(model: PeftModel) -> tuple[int, int]:
+def shard_bytes(model: PeftModel) -> tuple[int, int]:
     """Bytes of the layers' frozen weights that this process keeps, and that all keep together."""
     kept = whole = 0
     for parameter in model.get_base_model().get_decoder().layers.parameters():

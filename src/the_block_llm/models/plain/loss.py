@@ -15,9 +15,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from the_block_llm.errors import ProfileError
-from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
-from the_block_llm.models.adapter.added_embeddings import TokenRows, narrowed_slope, widened_logits
-from the_block_llm.models.collate import IGNORED_LABEL
+from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
+from the_block_llm.models.adapter.added_embeddings import (
+    AddedTokenEmbeddings,
+    concat_added_logits,
+    split_logits_grad,
+)
+from the_block_llm.models.collate import IGNORE_INDEX
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
 CHUNK_POSITIONS: Final = 256
@@ -59,7 +63,9 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + CHUNK_POSITIONS)
             logits = functional.linear(states[chunk], weight)
             if own is not None:
-                logits = widened_logits(logits, functional.linear(states[chunk], own), first_id)
+                logits = concat_added_logits(
+                    logits, functional.linear(states[chunk], own), first_id
+                )
             logits = logits.float()
             log_total = logits.logsumexp(dim=-1)
             index = targets[chunk].unsqueeze(-1)
@@ -73,7 +79,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
             if own is None or own_gradient is None:
                 gradient[chunk] = slope @ weight
                 continue
-            slope, own_slope = narrowed_slope(slope, weight.shape[0], first_id, own.shape[0])
+            slope, own_slope = split_logits_grad(slope, weight.shape[0], first_id, own.shape[0])
             gradient[chunk] = slope @ weight + own_slope @ own
             own_gradient += own_slope.T @ states[chunk]
         ctx.gradient, ctx.own_gradient = gradient, own_gradient
@@ -93,7 +99,7 @@ def summed_cross_entropy(
     states: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
-    added: TokenRows | None = None,
+    added: AddedTokenEmbeddings | None = None,
 ) -> torch.Tensor:
     """Sum of ``-ln p(target)``, a float32 scalar.
 
@@ -118,7 +124,7 @@ def target_loss(
     weight: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
-    added: TokenRows | None = None,
+    added: AddedTokenEmbeddings | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of the labels that count, given the hidden states before the head.
 
@@ -135,7 +141,7 @@ def target_loss(
         A float32 scalar; 0 where no label counts.
     """
     following = labels[:, 1:]
-    counted = following != IGNORED_LABEL
+    counted = following != IGNORE_INDEX
     targets = following[counted]
     total = summed_cross_entropy(states[:, :-1][counted], weight, targets, added)
     divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
@@ -176,7 +182,7 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
             self.get_output_embeddings().weight,
             labels,
             num_items_in_batch,
-            active_token_rows(self),
+            active_added_embeddings(self),
         )
         return CausalLMOutputWithPast(loss=loss)
 
@@ -219,10 +225,10 @@ def _head_is_not_all(model: PreTrainedModel) -> bool:
         del decoder.forward
         if replaced is not None:
             decoder.forward = replaced
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     expected = functional.linear(states, weight)
     if rows is not None:
         own = functional.linear(states, rows.head.to(weight.dtype))
-        expected = widened_logits(expected, own, rows.first_id)
+        expected = concat_added_logits(expected, own, rows.first_id)
     expected = expected.float()
     return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())

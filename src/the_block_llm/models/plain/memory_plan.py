@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from transformers import PreTrainedConfig
 
 from the_block_llm.errors import MemoryPlanError
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.sources import load_config
 from the_block_llm.models.plain.activation_tracer import PassSizes, trace_pass
 from the_block_llm.models.profiles import ModelProfile
@@ -41,7 +41,7 @@ _PROCESS: Final = "this process before"
 
 
 @dataclass(frozen=True)
-class PlainPlan:
+class PlainMemoryPlan:
     """How a model is trained the plain way on a CPU, and what that needs."""
 
     micro_batch_rows: int
@@ -90,7 +90,7 @@ def plan_plain(
     fixed_rows: int | None = None,
     n_processes: int = 1,
     n_added_tokens: int = 0,
-) -> PlainPlan | None:
+) -> PlainMemoryPlan | None:
     """As many rows at a time as are wanted and fit, with a tight heap where nothing fits else.
 
     Args:
@@ -118,7 +118,7 @@ def plan_plain(
     def traced(rows: int, tokens: int) -> PassSizes:
         return trace_pass(config, profile, rows, tokens)
 
-    def plan(rows: int, tokens: int, tight: bool = _CAN_TIGHTEN) -> PlainPlan:
+    def plan(rows: int, tokens: int, tight: bool = _CAN_TIGHTEN) -> PlainMemoryPlan:
         return _plan(
             traced(rows, tokens), config, rows, process_bytes, n_processes, n_added_tokens, tight
         )
@@ -151,7 +151,7 @@ def plan_plain(
 
 
 def _advice(
-    tried: PlainPlan,
+    tried: PlainMemoryPlan,
     row_tokens: int,
     free_bytes: int,
     fewer_rows: Sequence[int],
@@ -190,7 +190,7 @@ def _plan(
     n_processes: int,
     n_added: int,
     tight: bool,
-) -> PlainPlan:
+) -> PlainMemoryPlan:
     matrices = 2 if sizes.head_bytes else 1
     trained = sizes.trained_parameters + matrices * n_added * config.hidden_size
     frozen = {
@@ -200,7 +200,7 @@ def _plan(
         "norms and biases": sizes.other_bytes,
     }
     passing = sum(sizes.kept_bytes.values()) + sizes.work_bytes
-    return PlainPlan(
+    return PlainMemoryPlan(
         micro_batch_rows=rows,
         tight_heap=tight,
         device_items={
@@ -222,7 +222,7 @@ def _plan(
     )
 
 
-def keep_heap_tight() -> None:
+def lower_mmap_threshold() -> None:
     """Make glibc give large blocks back to the system as soon as they are let go.
 
     A third less memory in training, for half as much time again: each block comes back as pages
@@ -235,5 +235,5 @@ def keep_heap_tight() -> None:
 def resident_bytes() -> int:
     """What this process holds now, without what it has let go already."""
     gc.collect()
-    give_back_freed()
+    trim_heap()
     return int(psutil.Process().memory_info().rss)

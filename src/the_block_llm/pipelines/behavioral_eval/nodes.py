@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from the_block_llm import schemas
 from the_block_llm.datasets.cutoff import read_cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import AdapterFolder, AdapterManifest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import familiar_held_out
@@ -39,7 +39,7 @@ def plan_probes(
     *,
     suites: list[Suite],
     repository: Mapping[str, Any],
-    snapshot_files: ParquetParts,
+    snapshot_files: ParquetTable,
     model: str,
     models: ModelProfiles,
     params: BehavioralEvalParams,
@@ -65,11 +65,11 @@ def evaluate_arms(
     probe_plan: Mapping[str, Any],
     adapter: AdapterFolder,
     repository: Mapping[str, Any],
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
-    held_out_rows: ParquetParts,
-    documents: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
+    held_out_rows: ParquetTable,
+    documents: ParquetTable,
     model: str,
     models: ModelProfiles,
     memory_cap_gib: float | None,
@@ -77,7 +77,7 @@ def evaluate_arms(
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Ask and measure every arm; one model is loaded at a time, under the cap of training."""
     from the_block_llm.models.base.quantized_loading import pick_device  # noqa: PLC0415
-    from the_block_llm.models.factory import hold_to_cap  # noqa: PLC0415
+    from the_block_llm.models.factory import set_memory_fraction  # noqa: PLC0415
     from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (  # noqa: PLC0415
         choose_rows,
         held_out_sources,
@@ -90,7 +90,7 @@ def evaluate_arms(
     )
     from the_block_llm.retrieval.passages import PassageIndex  # noqa: PLC0415
 
-    hold_to_cap(pick_device(), memory_cap_gib)
+    set_memory_fraction(pick_device(), memory_cap_gib)
     further = find_further_models(params.further_models, adapter, models)
     budget = params.budget_for(pick_device().type)
     cutoff = read_cutoff(repository)
@@ -117,10 +117,10 @@ def evaluate_arms(
 def judge(
     *,
     probe_plan: Mapping[str, Any],
-    completions: ParquetParts,
-    item_scores: ParquetParts,
-    snapshot_files: ParquetParts,
-    commits: ParquetParts,
+    completions: ParquetTable,
+    item_scores: ParquetTable,
+    snapshot_files: ParquetTable,
+    commits: ParquetTable,
     adapter: AdapterFolder,
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class BehavioralEvalParams(BaseModel, frozen=True, extra="forbid"):
     """Of the bootstrap and of the sign-flip test; p-values are no finer than 1 / resamples."""
     calibration_shuffles: int = Field(default=200, ge=0)
     """Random swaps of the arms, to see how often chance alone would have said better."""
-    journal_folder: str
+    result_cache_folder: str
     """Results are kept here as they come; a killed run goes on from them."""
     trend_folder: str
     """One small file an evaluated adapter is kept here, for the trend in the report."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from the_block_llm.models.inference.generation import Decoding, generation_settings
+from the_block_llm.models.inference.generation import SamplingParams, make_generation_config
 from the_block_llm.models.inference.likelihood import causal_model
 
 
@@ -38,7 +38,7 @@ def references(
 ) -> list[Reference]:
     """Answer each prompt greedily."""
     inner = causal_model(model)
-    settings = generation_settings(model, tokenizer, Decoding(answer_tokens))
+    settings = make_generation_config(model, tokenizer, SamplingParams(answer_tokens))
     found = []
     for prompt in prompts:
         ids = torch.tensor([prompt], device=_device(inner))

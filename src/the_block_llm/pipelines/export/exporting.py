@@ -113,12 +113,13 @@ def _load_merged(folder: Path) -> Any:
 
 
 def _check(name: str, found: Agreement, params: ExportParams) -> None:
-    if found.nats_apart > params.most_nats_apart or found.agreement < params.least_agreement:
+    if found.nats_apart > params.max_nll_difference or found.agreement < params.min_token_agreement:
         raise ExportError(
             f"Merged and adapter of {name} differ: {found.nats_apart:.4f} nats a token apart, "
             f"{found.agreement:.1%} of {found.n_tokens} tokens the same; allowed are "
-            f"{params.most_nats_apart} and {params.least_agreement:.1%}. Nothing was exported. "
-            "Raise export.most_nats_apart or lower export.least_agreement to accept that."
+            f"{params.max_nll_difference} and {params.min_token_agreement:.1%}. "
+            "Nothing was exported. Raise export.max_nll_difference or lower "
+            "export.min_token_agreement to accept that."
         )
 
 
@@ -137,7 +138,7 @@ def _report(
         "base_revision": adapter.manifest.base_revision,
         "agreement": asdict(found),
         "tolerance": {
-            "most_nats_apart": params.most_nats_apart,
-            "least_agreement": params.least_agreement,
+            "max_nll_difference": params.max_nll_difference,
+            "min_token_agreement": params.min_token_agreement,
         },
     }

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from the_block_llm.models.adapter.added_embedding_layers import active_token_rows
-from the_block_llm.models.adapter.added_embeddings import widened
+from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
+from the_block_llm.models.adapter.added_embeddings import with_added_rows
 from the_block_llm.models.base.sources import load_config
-from the_block_llm.models.inference.generation import stop_ids
+from the_block_llm.models.inference.generation import stop_token_ids
 from the_block_llm.models.profiles import ModelProfile
 
 _INDEX: Final = "model.safetensors.index.json"
@@ -59,7 +59,7 @@ def write_merged(
     _name_shards(folder, names, total)
     config = load_config(profile)
     config.dtype = torch.bfloat16
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     if rows is not None:
         config.vocab_size = max(config.vocab_size, rows.first_id + rows.n_tokens)
     config.architectures = [type(model.get_base_model()).__name__]
@@ -70,7 +70,7 @@ def write_merged(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=sorted(
             {
-                *stop_ids(model, tokenizer),
+                *stop_token_ids(model, tokenizer),
                 *(int(tokenizer.convert_tokens_to_ids(token)) for token in profile.stop_tokens),
             }
         ),
@@ -82,7 +82,7 @@ def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Each weight under its plain name, bfloat16 on the CPU, one at a time."""
     inner: Any = model.get_base_model()
     tied = inner.config.tie_word_embeddings
-    rows = active_token_rows(model)
+    rows = active_added_embeddings(model)
     embedding = _frozen(inner.get_input_embeddings())
     head = _frozen(inner.get_output_embeddings())
     for module_name, module in inner.named_modules():
@@ -94,7 +94,7 @@ def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
             weight = _plain(parameter)
             if rows is not None and parameter_name == "weight" and module in (embedding, head):
                 own = rows.embedding if module is embedding else rows.head
-                weight = widened(weight, own, rows.first_id)
+                weight = with_added_rows(weight, own, rows.first_id)
             module_name = module_name.removesuffix(".original_module")  # noqa: PLW2901
             outer = module_name.removesuffix(".base_layer")
             if outer != module_name and parameter_name == "weight":

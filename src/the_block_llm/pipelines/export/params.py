@@ -16,7 +16,7 @@ class ExportParams(BaseModel, frozen=True, extra="forbid"):
     """Questions that merged and adapter both answer."""
     answer_tokens: int = Field(ge=1)
     """Tokens of each answer that are compared."""
-    most_nats_apart: float = Field(gt=0)
+    max_nll_difference: float = Field(gt=0)
     """Mean difference of the two models' log-probabilities of an answer's tokens, at most."""
-    least_agreement: float = Field(gt=0, le=1)
+    min_token_agreement: float = Field(gt=0, le=1)
     """Share of an answer's tokens that both models would choose, at least."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.report import ingest_report
@@ -47,8 +47,8 @@ def read_files(
 
 def compare_repositories(
     repository: Mapping[str, Any],
-    commits: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    snapshot_files: ParquetTable,
     git_ingest: GitIngestParams,
     execution: ExecutionParams = _HERE,
 ) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def report_ingest(
 
 
 def plot_ingest(
-    repository: Mapping[str, Any], commits: ParquetParts, report: Mapping[str, Any]
+    repository: Mapping[str, Any], commits: ParquetTable, report: Mapping[str, Any]
 ) -> tuple[Any, Any, Any]:
     """Draw the history, what is kept and what was left out; gives three matplotlib figures."""
     # Here, so that looking at the project's pipelines need not wait for matplotlib.

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.schemas import COMMIT_KINDS
 from the_block_llm.viz import plot_style
 
@@ -20,7 +20,7 @@ _LABEL_CHARACTERS: Final = 36
 
 
 @plot_style.common_style
-def plot_history(commits: ParquetParts, repository: Mapping[str, Any]) -> Figure:
+def plot_history(commits: ParquetTable, repository: Mapping[str, Any]) -> Figure:
     """Draw when commits were made, of what use their subjects are, the cut-off, and the kinds.
 
     Args:

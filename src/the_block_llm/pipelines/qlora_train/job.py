@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.resource_limits import MemoryLimits
@@ -21,7 +21,7 @@ JOB_FILE: Final = "job.json"
 # that is cut off may go on with others.
 _NOT_DECISIVE: Final[Any] = {
     "work_folder": True, "train_folder": True, "validation_folder": True, "git_commit": True,
-    "start_anew": True, "n_processes": True, "limits": True, "probe_questions": True,
+    "restart_training": True, "n_processes": True, "limits": True, "probe_questions": True,
     "probe_new_tokens": True,
     "tensorboard_folder": True,
     "values": {"micro_batch_rows", "logging_steps", "save_steps", "checkpoints_kept"},
@@ -55,7 +55,7 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     git_commit: str | None
     early_stopping_patience: int | None = None
     """Validations without a better loss after which a run ends; none: it runs to its end."""
-    start_anew: bool = False
+    restart_training: bool = False
     """Discard the unfinished run of the profile, if there is one."""
     limits: MemoryLimits = MemoryLimits()
     """What the run may use of the machine."""
@@ -89,7 +89,7 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
         Of the parts' content, not their names: the same rows written again are the same data.
         """
         return {
-            name: _content_hash(ParquetParts(folder))
+            name: _content_hash(ParquetTable(folder))
             for name, folder in (
                 ("train", self.train_folder),
                 ("validation", self.validation_folder),
@@ -135,7 +135,7 @@ def training_job(
         work_folder=work_folder,
         git_commit=git_commit,
         early_stopping_patience=params.early_stopping_patience,
-        start_anew=params.start_anew,
+        restart_training=params.restart_training,
         limits=MemoryLimits(
             engine=params.engine,
             layers=params.layers,
@@ -168,7 +168,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _content_hash(table: ParquetParts) -> str:
+def _content_hash(table: ParquetTable) -> str:
     digest = hashlib.sha256()
     for part in table.parts:
         with part.open("rb") as file:

@@ -4,11 +4,16 @@ import logging
 
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.models.base.quantized_loading import keep_differentiable
-from the_block_llm.models.factory import Trainable, hold_to_cap, load_trainable, plan_memory
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking
+from the_block_llm.models.factory import (
+    TrainableModel,
+    load_trainable,
+    plan_memory,
+    set_memory_fraction,
+)
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
-from the_block_llm.models.plain.fsdp import kept_bytes
-from the_block_llm.models.plain.memory_plan import PlainPlan
+from the_block_llm.models.plain.fsdp import shard_bytes
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.pipelines.qlora_train.data.run_data import RunData
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime import distributed
@@ -16,14 +21,16 @@ from the_block_llm.pipelines.qlora_train.runtime import distributed
 _log = logging.getLogger(__name__)
 
 
-def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan | PlainPlan | None]:
+def plan_for(
+    job: TrainingJob, data: RunData
+) -> tuple[TrainingJob, MemoryPlan | PlainMemoryPlan | None]:
     """How the run will use memory, and the job with the micro-batch of that plan.
 
     Raises:
         MemoryPlanError: Nothing fits; the message says what would.
     """
     device = distributed.local_device()
-    hold_to_cap(device, job.limits.device_gib)
+    set_memory_fraction(device, job.limits.device_gib)
     # Processes must not differ in how many rows they take at a time.
     plan = distributed.from_first(
         plan_memory(
@@ -44,8 +51,8 @@ def plan_for(job: TrainingJob, data: RunData) -> tuple[TrainingJob, MemoryPlan |
 
 
 def load_model(
-    job: TrainingJob, plan: MemoryPlan | PlainPlan | None, tokenizer: PreTrainedTokenizerFast
-) -> Trainable:
+    job: TrainingJob, plan: MemoryPlan | PlainMemoryPlan | None, tokenizer: PreTrainedTokenizerFast
+) -> TrainableModel:
     """The job's base in 4 bits, with a fresh adapter.
 
     Raises:
@@ -58,12 +65,12 @@ def load_model(
         job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens, sharded=sharded
     )
     if sharded:
-        kept, whole = kept_bytes(trainable.model)
+        kept, whole = shard_bytes(trainable.model)
         _log.info(
             "Each process keeps %s of the %s bytes of frozen layers. The layerwise engine, probe "
             "questions and the estimate of the run's duration are off", f"{kept:,}", f"{whole:,}",
         )  # fmt: skip
     if trainable.layerwise and distributed.n_processes() > 1:
         trainable.model.layerwise.returns_gradients = True
-    keep_differentiable(trainable.model)
+    disable_inference_repacking(trainable.model)
     return trainable

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import StoppedOnRequest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, training_job
@@ -11,8 +11,8 @@ from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
 
 def check_training(
-    train_rows: ParquetParts,
-    validation_rows: ParquetParts,
+    train_rows: ParquetTable,
+    validation_rows: ParquetTable,
     repository: dict[str, Any],
     models: ModelProfiles,
     model: str,
@@ -31,8 +31,8 @@ def check_training(
 
 
 def train_adapter(
-    train_rows: ParquetParts,
-    validation_rows: ParquetParts,
+    train_rows: ParquetTable,
+    validation_rows: ParquetTable,
     repository: dict[str, Any],
     models: ModelProfiles,
     model: str,
@@ -68,8 +68,8 @@ def draw_training(metrics: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _job(
-    train_rows: ParquetParts,
-    validation_rows: ParquetParts,
+    train_rows: ParquetTable,
+    validation_rows: ParquetTable,
     repository: dict[str, Any],
     models: ModelProfiles,
     model: str,
@@ -88,6 +88,6 @@ def _job(
     )
 
 
-def _on_this_machine(rows: ParquetParts, copies: Path) -> Path:
+def _on_this_machine(rows: ParquetTable, copies: Path) -> Path:
     # The last part of a table's folder names its profile, or the repository chosen alone.
     return rows.on_this_machine(copies / rows.folder.name)

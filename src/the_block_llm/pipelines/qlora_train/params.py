@@ -31,7 +31,7 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     save time, and may end a run in a dip that it would have left."""
     preflight_only: bool = False
     """Stop after the table that says what the run would take."""
-    start_anew: bool = False
+    restart_training: bool = False
     """Discard the profile's unfinished run instead of going on with it."""
     engine: EngineChoice = "auto"
     """Which code computes: layerwise where it knows the architecture, or plain transformers; auto

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.object_store import StorageLocation
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.execution.jobs import Call
-from the_block_llm.execution.ordered_map import in_order
+from the_block_llm.execution.ordered_map import ordered_map
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import Noted, note_words
@@ -59,9 +59,9 @@ _HERE: Final = ExecutionParams()
 
 def screen_documents(
     repository: dict[str, Any],
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
@@ -79,8 +79,8 @@ def screen_documents(
             (_words_of, (members, tables, profile, params, folder))
             for members in groups_of(tables.each)
         ]
-        noted = list(in_order(jobs, execution, "Reading what documents say"))
-        run = partial(in_order, execution=execution, description="Looking for leaks")
+        noted = list(ordered_map(jobs, execution, "Reading what documents say"))
+        run = partial(ordered_map, execution=execution, description="Looking for leaks")
         return screen(noted, run, params.leak_similarity, holds_out=holds_out).to_json()
 
 
@@ -89,7 +89,7 @@ def _words_of(
     tables: Tables,
     profile: ModelProfile,
     params: SequenceBuildParams,
-    folder: Place,
+    folder: StorageLocation,
 ) -> Noted:
     found = _corpus(tables, profile, params, members)
     # A task that is begun again writes beside what its predecessor left.
@@ -98,15 +98,15 @@ def _words_of(
 
 def render_documents(
     repository: dict[str, Any],
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
     screening: dict[str, Any],
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams = _HERE,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Render files, commits and chats, tokenised for the model."""
     profile = resolve_profile(profiles, model)
     tables = chosen_tables(
@@ -139,7 +139,7 @@ def _documents_of(
         tokenizer,
         shape.context_tokens,
         shape.stage_tokens,
-        None if params.reuse_folder is None else Path(params.reuse_folder),
+        None if params.token_cache_folder is None else Path(params.token_cache_folder),
     )
 
 
@@ -161,12 +161,12 @@ def describe_rows(
 
 
 def pack_train(
-    documents: ParquetParts,
+    documents: ParquetTable,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams = _HERE,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Pack what is learned."""
     shape = row_shape(params, resolve_profile(profiles, model))
     left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
@@ -174,36 +174,36 @@ def pack_train(
 
 
 def pack_validation(
-    documents: ParquetParts,
+    documents: ParquetTable,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams = _HERE,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Pack what chooses the best checkpoint."""
     return _pack(documents, "validation", profiles, model, params, execution)
 
 
 def pack_held_out(
-    documents: ParquetParts,
+    documents: ParquetTable,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams = _HERE,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Pack what the evaluation measures with."""
     return _pack(documents, "held_out", profiles, model, params, execution)
 
 
 def report_sequences(
     repository: dict[str, Any],
-    commits: ParquetParts,
-    documents: ParquetParts,
+    commits: ParquetTable,
+    documents: ParquetTable,
     screening: dict[str, Any],
     row_facts: dict[str, Any],
-    train_rows: ParquetParts,
-    validation_rows: ParquetParts,
-    held_out_rows: ParquetParts,
+    train_rows: ParquetTable,
+    validation_rows: ParquetTable,
+    held_out_rows: ParquetTable,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
@@ -229,9 +229,9 @@ def report_sequences(
 
 def plot_sequences(
     report: dict[str, Any],
-    train_rows: ParquetParts,
-    validation_rows: ParquetParts,
-    held_out_rows: ParquetParts,
+    train_rows: ParquetTable,
+    validation_rows: ParquetTable,
+    held_out_rows: ParquetTable,
 ) -> tuple[Any, Any]:
     """Draw the mix of documents, and the lengths of rows and segments, as matplotlib figures."""
     # Here, so that looking at the project's pipelines need not wait for matplotlib; for the same
@@ -243,14 +243,14 @@ def plot_sequences(
 
 
 def _pack(
-    documents: ParquetParts,
+    documents: ParquetTable,
     split: Split,
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
     execution: ExecutionParams,
     left_out: npt.NDArray[np.bool_] | None = None,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     profile = resolve_profile(profiles, model)
     tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
     shape = row_shape(params, profile)

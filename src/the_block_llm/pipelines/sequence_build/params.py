@@ -73,7 +73,7 @@ class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
     leak_similarity: float = Field(default=0.7, gt=0, le=1)
     """Held-back documents go where training holds this share of their lines, or wording this
     like theirs. Lower finds looser copies, and takes more from evaluation."""
-    reuse_folder: str | None = None
+    token_cache_folder: str | None = None
     """Where token ids are kept for later runs, at most 1 GiB; none: tokenise everything anew."""
     work_folder: str | None = None
     """Where documents of many repositories lie until their table is whole; none: a temporary

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.schemas import DOCUMENT_KINDS, SPLITS
 from the_block_llm.viz import plot_style
 
@@ -40,7 +40,7 @@ def plot_mix(report: Mapping[str, Any]) -> Figure:
 
 
 @plot_style.common_style
-def plot_rows(rows: Mapping[str, ParquetParts], report: Mapping[str, Any]) -> Figure:
+def plot_rows(rows: Mapping[str, ParquetTable], report: Mapping[str, Any]) -> Figure:
     """Draw the lengths of the rows and of the segments in them.
 
     Args:
@@ -69,7 +69,7 @@ def plot_rows(rows: Mapping[str, ParquetParts], report: Mapping[str, Any]) -> Fi
     return figure
 
 
-def _lengths(table: ParquetParts) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _lengths(table: ParquetTable) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     rows: Sequence[Any] = [np.empty(0, np.int32)]
     segments: Sequence[Any] = [np.empty(0, np.int32)]
     for batch in table.batches(["n_tokens", "segment_lengths"]):

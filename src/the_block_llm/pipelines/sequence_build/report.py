@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
@@ -27,8 +27,8 @@ _UNIFORM: Final = 0.9  # share of one commit kind above which a history counts a
 
 
 def sequence_report(
-    documents: ParquetParts,
-    rows: Mapping[Split, ParquetParts],
+    documents: ParquetTable,
+    rows: Mapping[Split, ParquetTable],
     cutoff: Cutoff,
     commits: CommitCounts,
     shape: RowShape,
@@ -73,7 +73,7 @@ def sequence_report(
     return report
 
 
-def _count_documents(documents: ParquetParts, context_tokens: int) -> dict[str, int]:
+def _count_documents(documents: ParquetTable, context_tokens: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for row in documents.rows(["document_id", "kind", "split", "source", "n_tokens"]):
         stays_whole = must_stay_whole(row["kind"], row["document_id"])
@@ -90,7 +90,7 @@ def _count_documents(documents: ParquetParts, context_tokens: int) -> dict[str, 
     return dict(sorted(counts.items()))
 
 
-def _count_rows(rows: ParquetParts, split: Split, shape: RowShape) -> dict[str, Any]:
+def _count_rows(rows: ParquetTable, split: Split, shape: RowShape) -> dict[str, Any]:
     n_tokens = trained = capacity = short = 0
     of_stage = np.array([shape.context_tokens, *shape.stage_tokens], np.int64)
     for batch in rows.batches(["labels_mask", "n_tokens", "stage"]):

@@ -7,7 +7,7 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 from torch.nn import functional
 
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
     batches_of_rows,
@@ -67,7 +67,7 @@ def test_a_piece_without_targets_is_left_out(tokenizer):
 
 
 def test_rows_of_another_documents_table(tokenizer, tmp_path):
-    documents = save_parts(tmp_path / "d", DOCUMENTS, [])
+    documents = save_table(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(StaleDataError, match="document d0"):
         held_out_sources(documents, [(0, row(tokenizer, "ab"))], Familiar({}, {}))
 
@@ -96,8 +96,8 @@ def tables(tokenizer, tmp_path):
         for id_ in dict.fromkeys(ids)
     ]
     return (
-        save_parts(tmp_path / "rows", ROWS, [pa.Table.from_pylist(rows, ROWS)]),
-        save_parts(tmp_path / "docs", DOCUMENTS, [pa.Table.from_pylist(documents, DOCUMENTS)]),
+        save_table(tmp_path / "rows", ROWS, [pa.Table.from_pylist(rows, ROWS)]),
+        save_table(tmp_path / "docs", DOCUMENTS, [pa.Table.from_pylist(documents, DOCUMENTS)]),
     )
 
 
@@ -119,8 +119,8 @@ def test_the_same_seed_draws_the_same_rows(tables):
 
 
 def test_an_empty_table_says_what_to_do(tmp_path):
-    table = save_parts(tmp_path / "t", ROWS, [])
-    documents = save_parts(tmp_path / "d", DOCUMENTS, [])
+    table = save_table(tmp_path / "t", ROWS, [])
+    documents = save_table(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(TooLittleDataError, match="cutoff"):
         choose_rows(table, documents, 4, seed=1)
 

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from the_block_llm.datasets.parquet_table import save_parts
+from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import (
     familiar_held_out,
     familiar_shares,
@@ -43,13 +43,13 @@ def test_shares_of_lines_that_training_holds(tmp_path):
         document("short", "held_out", "}\n\n" + COMMON),
         document("unasked", "held_out", "\n".join(lines)),
     ]
-    table = save_parts(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
+    table = save_table(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
     shares = familiar_shares(table, ["copy", "new", "half", "short"])
     assert shares == {"copy": 1.0, "new": 0.0, "half": 0.5}
 
 
 def test_no_documents(tmp_path):
-    assert familiar_shares(save_parts(tmp_path / "d", DOCUMENTS, []), ["a"]) == {}
+    assert familiar_shares(save_table(tmp_path / "d", DOCUMENTS, []), ["a"]) == {}
 
 
 def test_a_source_is_as_familiar_as_the_least_familiar_of_its_documents(tmp_path):
@@ -61,7 +61,7 @@ def test_a_source_is_as_familiar_as_the_least_familiar_of_its_documents(tmp_path
         {**document("twice", "held_out", "\n".join(lines)), "source": "sha2"},
         {**document("news", "held_out", new), "source": "sha2"},
     ]
-    table = save_parts(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
+    table = save_table(tmp_path / "d", DOCUMENTS, [pa.Table.from_pylist(rows, DOCUMENTS)])
     familiar = familiar_held_out(table)
     assert familiar.by_source == {"sha1": 1.0, "sha2": 0.0}
     items = [ChoiceItem("t", sha, sha, "", (" a", " b"), 0) for sha in ("sha1", "sha2", "sha3")]

@@ -28,7 +28,7 @@ def ask(subject, plan, params, arms=("base", "tuned"), sampling=GREEDY):
         sampling,
         params.budgets["cpu"],
         INDEX,
-        Path(params.journal_folder),
+        Path(params.result_cache_folder),
     )
 
 
@@ -73,7 +73,7 @@ class KilledError(Exception):
 
 def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, monkeypatch):
     whole = ask(subject, plan, params)
-    fresh = params.model_copy(update={"journal_folder": params.journal_folder + "-2"})
+    fresh = params.model_copy(update={"result_cache_folder": params.result_cache_folder + "-2"})
     real = generate.generate
     asked = []
 

@@ -152,7 +152,7 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
     items = general_questions(6)
     whole = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole")
     whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
-    real, measured = likelihood.measure_continuations, []
+    real, measured = likelihood.score_continuations, []
 
     def dies_in_the_middle(model, texts, *, cache_gib, on_measured):
         def keep(place, nats):
@@ -164,7 +164,7 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
         real(model, texts, cache_gib=cache_gib, on_measured=keep)
 
     folder = tmp_path / "cut"
-    monkeypatch.setattr(likelihood, "measure_continuations", dies_in_the_middle)
+    monkeypatch.setattr(likelihood, "score_continuations", dies_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
     again = []
@@ -173,7 +173,7 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
         again.extend(texts)
         real(model, texts, **options)
 
-    monkeypatch.setattr(likelihood, "measure_continuations", counts)
+    monkeypatch.setattr(likelihood, "score_continuations", counts)
     resumed = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
     resumed += measure_general_text(subject, general_texts(4), PLAIN, budget, folder)
     assert len(again) == 2 * 6 - 5 + 2 * 4

@@ -112,7 +112,7 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     assert f"This adapter instead of tiny@{FIRST}" in page
 
     # Everything is in the journal: no model is asked again.
-    for place in ("measuring.measure_rows", "answering.generate"):
+    for place in ("runner.likelihood.measure_rows", "runner.generate.generate"):
         monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
     monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", refuse)
     assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)

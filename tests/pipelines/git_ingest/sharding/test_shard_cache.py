@@ -20,7 +20,7 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
 import the_block_llm
-from the_block_llm.datasets.parquet_table import ParquetParts, table_exists
+from the_block_llm.datasets.parquet_table import ParquetTable, table_exists
 from the_block_llm.pipelines.git_ingest import tables
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest
 from the_block_llm.pipelines.git_ingest.sources import resolve
@@ -250,6 +250,6 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
         run.stdout.close()
         for table in ("commits", "file_changes", "snapshot_files"):
             if table_exists(out / table):
-                assert list(ParquetParts(out / table).rows())
+                assert list(ParquetTable(out / table).rows())
     got = ingest(repository.path, out, cutoff=0.5)
     assert _without_ids(got.all_rows()) == _without_ids(expected)

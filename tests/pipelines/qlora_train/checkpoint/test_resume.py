@@ -90,7 +90,7 @@ def test_a_changed_run_is_refused_by_name_or_started_anew(
     kill_at(monkeypatch, 5, job)
     with pytest.raises(TrainingError, match=r"at step 4.*values.learning_rate 0.005 → 0.004"):
         train(change(job, learning_rate=4e-3))
-    anew = trained(change(job, learning_rate=4e-3, start_anew=True))
+    anew = trained(change(job, learning_rate=4e-3, restart_training=True))
     assert (anew["resumed_from"], anew["steps_done"]) == (None, 16)
 
 
@@ -104,9 +104,9 @@ def test_changed_rows_are_refused_and_the_same_rows_written_again_are_not(
     other = short.model_copy(update={"train_folder": save_rows(before.with_name("other"), rows)})
     with pytest.raises(TrainingError, match="changed since: the train rows"):
         train(other)
-    from the_block_llm.datasets.parquet_table import ParquetParts
+    from the_block_llm.datasets.parquet_table import ParquetTable
 
-    same = list(ParquetParts(before).rows())
+    same = list(ParquetTable(before).rows())
     assert (
         trained(
             short.model_copy(update={"train_folder": save_rows(before.with_name("same"), same)})

@@ -28,10 +28,10 @@ from tests.pipelines.qlora_train.jobs import (
 
 from the_block_llm.errors import (
     AdapterTargetError,
-    OutOfMemoryInProcessError,
     ParameterError,
     StoppedOnRequest,
     TrainingError,
+    WorkerOutOfMemoryError,
 )
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import (
@@ -197,8 +197,8 @@ def _once_free(job: TrainingJob, deadline: float) -> dict[str, Any]:
         ([("AdapterTargetError", "c_attn matches no layer")], AdapterTargetError, "c_attn"),
         # The others fail for want of their partner; what it ran out of is the cause.
         (
-            [("TrainingError", "peer left"), ("OutOfMemoryInProcessError", "out of memory")],
-            OutOfMemoryInProcessError,
+            [("TrainingError", "peer left"), ("WorkerOutOfMemoryError", "out of memory")],
+            WorkerOutOfMemoryError,
             "out of memory",
         ),
         ([], TrainingError, "exit code 3 .*last line"),
@@ -246,7 +246,7 @@ def test_memory_that_runs_out_in_a_process_halves_the_rows_of_all(
 
     def launch(job: TrainingJob) -> None:
         tried.append(job.values.micro_batch_rows)
-        raise OutOfMemoryInProcessError("Out of memory: rank 1.")
+        raise WorkerOutOfMemoryError("Out of memory: rank 1.")
 
     monkeypatch.setattr(launcher, "_launch", launch)
     with pytest.raises(TrainingError, match="Not even one row at a time"):
@@ -262,7 +262,7 @@ def test_what_the_memory_plan_chose_is_what_is_halved(
 
     def launch(job: TrainingJob) -> None:
         allowed.append(job.limits.micro_batch_rows)
-        raise OutOfMemoryInProcessError("Out of memory: rank 1.", rows=next(used))
+        raise WorkerOutOfMemoryError("Out of memory: rank 1.", rows=next(used))
 
     monkeypatch.setattr(launcher, "_launch", launch)
     with pytest.raises(TrainingError, match="Not even one row at a time"):

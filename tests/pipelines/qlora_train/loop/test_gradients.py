@@ -9,7 +9,7 @@ from tests.builders.tiny_llama import tiny_profile
 from tests.pipelines.qlora_train.jobs import row
 
 from the_block_llm.models.adapter.adapters import attach_adapter
-from the_block_llm.models.base.quantized_loading import keep_differentiable, load_base_model
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking, load_base_model
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
 
@@ -33,7 +33,7 @@ def adapted(base: Path, in_chunks: bool) -> Any:
     """The tiny model with an adapter that is not zero, so that every factor has a gradient."""
     profile = tiny_profile(base)
     model = load_base_model(profile, torch.device("cpu"))
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     if in_chunks:
         compute_loss_in_chunks(model)
     model = attach_adapter(model, profile, seed=0)

@@ -13,7 +13,7 @@ from tests.pipelines.qlora_train.jobs import change, make_job, save_rows
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.base.quantized_loading import load_base_model
-from the_block_llm.models.inference.generation import Completion, Decoding, generate
+from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import train
@@ -56,7 +56,7 @@ def answer(model: Any, tokenizer: Any) -> Completion:
     prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"]
     answers: dict[int, Completion] = {}
     generate(
-        model, tokenizer, [prompt], Decoding(max_new_tokens=24),
+        model, tokenizer, [prompt], SamplingParams(max_new_tokens=24),
         batch_rows=1, cache_gib=0.1, on_completion=answers.__setitem__,
     )  # fmt: skip
     return answers[0]

@@ -20,11 +20,11 @@ from tests.pipelines.qlora_train.jobs import (
 from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from the_block_llm.datasets.adapter import AdapterDataset
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleDataError, TrainingError
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
-from the_block_llm.models.base.quantized_loading import keep_differentiable
+from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.profiles import LoraSettings
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -43,10 +43,10 @@ def test_training_lowers_the_loss_and_leaves_a_complete_adapter(job: TrainingJob
     assert not (job.work_folder / "tiny/.unfinished").exists(), "no leftovers of the run"
 
     # Saved, loaded and measured again: the same model.
-    validation = RowTable(ParquetParts(job.validation_folder))[0]
+    validation = RowTable(ParquetTable(job.validation_folder))[0]
     ids = torch.tensor(validation["input_ids"])[None].long()
     model = load_with_adapter(job.profile, outcome.adapter_folder)
-    keep_differentiable(model)
+    disable_inference_repacking(model)
     with torch.no_grad():
         loss = float(model(ids, labels=ids).loss)
     assert loss == pytest.approx(metrics["validation_loss_after"], abs=1e-4)
@@ -108,13 +108,13 @@ def test_the_base_is_bit_identical_after_training(job: TrainingJob, base: Path) 
 
 def test_rows_without_a_target_are_left_out_and_counted(job: TrainingJob) -> None:
     save_rows(job.train_folder, [row("all masked", n_masked=99), row("something to learn")])
-    rows = RowTable(ParquetParts(job.train_folder))
+    rows = RowTable(ParquetTable(job.train_folder))
     assert (len(rows), rows.rows_without_target) == (1, 1)
     assert trained(job)["rows_without_target"] == 1
 
 
 def test_max_rows_takes_rows_spaced_over_the_table(job: TrainingJob) -> None:
-    rows = RowTable(ParquetParts(job.train_folder), max_rows=4)
+    rows = RowTable(ParquetTable(job.train_folder), max_rows=4)
     lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
     assert lengths == [70, 65, 60, 55]
 
@@ -147,8 +147,8 @@ def test_training_ends_once_patience_runs_out_and_keeps_the_best(job: TrainingJo
 
     folder = train(patient).adapter_folder
     model = load_with_adapter(job.profile, folder)
-    keep_differentiable(model)
-    ids = torch.tensor(RowTable(ParquetParts(job.validation_folder))[0]["input_ids"])[None].long()
+    disable_inference_repacking(model)
+    ids = torch.tensor(RowTable(ParquetTable(job.validation_folder))[0]["input_ids"])[None].long()
     with torch.no_grad():
         assert float(model(ids, labels=ids).loss) == pytest.approx(best["loss"], abs=1e-4)
 

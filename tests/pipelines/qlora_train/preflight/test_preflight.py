@@ -20,7 +20,8 @@ from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop import run
-from the_block_llm.pipelines.qlora_train.preflight import disk_space, preflight
+from the_block_llm.pipelines.qlora_train.preflight import disk_space
+from the_block_llm.pipelines.qlora_train.preflight.preflight import preflight
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
 
 _Usage = namedtuple("_Usage", "total used free")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.text import Text
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.datasets.project import Project
 from the_block_llm.errors import ParameterError, StaleDataError
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak
@@ -36,7 +36,7 @@ def test_a_row_shows_its_segments_and_what_is_learned(tmp_path: Path, smollm2: A
         "n_tokens": len(shown) + 2 * len(learned),
         "stage": 0,
     }
-    rows = save_parts(tmp_path, ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
+    rows = save_table(tmp_path, ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
     text = show_row(rows, 0, smollm2)
     assert "file/b.py · 5 tokens, 5 learned" in text.plain
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
@@ -46,7 +46,7 @@ def test_a_row_shows_its_segments_and_what_is_learned(tmp_path: Path, smollm2: A
         show_row(rows, 1, smollm2)
 
 
-def documents(folder: Path, **texts: tuple[str, str]) -> ParquetParts:
+def documents(folder: Path, **texts: tuple[str, str]) -> ParquetTable:
     rows = [
         {
             "document_id": f"file/{name}",
@@ -62,7 +62,7 @@ def documents(folder: Path, **texts: tuple[str, str]) -> ParquetParts:
         }
         for name, (split, text) in texts.items()
     ]
-    return save_parts(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(rows, DOCUMENTS)])
+    return save_table(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(rows, DOCUMENTS)])
 
 
 def test_the_nearest_training_document_is_named_with_its_similarity(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_command_rows_writes_a_row_into_a_pipe(
         "n_tokens": len(shown) + len(learned),
         "stage": 0,
     }
-    save_parts(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
+    save_table(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
     cli.rows(
         prepared(tmp_path, smollm2_profile), split="held_out", row=0, samples=None, sort="",
         profile=None, env=None,
@@ -147,7 +147,7 @@ def test_samples_show_segments_of_each_sort_once(
         }
         for at in (0, 2)
     ]
-    save_parts(tmp_path / "train_rows", ROWS, [pa.RecordBatch.from_pylist(rows, ROWS)])
+    save_table(tmp_path / "train_rows", ROWS, [pa.RecordBatch.from_pylist(rows, ROWS)])
     choices = {"split": "train", "row": 0, "samples": 10, "profile": None, "env": None}
     cli.rows(prepared(tmp_path, smollm2_profile), sort="", **choices)
     page = capsys.readouterr().out

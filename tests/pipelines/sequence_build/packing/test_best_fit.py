@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.errors import PieceTooLongError
+from the_block_llm.errors import ChunkTooLongError
 from the_block_llm.pipelines.sequence_build.packing.best_fit import best_fit
 
 
@@ -22,7 +22,7 @@ def test_pieces_go_where_they_fit_best(lengths: list[int], rows: list[list[int]]
 
 
 def test_a_piece_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(PieceTooLongError, match="7 tokens, and a row holds 6"):
+    with pytest.raises(ChunkTooLongError, match="7 tokens, and a row holds 6"):
         best_fit([2, 7], 6)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.pipelines.sequence_build.packing.mixture import kept_shares, left_out_by_mix
 from the_block_llm.pipelines.sequence_build.params import Mix
 from the_block_llm.schemas import DOCUMENTS
@@ -52,7 +52,7 @@ def test_shares_that_leave_room_for_nothing_are_refused() -> None:
         Mix(file=0.2, commit=0.2, chat=0.2)
 
 
-def table(folder: Path, *rows: tuple[str, str, int, int]) -> ParquetParts:
+def table(folder: Path, *rows: tuple[str, str, int, int]) -> ParquetTable:
     """Documents by id, side, tokens and day; the kind is the first part of the id."""
     made = [
         {
@@ -62,7 +62,7 @@ def table(folder: Path, *rows: tuple[str, str, int, int]) -> ParquetParts:
         }
         for name, split, n_tokens, day in rows
     ]  # fmt: skip
-    return save_parts(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(made, DOCUMENTS)])
+    return save_table(folder, DOCUMENTS, [pa.RecordBatch.from_pylist(made, DOCUMENTS)])
 
 
 def test_long_old_commits_go_first_then_the_longest(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
@@ -52,12 +52,12 @@ def literal(request: pytest.FixtureRequest) -> Literal:
 
 def rows_of(
     written: list[Draft], tokenizer: DocumentTokenizer, shape: RowShape, folder: Path
-) -> tuple[ParquetParts, ParquetParts]:
-    documents = save_parts(
+) -> tuple[ParquetTable, ParquetTable]:
+    documents = save_table(
         folder / "documents", DOCUMENTS, document_batches(written, tokenizer, shape.context_tokens)
     )
     packed = pack_split(documents, "train", shape, tokenizer.byte_lengths)
-    return documents, save_parts(folder / "rows", ROWS, packed)
+    return documents, save_table(folder / "rows", ROWS, packed)
 
 
 # A last piece of which the one before could take all that is learned.
@@ -100,7 +100,7 @@ def test_decoding_what_is_learned_gives_back_every_text_once(
         assert len(ids) - len(body) <= 1
 
 
-def _learned_in(rows: ParquetParts) -> dict[str, list[list[int]]]:
+def _learned_in(rows: ParquetTable) -> dict[str, list[list[int]]]:
     """What the pieces of each document teach; each of them teaches something."""
     pieces: dict[str, list[list[int]]] = defaultdict(list)
     for row in rows.rows():

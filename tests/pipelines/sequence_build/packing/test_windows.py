@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles
 from the_block_llm.pipelines.sequence_build import nodes
@@ -20,7 +20,7 @@ from the_block_llm.schemas import DOCUMENTS, ROWS
 SHAPE = RowShape(64, 8)
 
 
-def documents(folder: Path, rows: list[tuple[str, int, int]]) -> ParquetParts:
+def documents(folder: Path, rows: list[tuple[str, int, int]]) -> ParquetTable:
     """A table of documents: split, stage and tokens of each."""
     made = [
         {
@@ -31,7 +31,7 @@ def documents(folder: Path, rows: list[tuple[str, int, int]]) -> ParquetParts:
         }
         for number, (split, stage, n_tokens) in enumerate(rows)
     ]  # fmt: skip
-    return save_parts(folder, DOCUMENTS, [pa.Table.from_pylist(made, DOCUMENTS)], part_bytes=1)
+    return save_table(folder, DOCUMENTS, [pa.Table.from_pylist(made, DOCUMENTS)], part_bytes=1)
 
 
 def cut(found: list[windows.Window]) -> list[tuple[int, int, int]]:
@@ -67,7 +67,7 @@ def test_stages_have_windows_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
 def test_only_rows_of_the_run_are_read(tmp_path: Path) -> None:
     table = documents(tmp_path / "d", [("train", 0, n) for n in (3, 4, 5, 6)])
     assert len(table.parts) == 1
-    table = save_parts(tmp_path / "e", DOCUMENTS, [*table.parts, *table.parts])
+    table = save_table(tmp_path / "e", DOCUMENTS, [*table.parts, *table.parts])
     read = list(table.batches_with("split", "train", ["n_tokens"], rows=range(5, 7)))
     assert [(begin, batch.num_rows) for begin, batch in read] == [(4, 4)]
 
@@ -82,17 +82,17 @@ def test_the_bytes_do_not_depend_on_how_many_work(
     )  # fmt: skip
     inputs = (tables.repository, tables.commits, tables.file_changes, tables.snapshot_files)
     screening = nodes.screen_documents(*inputs, *choices)
-    table = save_parts(
+    table = save_table(
         tmp_path / "documents", DOCUMENTS, nodes.render_documents(*inputs, screening, *choices)
     )
-    whole = save_parts(tmp_path / "whole", ROWS, nodes.pack_train(table, *choices))
+    whole = save_table(tmp_path / "whole", ROWS, nodes.pack_train(table, *choices))
     assert len(whole.parts) == 1
     monkeypatch.setattr(windows, "_WINDOW_TOKENS", 2000)
     found: list[list[bytes]] = []
     for n_processes in (1, 3):
         engine = ExecutionParams(cpus=n_processes)
         packed = nodes.pack_train(table, *choices, engine)
-        rows = save_parts(tmp_path / str(n_processes), ROWS, packed)
+        rows = save_table(tmp_path / str(n_processes), ROWS, packed)
         found.append([part.read_bytes() for part in rows.parts])
     assert len(found[0]) > 3
     assert found[0] == found[1]
@@ -100,7 +100,7 @@ def test_the_bytes_do_not_depend_on_how_many_work(
     assert _learned(rows) == _learned(whole)
 
 
-def _learned(rows: ParquetParts) -> dict[str, int]:
+def _learned(rows: ParquetTable) -> dict[str, int]:
     tokens: dict[str, int] = {}
     for row in rows.rows(["segment_lengths", "document_ids", "labels_mask"]):
         start = 0

@@ -40,7 +40,7 @@ def counting(
 
     def made(wanted: list[Draft], folder: Path | None) -> tuple[list[Any], int]:
         seen.clear()
-        batches = list(document_batches(wanted, tokenizer, 256, reuse_folder=folder))
+        batches = list(document_batches(wanted, tokenizer, 256, token_cache_folder=folder))
         return batches, sum(len(text) >= 256 for text in seen)
 
     return made

@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.inference.likelihood import target_nats
+from the_block_llm.models.inference.likelihood import token_nll
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import Familiar
 
 # Questions are made by this project, in a form that tuned models are trained on; what counts
@@ -49,7 +49,7 @@ class PieceCost:
 
 
 def choose_rows(
-    held_out: ParquetParts, documents: ParquetParts, n_rows: int, seed: int
+    held_out: ParquetTable, documents: ParquetTable, n_rows: int, seed: int
 ) -> list[tuple[int, dict[str, Any]]]:
     """Draw rows, one for each commit or file before a second for any.
 
@@ -97,7 +97,7 @@ def _one_each(
 
 
 def held_out_sources(
-    documents: ParquetParts, rows: Sequence[tuple[int, Mapping[str, Any]]], familiar: Familiar
+    documents: ParquetTable, rows: Sequence[tuple[int, Mapping[str, Any]]], familiar: Familiar
 ) -> dict[str, Source]:
     """By document id, where each document in ``rows`` comes from, and how familiar it is.
 
@@ -161,7 +161,7 @@ def measure_rows(
 ) -> Iterator[PieceCost]:
     """Measure every piece in a micro-batch of rows; pieces without a target are left out."""
     batch = collate_rows([row for _, row in rows], int(tokenizer.pad_token_id))
-    nats = target_nats(model, batch)
+    nats = token_nll(model, batch)
     specials = torch.tensor(_special_ids(tokenizer))
     # An end-of-document mark is learned but has no bytes, so it costs nothing here.
     counted = (batch["labels"] >= 0) & ~torch.isin(batch["labels"], specials)

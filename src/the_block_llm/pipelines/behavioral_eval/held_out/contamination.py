@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 
 _LEAST_CHARACTERS: Final = 12  # shorter lines stand in every file
 _FEWEST_LINES: Final = 3
@@ -26,7 +26,7 @@ class Familiar:
     """By path or sha, of the least familiar of its documents."""
 
 
-def familiar_held_out(documents: ParquetParts) -> Familiar:
+def familiar_held_out(documents: ParquetTable) -> Familiar:
     """Look all held-out documents up in the training documents."""
     source_of = {
         row["document_id"]: row["source"]
@@ -41,7 +41,7 @@ def familiar_held_out(documents: ParquetParts) -> Familiar:
     return Familiar(by_document, by_source)
 
 
-def familiar_shares(documents: ParquetParts, wanted: Iterable[str]) -> dict[str, float]:
+def familiar_shares(documents: ParquetTable, wanted: Iterable[str]) -> dict[str, float]:
     """How much of each wanted document's learned lines also stands in training documents.
 
     Args:

@@ -6,15 +6,15 @@ What retrieval alone achieves is the mark that tuning has to pass.
 from collections.abc import Iterator
 
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.retrieval.passages import Passage, commit_passages, file_passages
 
 
 def passages_at_cutoff(
     cutoff: Cutoff,
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
     passage_characters: int,
 ) -> Iterator[Passage]:
     """Cut the files at the cut-off into passages, and add the commits up to it."""

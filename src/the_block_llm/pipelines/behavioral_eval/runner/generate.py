@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.models.inference.generation import Completion, Decoding, generate
+from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget, Sampling
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import PlannedProbe
 from the_block_llm.pipelines.behavioral_eval.probes.prompts import encode_prompt, render_prompt
@@ -22,7 +22,7 @@ class _Question:
 
     planned: PlannedProbe
     arm: Arm
-    decoding: Decoding
+    decoding: SamplingParams
     prompt: str
     retrieved: tuple[str, ...]
     ids: list[int]
@@ -39,7 +39,7 @@ def answer_probes(
     sampling: Sampling,
     budget: Budget,
     index: PassageIndex,
-    journal_folder: Path,
+    result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
     """Put every probe to every arm.
 
@@ -50,7 +50,7 @@ def answer_probes(
         sampling: How answers are decoded.
         budget: How long answers may be, and how many are made together.
         index: Where the arms with retrieval look.
-        journal_folder: Answers that are there already are not made again.
+        result_cache_folder: Answers that are there already are not made again.
 
     Returns:
         Rows of the schema ``COMPLETIONS``, in the order of arms, then probes, then seeds.
@@ -65,7 +65,7 @@ def answer_probes(
     with progress_bar("Asking the arms", len(questions)) as bar:
         for weights in dict.fromkeys(subject.weights_of(arm) for arm in arms):
             asked = [q for q in questions if subject.weights_of(q.arm) == weights]
-            with Journal(journal_folder, weights) as journal:
+            with Journal(result_cache_folder, weights) as journal:
                 _answer(subject, asked, budget, journal, bar)
                 rows += [_row(question, weights, journal[question.key]) for question in asked]
     order = {arm: place for place, arm in enumerate(arms)}
@@ -91,7 +91,7 @@ def _questions(
         _Question(
             planned=planned,
             arm=arm,
-            decoding=Decoding(budget.new_tokens, sampling.temperature, sampling.top_p, seed),
+            decoding=SamplingParams(budget.new_tokens, sampling.temperature, sampling.top_p, seed),
             prompt=prompt,
             retrieved=tuple(passage.source for passage in passages),
             ids=ids,

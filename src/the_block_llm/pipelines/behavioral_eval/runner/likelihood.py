@@ -13,9 +13,9 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerBase
 
 from the_block_llm.models.inference.likelihood import (
-    Continued,
-    measure_continuations,
-    tokens_at_once,
+    PrefixedContinuations,
+    max_batch_tokens,
+    score_continuations,
 )
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
     PieceCost,
@@ -41,7 +41,7 @@ def measure_held_out(
     rows: Sequence[tuple[int, dict[str, Any]]],
     sources: Mapping[str, Source],
     arms: Sequence[Arm],
-    journal_folder: Path,
+    result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
     """Measure held-out rows in ``arms``; retrieval plays no part in it.
 
@@ -56,11 +56,11 @@ def measure_held_out(
             read = rows
             if unread := subject.unread_by(arm):
                 read = [(number, without_tokens(row, unread)) for number, row in rows]
-            with Journal(journal_folder, weights) as journal, subject.as_arm(arm) as model:
+            with Journal(result_cache_folder, weights) as journal, subject.as_arm(arm) as model:
                 keys = {number: _row_key(number, row) for number, row in read}
                 missing = [(n, row) for n, row in read if keys[n] not in journal]
                 bar.advance(n_tokens / len(arms) - sum(len(row["input_ids"]) for _, row in missing))
-                for batch in batches_of_rows(missing, tokens_at_once(model)):
+                for batch in batches_of_rows(missing, max_batch_tokens(model)):
                     found: dict[int, list[PieceCost]] = {number: [] for number, _ in batch}
                     for piece in measure_rows(model, subject.tokenizer_of(arm), batch):
                         found[piece.row].append(piece)
@@ -81,7 +81,7 @@ def measure_tasks(
     arms: Sequence[Arm],
     budget: Budget,
     index: PassageIndex,
-    journal_folder: Path,
+    result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
     """Let the arms choose; those with retrieval only where the budget says so.
 
@@ -98,7 +98,7 @@ def measure_tasks(
                 result_key("choice", prefix, item.choices)
                 for prefix, item in zip(prefixes, items, strict=True)
             ]
-            with Journal(journal_folder, weights) as journal:
+            with Journal(result_cache_folder, weights) as journal:
                 texts = {
                     key: continued(subject.tokenizer, prefix, item)
                     for key, prefix, item in zip(keys, prefixes, items, strict=True)
@@ -118,7 +118,7 @@ def measure_general_text(
     texts: Sequence[str],
     arms: Sequence[Arm],
     budget: Budget,
-    journal_folder: Path,
+    result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
     """Measure texts that have nothing to do with the repository.
 
@@ -130,7 +130,7 @@ def measure_general_text(
     with progress_bar("Measuring general ability", len(arms) * len(texts)) as bar:
         for arm in arms:
             weights = subject.weights_of(arm)
-            with Journal(journal_folder, weights) as journal:
+            with Journal(result_cache_folder, weights) as journal:
                 missing = {
                     key: _after_first_word(subject.tokenizer, text)
                     for text, key in keys.items()
@@ -157,7 +157,7 @@ def measure_general_text(
 def _measure_missing(
     subject: Subject,
     arm: Arm,
-    texts: Mapping[str, Continued],
+    texts: Mapping[str, PrefixedContinuations],
     budget: Budget,
     journal: Journal,
     bar: ProgressBar,
@@ -170,7 +170,7 @@ def _measure_missing(
         bar.advance()
 
     with subject.as_arm(arm) as model:
-        measure_continuations(
+        score_continuations(
             model, list(texts.values()), cache_gib=budget.cache_gib, on_measured=keep
         )
 
@@ -197,10 +197,10 @@ def _choice_row(
     }
 
 
-def _after_first_word(tokenizer: PreTrainedTokenizerBase, text: str) -> Continued:
+def _after_first_word(tokenizer: PreTrainedTokenizerBase, text: str) -> PrefixedContinuations:
     """The first word is read only, so that there is something to go on."""
     rest = tokenizer(_rest(text), add_special_tokens=False)["input_ids"]
-    return Continued(tokenizer(text.partition(" ")[0])["input_ids"], [rest])
+    return PrefixedContinuations(tokenizer(text.partition(" ")[0])["input_ids"], [rest])
 
 
 def _rest(text: str) -> str:

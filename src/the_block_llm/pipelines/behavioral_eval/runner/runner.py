@@ -147,7 +147,7 @@ def evaluate(
 ) -> tuple[Rows, Rows]:
     """Ask and measure all arms of the evaluated model."""
     budget = params.budget_for(pick_device().type)
-    folder = Path(params.journal_folder)
+    folder = Path(params.result_cache_folder)
     answers = answer_probes(
         subject,
         material.plan.probes,
@@ -175,7 +175,7 @@ def evaluate_further(
     one of the other role is not asked the questions either.
     """
     budget = params.budget_for(pick_device().type)
-    folder = Path(params.journal_folder)
+    folder = Path(params.result_cache_folder)
     arms: tuple[Arm, ...] = ("tuned" if model.adapter is not None else "base",)
     nothing = PassageIndex([])
     answers: Rows = []

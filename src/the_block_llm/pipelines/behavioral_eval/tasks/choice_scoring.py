@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from the_block_llm.models.inference.likelihood import Continued
+from the_block_llm.models.inference.likelihood import PrefixedContinuations
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 
 
@@ -34,9 +34,11 @@ class ChoiceScore:
         )
 
 
-def continued(tokenizer: PreTrainedTokenizerBase, prefix: str, item: ChoiceItem) -> Continued:
+def continued(
+    tokenizer: PreTrainedTokenizerBase, prefix: str, item: ChoiceItem
+) -> PrefixedContinuations:
     """``prefix`` with the item's choices to go on with, as token ids."""
-    return Continued(
+    return PrefixedContinuations(
         tokenizer(prefix)["input_ids"],
         [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in item.choices],
     )

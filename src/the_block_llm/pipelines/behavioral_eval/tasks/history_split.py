@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from the_block_llm.datasets.cutoff import Cutoff, utc
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.cutoff import Cutoff, as_utc
+from the_block_llm.datasets.parquet_table import ParquetTable
 
 _NEVER_DAYS: Final = 10_000.0
 
@@ -76,9 +76,9 @@ class TwoTimes:
 
 def read_two_times(
     cutoff: Cutoff,
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
 ) -> TwoTimes:
     """Read both sides of the cut-off.
 
@@ -98,7 +98,7 @@ def read_two_times(
         commit = rows.get(sha)
         if commit is None or commit["is_merge"]:
             continue
-        at = utc(commit["committed_at"])
+        at = as_utc(commit["committed_at"])
         of_commit = list(group)
         if cutoff.is_before(at):
             for change in of_commit:
@@ -137,7 +137,7 @@ class _Trees:
     documents_after: Mapping[str, str]
 
 
-def _read_trees(cutoff: Cutoff, snapshot_files: ParquetParts) -> _Trees:
+def _read_trees(cutoff: Cutoff, snapshot_files: ParquetTable) -> _Trees:
     before: set[str] = set()
     documents: dict[str, dict[str, str]] = {"before": {}, "after": {}}
     for row in snapshot_files.rows(["sha", "path", "text", "kept"]):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.memory import fewer_collections, give_back_freed
+from the_block_llm.memory import raise_gc_threshold, trim_heap
 from the_block_llm.pipelines.git_ingest.git.rev_list import CommitOrder
 from the_block_llm.pipelines.git_ingest.git.sandbox import PrivateView
 from the_block_llm.pipelines.git_ingest.history.extract_shard import Readers, read_history_piece
@@ -79,13 +79,13 @@ def read_history(
                 if is_worn:
                     readers.close_stream()
                     # Rows of all sizes leave holes behind, which this gives back.
-                    give_back_freed()
+                    trim_heap()
                     n_answered = 0
         finally:
             readers.close()
 
     n_listed = sum(len(piece) for piece in pieces)
-    with fewer_collections(), progress_bar("Reading history", n_listed) as bar:
+    with raise_gc_threshold(), progress_bar("Reading history", n_listed) as bar:
         bar.advance(n_listed - n_commits)
         for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
             notes[i] = told

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from the_block_llm.errors import BlockError, ParameterError, StorageError
-from the_block_llm.execution.jobs import Call, Lost
-from the_block_llm.execution.local_jobs import WorkerEndedError, run_in_processes
+from the_block_llm.execution.jobs import Call, WorkerLost
+from the_block_llm.execution.local_jobs import WorkerDiedError, run_in_processes
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
-from the_block_llm.progress import progress_bar, without_bars
+from the_block_llm.progress import disable_progress, progress_bar
 
 _log = logging.getLogger(__name__)
 # A second's work, of which Ray's share is then small.
@@ -55,7 +55,7 @@ def one_by_one(
         guarded = [(_guarded, job) for job in jobs]
         run = _locally(guarded, n_workers) if execution.engine == "local" else None
         for number, result in run or _on_ray(guarded, weights, execution):
-            results[number] = Failed(result.reason) if isinstance(result, Lost) else result
+            results[number] = Failed(result.reason) if isinstance(result, WorkerLost) else result
             bar.advance(weights[number])
     return iter(results)
 
@@ -88,7 +88,7 @@ def _on_ray(
     lost: list[int] = []
     tasks = ((_each, ([jobs[number] for number in bundle],)) for bundle in together)
     for at, answers in run_on_ray(tasks, execution):
-        if not isinstance(answers, Lost):
+        if not isinstance(answers, WorkerLost):
             yield from zip(together[at], answers, strict=True)
         elif len(together[at]) == 1:
             yield together[at].start, answers
@@ -112,14 +112,14 @@ def _locally(jobs: Sequence[Call], n_workers: int) -> Iterator[tuple[int, Any]]:
             for result in running:
                 yield done, result
                 done += 1
-        except WorkerEndedError as error:
-            yield done, Lost(str(error))
+        except WorkerDiedError as error:
+            yield done, WorkerLost(str(error))
             done += 1
 
 
 def _guarded(function: Any, arguments: tuple[Any, ...]) -> Any:
     try:
-        with without_bars():
+        with disable_progress():
             return function(*arguments)
     except (ParameterError, StorageError):
         raise  # wrong or full for every repository

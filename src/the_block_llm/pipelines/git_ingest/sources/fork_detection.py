@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash, RMinHashLSH
 
-from the_block_llm.datasets.by_repository import ByRepository, OfRepository
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.by_repository import RepositoryRowIndex, RepositoryRows
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
 
@@ -48,8 +48,8 @@ class _Sketch:
 
 def overlaps(
     repository: Mapping[str, Any],
-    commits: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    snapshot_files: ParquetTable,
     n_workers: int,
     execution: ExecutionParams,
 ) -> list[dict[str, Any]]:
@@ -62,13 +62,13 @@ def overlaps(
     every = repository["repositories"]
     if len(every) < 2:
         return []
-    of_commits, of_files = ByRepository(commits), ByRepository(snapshot_files)
+    of_commits, of_files = RepositoryRowIndex(commits), RepositoryRowIndex(snapshot_files)
     jobs = [
         (_sketch, (facts["head"], of_commits.of(facts["name"]), of_files.of(facts["name"])))
         for facts in every
     ]
     names: list[str] = []
-    files: list[OfRepository] = []
+    files: list[RepositoryRows] = []
     sketches: list[_Sketch] = []
     results = one_by_one(
         jobs,
@@ -168,7 +168,7 @@ def _alike(lines: Sequence[RMinHash | None]) -> dict[tuple[int, int], float]:
     return found
 
 
-def _sketch(head: str, commits: OfRepository, files: OfRepository) -> _Sketch:
+def _sketch(head: str, commits: RepositoryRows, files: RepositoryRows) -> _Sketch:
     shas = [int(row["sha"][:16], 16) for row in commits.rows(["sha"])]
     hashes: set[int] = set()
     minhash = RMinHash(num_perm=_PERMUTATIONS, seed=1)
@@ -189,13 +189,13 @@ def _sketch(head: str, commits: OfRepository, files: OfRepository) -> _Sketch:
     )
 
 
-def _texts(files: OfRepository, head: str) -> Iterator[tuple[str, str]]:
+def _texts(files: RepositoryRows, head: str) -> Iterator[tuple[str, str]]:
     for row in files.rows(["sha", "path", "text"]):
         if row["sha"] == head and row["text"]:
             yield row["path"], row["text"]
 
 
-def _folder(files: OfRepository, head: str, copied: Hashes) -> str:
+def _folder(files: RepositoryRows, head: str, copied: Hashes) -> str:
     """The folder below which most copies lie, as deep as half of them agree."""
     known = set(copied.tolist())
     paths = [

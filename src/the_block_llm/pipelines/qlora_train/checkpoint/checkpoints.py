@@ -153,8 +153,8 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 def _state(job: TrainingJob, path: Path) -> RunState:
     fresh = RunState(decisive=job.decisive(), micro_batch_rows=job.values.micro_batch_rows)
     _remove_torn(path)
-    if job.start_anew or not complete_checkpoints(path):
-        if job.start_anew and complete_checkpoints(path):
+    if job.restart_training or not complete_checkpoints(path):
+        if job.restart_training and complete_checkpoints(path):
             _log.info("Starting anew; the unfinished run in %s is discarded", path)
         _empty(path)
         write_text_atomically(path / _RUN, fresh.model_dump_json(indent=1))
@@ -175,7 +175,7 @@ def _refusal(job: TrainingJob, path: Path, why: str) -> str:
     return (
         f"An unfinished run of {job.profile.name} lies in {path}, at step {step}, and this one "
         f"differs from it ({why}). Set back what changed to go on with it, or discard it and "
-        "start anew with --params=qlora_train.start_anew=true."
+        "start anew with --params=qlora_train.restart_training=true."
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
-from the_block_llm.models.plain.memory_plan import PlainPlan
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunState
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
     best_validation,
@@ -34,7 +34,7 @@ def run_metrics(
     device: torch.device,
     resumed_from: str | None,
     stopped_early: bool,
-    memory: MemoryPlan | PlainPlan | None,
+    memory: MemoryPlan | PlainMemoryPlan | None,
 ) -> dict[str, Any]:
     """Every figure of a finished run, as in ``training_metrics.json``.
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.qlora_train.data.sampler import BLANK
 
 _COLUMNS = ("input_ids", "labels_mask", "segment_lengths")
@@ -22,7 +22,7 @@ _BLANK_ROW: Final = {
 class RowTable(Dataset[dict[str, np.ndarray]]):
     """Rows of the schema ``ROWS``, held as Arrow columns: 5 bytes a token."""
 
-    def __init__(self, rows: ParquetParts, max_rows: int | None = None) -> None:
+    def __init__(self, rows: ParquetTable, max_rows: int | None = None) -> None:
         """Read the rows, or ``max_rows`` of them spaced evenly over the table.
 
         Rows without a target are left out: their loss would be reported as 0.

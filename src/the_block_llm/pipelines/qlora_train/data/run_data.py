@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import TooLittleDataError
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan, plan_epochs
@@ -30,8 +30,8 @@ def read_rows(job: TrainingJob) -> RunData:
         ParameterError: The effective batch cannot be shared out.
     """
     values = job.values
-    train_rows = RowTable(ParquetParts(job.train_folder), values.max_rows)
-    validation_rows = RowTable(ParquetParts(job.validation_folder), values.max_validation_rows)
+    train_rows = RowTable(ParquetTable(job.train_folder), values.max_rows)
+    validation_rows = RowTable(ParquetTable(job.validation_folder), values.max_validation_rows)
     for name, rows in (("training", train_rows), ("validation", validation_rows)):
         if len(rows) == 0:
             raise TooLittleDataError(

@@ -20,9 +20,9 @@ from typing import Any, Final
 from the_block_llm import errors
 from the_block_llm.errors import (
     BlockError,
-    OutOfMemoryInProcessError,
     StoppedOnRequest,
     TrainingError,
+    WorkerOutOfMemoryError,
 )
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import (
@@ -51,7 +51,7 @@ def train_in_processes(job: TrainingJob) -> TrainingOutcome:
     while True:
         try:
             return _launch(job)
-        except OutOfMemoryInProcessError as error:
+        except WorkerOutOfMemoryError as error:
             rows = error.rows or job.values.micro_batch_rows
             if rows == 1:
                 raise TrainingError(f"{error} Not even one row at a time fits.") from error
@@ -63,7 +63,7 @@ def train_in_processes(job: TrainingJob) -> TrainingOutcome:
                     # The memory plan, which takes what it thinks fits, obeys this one.
                     "limits": job.limits.model_copy(update=fewer),
                     # What was discarded once must not be discarded again.
-                    "start_anew": False,
+                    "restart_training": False,
                 }
             )
 
@@ -153,7 +153,7 @@ def outcome_of(
     failures = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in failures]
     # Memory before all: its end is told late.
-    found.sort(key=lambda failure: failure["kind"] != OutOfMemoryInProcessError.__name__)
+    found.sort(key=lambda failure: failure["kind"] != WorkerOutOfMemoryError.__name__)
     if found and not (asked and found[0]["kind"] != StoppedOnRequest.__name__):
         raise _as_error(found[0])
     if asked is not None:
@@ -170,8 +170,8 @@ def outcome_of(
 
 
 def _as_error(failure: dict[str, Any]) -> BlockError:
-    if failure["kind"] == OutOfMemoryInProcessError.__name__:
-        return OutOfMemoryInProcessError(failure["message"], failure.get("rows"))
+    if failure["kind"] == WorkerOutOfMemoryError.__name__:
+        return WorkerOutOfMemoryError(failure["message"], failure.get("rows"))
     if failure["kind"] == StoppedOnRequest.__name__:
         return StoppedOnRequest(failure["message"], failure["exit_code"])
     kind = getattr(errors, failure["kind"], TrainingError)

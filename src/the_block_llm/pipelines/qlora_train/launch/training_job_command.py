@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from the_block_llm.datasets.parquet_table import ParquetParts, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomically
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.report_files import read_report
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -76,5 +76,5 @@ def write_job(
 
 def _rows(project: Project, name: str, folder: Path) -> Path:
     # Rows in an object store are copied beside the job, which all machines see.
-    table = ParquetParts(project.folder_of(name))
+    table = ParquetTable(project.folder_of(name))
     return table.on_this_machine(folder / name).absolute()

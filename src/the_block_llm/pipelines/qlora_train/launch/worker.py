@@ -19,9 +19,9 @@ from typing import Any
 
 from the_block_llm.errors import (
     BlockError,
-    OutOfMemoryInProcessError,
     StoppedOnRequest,
     TrainingError,
+    WorkerOutOfMemoryError,
 )
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.launch.launcher import ENDS_WITH_PARENT, OUTCOME_FILE
@@ -48,7 +48,7 @@ def main(folder: Path, *, ends_with_parent: bool) -> int:
     except StoppedOnRequest as error:
         _fail(folder, type(error).__name__, str(error), exit_code=error.exit_code)
         return 0
-    except OutOfMemoryInProcessError as error:
+    except WorkerOutOfMemoryError as error:
         _fail(folder, type(error).__name__, str(error), rows=error.rows)
         return 1
     except BlockError as error:
@@ -56,7 +56,7 @@ def main(folder: Path, *, ends_with_parent: bool) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  # told to the process that waits, and ends this one
         if is_out_of_memory(error):
-            _fail(folder, OutOfMemoryInProcessError.__name__, f"Out of memory: {error}.")
+            _fail(folder, WorkerOutOfMemoryError.__name__, f"Out of memory: {error}.")
             return 1
         # torchrun's own last words, which are all that else comes through, do not say what it was.
         traceback.print_exc()

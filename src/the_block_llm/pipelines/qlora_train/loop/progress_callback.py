@@ -27,7 +27,7 @@ _DIVERGED_BY: Final = 2.0
 _WIDE_COLUMNS: Final = 125
 _ADVICE: Final = (
     "The checkpoints up to there are kept. Lower the learning rate (1.5e-4 after 2e-4) and "
-    "start anew with --params=qlora_train.start_anew=true, or look for rows that are not text."
+    "restart with --params=qlora_train.restart_training=true, or look for rows that are not text."
 )
 
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from the_block_llm.errors import OutOfMemoryInProcessError, StoppedOnRequest, TrainingError
+from the_block_llm.errors import StoppedOnRequest, TrainingError, WorkerOutOfMemoryError
 from the_block_llm.models.base.sources import load_tokenizer
-from the_block_llm.models.factory import let_memory_grow_in_place
+from the_block_llm.models.factory import enable_expandable_segments
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
-from the_block_llm.models.plain.memory_plan import PlainPlan, keep_heap_tight
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan, lower_mmap_threshold
 from the_block_llm.pipelines.qlora_train.checkpoint.adapter_output import (
     finished_folder,
     finished_reports,
@@ -81,18 +81,18 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
         AdapterTargetError: A LoRA target matches no layer.
         ModelUnavailableError: The base weights cannot be had.
     """
-    let_memory_grow_in_place()
+    enable_expandable_segments()
     distributed.join_processes()
     data = read_rows(job)
-    reports = distributed.from_first(None if job.start_anew else finished_reports(job))
+    reports = distributed.from_first(None if job.restart_training else finished_reports(job))
     if reports is not None:
         _log.info("An equal run had finished already; its adapter is put in place")
         return TrainingOutcome(adapter_folder=finished_folder(job), **reports)
     job, memory = plan_for(job, data)
     if memory is not None:
         _log.info("Memory: %s", memory.describe())
-    if isinstance(memory, PlainPlan) and memory.tight_heap:
-        keep_heap_tight()
+    if isinstance(memory, PlainMemoryPlan) and memory.tight_heap:
+        lower_mmap_threshold()
     run = open_for_all(job)
     try:
         outcome = _Run(job, data, memory, run, show_progress).complete()
@@ -113,7 +113,7 @@ class _Run:
         self,
         job: TrainingJob,
         data: RunData,
-        memory: MemoryPlan | PlainPlan | None,
+        memory: MemoryPlan | PlainMemoryPlan | None,
         run: RunFolder,
         show_progress: ShowProgress,
     ) -> None:
@@ -238,7 +238,7 @@ class _Run:
         step = trainer.state.global_step
         rows = self._run.state.micro_batch_rows
         if distributed.n_processes() > 1:
-            raise OutOfMemoryInProcessError(memory_error, rows)
+            raise WorkerOutOfMemoryError(memory_error, rows)
         if rows == 1:
             raise TrainingError(_nothing_left_to_halve(self._data, step, memory_error))
         free_memory(self._model)

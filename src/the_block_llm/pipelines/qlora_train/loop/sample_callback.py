@@ -12,8 +12,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from the_block_llm.models.factory import Trainable
-from the_block_llm.models.inference.generation import Completion, Decoding, generate
+from the_block_llm.models.factory import TrainableModel
+from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import RandomStates, is_out_of_memory
@@ -27,7 +27,7 @@ class EpochProbe(TrainerCallback):
 
     def __init__(
         self,
-        trainable: Trainable,
+        trainable: TrainableModel,
         questions: Sequence[str],
         tokenizer: PreTrainedTokenizerFast,
         run: RunFolder,
@@ -40,7 +40,7 @@ class EpochProbe(TrainerCallback):
         self._tokenizer = tokenizer
         self._run = run
         self._epoch_ends = list(epoch_ends)
-        self._decoding = Decoding(max_new_tokens=max_new_tokens)
+        self._decoding = SamplingParams(max_new_tokens=max_new_tokens)
 
     def on_train_begin(
         self,

@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from the_block_llm.errors import StorageError
 from the_block_llm.models.adapter.manifest import WEIGHTS_NAME
-from the_block_llm.models.collate import IGNORED_LABEL
+from the_block_llm.models.collate import IGNORE_INDEX
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import best_validation
 from the_block_llm.pipelines.qlora_train.data.dataset import OrderedRows, RowTable
@@ -126,7 +126,7 @@ class RunTrainer(Trainer):
         with self.compute_loss_context_manager():
             # Divided by one: the sum over the targets.
             loss = self.model(**inputs, num_items_in_batch=1).loss
-        targets = int((inputs["labels"][:, 1:] != IGNORED_LABEL).sum())
+        targets = int((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
         return torch.tensor([float(loss), float(targets)], dtype=torch.float64)
 
     def save_now(self) -> None:

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from the_block_llm.models.factory import (
-    device_budget,
-    host_budget,
-    let_memory_grow_in_place,
+    device_memory_budget,
+    enable_expandable_segments,
+    host_memory_budget,
 )
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
-from the_block_llm.models.plain.memory_plan import PlainPlan
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.data.run_data import read_rows
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -42,7 +42,7 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
         ProfileError: The added tokens leave a gap behind the model's own.
         TooLittleDataError: There is no row with a target.
     """
-    let_memory_grow_in_place()
+    enable_expandable_segments()
     data = read_rows(job)
     device = distributed.local_device()
     job, memory = plan_for(job, data)
@@ -73,12 +73,14 @@ def preflight(job: TrainingJob, with_speed: bool) -> dict[str, Any]:
     return report
 
 
-def _free_bytes(memory: MemoryPlan | PlainPlan, device: torch.device, limits: MemoryLimits) -> int:
+def _free_bytes(
+    memory: MemoryPlan | PlainMemoryPlan, device: torch.device, limits: MemoryLimits
+) -> int:
     if device.type == "cuda":
-        return device_budget(device, limits.device_gib)
+        return device_memory_budget(device, limits.device_gib)
     # What the process holds is in a plain plan's items, and is not free any more.
-    held = memory.process_bytes if isinstance(memory, PlainPlan) else 0
-    return host_budget(limits.host_gib) + held
+    held = memory.process_bytes if isinstance(memory, PlainMemoryPlan) else 0
+    return host_memory_budget(limits.host_gib) + held
 
 
 def _table(report: dict[str, Any]) -> Table:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from the_block_llm.models.base.sources import load_tokenizer
-from the_block_llm.models.factory import Trainable
+from the_block_llm.models.factory import TrainableModel
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
-from the_block_llm.models.plain.memory_plan import PlainPlan
+from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
 from the_block_llm.pipelines.qlora_train.data.run_data import RunData
 from the_block_llm.pipelines.qlora_train.data.sampler import BLANK
@@ -36,7 +36,7 @@ class Speed:
 
 
 def measure_speed(
-    trainable: Trainable, rows: RowTable, micro_batch_rows: int, device: torch.device
+    trainable: TrainableModel, rows: RowTable, micro_batch_rows: int, device: torch.device
 ) -> Speed:
     """Time forward and backward passes over the longest rows; nothing is learned.
 
@@ -68,7 +68,7 @@ def measure_speed(
         free_memory(model)
 
 
-def measure(job: TrainingJob, plan: MemoryPlan | PlainPlan | None, data: RunData) -> Speed:
+def measure(job: TrainingJob, plan: MemoryPlan | PlainMemoryPlan | None, data: RunData) -> Speed:
     """Load the model, time real passes over the longest rows, and let go of it."""
     trainable = load_model(job, plan, load_tokenizer(job.profile, job.added_tokens))
     return measure_speed(

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import batches
 from the_block_llm.pipelines.sequence_build.dedup.signatures import sides_of
 from the_block_llm.schemas import SPLITS, Split
@@ -14,7 +14,7 @@ from the_block_llm.schemas import SPLITS, Split
 _GONE: Final = len(SPLITS)  # the side of what is not there any more
 
 
-def said_again(parts: Sequence[Place], leaks: Set[str]) -> dict[Split, dict[str, str]]:
+def said_again(parts: Sequence[StorageLocation], leaks: Set[str]) -> dict[Split, dict[str, str]]:
     """Find them, nine bytes of memory a document.
 
     Args:
@@ -53,11 +53,11 @@ def _again(
     is_first[1:] = whole[order[1:]] != whole[order[:-1]]
     first = order[np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))]
     again, first = order[~is_first], first[~is_first]
-    in_order = np.argsort(again)
-    return again[in_order], first[in_order]
+    ordered_map = np.argsort(again)
+    return again[ordered_map], first[ordered_map]
 
 
-def _names(parts: Sequence[Place], numbers: npt.NDArray[np.int64]) -> dict[int, str]:
+def _names(parts: Sequence[StorageLocation], numbers: npt.NDArray[np.int64]) -> dict[int, str]:
     wanted = np.unique(numbers)
     found: dict[int, str] = {}
     begin = 0

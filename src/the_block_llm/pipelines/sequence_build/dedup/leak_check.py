@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.sequence_build.dedup.inverted_index import (
     Places,
     Postings,
@@ -64,7 +64,7 @@ class LeakCheck:
         """
         self._similarity = similarity
         some = Worded.together([one.without_old_lines() for one in held_back])
-        give_back_freed()
+        trim_heap()
         self._ids, self._sources, self._named = some.ids, some.sources, some.named
         self._sides, self._n_new, self._signatures = some.sides, some.n_new, some.signatures
         n_documents = len(some)
@@ -75,7 +75,7 @@ class LeakCheck:
         bands = some.bands[worded]
         # To index them takes the most memory of all this.
         del some
-        give_back_freed()
+        trim_heap()
         self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
         # Of each line of each document, by which sides it was seen.
         self._seen_by = np.zeros(len(self._lines.owners), np.uint8)

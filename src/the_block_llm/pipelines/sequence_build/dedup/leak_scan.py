@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_files import open_parquet
-from the_block_llm.datasets.parquet_table import save_parts
-from the_block_llm.memory import give_back_freed
+from the_block_llm.datasets.parquet_table import save_table
+from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.dedup.signatures import (
     WORDED,
@@ -37,13 +37,13 @@ _BATCH_ROWS: Final = 4096
 class Noted:
     """The words of some repositories' documents, on disk."""
 
-    parts: Sequence[Place]
+    parts: Sequence[StorageLocation]
     """Of the schema ``WORDED``."""
     dropped: Counter[str]
     """Sources that no document was made of, by reason."""
 
 
-def note_words(drafts: Iterable[tuple[History, Draft | Dropped]], folder: Place) -> Noted:
+def note_words(drafts: Iterable[tuple[History, Draft | Dropped]], folder: StorageLocation) -> Noted:
     """Write down what documents say, below ``folder``."""
     dropped: Counter[str] = Counter()
 
@@ -54,12 +54,12 @@ def note_words(drafts: Iterable[tuple[History, Draft | Dropped]], folder: Place)
             else:
                 dropped[draft.reason] += 1
 
-    noted = Noted(save_parts(folder, WORDED, worded_batches(made())).parts, dropped)
-    give_back_freed()
+    noted = Noted(save_table(folder, WORDED, worded_batches(made())).parts, dropped)
+    trim_heap()
     return noted
 
 
-def stretches(parts: Sequence[Place]) -> list[tuple[int, int]]:
+def stretches(parts: Sequence[StorageLocation]) -> list[tuple[int, int]]:
     """Held-back documents that are compared together, as stretches of their numbers."""
     n_lines = [
         batch["n_new"].to_numpy()[sides_of(batch["split"]) != 0].astype(np.int64)
@@ -74,21 +74,23 @@ def stretches(parts: Sequence[Place]) -> list[tuple[int, int]]:
     return list(pairwise(borders))
 
 
-def compare(parts: Sequence[Place], first: int, last: int, similarity: float) -> list[Leak]:
+def compare(
+    parts: Sequence[StorageLocation], first: int, last: int, similarity: float
+) -> list[Leak]:
     """Compare all documents with the held-back ones numbered ``[first, last)``."""
     check = LeakCheck(_held_back(parts, first, last), similarity)
     for part in parts:
         # What sorting, or the part before, has let go is as much as all that is kept.
-        give_back_freed()
+        trim_heap()
         for batch in batches([part]):
             check.see(Worded.read(batch))
     leaks = check.leaks()
     del check
-    give_back_freed()
+    trim_heap()
     return leaks
 
 
-def _held_back(parts: Sequence[Place], first: int, last: int) -> Iterator[Worded]:
+def _held_back(parts: Sequence[StorageLocation], first: int, last: int) -> Iterator[Worded]:
     number = 0
     for part in parts:
         sides = np.concatenate(
@@ -101,13 +103,13 @@ def _held_back(parts: Sequence[Place], first: int, last: int) -> Iterator[Worded
                 numbers = number + np.arange(len(own))
                 yield Worded.read(batch).take(own[(first <= numbers) & (numbers < last)])
                 number += len(own)
-            give_back_freed()
+            trim_heap()
         else:
             number += n_held_back
 
 
 def batches(
-    parts: Sequence[Place], columns: Sequence[str] | None = None
+    parts: Sequence[StorageLocation], columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The rows of finished parts, some at a time."""
     for part in parts:

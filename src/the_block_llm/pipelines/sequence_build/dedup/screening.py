@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.object_store import Place
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.execution.jobs import Call
 from the_block_llm.pipelines.sequence_build.dedup.exact_duplicates import said_again
@@ -118,7 +118,7 @@ def _documents(drafts: Iterator[Draft | Dropped]) -> Iterator[Draft]:
     return (draft for draft in drafts if isinstance(draft, Draft))
 
 
-def _questions_about(leaks: Sequence[Leak], parts: Sequence[Place]) -> Iterator[Leak]:
+def _questions_about(leaks: Sequence[Leak], parts: Sequence[StorageLocation]) -> Iterator[Leak]:
     """Questions about a commit that itself had to go."""
     found = {leak.document_id for leak in leaks}
     by_commit = {

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from the_block_llm.datasets.by_repository import ByRepository, RowSource
+from the_block_llm.datasets.by_repository import RepositoryRowIndex, RowSource
 from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
@@ -42,9 +42,9 @@ def project_name(repository_name: str) -> str:
 
 def chosen_tables(
     repository: Mapping[str, Any],
-    commits: ParquetParts,
-    file_changes: ParquetParts,
-    snapshot_files: ParquetParts,
+    commits: ParquetTable,
+    file_changes: ParquetTable,
+    snapshot_files: ParquetTable,
     only: str | None,
 ) -> Tables:
     """All repositories as one corpus, or the one named ``only``.
@@ -62,7 +62,9 @@ def chosen_tables(
             f"sequence_build.only_repository={only!r} is none of the {len(each)} repositories "
             f"that were read ({named}{', …' if len(each) > 8 else ''})."
         )
-    tables = (ByRepository(table).of(only) for table in (commits, file_changes, snapshot_files))
+    tables = (
+        RepositoryRowIndex(table).of(only) for table in (commits, file_changes, snapshot_files)
+    )
     return Tables({**facts, "repositories": [facts]}, *tables)
 
 
@@ -84,9 +86,9 @@ class Corpora:
     def with_histories(self) -> Iterator[tuple[History, Draft | Dropped]]:
         """The same, each with the history of its repository."""
         commits, changes, files = (
-            ByRepository(table)
+            RepositoryRowIndex(table)
             for table in (self.tables.commits, self.tables.file_changes, self.tables.snapshot_files)
-            if isinstance(table, ParquetParts)
+            if isinstance(table, ParquetTable)
         )
         for number in self.members:
             facts = self.tables.each[number]
@@ -159,7 +161,7 @@ def corpora(
                 **choices,
             )
         )
-    assert isinstance(tables.commits, ParquetParts)  # noqa: S101, one alone was handled above
+    assert isinstance(tables.commits, ParquetTable)  # noqa: S101, one alone was handled above
     sides = _sides(tables.commits, tuple(facts["name"] for facts in each), cutoff,
                    validation_fraction)  # fmt: skip
     return Corpora(tables, sides, members or range(len(each)), choices)
@@ -176,7 +178,7 @@ class CommitCounts:
 
 def count_commits(tables: Tables, cutoff: Cutoff, validation_fraction: float) -> CommitCounts:
     """Count the commits of each side, and the kinds of those that are trained on."""
-    if len(tables.each) == 1 or not isinstance(tables.commits, ParquetParts):
+    if len(tables.each) == 1 or not isinstance(tables.commits, ParquetTable):
         history = read_history(tables.commits, cutoff, validation_fraction)
         kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
         return CommitCounts(Counter(history.split_of.values()), kinds)
@@ -194,7 +196,7 @@ _REMEMBERED: dict[tuple[Any, ...], Sides] = {}
 
 
 def _sides(
-    commits: ParquetParts, names: tuple[str, ...], cutoff: Cutoff, validation_fraction: float
+    commits: ParquetTable, names: tuple[str, ...], cutoff: Cutoff, validation_fraction: float
 ) -> Sides:
     """The sides of all commits; a worker that does many groups reads them once."""
     # A part has the id of the save that wrote it in its name.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from the_block_llm.datasets.by_repository import RowSource
-from the_block_llm.datasets.cutoff import Cutoff, read_cutoff, utc
+from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import Split
 
@@ -190,5 +190,5 @@ def require_enough(n_commits: int, n_before: int, cutoff: Cutoff) -> None:
 
 
 def _commit(row: Mapping[str, Any]) -> Commit:
-    times = {name: utc(row[name]) for name in ("authored_at", "committed_at")}
+    times = {name: as_utc(row[name]) for name in ("authored_at", "committed_at")}
     return Commit(**{**row, **times, "parents": tuple(row["parents"])})

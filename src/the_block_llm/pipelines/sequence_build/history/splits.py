@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.cutoff import Cutoff
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.sequence_build.history.commits import (
     choose_validation,
     require_enough,
@@ -55,7 +55,7 @@ class Sides:
 
 
 def read_sides(
-    commits: ParquetParts, names: Sequence[str], cutoff: Cutoff, validation_fraction: float
+    commits: ParquetTable, names: Sequence[str], cutoff: Cutoff, validation_fraction: float
 ) -> Sides:
     """Put every commit on its side.
 

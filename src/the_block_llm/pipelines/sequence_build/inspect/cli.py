@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.object_store import StorageLocation
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.datasets.project import OpenProject
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -111,7 +111,7 @@ def rows(
     )
 
     project = open_project(env, profile)
-    table = ParquetParts(project.folder_of(f"{split}_rows"))
+    table = ParquetTable(project.folder_of(f"{split}_rows"))
     models = ModelProfiles.model_validate(project.parameters["models"])
     tokenizer = load_tokenizer(resolve_profile(models, project.parameters["model"]))
     if (project.parameters.get("sequence_build") or {}).get("domain_marks"):
@@ -152,7 +152,7 @@ def audit(
         BlockError: No document, or several, are meant; or there are none yet.
     """
     project = open_project(env, profile)
-    documents = ParquetParts(project.folder_of("documents"))
+    documents = ParquetTable(project.folder_of("documents"))
     removed_ones = _removed(project.folder_of("screening"))
     console = Console(highlight=False, soft_wrap=True)
     held_back = (
@@ -200,7 +200,7 @@ class _Removed:
         return f"{self.document_id} ({self.about})" if self.about else self.document_id
 
 
-def _removed(screening: Place) -> Sequence[_Removed]:
+def _removed(screening: StorageLocation) -> Sequence[_Removed]:
     # The tables may have been brought here without it.
     if not screening.exists():
         return ()

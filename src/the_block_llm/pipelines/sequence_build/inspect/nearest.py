@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.dedup.shingling import wording
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
@@ -29,7 +29,7 @@ class Neighbour:
 
 
 def nearest_training_documents(
-    documents: ParquetParts, document_id: str, n_neighbours: int = 5
+    documents: ParquetTable, document_id: str, n_neighbours: int = 5
 ) -> list[Neighbour]:
     """Compare one document with everything on an earlier side of the cut-off.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _LEARNED: Final = "green"
 _SHOWN: Final = "dim"
 
 
-def show_row(rows: ParquetParts, number: int, tokenizer: "PreTrainedTokenizerFast") -> Text:
+def show_row(rows: ParquetTable, number: int, tokenizer: "PreTrainedTokenizerFast") -> Text:
     """Decode one row: learned tokens in colour, shown ones dim, a rule before each segment.
 
     Args:
@@ -64,7 +64,7 @@ def marked_lines(text: Text) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
-def _row(rows: ParquetParts, number: int) -> dict[str, Any]:
+def _row(rows: ParquetTable, number: int) -> dict[str, Any]:
     if not 0 <= number < rows.num_rows:
         raise ParameterError(
             f"There is no row {number} in {rows.folder}: it has rows 0 to {rows.num_rows - 1}."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.inspect.row_view import marked_lines, show_segment
 
@@ -45,7 +45,7 @@ class _Place:
 
 
 def sample_page(
-    rows: ParquetParts, tokenizer: "PreTrainedTokenizerFast", n_samples: int, sort: str, seed: int
+    rows: ParquetTable, tokenizer: "PreTrainedTokenizerFast", n_samples: int, sort: str, seed: int
 ) -> Iterator[str]:
     """Choose segments of every sort of document, and write them as Markdown.
 
@@ -98,7 +98,7 @@ def _order(name: str) -> int:
 
 
 def _segments(
-    rows: ParquetParts, places: Sequence[_Place], tokenizer: "PreTrainedTokenizerFast"
+    rows: ParquetTable, places: Sequence[_Place], tokenizer: "PreTrainedTokenizerFast"
 ) -> Iterator[str]:
     wanted = {place.row for place in places}
     read: dict[int, dict[str, Any]] = {

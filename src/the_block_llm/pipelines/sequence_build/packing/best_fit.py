@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from the_block_llm.errors import PieceTooLongError
+from the_block_llm.errors import ChunkTooLongError
 
 
 def best_fit(lengths: Sequence[int], context_tokens: int) -> list[list[int]]:
@@ -21,13 +21,13 @@ def best_fit(lengths: Sequence[int], context_tokens: int) -> list[list[int]]:
         index appears exactly once.
 
     Raises:
-        PieceTooLongError: A piece is longer than a row.
+        ChunkTooLongError: A piece is longer than a row.
 
     >>> best_fit([3, 5, 2, 4], context_tokens=6)
     [[0], [1], [2, 3]]
     """
     if lengths and max(lengths) > context_tokens:
-        raise PieceTooLongError(
+        raise ChunkTooLongError(
             f"A piece has {max(lengths)} tokens, and a row holds {context_tokens}."
         )
     rows: list[list[int]] = []

@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts
+from the_block_llm.datasets.object_store import StorageLocation
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.execution.jobs import Call
-from the_block_llm.execution.ordered_map import in_order
+from the_block_llm.execution.ordered_map import ordered_map
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.sequence_build.packing.repository_batches import temporary_folder
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_window
 from the_block_llm.pipelines.sequence_build.packing.windows import Window
@@ -27,28 +27,28 @@ _PART_BYTES: Final = 32 * 1024 * 1024  # held in memory, beside the window, by e
 class WindowWork:
     """Packs a window; sent to whichever process does it."""
 
-    documents: Place
+    documents: StorageLocation
     shape: RowShape
     token_bytes: np.ndarray[Any, np.dtype[np.int64]]
 
-    def parts(self, window: Window, folder: Place) -> Sequence[Place]:
+    def parts(self, window: Window, folder: StorageLocation) -> Sequence[StorageLocation]:
         """Write the rows of the window below ``folder``; returns the finished parts."""
-        batches = pack_window(ParquetParts(self.documents), window, self.shape, self.token_bytes)
+        batches = pack_window(ParquetTable(self.documents), window, self.shape, self.token_bytes)
         # A task that is begun again writes beside what its predecessor left.
         name = uuid.uuid4().hex
-        parts = save_parts(folder / name, ROWS, batches, part_bytes=_PART_BYTES).parts
-        give_back_freed()
+        parts = save_table(folder / name, ROWS, batches, part_bytes=_PART_BYTES).parts
+        trim_heap()
         return parts
 
 
 def packed(
-    documents: ParquetParts,
+    documents: ParquetTable,
     windows: Sequence[Window],
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
-    work_folder: Place | None,
+    work_folder: StorageLocation | None,
     execution: ExecutionParams,
-) -> Iterator[pa.RecordBatch | Place]:
+) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Pack every window; gives rows where there is one, else finished parts, in order.
 
     Args:
@@ -70,5 +70,5 @@ def packed(
     work = WindowWork(documents.folder, shape, token_bytes)
     with temporary_folder(work_folder) as folder:
         jobs: list[Call] = [(work.parts, (window, folder)) for window in windows]
-        for parts in in_order(jobs, execution, "Packing rows"):
+        for parts in ordered_map(jobs, execution, "Packing rows"):
             yield from parts

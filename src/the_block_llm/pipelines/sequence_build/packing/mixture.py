@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE
 from the_block_llm.pipelines.sequence_build.params import Mix
 from the_block_llm.schemas import DOCUMENT_KINDS
@@ -18,7 +18,7 @@ _ROUNDS = 200  # of a sum that settles by halves; more than the precision of a f
 
 
 def left_out_by_mix(
-    documents: ParquetParts, mix: Mix, context_tokens: int
+    documents: ParquetTable, mix: Mix, context_tokens: int
 ) -> npt.NDArray[np.bool_]:
     """Choose the training documents to leave out of a kind that has too many.
 
@@ -59,7 +59,7 @@ def left_out_by_mix(
 
 
 def _sharing(
-    documents: ParquetParts, context_tokens: int
+    documents: ParquetTable, context_tokens: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Of every row the kind, -1 where it takes no share; its tokens; and when it was written.
 

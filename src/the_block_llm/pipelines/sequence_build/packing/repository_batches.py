@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from the_block_llm.datasets.object_store import Place, StorePath
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, write_text_atomically
+from the_block_llm.datasets.object_store import StorageLocation, StorePath
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table, write_text_atomically
 from the_block_llm.errors import ExecutionError
-from the_block_llm.execution.jobs import Call, Lost
+from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
-from the_block_llm.memory import give_back_freed
+from the_block_llm.memory import trim_heap
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import DOCUMENTS
 
@@ -56,13 +56,15 @@ class GroupWork:
     """A module's function of the group's range, the screening, and ``arguments``."""
     arguments: tuple[Any, ...]
 
-    def parts(self, members: range, screening: Place, folder: Place) -> Sequence[Place]:
+    def parts(
+        self, members: range, screening: StorageLocation, folder: StorageLocation
+    ) -> Sequence[StorageLocation]:
         """Write the documents of the group below ``folder``; returns the finished parts."""
         found = json.loads(screening.read_text(encoding="utf-8"))
         batches = self.batches(members, found, *self.arguments)
         # A task that is begun again writes beside what its predecessor left.
-        parts = save_parts(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
-        give_back_freed()
+        parts = save_table(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
+        trim_heap()
         return parts
 
 
@@ -70,9 +72,9 @@ def in_groups(
     work: GroupWork,
     groups: Sequence[range],
     screening: Mapping[str, Any],
-    work_folder: Place | None,
+    work_folder: StorageLocation | None,
     execution: ExecutionParams,
-) -> Iterator[Place]:
+) -> Iterator[StorageLocation]:
     """Render every group and give the finished parts, in the order of the groups.
 
     Args:
@@ -99,10 +101,10 @@ def in_groups(
                 yield from function(*arguments)
                 bar.advance()
             return
-        done: dict[int, Sequence[Place]] = {}
+        done: dict[int, Sequence[StorageLocation]] = {}
         following = 0
         for number, parts in run_on_ray(jobs, execution):
-            if isinstance(parts, Lost):
+            if isinstance(parts, WorkerLost):
                 raise ExecutionError(
                     f"The documents of repositories {groups[number].start + 1} to "
                     f"{groups[number].stop} cannot be rendered: {parts.reason}. Give the nodes "
@@ -116,8 +118,8 @@ def in_groups(
 
 
 def work_folder(
-    tables: ParquetParts, chosen: str | None, execution: ExecutionParams
-) -> Place | None:
+    tables: ParquetTable, chosen: str | None, execution: ExecutionParams
+) -> StorageLocation | None:
     """Where parts lie until their table is whole.
 
     Args:
@@ -132,7 +134,7 @@ def work_folder(
 
 
 @contextmanager
-def temporary_folder(work_folder: Place | None) -> Iterator[Place]:
+def temporary_folder(work_folder: StorageLocation | None) -> Iterator[StorageLocation]:
     """A folder below ``work_folder``, or of this machine's own, that is removed in the end."""
     if work_folder is None:
         with TemporaryDirectory(prefix="documents-") as name:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.sequence_build.code.boundaries import Signposts, border_lines
 from the_block_llm.pipelines.sequence_build.document import must_stay_whole
 from the_block_llm.pipelines.sequence_build.packing.backfill import lend_beginnings
@@ -50,7 +50,7 @@ class _Document:
 
 
 def pack_split(
-    documents: ParquetParts,
+    documents: ParquetTable,
     split: Split,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
@@ -75,7 +75,7 @@ def pack_split(
 
 
 def pack_window(
-    documents: ParquetParts,
+    documents: ParquetTable,
     window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
@@ -86,7 +86,7 @@ def pack_window(
 
 
 def _cut_documents(
-    documents: ParquetParts,
+    documents: ParquetTable,
     window: Window,
     shape: RowShape,
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from the_block_llm.datasets.parquet_table import ParquetParts
+from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.schemas import Split
 
@@ -52,7 +52,7 @@ class _Open:
 
 
 def windows_of(
-    documents: ParquetParts,
+    documents: ParquetTable,
     split: Split,
     shape: RowShape,
     left_out: npt.NDArray[np.bool_] | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from the_block_llm.memory import fewer_collections
+from the_block_llm.memory import raise_gc_threshold
 from the_block_llm.pipelines.sequence_build.document import Draft, writable
 from the_block_llm.pipelines.sequence_build.tokenization.curriculum import stage_of
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import (
@@ -31,7 +31,7 @@ def document_batches(
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int] = (),
-    reuse_folder: Path | None = None,
+    token_cache_folder: Path | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Tokenise drafts and put them into record batches of the schema ``DOCUMENTS``.
 
@@ -41,12 +41,12 @@ def document_batches(
         context_tokens: Capacity of a row. A document that must stay whole and is longer gives
             way to the one it brings along; one that brings none stays as it is.
         stage_tokens: Capacity of the rows of each curriculum stage.
-        reuse_folder: Where ids of earlier runs are; none: everything is tokenised anew.
+        token_cache_folder: Where ids of earlier runs are; none: everything is tokenised anew.
     """
     with ExitStack() as stack:
-        stack.enter_context(fewer_collections())
-        earlier = reuse_folder and stack.enter_context(
-            TokenisedTexts(reuse_folder, tokenizer.backend)
+        stack.enter_context(raise_gc_threshold())
+        earlier = token_cache_folder and stack.enter_context(
+            TokenisedTexts(token_cache_folder, tokenizer.backend)
         )
         yield from _batches(drafts, tokenizer, context_tokens, stage_tokens, earlier or None)
 

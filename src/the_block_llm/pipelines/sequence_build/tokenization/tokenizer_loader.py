@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from the_block_llm.execution.local_jobs import run_apart
+from the_block_llm.execution.local_jobs import run_in_subprocess
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.documents.special_tokens import add_domain_marks
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
@@ -59,7 +59,7 @@ def loaded_tokenizer(profile: ModelProfile, *, domain_marks: bool) -> LoadedToke
 
 
 def _read_apart(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
-    found: LoadedTokenizer = run_apart(_read_and_tell, profile, domain_marks)
+    found: LoadedTokenizer = run_in_subprocess(_read_and_tell, profile, domain_marks)
     return found
 
 

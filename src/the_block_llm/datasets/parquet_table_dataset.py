@@ -8,20 +8,20 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
 from the_block_llm import schemas
-from the_block_llm.datasets.object_store import Place, place
-from the_block_llm.datasets.parquet_table import ParquetParts, save_parts, table_exists
+from the_block_llm.datasets.object_store import StorageLocation, resolve_location
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists
 
 _PREVIEW_CHARACTERS = 200
 
 
-class ParquetPartsDataset(
-    AbstractDataset[Iterable[pa.RecordBatch | pa.Table | Place], ParquetParts]
+class ParquetTableDataset(
+    AbstractDataset[Iterable[pa.RecordBatch | pa.Table | StorageLocation], ParquetTable]
 ):
     """A table of one of the schemas in :mod:`the_block_llm.schemas`.
 
     ``save`` takes any iterable of record batches, tables or finished part files and
     consumes it while writing, so a node may return a generator of any length. ``load``
-    returns a :class:`~the_block_llm.datasets.parquet_table.ParquetParts`, which reads on demand.
+    returns a :class:`~the_block_llm.datasets.parquet_table.ParquetTable`, which reads on demand.
     """
 
     def __init__(
@@ -40,21 +40,21 @@ class ParquetPartsDataset(
             credentials: Of the store, for fsspec.
             metadata: For Kedro-Viz; not used here.
         """
-        self._folder = place(filepath, credentials)
+        self._folder = resolve_location(filepath, credentials)
         self._filepath = self._folder  # by this name Kedro-Viz shows where it is
         self._table = table
         self._schema: pa.Schema = getattr(schemas, table)
         self.metadata = metadata
 
-    def load(self) -> ParquetParts:
-        return ParquetParts(self._folder)
+    def load(self) -> ParquetTable:
+        return ParquetTable(self._folder)
 
-    def save(self, data: Iterable[pa.RecordBatch | pa.Table | Place]) -> None:
-        save_parts(self._folder, self._schema, data)
+    def save(self, data: Iterable[pa.RecordBatch | pa.Table | StorageLocation]) -> None:
+        save_table(self._folder, self._schema, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The first rows, long texts cut, without reading the rest of the table."""
-        rows = ParquetParts(self._folder).head(nrows).to_pylist()
+        rows = ParquetTable(self._folder).head(nrows).to_pylist()
         return TablePreview(
             {
                 "index": list(range(len(rows))),
@@ -65,7 +65,7 @@ class ParquetPartsDataset(
 
     def statistics(self) -> dict[str, int]:
         """Rows, columns and bytes on disk, from the manifest alone."""
-        parts = ParquetParts(self._folder)
+        parts = ParquetTable(self._folder)
         return {
             "rows": parts.num_rows,
             "columns": len(self._schema),
