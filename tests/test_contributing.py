@@ -32,21 +32,56 @@ def snippets(heading: str) -> list[str]:
     return found
 
 
-def test_every_place_on_the_map_is_there_and_no_module_is_missing() -> None:
-    places = TEXT.partition("## The map")[2].partition("## Habits")[0]
-    named = set(re.findall(r"`([\w./<>]+)`", places))
+def section(heading: str) -> str:
+    return TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_every_file_that_a_change_begins_with_exists() -> None:
+    rows = [line for line in section("Where does a change go?").splitlines() if "`src/" in line]
+    files = [re.findall(r"`(src/[\w./]+)`", row) for row in rows]
+    assert len(rows) == 12
+    assert [found for found in files if len(found) != 1 or not (ROOT / found[0]).is_file()] == []
+
+
+def test_the_map_names_every_folder_and_module_and_no_other() -> None:
     package = ROOT / "src/the_block_llm"
-    for name in named - {"src/the_block_llm/pipelines/<name>/", "conf/local"}:
-        inside = package / "pipelines/qlora_train"
-        candidates = (ROOT / name, package / name, package / "models" / name, inside / name)
-        beside = (ROOT / "conf/base" / name, package / "datasets" / name)
-        assert any(path.exists() for path in (*candidates, *beside)), name
-    unnamed = [
-        path.name
-        for path in package.iterdir()
-        if not path.name.startswith("__") and not any(path.stem in name for name in named)
-    ]
-    assert unnamed == []
+    named: set[str] = set()
+    for row in section("The map").partition("| beside the package")[0].splitlines():
+        if not row.startswith("| `"):
+            continue
+        first, second = re.split(r"\s*\|\s*", row.strip("| "))[:2]
+        tops = re.findall(r"`([\w/]+(?:\.py)?)`", first)
+        named.update(tops)
+        if len(tops) == 1 and tops[0].endswith("/"):
+            inside = re.findall(r"`([\w]+/)`", second)
+            below = re.findall(r"\(with (.*?)\)", second)
+            deeper = {name for text in below for name in re.findall(r"`(\w+/)`", text)}
+            named.update(tops[0] + name for name in inside if name not in deeper)
+    there = {f"{p.parent.relative_to(package).as_posix()}/" for p in package.rglob("__init__.py")}
+    there = {name for name in there if name.count("/") <= (3 if name.startswith("pipe") else 2)}
+    there |= {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
+    assert named == there - {"./", "pipelines/"}
+
+
+def test_every_place_beside_the_package_is_there() -> None:
+    rows = section("The map").partition("| beside the package")[2]
+    names = [name for row in rows.splitlines()[2:] for name in re.findall(r"^\| (.*?) \|", row)]
+    places = [place for name in names for place in re.findall(r"`([^`]+)`", name)]
+    assert len(places) > 8
+    assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+GLOSSARY = ROOT / "docs/glossary.md"
+
+
+def test_every_term_of_the_glossary_leads_to_a_module() -> None:
+    rows = re.findall(
+        r"^\| (.*?) \|.*\| (\S+) \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    terms = {term: where.strip("`") for term, where in rows if term not in {"term", "---"}}
+    assert len(terms) > 40
+    package = ROOT / "src/the_block_llm"
+    assert {t: where for t, where in terms.items() if not (package / where).is_file()} == {}
 
 
 @pytest.mark.slow
