@@ -54,10 +54,10 @@ def language_of(file_name: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def known_language(name: str) -> str | None:
+def canonical_language(name: str) -> str | None:
     """Return the language that somebody calls ``name``, as this module spells it.
 
-    >>> known_language("rust"), known_language("Common-Lisp"), known_language("no such")
+    >>> canonical_language("rust"), canonical_language("Common-Lisp"), canonical_language("no such")
     ('Rust', 'Common Lisp', None)
     """
     return _spellings().get(name.lower())

@@ -14,6 +14,6 @@ def continuation_nats(
         model,
         [PrefixedContinuations(prefix, continuations)],
         cache_gib=1.0,
-        on_measured=found.__setitem__,
+        on_scored=found.__setitem__,
     )
     return found[0]

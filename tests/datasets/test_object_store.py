@@ -207,7 +207,7 @@ def test_a_copy_on_this_machine_follows_its_table(
     folder: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
-    save_table(folder, SCHEMA, [batch(1), batch(2)], part_bytes=1).on_this_machine(copy)
+    save_table(folder, SCHEMA, [batch(1), batch(2)], part_bytes=1).ensure_local(copy)
     assert numbers(ParquetTable(copy)) == [1, 2]
     table = save_table(folder, SCHEMA, [batch(2), batch(3)], part_bytes=1)
     fetched: list[str] = []
@@ -218,12 +218,12 @@ def test_a_copy_on_this_machine_follows_its_table(
         get_file(self, target)
 
     monkeypatch.setattr(StorePath, "get_file", counted)
-    assert table.on_this_machine(copy) == copy
+    assert table.ensure_local(copy) == copy
     assert fetched == [table.parts[1].name], "the other part was there"
     assert numbers(ParquetTable(copy)) == [2, 3]
     assert len(list(copy.iterdir())) == 3, "what the table no longer has is gone"
     here = save_table(tmp_path / "t", SCHEMA, [batch(1)])
-    assert here.on_this_machine(tmp_path / "unused") == tmp_path / "t"
+    assert here.ensure_local(tmp_path / "unused") == tmp_path / "t"
     assert not (tmp_path / "unused").exists()
 
 

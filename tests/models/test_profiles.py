@@ -56,8 +56,8 @@ def test_a_folder_of_weights_takes_the_values_of_its_architecture(
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (None, ModelUnavailableError, "holds no model"),
-        ("{", ModelUnavailableError, "holds no model"),
+        (None, ModelUnavailableError, "contains no model"),
+        ("{", ModelUnavailableError, "contains no model"),
         ('{"model_type": "gpt2", "hidden_size": 768}', ProfileError, "model_type gpt2"),
     ],
 )
@@ -77,8 +77,8 @@ def test_a_folder_that_is_no_known_model_is_refused(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"hub_id": None}, "must say where the model is"),
-        ({"wheel": "some_wheel"}, "keep one"),
+        ({"hub_id": None}, "source of the model"),
+        ({"wheel": "some_wheel"}, "remove one"),
         ({"overlap_tokens": 600}, "more than half"),
         ({"typo": 1}, "Extra inputs"),
         ({"context_tokens": "long"}, "valid integer"),

@@ -19,7 +19,12 @@ import pyarrow as pa
 
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import open_parquet, row_groups_with, write_parquet
-from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
+from the_block_llm.datasets.part_writers import (
+    UNFINISHED,
+    LocalPartWriter,
+    ObjectStorePartWriter,
+    PartWriter,
+)
 from the_block_llm.errors import StorageError, TableError
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -143,7 +148,7 @@ class ParquetTable:
             left -= taken[-1].num_rows
         return pa.Table.from_batches(taken, schema=self.schema)
 
-    def on_this_machine(self, folder: Path) -> Path:
+    def ensure_local(self, folder: Path) -> Path:
         """Where the table can be read as files: where it is, or copied into ``folder``.
 
         A part that an earlier call has copied is not fetched again.
@@ -228,9 +233,9 @@ def save_table(
     writer: PartWriter | None = None
     try:
         if isinstance(folder, StorePath):
-            writer = StoreParts(folder, schema)
+            writer = ObjectStorePartWriter(folder, schema)
         else:
-            writer = FolderParts(folder, schema, write_part)
+            writer = LocalPartWriter(folder, schema, write_part)
         for item in items:
             if isinstance(item, Path | StorePath):
                 if pending:

@@ -36,7 +36,7 @@ class PartWriter(Protocol):
         ...
 
 
-class FolderParts:
+class LocalPartWriter:
     """Parts in a folder of a file system, numbered; finished files are linked."""
 
     def __init__(
@@ -83,7 +83,7 @@ class FolderParts:
         return self._folder / f"part-{self._count - 1:05d}-{self._save_id}.parquet"
 
 
-class StoreParts:
+class ObjectStorePartWriter:
     """Parts in an object store, named by a digest of their bytes.
 
     So a part that lies there already is not sent again: not by the next run of a repository

@@ -47,8 +47,8 @@ def test_gradients_are_those_of_a_model_with_larger_matrices(
     assert len(rows.parameters) == (1 if name == "tied" else 2)
     # The same, written out: whole matrices that autograd knows, 263 rows each.
     embedding, head = (
-        torch.cat([layer.weight.detach()[:260], own.detach()]).requires_grad_()
-        for layer, own in (
+        torch.cat([layer.weight.detach()[:260], added_logits.detach()]).requires_grad_()
+        for layer, added_logits in (
             (model.get_input_embeddings(), rows.embedding),
             (model.get_output_embeddings(), rows.head),
         )
@@ -67,8 +67,8 @@ def test_gradients_are_those_of_a_model_with_larger_matrices(
         wanted = [(embedding.grad + head.grad)[260:]]  # type: ignore[operator]
     else:
         wanted = [embedding.grad[260:], head.grad[260:]]  # type: ignore[index]
-    for own, gradient in zip(rows.parameters, wanted, strict=True):
-        torch.testing.assert_close(own.grad, gradient, rtol=1e-5, atol=1e-5)
+    for added_logits, gradient in zip(rows.parameters, wanted, strict=True):
+        torch.testing.assert_close(added_logits.grad, gradient, rtol=1e-5, atol=1e-5)
     assert sum("rows" in key for key in gradients) == len(rows.parameters)
 
 
@@ -79,8 +79,10 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
     ours = load(profiles[name], None, MARKS)
     rows = active_added_embeddings(ours.model)
     assert rows is not None
-    for number, own in enumerate(rows.parameters):
-        own.data = torch.randn(own.shape, generator=torch.Generator().manual_seed(number))
+    for number, added_logits in enumerate(rows.parameters):
+        added_logits.data = torch.randn(
+            added_logits.shape, generator=torch.Generator().manual_seed(number)
+        )
     ours.model.save_pretrained(str(tmp_path), save_embedding_layers=False)
     size = sum(
         tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values()

@@ -6,8 +6,8 @@ from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 from the_block_llm.models.inference.generation import (
     Completion,
     SamplingParams,
-    _RowwiseDraw,
-    batches_that_fit,
+    _GumbelSampler,
+    batch_by_length,
     generate,
     stop_token_ids,
 )
@@ -25,14 +25,14 @@ def model():
     return tiny_llama().eval()
 
 
-def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Completion]:
+def answers(model, tokenizer, sampling, batch_rows, texts=TEXTS) -> list[Completion]:
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     found: dict[int, Completion] = {}
     generate(
         model,
         tokenizer,
         prompts,
-        decoding,
+        sampling,
         batch_rows=batch_rows,
         cache_gib=0.1,
         on_completion=found.__setitem__,
@@ -42,10 +42,10 @@ def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Complet
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_answer_does_not_depend_on_its_batch(model, tokenizer, temperature):
-    decoding = SamplingParams(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
-    alone = answers(model, tokenizer, decoding, batch_rows=1)
-    assert answers(model, tokenizer, decoding, batch_rows=4) == alone
-    backwards = answers(model, tokenizer, decoding, batch_rows=3, texts=TEXTS[::-1])
+    sampling = SamplingParams(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
+    alone = answers(model, tokenizer, sampling, batch_rows=1)
+    assert answers(model, tokenizer, sampling, batch_rows=4) == alone
+    backwards = answers(model, tokenizer, sampling, batch_rows=3, texts=TEXTS[::-1])
     assert backwards[::-1] == alone
 
 
@@ -70,7 +70,7 @@ def test_draws_differ_by_seed_and_a_small_nucleus_is_greedy(model, tokenizer):
 
 def test_draws_follow_the_models_distribution(model, tokenizer):
     logits = torch.full((2000, 4), 0.0) + torch.tensor([2.0, 1.0, 0.0, -1.0])
-    draw = _RowwiseDraw([[row] for row in range(2000)], seed=0)
+    draw = _GumbelSampler([[row] for row in range(2000)], seed=0)
     drawn = draw(torch.zeros(2000, 1), logits).argmax(dim=-1)
     shares = torch.bincount(drawn, minlength=4) / 2000
     torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.03, rtol=0)
@@ -117,4 +117,4 @@ def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
     ],
 )
 def test_batches_fit_the_cache_and_hold_one_at_least(lengths, rows, tokens, batches):
-    assert batches_that_fit(lengths, rows, tokens) == batches
+    assert batch_by_length(lengths, rows, tokens) == batches

@@ -30,42 +30,42 @@ def packed(segments: list[list[int]], masked: int = 0) -> dict:
 
 def plain_loop(model: LlamaForCausalLM, segment: list[int]) -> list[float]:
     """One forward pass for each token, of nothing but what stands before it."""
-    nats = [0.0]
+    nll = [0.0]
     for end in range(1, len(segment)):
         with torch.no_grad():
             logits = model(torch.tensor([segment[:end]])).logits[0, -1]
-        nats.append(-functional.log_softmax(logits, dim=-1)[segment[end]].item())
-    return nats
+        nll.append(-functional.log_softmax(logits, dim=-1)[segment[end]].item())
+    return nll
 
 
 def test_packed_rows_of_different_length_agree_with_a_plain_loop(model):
     first = [[5, 9, 33, 2], [7, 7, 61]]
     second = [[80, 3]]
-    nats = token_nll(model, collate_rows([packed(first), packed(second)], pad_token_id=0))
+    nll = token_nll(model, collate_rows([packed(first), packed(second)], pad_token_id=0))
     expected_first = plain_loop(model, first[0]) + plain_loop(model, first[1])
-    torch.testing.assert_close(nats[0], torch.tensor(expected_first), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(nll[0], torch.tensor(expected_first), rtol=1e-4, atol=1e-5)
     expected_second = [*plain_loop(model, second[0]), 0, 0, 0, 0, 0]
-    torch.testing.assert_close(nats[1], torch.tensor(expected_second), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(nll[1], torch.tensor(expected_second), rtol=1e-4, atol=1e-5)
 
 
 def test_masked_tokens_cost_nothing_but_are_read(model):
     segment = [5, 9, 33, 2, 8]
-    nats = token_nll(model, collate_rows([packed([segment], masked=3)], pad_token_id=0))[0]
-    assert nats[:3].tolist() == [0, 0, 0]
-    torch.testing.assert_close(nats[3:], torch.tensor(plain_loop(model, segment)[3:]))
+    nll = token_nll(model, collate_rows([packed([segment], masked=3)], pad_token_id=0))[0]
+    assert nll[:3].tolist() == [0, 0, 0]
+    torch.testing.assert_close(nll[3:], torch.tensor(plain_loop(model, segment)[3:]))
 
 
 def test_more_targets_than_one_slice_of_the_head(model, monkeypatch):
     segment = list(range(1, 40))
     batch = collate_rows([packed([segment])], pad_token_id=0)
     whole = token_nll(model, batch)
-    monkeypatch.setattr("the_block_llm.models.inference.likelihood._HEAD_TOKENS", 7)
+    monkeypatch.setattr("the_block_llm.models.inference.likelihood._HEAD_CHUNK_TOKENS", 7)
     torch.testing.assert_close(token_nll(model, batch), whole)
 
 
 def test_a_row_without_targets_is_zero(model):
-    nats = token_nll(model, collate_rows([packed([[4, 5, 6]], masked=3)], pad_token_id=0))
-    assert nats.tolist() == [[0, 0, 0]]
+    nll = token_nll(model, collate_rows([packed([[4, 5, 6]], masked=3)], pad_token_id=0))
+    assert nll.tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,9 @@ def test_continuations_of_one_prefix_agree_with_a_plain_loop(model, continuation
 
 @pytest.mark.parametrize("tokens_a_pass", [1, 30, 2048])
 def test_many_prefixes_together_agree_with_a_plain_loop(model, monkeypatch, tokens_a_pass):
-    monkeypatch.setattr("the_block_llm.models.inference.likelihood._CPU_TOKENS", tokens_a_pass)
+    monkeypatch.setattr(
+        "the_block_llm.models.inference.likelihood._CPU_BATCH_TOKENS", tokens_a_pass
+    )
     texts = [
         PrefixedContinuations([5, 9, 33, 2], [[3, 4], [80, 7, 7]]),
         PrefixedContinuations([8], [[9]]),
@@ -87,7 +89,7 @@ def test_many_prefixes_together_agree_with_a_plain_loop(model, monkeypatch, toke
         PrefixedContinuations([11, 12], [[13, 14, 15]]),
     ]
     found = {}
-    score_continuations(model, texts, cache_gib=1.0, on_measured=found.__setitem__)
+    score_continuations(model, texts, cache_gib=1.0, on_scored=found.__setitem__)
     for at, (prefix, continuations) in enumerate(texts):
         expected = [sum(plain_loop(model, prefix + c)[len(prefix) :]) for c in continuations]
         assert found[at] == pytest.approx(expected, rel=1e-4)
@@ -105,5 +107,5 @@ def test_memory_for_keys_and_values_bounds_what_goes_together(
     decoder = model.get_decoder()
     monkeypatch.setattr(model, "get_decoder", lambda: read.append(1) or decoder)
     gib = cache_tokens * cache_bytes_per_token(model) / 2**30
-    score_continuations(model, texts, cache_gib=gib, on_measured=lambda *_: None)
+    score_continuations(model, texts, cache_gib=gib, on_scored=lambda *_: None)
     assert len(read) == 2 * passes  # prefixes, then continuations
