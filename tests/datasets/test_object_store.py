@@ -18,10 +18,10 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from tests.builders.project import run_project
 
-from the_block_llm.datasets.by_repository import RepositoryRowIndex
 from the_block_llm.datasets.object_store import StorePath, check_writable, resolve_location
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists, write_part
 from the_block_llm.datasets.report import ReportDataset
+from the_block_llm.datasets.repository_rows import RepositoryRowIndex
 from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import ParameterError, StorageError, TableError
 from the_block_llm.project.config_loader import config_loader
@@ -64,7 +64,7 @@ def test_rows_of_one_repository_are_found(folder: StorePath) -> None:
     rows = [batch(1, 2, repo="a"), batch(3, repo="b"), batch(4, repo="a")]
     table = save_table(folder, SCHEMA, rows, part_bytes=1)
     # As a job of another process would get it.
-    of_a = pickle.loads(pickle.dumps(RepositoryRowIndex(table).of("a")))
+    of_a = pickle.loads(pickle.dumps(RepositoryRowIndex(table).rows_of("a")))
     assert [row["n"] for row in of_a.rows(["n"])] == [1, 2, 4]
 
 
@@ -198,7 +198,7 @@ def test_finished_parts_are_taken_from_either_place(folder: StorePath, tmp_path:
     assert numbers(save_table(tmp_path / "t", SCHEMA, [*other.parts, batch(3)])) == [2, 3]
     table = ParquetTable(folder)
     assert numbers(save_table(folder, SCHEMA, [table.parts[1], table.parts[0]])) == [2, 1]
-    with pytest.raises(TableError, match="another schema"):
+    with pytest.raises(TableError, match="schema of the part .* differs"):
         save_table(folder, pa.schema([pa.field("m", pa.int64())]), [tmp_path / "a.parquet"])
     assert numbers(ParquetTable(folder)) == [2, 1]
 
@@ -241,7 +241,7 @@ def test_a_bucket_that_is_not_there(credentials: dict[str, Any]) -> None:
     nowhere = resolve_location("s3://no-such-bucket/t", credentials)
     assert isinstance(nowhere, StorePath)
     for reach in (check_writable, ParquetTable, lambda where: save_table(where, SCHEMA, [])):
-        with pytest.raises(StorageError, match="Make the bucket, or correct storage.folder"):
+        with pytest.raises(StorageError, match="Create the bucket, or correct storage.folder"):
             reach(nowhere)
 
 
@@ -271,7 +271,7 @@ def test_a_store_that_does_not_answer(credentials: dict[str, Any]) -> None:
     }
     silent = resolve_location("s3://tables/t", options)
     assert isinstance(silent, StorePath)
-    with pytest.raises(StorageError, match="Check the network and the store's address"):
+    with pytest.raises(StorageError, match="Check the network and the store's URL"):
         check_writable(silent)
 
 
@@ -289,7 +289,7 @@ def test_without_the_extra(folder: StorePath, monkeypatch: pytest.MonkeyPatch) -
 def test_a_protocol_that_nobody_knows() -> None:
     odd = resolve_location("s4://tables/t")
     assert isinstance(odd, StorePath)
-    with pytest.raises(StorageError, match="an address like s3://bucket/prefix"):
+    with pytest.raises(StorageError, match="a URL like s3://bucket/prefix"):
         check_writable(odd)
 
 
@@ -342,7 +342,7 @@ def test_a_bucket_that_is_not_there_is_told_before_anything_runs(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    with pytest.raises(StorageError, match=r"s3://nowhere/x.*Make the bucket"):
+    with pytest.raises(StorageError, match=r"s3://nowhere/x.*Create the bucket"):
         run_project(project, "git_ingest", storage={**STORED, "folder": "s3://nowhere/x"})
 
 

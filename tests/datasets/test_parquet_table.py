@@ -45,7 +45,9 @@ def test_parts_that_cannot_hold_a_value_are_passed_over_and_counted(tmp_path: Pa
         ("c", [(2, ["b", "c"]), (6, ["c"])]),
         ("d", []),
     ):
-        read = [(n, b["side"].to_pylist()) for n, b in made.batches_with("side", value, ["side"])]
+        read = [
+            (n, b["side"].to_pylist()) for n, b in made.batches_containing("side", value, ["side"])
+        ]
         assert read == found
 
 
@@ -102,7 +104,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"columns \['m'\], expected \['n', 'text'\]"):
         save_table(tmp_path / "t", SCHEMA, [wrong])
     unfit = pa.RecordBatch.from_pylist([{"n": "many", "text": "x"}])
-    with pytest.raises(TableError, match="do not fit its schema"):
+    with pytest.raises(TableError, match="do not match its schema"):
         save_table(tmp_path / "t", SCHEMA, [unfit])
     assert not table_exists(tmp_path / "t")
 
@@ -119,9 +121,8 @@ def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path) -> None:
         ParquetTable(tmp_path / "t")
 
 
-def test_metadata_is_kept(tmp_path: Path) -> None:
-    save_table(tmp_path / "t", SCHEMA, [batch(1)], meta={"tokenizer": "abc"})
-    assert ParquetTable(tmp_path / "t").meta == {"tokenizer": "abc"}
+def test_manifest_lists_the_column_types(tmp_path: Path) -> None:
+    save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert json.loads((tmp_path / "t" / "manifest.json").read_text())["columns"]["n"] == "int64"
 
 
@@ -137,6 +138,6 @@ def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 
 def test_a_file_where_the_folder_should_be_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("in the way")
-    with pytest.raises(StorageError, match="what was there before is unchanged"):
+    with pytest.raises(StorageError, match="existing data is unchanged"):
         save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert (tmp_path / "t").read_text() == "in the way"

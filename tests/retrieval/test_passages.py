@@ -8,8 +8,8 @@ from the_block_llm.retrieval.passages import (
     Passage,
     PassageIndex,
     commit_passages,
-    cut_at_lines,
     file_passages,
+    split_at_lines,
 )
 
 
@@ -60,7 +60,7 @@ def test_a_stored_index_finds_the_same(tmp_path):
 
 def test_passages_together_are_the_text():
     text = "\n".join("x" * (n % 17) for n in range(200))
-    pieces = cut_at_lines(text, 50)
+    pieces = split_at_lines(text, 50)
     assert "".join(piece for _, piece in pieces).replace("\n", "") == text.replace("\n", "")
     assert all(len(piece) <= 50 for _, piece in pieces)
 
