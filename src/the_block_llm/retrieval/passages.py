@@ -60,7 +60,7 @@ class PassageIndex:
             self._ranking.save(str(folder), show_progress=False)
 
     def find(self, question: str, n_passages: int) -> list[Passage]:
-        """Return at most ``n_passages`` passages that share a word with ``question``, best first."""
+        """Return up to ``n_passages`` passages that share a word with ``question``, best first."""
         words = split_words(question)
         if self._ranking is None or not words or n_passages == 0:
             return []
