@@ -1,4 +1,4 @@
-"""A profile of the project's parameters, read without Kedro and without torch."""
+"""Read a model profile from conf/base without importing Kedro or torch."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_p
 
 
 def chosen_profile(name: str) -> ModelProfile:
-    """The profile of that name, or of a folder with a model."""
+    """Return the profile of that name, or the one derived for a folder of weights."""
     text = Path("conf/base/parameters_models.yml").read_text(encoding="utf-8")
-    for_files = text.replace("${project_path:", "").replace("base}", "base")
-    profiles = ModelProfiles.model_validate(yaml.safe_load(for_files)["models"])
+    plain_yaml = text.replace("${project_path:", "").replace("base}", "base")
+    profiles = ModelProfiles.model_validate(yaml.safe_load(plain_yaml)["models"])
     return resolve_profile(profiles, name)

@@ -1,7 +1,7 @@
-"""Everything that can go wrong in a way the user can mend, as one exception tree.
+"""Exceptions for errors that the user can fix.
 
-A message says what happened, names the input and the limit, and gives the remedy.
-The command line prints it as one line and exits with code 1; it never shows a traceback.
+A message states what happened, names the input and the limit, and gives the remedy. The command
+line prints it as one line, without a traceback, and exits with code 1.
 """
 
 import difflib
@@ -9,39 +9,39 @@ from collections.abc import Iterable
 
 
 class BlockError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base class of the errors that the user can fix."""
 
 
 class ParameterError(BlockError):
-    """A parameter is missing, misspelt, of the wrong type or out of range."""
+    """A parameter is missing, misspelled, of the wrong type or out of range."""
 
 
 class RepositoryError(BlockError):
-    """The repository cannot be opened or read, or git itself is missing."""
+    """The repository cannot be opened or read, or git is not installed."""
 
 
 class TooLittleDataError(BlockError):
-    """There is not enough history or text to do what was asked."""
+    """There is not enough history or text for the requested operation."""
 
 
 class StaleDataError(BlockError):
-    """A table on disk was made with other choices than the ones now in force."""
+    """A stored table was built with other parameters than the current ones."""
 
 
 class StorageError(BlockError):
-    """A folder cannot be written: read-only, full, or the wrong kind of thing."""
+    """A storage location cannot be used: unreachable, read-only, full, or not a folder."""
 
 
 class TableError(StorageError):
-    """A table on disk is missing, incomplete or of another schema."""
+    """A stored table is missing, incomplete or has another schema."""
 
 
 class ProfileError(BlockError):
-    """A model profile is unknown or contradicts itself."""
+    """A model profile is unknown, inconsistent, or its model is not supported."""
 
 
 class ModelUnavailableError(BlockError):
-    """The weights or the tokenizer of a profile cannot be had."""
+    """The weights or the tokenizer of a profile are not available."""
 
 
 class AdapterTargetError(BlockError):
@@ -49,28 +49,33 @@ class AdapterTargetError(BlockError):
 
 
 class AdapterError(BlockError):
-    """An adapter folder is missing, incomplete or made for another base model."""
+    """An adapter folder is missing, incomplete or belongs to another base model."""
 
 
 class TrainingError(BlockError):
-    """Training cannot start, or had to stop."""
+    """Training cannot start or was aborted."""
 
 
 class MemoryPlanError(TrainingError):
-    """No way of training fits the memory there is; the message says what would."""
+    """No training configuration fits the available memory; the message names one that would."""
 
 
 class WorkerOutOfMemoryError(TrainingError):
-    """One of several processes ran out of memory; all of them begin again with fewer rows."""
+    """A worker process ran out of memory; all workers restart with smaller micro-batches."""
 
     def __init__(self, message: str, rows: int | None = None) -> None:
-        """Say it, and with how many ``rows`` at a time, where that is known."""
+        """Initialize the error.
+
+        Args:
+            message: Text for the user.
+            rows: Rows per forward pass to restart with, if known.
+        """
         super().__init__(message)
         self.rows = rows
 
 
-class StoppedOnRequest(BlockError):  # noqa: N818  # nothing went wrong
-    """The run ended where it was asked to; the command line exits with ``exit_code``."""
+class StoppedOnRequest(BlockError):  # noqa: N818  # not an error
+    """The run stopped on request; the command line exits with ``exit_code``."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -78,49 +83,49 @@ class StoppedOnRequest(BlockError):  # noqa: N818  # nothing went wrong
 
 
 class ChunkTooLongError(BlockError):
-    """A piece of a document is longer than a row."""
+    """A chunk of a document is longer than a row."""
 
 
 class SuiteError(BlockError):
-    """A probe suite file is wrong; the message names file, line and field."""
+    """A probe suite file is invalid; the message names file, line and field."""
 
 
 class RoleError(BlockError):
-    """A model was asked for what its profile cannot do."""
+    """The operation is not supported by the role of the model's profile."""
 
 
 class PromptError(BlockError):
-    """A question or a piece of code is empty or longer than the model takes."""
+    """A question or a code snippet is empty or longer than the model's limit."""
 
 
 class ServerError(BlockError):
-    """The server cannot start as it was asked to."""
+    """The server cannot start with the given options."""
 
 
 class ExecutionError(BlockError):
-    """The engine that jobs should run on cannot be had: not installed, or out of reach."""
+    """The execution engine is not available: not installed, or unreachable."""
 
 
 class GraphSiteError(BlockError):
-    """The graph cannot be built or served as a site."""
+    """The pipeline graph cannot be built or served as a static site."""
 
 
 class ExportError(BlockError):
-    """An exported model does not answer as the adapter does."""
+    """The output of an exported model differs from that of the adapter."""
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A sentence for a message about ``name``, which is none of ``known``; empty if none is near.
+    """Suggest the most similar of the known names, for an error message; empty if none is similar.
 
     >>> did_you_mean("qlora", ["git_ingest", "qlora_train"])
     ' Did you mean qlora_train?'
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {prefix}{near[0]}?" if near else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {prefix}{matches[0]}?" if matches else ""
 
 
 def user_error_cause(error: BaseException) -> BlockError | None:
-    """The error of this tree behind ``error``: Kedro wraps what a dataset raises in its own."""
+    """Return the BlockError in the cause chain of ``error``; Kedro wraps errors of datasets."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, BlockError):
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""The language of a file, from its name, by Pygments' table of lexers."""
+"""Detect the language of a file from its name, using Pygments' lexers."""
 
 import functools
 import re
@@ -7,8 +7,8 @@ from typing import Final
 
 from pygments.lexers import get_all_lexers  # type: ignore[import-untyped]
 
-# Where several lexers claim an ending, or Pygments has a name few would look for.
-_PREFERRED: Final = {
+# Suffixes that several lexers claim, or for which Pygments uses an uncommon name.
+_PREFERRED_SUFFIXES: Final = {
     ".bat": "Batchfile", ".c": "C", ".cc": "C++", ".cfg": "INI", ".conf": "INI", ".cpp": "C++",
     ".cs": "C#", ".css": "CSS", ".csv": "CSV", ".cu": "CUDA", ".d": "D", ".ex": "Elixir",
     ".f90": "Fortran", ".fs": "F#", ".go": "Go", ".h": "C", ".hcl": "HCL", ".hpp": "C++",
@@ -33,7 +33,7 @@ _PREFERRED_NAMES: Final = {
 
 @functools.lru_cache(maxsize=1024)
 def language_of(file_name: str) -> str | None:
-    """Return the language of a file of that name (no folders), None where it is unknown.
+    """Return the language of a file by its base name; None if unknown.
 
     >>> language_of("lib.rs"), language_of("Makefile"), language_of("x.unknown")
     ('Rust', 'Makefile', None)
@@ -42,52 +42,52 @@ def language_of(file_name: str) -> str | None:
     if lower in _PREFERRED_NAMES:
         return _PREFERRED_NAMES[lower]
     dot = lower.rfind(".")
-    ending = lower[dot:] if dot >= 0 else ""
-    if ending in _PREFERRED:
-        return _PREFERRED[ending]
-    endings, patterns = _pygments_table()
-    if ending in endings:
-        return endings[ending]
+    suffix = lower[dot:] if dot >= 0 else ""
+    if suffix in _PREFERRED_SUFFIXES:
+        return _PREFERRED_SUFFIXES[suffix]
+    suffixes, patterns = _pygments_table()
+    if suffix in suffixes:
+        return suffixes[suffix]
     if _any_pattern().match(file_name) is None:
         return None
     return next((name for pattern, name in patterns if fnmatchcase(file_name, pattern)), None)
 
 
 @functools.lru_cache(maxsize=1024)
-def known_language(name: str) -> str | None:
-    """Return the language that somebody calls ``name``, as this module spells it.
+def canonical_language(name: str) -> str | None:
+    """Return the canonical spelling of a language name or alias; None if unknown.
 
-    >>> known_language("rust"), known_language("Common-Lisp"), known_language("no such")
+    >>> canonical_language("rust"), canonical_language("Common-Lisp"), canonical_language("no such")
     ('Rust', 'Common Lisp', None)
     """
-    return _spellings().get(name.lower())
+    return _canonical_names().get(name.lower())
 
 
 @functools.cache
-def _spellings() -> dict[str, str]:
-    spelt: dict[str, str] = {}
+def _canonical_names() -> dict[str, str]:
+    canonical: dict[str, str] = {}
     for name, aliases, _, _ in get_all_lexers(plugins=False):
         for alias in (name, name.replace(" ", "-"), *aliases):
-            spelt.setdefault(alias.lower(), name)
-    for name in (*_PREFERRED.values(), *_PREFERRED_NAMES.values()):
-        spelt |= {name.lower(): name, name.lower().replace(" ", "-"): name}
-    return spelt
+            canonical.setdefault(alias.lower(), name)
+    for name in (*_PREFERRED_SUFFIXES.values(), *_PREFERRED_NAMES.values()):
+        canonical |= {name.lower(): name, name.lower().replace(" ", "-"): name}
+    return canonical
 
 
 @functools.cache
 def _any_pattern() -> re.Pattern[str]:
-    # Hardly any name matches one of the hundred, and one expression says so.
+    # Fast path: few names match any of the hundred patterns, and one regex rejects the others.
     return re.compile("|".join(translate(pattern) for pattern, _ in _pygments_table()[1]))
 
 
 @functools.cache
 def _pygments_table() -> tuple[dict[str, str], list[tuple[str, str]]]:
-    endings: dict[str, str] = {}
+    suffixes: dict[str, str] = {}
     patterns: list[tuple[str, str]] = []
     for name, _, file_patterns, _ in get_all_lexers(plugins=False):
         for pattern in file_patterns:
-            if pattern.startswith("*.") and not any(mark in pattern[2:] for mark in "*?[."):
-                endings.setdefault(pattern[1:].lower(), name)
+            if pattern.startswith("*.") and not any(char in pattern[2:] for char in "*?[."):
+                suffixes.setdefault(pattern[1:].lower(), name)
             else:
                 patterns.append((pattern, name))
-    return endings, patterns
+    return suffixes, patterns

@@ -1,4 +1,4 @@
-"""Memory that a process has let go, and how often it looks for what it could let go."""
+"""Control of the heap and of the garbage collector."""
 
 import ctypes
 import gc
@@ -9,15 +9,15 @@ from typing import Final
 
 import pyarrow as pa
 
-_OBJECTS_BETWEEN_COLLECTIONS: Final = 100_000
+_GC_THRESHOLD: Final = 100_000
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system; does nothing where the C library is not glibc.
+    """Return freed memory to the system (``malloc_trim(3)``).
 
-    Allocators keep what was freed for the next to ask, in pieces between what is alive. Work that
-    comes in portions of varied sizes fits ever less of it in, and so its process would grow with
-    the number of portions though each lets go of everything. A call takes milliseconds.
+    Without glibc only Arrow's memory pool is trimmed. Allocators retain freed blocks for reuse.
+    With batches of varying sizes the heap fragments, and the process grows with the number of
+    batches although each one is freed. A call takes milliseconds.
     """
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -26,14 +26,14 @@ def trim_heap() -> None:
 
 @contextmanager
 def raise_gc_threshold() -> Iterator[None]:
-    """Look for circles of objects less often, meanwhile.
+    """Raise the garbage collector's threshold in this context.
 
-    Rows make none, but thousands of them wait for their batch, and are looked through with all the
-    modules of Kedro and torch each time: a tenth of the work.
+    Row dictionaries form no reference cycles, but thousands of them are alive at a time, and every
+    collection traverses them and all the modules of Kedro and torch: a tenth of the run time.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_GC_THRESHOLD, *thresholds[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        gc.set_threshold(*thresholds)

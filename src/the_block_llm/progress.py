@@ -1,7 +1,7 @@
-"""Progress of long work: a bar on a terminal, a line now and then anywhere else.
+"""Progress reporting: a progress bar on a terminal, else a log line every 15 seconds.
 
-The bar draws on Rich's global console, which Kedro's log handler also uses, so log lines
-appear above the bar and never through it.
+The bar uses Rich's global console, as does Kedro's log handler, so log lines appear above the bar
+and do not interrupt it.
 """
 
 import logging
@@ -24,12 +24,12 @@ from rich.progress import (
 )
 
 _log = logging.getLogger(__name__)
-_SECONDS_BETWEEN_LINES: Final = 15.0
+_LOG_INTERVAL_S: Final = 15.0
 _IS_SILENT: Final = ContextVar("is_silent", default=False)
 
 
 class ProgressBar:
-    """Counts work done; made by :func:`progress_bar`."""
+    """Tracks completed work; created by :func:`progress_bar`."""
 
     def __init__(self, description: str, total: float | None, bar: Progress | None) -> None:
         self._description = description
@@ -37,10 +37,10 @@ class ProgressBar:
         self._bar = bar
         self._task: TaskID | None = bar.add_task(description, total=total, note="") if bar else None
         self._done = 0.0
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_logged = time.monotonic()
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
-        """Count ``steps`` more as done and show ``note`` (say, the loss) beside the bar."""
+        """Advance by ``steps`` units and show ``note`` (for example the loss) next to the bar."""
         self._done += steps
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, steps)
@@ -48,23 +48,25 @@ class ProgressBar:
                 self._bar.update(self._task, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            _log.info("%s", self._line(now, note), extra={"markup": False})
+        if now - self._last_logged >= _LOG_INTERVAL_S:
+            self._last_logged = now
+            _log.info("%s", self._format_line(now, note), extra={"markup": False})
 
     def set_total(self, total: float) -> None:
-        """Say how much there is in all, once it is known."""
+        """Set the total number of units, once it is known."""
         self._total = total
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=total)
 
-    def _line(self, now: float, note: str | None) -> str:
+    def _format_line(self, now: float, note: str | None) -> str:
         parts = [self._description]
         if self._total:
-            left = (now - self._started) * (self._total / self._done - 1) if self._done else None
+            remaining_s = (
+                (now - self._started) * (self._total / self._done - 1) if self._done else None
+            )
             parts.append(f"{self._done:,.0f} of {self._total:,.0f}")
-            if left is not None:
-                parts.append(f"about {max(0.0, left):.0f} s left")
+            if remaining_s is not None:
+                parts.append(f"about {max(0.0, remaining_s):.0f} s left")
         else:
             parts.append(f"{self._done:,.0f} so far")
         if note:
@@ -74,7 +76,7 @@ class ProgressBar:
 
 @contextmanager
 def disable_progress() -> Iterator[None]:
-    """Show nothing of the work in this context: it is a part of what another bar counts."""
+    """Disable progress bars in this context, whose work is part of another bar's total."""
     token = _IS_SILENT.set(True)
     try:
         yield
@@ -82,16 +84,16 @@ def disable_progress() -> Iterator[None]:
         _IS_SILENT.reset(token)
 
 
-class _Silent(ProgressBar):
+class _SilentProgressBar(ProgressBar):
     def advance(self, steps: float = 1, note: str | None = None) -> None:
         del steps, note
 
 
 @contextmanager
 def progress_bar(description: str, total: float | None = None) -> Iterator[ProgressBar]:
-    """Show how far ``description`` has come, out of ``total`` units, and how long still."""
+    """Show progress and remaining time of a task of ``total`` units; None: unknown total."""
     if _IS_SILENT.get():
-        yield _Silent(description, total, None)
+        yield _SilentProgressBar(description, total, None)
         return
     console = get_console()
     if not console.is_terminal:

@@ -9,7 +9,7 @@ from tests.builders.advised_repository import (
     write_adapter,
     write_tables,
 )
-from tests.builders.likelihoods import continuation_nats
+from tests.builders.likelihoods import continuation_nll
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor
@@ -138,7 +138,7 @@ def test_surprise_is_what_the_model_says_of_each_token(parameters):
         ids = tokenizer("abcd\nefgh\n")["input_ids"]
         # One token a byte: the second line is e, f, g, h and its line break.
         costs = [
-            continuation_nats(model, ids[:at], [[ids[at]]])[0] / 0.6931471805599453
+            continuation_nll(model, ids[:at], [[ids[at]]])[0] / 0.6931471805599453
             for at in range(5, 10)
         ]
     assert found[2] == pytest.approx(sum(costs) / 5, rel=1e-4)

@@ -1,4 +1,4 @@
-"""What a model thinks of a few continuations of one prefix, in nats."""
+"""NLL of continuations of one prefix, in nats."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from the_block_llm.models.inference.likelihood import PrefixedContinuations, score_continuations
 
 
-def continuation_nats(
+def continuation_nll(
     model: Any, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
 ) -> list[float]:
-    found: dict[int, list[float]] = {}
+    nll_by_index: dict[int, list[float]] = {}
     score_continuations(
         model,
         [PrefixedContinuations(prefix, continuations)],
         cache_gib=1.0,
-        on_measured=found.__setitem__,
+        on_scored=nll_by_index.__setitem__,
     )
-    return found[0]
+    return nll_by_index[0]

@@ -19,7 +19,7 @@ def numbers(folder: Path) -> list[int]:
     return ParquetTable(folder).table(["n"])["n"].to_pylist()
 
 
-def test_rows_come_back_in_order_from_several_parts(tmp_path: Path) -> None:
+def test_rows_are_read_in_order_across_parts(tmp_path: Path) -> None:
     table = save_table(
         tmp_path / "t", SCHEMA, (batch(i, i + 1) for i in range(0, 6, 2)), part_bytes=1
     )
@@ -30,46 +30,49 @@ def test_rows_come_back_in_order_from_several_parts(tmp_path: Path) -> None:
     assert table.head(3).to_pylist() == [{"n": n, "text": f"row {n}"} for n in range(3)]
 
 
-def test_parts_that_cannot_hold_a_value_are_passed_over_and_counted(tmp_path: Path) -> None:
-    schema = pa.schema([("ids", pa.list_(pa.struct([("x", pa.int32())]))), ("side", pa.string())])
-    sides = [["a", "a"], ["b", "c"], ["a", "b"], ["c"]]
+def test_row_groups_without_the_value_are_skipped_and_counted(tmp_path: Path) -> None:
+    schema = pa.schema([("ids", pa.list_(pa.struct([("x", pa.int32())]))), ("split", pa.string())])
+    splits = [["a", "a"], ["b", "c"], ["a", "b"], ["c"]]
     batches = [
-        pa.RecordBatch.from_pylist([{"ids": [{"x": 1}], "side": side} for side in some], schema)
-        for some in sides
+        pa.RecordBatch.from_pylist([{"ids": [{"x": 1}], "split": split} for split in part], schema)
+        for part in splits
     ]
-    made = save_table(tmp_path, schema, batches, part_bytes=1)
-    assert len(made.parts) == 4
+    table = save_table(tmp_path, schema, batches, part_bytes=1)
+    assert len(table.parts) == 4
     for value, found in (
         ("a", [(0, ["a", "a"]), (4, ["a", "b"])]),
         ("b", [(2, ["b", "c"]), (4, ["a", "b"])]),
         ("c", [(2, ["b", "c"]), (6, ["c"])]),
         ("d", []),
     ):
-        read = [(n, b["side"].to_pylist()) for n, b in made.batches_with("side", value, ["side"])]
+        read = [
+            (n, b["split"].to_pylist())
+            for n, b in table.batches_containing("split", value, ["split"])
+        ]
         assert read == found
 
 
-def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
+def test_empty_table_can_be_saved_and_read(tmp_path: Path) -> None:
     table = save_table(tmp_path / "t", SCHEMA, [])
     assert table.num_rows == 0
     assert table.table().schema == SCHEMA
 
 
-def test_a_save_that_fails_midway_leaves_the_old_table(tmp_path: Path) -> None:
+def test_failed_save_leaves_the_old_table(tmp_path: Path) -> None:
     save_table(tmp_path / "t", SCHEMA, [batch(1)])
 
-    def dies() -> object:
+    def interrupted() -> object:
         yield batch(2)
         yield batch(3)
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        save_table(tmp_path / "t", SCHEMA, dies(), part_bytes=1)  # type: ignore[arg-type]
+        save_table(tmp_path / "t", SCHEMA, interrupted(), part_bytes=1)  # type: ignore[arg-type]
     assert numbers(tmp_path / "t") == [1]
     assert len(list((tmp_path / "t").glob("*.parquet"))) == 1
 
 
-def test_parts_that_no_manifest_names_are_not_read_and_are_swept(
+def test_unreferenced_parts_are_not_read_and_are_removed_by_the_next_save(
     tmp_path: Path,
 ) -> None:
     save_table(tmp_path / "t", SCHEMA, [batch(1)])
@@ -80,34 +83,34 @@ def test_parts_that_no_manifest_names_are_not_read_and_are_swept(
     assert len(list((tmp_path / "t").glob("*.parquet"))) == 1
 
 
-def test_a_table_may_be_rewritten_from_itself(tmp_path: Path) -> None:
+def test_table_can_be_rewritten_from_itself(tmp_path: Path) -> None:
     table = save_table(tmp_path / "t", SCHEMA, [batch(1), batch(2)])
     save_table(tmp_path / "t", SCHEMA, table.batches())
     assert numbers(tmp_path / "t") == [1, 2]
 
 
-def test_finished_parts_are_linked_not_rewritten(tmp_path: Path) -> None:
+def test_existing_parts_are_hard_linked(tmp_path: Path) -> None:
     write_part(tmp_path / "cache" / "a.parquet", SCHEMA, [batch(1)])
     save_table(tmp_path / "t", SCHEMA, [tmp_path / "cache" / "a.parquet", batch(2)])
     table = ParquetTable(tmp_path / "t")
     assert numbers(tmp_path / "t") == [1, 2]
     assert table.parts[0].stat().st_ino == (tmp_path / "cache" / "a.parquet").stat().st_ino
-    # A part that lies in the table already stays as it is.
+    # A part that is already in the table is reused.
     save_table(tmp_path / "t", SCHEMA, [table.parts[1], table.parts[0]])
     assert numbers(tmp_path / "t") == [2, 1]
 
 
-def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:
-    wrong = pa.RecordBatch.from_pylist([{"m": 1}])
+def test_rows_with_another_schema_are_rejected(tmp_path: Path) -> None:
+    wrong_columns = pa.RecordBatch.from_pylist([{"m": 1}])
     with pytest.raises(TableError, match=r"columns \['m'\], expected \['n', 'text'\]"):
-        save_table(tmp_path / "t", SCHEMA, [wrong])
-    unfit = pa.RecordBatch.from_pylist([{"n": "many", "text": "x"}])
-    with pytest.raises(TableError, match="do not fit its schema"):
-        save_table(tmp_path / "t", SCHEMA, [unfit])
+        save_table(tmp_path / "t", SCHEMA, [wrong_columns])
+    wrong_type = pa.RecordBatch.from_pylist([{"n": "many", "text": "x"}])
+    with pytest.raises(TableError, match="do not match its schema"):
+        save_table(tmp_path / "t", SCHEMA, [wrong_type])
     assert not table_exists(tmp_path / "t")
 
 
-def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path) -> None:
+def test_errors_of_missing_and_damaged_tables_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="Run the pipeline that writes it"):
         ParquetTable(tmp_path / "nowhere")
     table = save_table(tmp_path / "t", SCHEMA, [batch(1)])
@@ -119,14 +122,13 @@ def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path) -> None:
         ParquetTable(tmp_path / "t")
 
 
-def test_metadata_is_kept(tmp_path: Path) -> None:
-    save_table(tmp_path / "t", SCHEMA, [batch(1)], meta={"tokenizer": "abc"})
-    assert ParquetTable(tmp_path / "t").meta == {"tokenizer": "abc"}
+def test_manifest_lists_the_column_types(tmp_path: Path) -> None:
+    save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert json.loads((tmp_path / "t" / "manifest.json").read_text())["columns"]["n"] == "int64"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
-def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+def test_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="make the folder writable"):
@@ -135,8 +137,8 @@ def test_a_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_file_where_the_folder_should_be_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("in the way")
-    with pytest.raises(StorageError, match="what was there before is unchanged"):
+    with pytest.raises(StorageError, match="existing data is unchanged"):
         save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert (tmp_path / "t").read_text() == "in the way"

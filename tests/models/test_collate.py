@@ -5,7 +5,7 @@ from tests.builders.tiny_llama import tiny_llama
 from the_block_llm.models.collate import collate_rows
 
 
-def test_rows_become_a_padded_micro_batch() -> None:
+def test_rows_are_collated_into_a_padded_micro_batch() -> None:
     rows = [
         {
             "input_ids": [5, 6, 7, 8, 9],
@@ -18,13 +18,13 @@ def test_rows_become_a_padded_micro_batch() -> None:
     assert batch == {
         "input_ids": [[5, 6, 7, 8, 9], [5, 6, 3, 3, 3]],
         "position_ids": [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]],
-        # The first token of a segment has nothing before it, whatever its mask says.
+        # The first token of a segment has no context, so it is never a target.
         "labels": [[-100, 6, -100, -100, 9], [-100, 6, -100, -100, -100]],
     }
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_no_segment_sees_another(mode: str) -> None:
+def test_attention_does_not_cross_segments(mode: str) -> None:
     model = getattr(tiny_llama(), mode)()
     torch.manual_seed(0)
     first, other, second = (torch.randint(4, 200, (n,)).tolist() for n in (20, 20, 30))

@@ -23,28 +23,28 @@ def profiles() -> ModelProfiles:
     return ModelProfiles.model_validate(yaml.safe_load(text)["models"])
 
 
-def test_the_shipped_profiles_are_those_of_the_contract(profiles: ModelProfiles) -> None:
-    shown = {
+def test_values_of_the_shipped_profiles(profiles: ModelProfiles) -> None:
+    values = {
         name: (p.lora.r, p.lora.alpha, p.context_tokens, p.overlap_tokens, p.training.learning_rate)
         for name, p in profiles.root.items()
     }
-    assert shown == {
+    assert values == {
         "smollm2-135m": (16, 32, 512, 128, 2e-4),
         "llama-3.1-8b": (32, 64, 1024, 256, 2e-4),
         "starcoder2-3b": (16, 32, 512, 128, 1e-4),
     }
 
 
-def test_a_profile_is_found_by_name_and_knows_it(profiles: ModelProfiles) -> None:
+def test_profile_is_resolved_by_name(profiles: ModelProfiles) -> None:
     assert resolve_profile(profiles, "llama-3.1-8b").name == "llama-3.1-8b"
 
 
-def test_an_unknown_profile_names_the_known_ones(profiles: ModelProfiles) -> None:
+def test_unknown_profile_is_an_error_that_lists_the_known_ones(profiles: ModelProfiles) -> None:
     with pytest.raises(ProfileError, match="llama-3.1-8b, smollm2-135m, starcoder2-3b"):
         resolve_profile(profiles, "llama-4")
 
 
-def test_a_folder_of_weights_takes_the_values_of_its_architecture(
+def test_folder_of_weights_uses_the_profile_of_its_architecture(
     profiles: ModelProfiles, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4096}))
@@ -56,12 +56,12 @@ def test_a_folder_of_weights_takes_the_values_of_its_architecture(
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (None, ModelUnavailableError, "holds no model"),
-        ("{", ModelUnavailableError, "holds no model"),
+        (None, ModelUnavailableError, "contains no model"),
+        ("{", ModelUnavailableError, "contains no model"),
         ('{"model_type": "gpt2", "hidden_size": 768}', ProfileError, "model_type gpt2"),
     ],
 )
-def test_a_folder_that_is_no_known_model_is_refused(
+def test_folder_without_a_supported_model_is_rejected(
     profiles: ModelProfiles,
     tmp_path: Path,
     config: str | None,
@@ -75,18 +75,18 @@ def test_a_folder_that_is_no_known_model_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changes", "message"),
     [
-        ({"hub_id": None}, "must say where the model is"),
-        ({"wheel": "some_wheel"}, "keep one"),
+        ({"hub_id": None}, "source of the model"),
+        ({"wheel": "some_wheel"}, "remove one"),
         ({"overlap_tokens": 600}, "more than half"),
         ({"typo": 1}, "Extra inputs"),
         ({"context_tokens": "long"}, "valid integer"),
     ],
 )
-def test_a_contradictory_profile_is_refused(
-    profiles: ModelProfiles, changed: dict[str, Any], message: str
+def test_inconsistent_profile_is_rejected(
+    profiles: ModelProfiles, changes: dict[str, Any], message: str
 ) -> None:
     values = profiles.root["llama-3.1-8b"].model_dump()
     with pytest.raises(ValidationError, match=message):
-        ModelProfile.model_validate({**values, **changed})
+        ModelProfile.model_validate({**values, **changes})

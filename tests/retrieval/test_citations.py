@@ -49,19 +49,24 @@ def test_citations(answer, cited):
         ("[src/ledger/mod.rs:2-1]", False, None, None),
         ("[src/ledger/mod.rs:0]", False, None, None),
         ("mod.rs:999999999", False, None, None),
-        ("[docs/guide.md:1]", False, None, None),  # its text is not kept: cannot be checked
+        (
+            "[docs/guide.md:1]",
+            False,
+            None,
+            None,
+        ),  # its text is not available, so the line cannot be checked
         ("docs/guide.md", True, "docs/guide.md", None),
         ("src/ledger/", True, None, None),
         ("[1f2e3d4]", True, "1f2e3d4c5b6a79881234567890abcdef12345678", None),
         ("../../etc/passwd.txt:1", False, None, None),
     ],
 )
-def test_a_citation_points_at_a_line_that_is_there(answer, exists, target, line):
+def test_citation_exists_only_if_its_lines_exist(answer, exists, target, line):
     found = [span.citation for span in cited_spans(answer, KNOWN)]
     assert [(c.exists, c.target, c.line) for c in found] == [(exists, target, line)]
 
 
-def test_spans_stand_where_the_text_says_and_do_not_overlap():
+def test_spans_match_their_text_and_do_not_overlap():
     answer = "In `mod.rs` and [src/ledger/mod.rs:1], since 1f2e3d4."
     spans = cited_spans(answer, KNOWN)
     assert [answer[s.start : s.end] for s in spans] == [s.citation.text for s in spans]
@@ -69,7 +74,7 @@ def test_spans_stand_where_the_text_says_and_do_not_overlap():
     assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
 
 
-def test_a_name_shared_by_two_files_exists_without_a_target():
+def test_ambiguous_file_name_exists_without_a_target():
     known = known_names([{"path": f"{d}/mod.rs", "text": "x\n"} for d in "ab"], [])
     [span] = cited_spans("mod.rs:1", known)
     assert span.citation.exists

@@ -1,1 +1,1 @@
-"""Kedro datasets and the tables behind them: Parquet parts on disk or in an object store."""
+"""Kedro datasets, and tables of Parquet parts on a file system or in an object store."""

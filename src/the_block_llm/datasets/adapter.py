@@ -1,4 +1,4 @@
-"""Trained adapters of one profile: a folder of versions, newest last."""
+"""Kedro dataset of the trained adapters of one profile: a folder of versions."""
 
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -12,30 +12,30 @@ from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters, 
 
 
 class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
-    """Saves a finished adapter folder as a new version; loads one version, by default the newest.
+    """Saves an adapter folder as a new version; loads one version, by default the newest.
 
-    A version appears by a single rename, complete with its manifest. Nothing is deleted.
+    A version is added by an atomic rename, complete with its manifest. No version is deleted.
     """
 
     def __init__(
         self, *, filepath: str, version: str | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        """Describe the adapters.
+        """Initialize the dataset.
 
         Args:
             filepath: Folder of the profile's adapters, relative to the project.
-            version: Which version to load; by default the newest.
-            metadata: For Kedro-Viz; not used here.
+            version: Version to load; by default the newest.
+            metadata: Metadata for Kedro-Viz.
         """
         self._folder = Path(PurePosixPath(filepath))
-        self._filepath = self._folder  # by this name Kedro-Viz shows where it is
-        # Not ``_version``: Kedro reads that name as its own versioning.
-        self._chosen = version
+        self._filepath = self._folder  # attribute that Kedro-Viz displays
+        # Not ``_version``, which Kedro uses for its own versioning.
+        self._selected_version = version
         self.metadata = metadata
 
     def load(self) -> AdapterFolder:
-        if self._chosen is not None:
-            return open_adapter(self._folder / self._chosen)
+        if self._selected_version is not None:
+            return open_adapter(self._folder / self._selected_version)
         versions = list_adapters(self._folder)
         if not versions:
             raise AdapterError(
@@ -45,7 +45,7 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         return versions[-1]
 
     def save(self, data: Path) -> None:
-        """Move the complete adapter folder ``data`` into place as a new version."""
+        """Move the complete adapter folder ``data`` to a new version."""
         open_adapter(data)
         version = datetime.now(UTC).strftime("%Y-%m-%dT%H.%M.%S.%fZ")
         try:
@@ -54,16 +54,18 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         except OSError as error:
             raise StorageError(
                 f"The trained adapter could not be moved from {data} to {self._folder}: "
-                f"{error.strerror}. It is complete where it is; move it there by hand."
+                f"{error.strerror}. The adapter is complete; move the folder manually."
             ) from error
 
     def preview(self) -> JSONPreview:
-        """The manifest of the version that would be loaded."""
+        """Return the manifest of the version that :meth:`load` returns."""
         return JSONPreview(self.load().manifest.model_dump_json())
 
     def _exists(self) -> bool:
         versions = [adapter.path.name for adapter in list_adapters(self._folder)]
-        return bool(versions) if self._chosen is None else self._chosen in versions
+        return (
+            bool(versions) if self._selected_version is None else self._selected_version in versions
+        )
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._folder.as_posix(), "version": self._chosen or "newest"}
+        return {"filepath": self._folder.as_posix(), "version": self._selected_version or "newest"}

@@ -1,4 +1,4 @@
-"""T0, the moment that divides what is learned from what is held back, as git_ingest noted it."""
+"""The cut-off T0 between training data and held-out data, as recorded by git_ingest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cutoff:
-    """T0: the commit whose tree is trained on."""
+    """Cut-off T0; the tree of its commit is the training snapshot."""
 
     sha: str | None
-    """None where the repository began after the cut-off, so that nothing of it is trained on."""
+    """None if the repository has no commit before the cut-off: nothing of it is trained on."""
     time: datetime
     head_sha: str
-    """Commit at the end of the history."""
+    """HEAD commit of the history."""
 
     @property
     def holds_out(self) -> bool:
-        """False where everything is trained on."""
+        """Whether there is history after the cut-off."""
         return self.sha != self.head_sha
 
     def is_before(self, time: datetime) -> bool:
-        """True where ``time`` is not after the cut-off."""
+        """Return whether ``time`` is at or before the cut-off."""
         return as_utc(time) <= self.time
 
 
 def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
-    """The cut-off that the tables on disk were made for, out of ``repository.json``."""
+    """Return the cut-off of the ingested tables, from the content of ``repository.json``."""
     return Cutoff(
         sha=repository["cutoff"]["sha"],
         time=as_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
@@ -36,5 +36,5 @@ def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
 
 
 def as_utc(time: datetime) -> datetime:
-    """``time`` with its zone; what comes without one is UTC, as all tables are."""
+    """Convert ``time`` to UTC; a naive time is taken as UTC, as in all tables."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

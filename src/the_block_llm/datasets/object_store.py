@@ -1,8 +1,8 @@
-"""Places in an object store that fsspec reaches, S3 and what speaks like it, used as paths are.
+"""Path-like access to object stores through fsspec: S3 and compatible stores.
 
-An object is put as a whole: whoever reads sees the one before or the new one, so what a file
-system needs a rename for is one call here. Nothing is opened for writing; fsspec completes such
-an object even where the writer was interrupted.
+Uploads are atomic: a reader sees the previous object or the new one, so no rename is needed.
+Objects are never opened for writing, because fsspec completes such an object even if the writer
+was interrupted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,12 @@ _EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
 
 @dataclass(frozen=True)
 class StorePath:
-    """A folder or an object, by its address; holds no connection, so it can be sent anywhere."""
+    """URL of a folder or an object; has no open connection, so it can be pickled."""
 
     url: str
-    """``s3://bucket/prefix/…``, without a slash at its end."""
+    """``s3://bucket/prefix/…``, without a trailing slash."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """For fsspec: keys, ``client_kwargs: {endpoint_url: …}`` and the like. They are secrets."""
+    """Options for fsspec: keys, ``client_kwargs: {endpoint_url: …}`` etc. Contains secrets."""
 
     def __str__(self) -> str:
         return self.url
@@ -46,28 +46,30 @@ class StorePath:
         return PurePosixPath(self.name).suffix
 
     def as_posix(self) -> str:
-        """The address, as a path of a file system would give it."""
+        """Return the URL; counterpart of ``pathlib.Path.as_posix``."""
         return self.url
 
     def exists(self) -> bool:
-        """True where there is an object of this name.
+        """Return whether there is an object with this URL.
 
         Raises:
-            StorageError: The store cannot be asked.
+            StorageError: The store cannot be listed.
         """
         return self.name in self.parent.sizes()
 
     def sizes(self) -> dict[str, int]:
-        """The objects right below this folder, with their bytes; none where there is no folder.
+        """Return the sizes in bytes of the objects directly in this folder, by name.
+
+        Empty if the folder does not exist.
 
         Raises:
-            StorageError: The store cannot be asked.
+            StorageError: The store cannot be listed.
         """
-        with self._told("listed"):
+        with self._store_errors("listed"):
             try:
-                entries = self._files().ls(self.url, detail=True, refresh=True)
+                entries = self._filesystem().ls(self.url, detail=True, refresh=True)
             except FileNotFoundError as error:
-                if _lacks_bucket(error):
+                if _is_missing_bucket(error):
                     raise
                 return {}
         return {
@@ -77,130 +79,130 @@ class StorePath:
         }
 
     def read_bytes(self) -> bytes:
-        """The object's content.
+        """Read the object.
 
         Raises:
-            FileNotFoundError: There is none.
-            StorageError: The store cannot be reached, or refuses.
+            FileNotFoundError: There is no such object.
+            StorageError: The store is unreachable or denies access.
         """
         missing = None
-        with self._told("read"):
+        with self._store_errors("read"):
             try:
-                return bytes(self._files().cat_file(self.url))
+                return bytes(self._filesystem().cat_file(self.url))
             except FileNotFoundError as error:
-                if _lacks_bucket(error):
+                if _is_missing_bucket(error):
                     raise
                 missing = error
         raise missing
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The object's content as text; errors as of :meth:`read_bytes`."""
+        """Read the object as text; raises as :meth:`read_bytes`."""
         return self.read_bytes().decode(encoding)
 
     def open(self, mode: Literal["rb"] = "rb") -> Any:
-        """The object for reading, in ranges and without holding it.
+        """Open the object for reading byte ranges.
 
         Raises:
-            StorageError: The store cannot be reached, or refuses.
+            StorageError: The store is unreachable or denies access.
         """
-        with self._told("read"):
-            # Whoever reads Parquet knows which ranges it needs; reading ahead would fetch others.
-            return self._files().open(self.url, mode, cache_type="none")
+        with self._store_errors("read"):
+            # The Parquet reader requests exact ranges; read-ahead would fetch unneeded bytes.
+            return self._filesystem().open(self.url, mode, cache_type="none")
 
     def put_bytes(self, data: bytes) -> None:
-        """Put the object, whole or not at all.
+        """Upload the object atomically.
 
         Raises:
-            StorageError: The store cannot be reached, or refuses.
+            StorageError: The store is unreachable or denies access.
         """
-        with self._told("written"):
-            self._files().pipe_file(self.url, data)
+        with self._store_errors("written"):
+            self._filesystem().pipe_file(self.url, data)
 
     def put_file(self, source: Path) -> None:
-        """Put a local file, whole or not at all; errors as of :meth:`put_bytes`."""
-        with self._told("written"):
-            self._files().put_file(str(source), self.url)
+        """Upload a local file atomically; raises as :meth:`put_bytes`."""
+        with self._store_errors("written"):
+            self._filesystem().put_file(str(source), self.url)
 
     def put_copy(self, source: "StorePath") -> None:
-        """Let the store copy another of its objects here; errors as of :meth:`put_bytes`."""
-        with self._told("written"):
-            self._files().cp_file(source.url, self.url)
+        """Copy another object of the store on the server; raises as :meth:`put_bytes`."""
+        with self._store_errors("written"):
+            self._filesystem().cp_file(source.url, self.url)
 
     def get_file(self, target: Path) -> None:
-        """Write the object into a local file.
+        """Download the object to a local file.
 
         Raises:
-            StorageError: The store cannot be reached, or refuses.
+            StorageError: The store is unreachable or denies access.
         """
-        with self._told("read"):
-            self._files().get_file(self.url, str(target))
+        with self._store_errors("read"):
+            self._filesystem().get_file(self.url, str(target))
 
     def unlink(self) -> None:
-        """Remove the object; errors as of :meth:`put_bytes`."""
-        with self._told("removed"):
-            self._files().rm_file(self.url)
+        """Remove the object; raises as :meth:`put_bytes`."""
+        with self._store_errors("removed"):
+            self._filesystem().rm_file(self.url)
 
     def remove_tree(self) -> None:
-        """Remove all objects below this folder, if there are any."""
-        with self._told("removed"):
+        """Remove all objects below this folder; does nothing if there are none."""
+        with self._store_errors("removed"):
             try:
-                self._files().rm(self.url, recursive=True)
+                self._filesystem().rm(self.url, recursive=True)
             except FileNotFoundError as error:
-                if _lacks_bucket(error):
+                if _is_missing_bucket(error):
                     raise
 
-    def _files(self) -> Any:
-        # fsspec keeps one for each process and set of options. A listing that is kept would
-        # hide what other processes have put since.
+    def _filesystem(self) -> Any:
+        # fsspec caches one instance per process and set of options. A cached listing would hide
+        # objects that other processes upload.
         protocol = self.url.partition("://")[0]
         return fsspec.filesystem(protocol, use_listings_cache=False, **self.options)
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        """What goes wrong with a store, in words that say what to do."""
+    def _store_errors(self, action: str) -> Iterator[None]:
+        """Convert errors of the store to StorageError, with a remedy."""
         try:
             yield
         except BlockError:
             raise
         except Exception as error:
             protocol = self.url.partition("://")[0]
-            said = str(error).strip() or type(error).__name__
+            detail = str(error).strip() or type(error).__name__
             raise StorageError(
-                f"{self.url} cannot be {done}: {said}. {_remedy(error, protocol)}"
+                f"{self.url} cannot be {action}: {detail}. {_remedy(error, protocol)}"
             ) from error
 
 
 StorageLocation = Path | StorePath
-"""A folder or file of this machine, or one of an object store."""
+"""A local path, or one in an object store."""
 
 
-def resolve_location(where: str, options: Mapping[str, Any] | None = None) -> StorageLocation:
-    """What ``where`` means: an address with a protocol, or a path of this machine.
+def resolve_location(location: str, options: Mapping[str, Any] | None = None) -> StorageLocation:
+    """Parse a URL of an object store or a local path.
 
     Args:
-        where: ``s3://bucket/prefix`` or a path.
-        options: Of the store, as ``conf/local/credentials.yml`` holds them.
+        location: ``s3://bucket/prefix`` or a path.
+        options: fsspec options of the store, from ``conf/local/credentials.yml``.
 
     >>> resolve_location("data/02_intermediate"), resolve_location("s3://bucket/rows/")
     (PosixPath('data/02_intermediate'), StorePath(url='s3://bucket/rows'))
     """
-    if "://" in where and not where.startswith("file://"):
-        return StorePath(where.rstrip("/"), dict(options or {}))
-    return Path(PurePosixPath(where.removeprefix("file://")))
+    if "://" in location and not location.startswith("file://"):
+        return StorePath(location.rstrip("/"), dict(options or {}))
+    return Path(PurePosixPath(location.removeprefix("file://")))
 
 
 def check_writable(folder: StorePath) -> None:
-    """Put a small object into the folder and remove it.
+    """Check write access by uploading and removing a small object.
 
     Raises:
-        StorageError: One of the two is refused.
+        StorageError: The upload or the removal fails.
     """
     probe = folder / ".can-be-written"
     probe.put_bytes(b"")
     probe.unlink()
 
 
-def _lacks_bucket(error: FileNotFoundError) -> bool:
+def _is_missing_bucket(error: FileNotFoundError) -> bool:
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") == "NoSuchBucket"
 
@@ -209,18 +211,20 @@ def _remedy(error: Exception, protocol: str) -> str:
     if isinstance(error, ImportError):
         extra = _EXTRAS.get(protocol)
         if extra:
-            return f"Install what reaches it: pip install 'the_block_llm[{extra}]'."
-        return "Install the package that it names."
+            return f"Install the extra: pip install 'the_block_llm[{extra}]'."
+        return "Install the package that the message names."
     if isinstance(error, ValueError) and "rotocol" in str(error):
-        return "Give a path, or an address like s3://bucket/prefix."
+        return "Give a path, or a URL like s3://bucket/prefix."
     if isinstance(error, FileNotFoundError):
-        return "Make the bucket, or correct storage.folder; this project makes none."
+        return (
+            "Create the bucket, or correct storage.folder; buckets are not created automatically."
+        )
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return (
             "Check key and secret in conf/local/credentials.yml, that storage.credentials names "
-            "that entry, and that it may read, write, list and delete there."
+            "that entry, and that the account may read, write, list and delete there."
         )
     return (
-        "Check the network and the store's address (client_kwargs: {endpoint_url: …} in "
-        "conf/local/credentials.yml), then run again; what was there before is unchanged."
+        "Check the network and the store's URL (client_kwargs: {endpoint_url: …} in "
+        "conf/local/credentials.yml), then run again; existing data is unchanged."
     )

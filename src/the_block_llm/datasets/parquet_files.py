@@ -1,4 +1,4 @@
-"""Single Parquet files: how every part is written and opened, wherever it lies."""
+"""Write and open single Parquet files, the parts of tables."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -11,66 +11,80 @@ import pyarrow.parquet as pq
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import TableError
 
-_ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # what a reader has to hold at a time
+_ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # memory of a reader
 
 
 def write_parquet(
     sink: Path | IO[bytes], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> None:
-    """Write the rows as one zstd Parquet file."""
-    # Of token ids a dictionary is larger than what zstd makes of them, and takes longer.
+    """Write record batches to one Parquet file with zstd compression."""
+    # For token ids, dictionary encoding is larger than zstd alone, and slower.
     with_dictionary = [field.name for field in schema if not pa.types.is_list(field.type)]
     with pq.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=with_dictionary
     ) as writer:
-        group: list[pa.RecordBatch] = []
+        row_group: list[pa.RecordBatch] = []
         n_bytes = 0
         for batch in batches:
-            group.append(batch)
+            row_group.append(batch)
             n_bytes += batch.nbytes
             if n_bytes >= _ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(group, schema))
-                group, n_bytes = [], 0
-        if group:
-            writer.write_table(pa.Table.from_batches(group, schema))
+                writer.write_table(pa.Table.from_batches(row_group, schema))
+                row_group, n_bytes = [], 0
+        if row_group:
+            writer.write_table(pa.Table.from_batches(row_group, schema))
 
 
 def open_parquet(part: StorageLocation) -> Any:
-    """A ``pyarrow.parquet.ParquetFile`` of the part; use it as a context."""
+    """Open a part as ``pyarrow.parquet.ParquetFile``, to be used as a context manager."""
     if isinstance(part, Path):
         return pq.ParquetFile(part)
-    # Neighbouring columns are then asked for in one request instead of one each.
+    # Coalesces reads of adjacent columns into one request.
     return pq.ParquetFile(part.open(), pre_buffer=True)
 
 
-def row_groups_with(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
-    """Every row group and its rows; none in place of its number where it cannot hold the value."""
-    # By its path: a list before it is several columns of the file.
-    at = next(n for n in range(len(reader.schema)) if reader.schema.column(n).path == column)
+def row_groups_containing(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
+    """Yield the number of each row group and its rows.
+
+    The number is None if the statistics exclude that ``column`` contains ``value``.
+    """
+    # Looked up by path: a nested column before it occupies several leaf columns.
+    column_index = next(
+        n for n in range(len(reader.schema)) if reader.schema.column(n).path == column
+    )
     for group in range(reader.metadata.num_row_groups):
-        facts = reader.metadata.row_group(group)
-        range_of = facts.column(at).statistics
-        may_hold = (
-            range_of is None or not range_of.has_min_max or range_of.min <= value <= range_of.max
+        metadata = reader.metadata.row_group(group)
+        statistics = metadata.column(column_index).statistics
+        may_contain = (
+            statistics is None
+            or not statistics.has_min_max
+            or statistics.min <= value <= statistics.max
         )
-        yield group if may_hold else None, facts.num_rows
+        yield group if may_contain else None, metadata.num_rows
 
 
-def checked_rows(part: StorageLocation, schema: pa.Schema, table: object) -> int:
-    """Rows of a finished part that is to belong to ``table``.
+def validate_part(part: StorageLocation, schema: pa.Schema, table: object) -> int:
+    """Check the schema of a part file, and return its number of rows.
+
+    Args:
+        part: The part file.
+        schema: Schema of the table.
+        table: Name of the table, for the error message.
 
     Raises:
-        TableError: It has another schema.
+        TableError: The part has another schema.
     """
     with open_parquet(part) as reader:
-        if not reader.schema_arrow.equals(_as_parquet_keeps(schema)):
-            raise TableError(f"The part {part} has another schema than the table {table}.")
+        if not reader.schema_arrow.equals(_as_stored(schema)):
+            raise TableError(
+                f"The schema of the part {part} differs from that of the table {table}."
+            )
         return int(reader.metadata.num_rows)
 
 
 @functools.lru_cache(maxsize=16)
-def _as_parquet_keeps(schema: pa.Schema) -> pa.Schema:
-    # Parquet has no seconds: they are written, and read again, as milliseconds.
+def _as_stored(schema: pa.Schema) -> pa.Schema:
+    # Parquet has no unit of seconds: such timestamps are stored as milliseconds.
     for index, field in enumerate(schema):
         if pa.types.is_timestamp(field.type) and field.type.unit == "s":
             schema = schema.set(index, field.with_type(pa.timestamp("ms", tz=field.type.tz)))

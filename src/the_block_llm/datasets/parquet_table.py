@@ -1,43 +1,47 @@
-"""Tables as folders of Parquet parts, written part by part and committed by their manifest.
+"""Tables as folders of Parquet parts, committed atomically by a manifest.
 
-A table is a folder holding ``manifest.json`` and the part files it names. A save writes
-new parts beside the old ones and then replaces the manifest in one step, so a reader sees
-the old table or the new one and never half of either; files that no manifest names are
-removed afterwards. The folder may lie in an object store. Nothing here knows Kedro: training
-processes read these tables too.
+A table is a folder that contains ``manifest.json`` and the part files that it lists. A save writes
+new parts next to the old ones and then replaces the manifest atomically, so a reader sees either
+the old table or the new one; unreferenced files are removed afterwards. The folder may be in an
+object store. Does not import Kedro: training processes read these tables too.
 """
 
 import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
-from the_block_llm.datasets.parquet_files import open_parquet, row_groups_with, write_parquet
-from the_block_llm.datasets.part_writers import UNFINISHED, FolderParts, PartWriter, StoreParts
+from the_block_llm.datasets.parquet_files import open_parquet, row_groups_containing, write_parquet
+from the_block_llm.datasets.part_writers import (
+    TEMP_SUFFIX,
+    LocalPartWriter,
+    ObjectStorePartWriter,
+    PartWriter,
+)
 from the_block_llm.errors import StorageError, TableError
 
 MANIFEST_NAME: Final = "manifest.json"
-# Large enough that compression and column statistics pay, small enough that a part of
-# patches stays far below the memory of any machine that can train.
+# Large enough for effective compression and column statistics, small enough that a part of
+# patches is far below the memory of any machine that can train.
 _PART_BYTES: Final = 64 * 1024 * 1024
-_READ_ROWS: Final = 1024
+_READ_BATCH_ROWS: Final = 1024
 
 
 class ParquetTable:
-    """A table on disk, opened lazily: holding this object holds no rows."""
+    """A stored table, read lazily: the object itself contains no rows."""
 
     def __init__(self, folder: StorageLocation) -> None:
         """Open the table in ``folder``.
 
         Raises:
-            TableError: There is no manifest, it is damaged, or a part it names is gone.
-            StorageError: The folder lies in a store that cannot be reached.
+            TableError: The manifest is missing or damaged, or a part is missing.
+            StorageError: The object store of the folder is unreachable.
         """
         self.folder = folder
         self.manifest = _read_manifest(self.folder)
@@ -58,21 +62,16 @@ class ParquetTable:
 
     @property
     def num_bytes(self) -> int:
-        """Of all parts together, as they are stored."""
+        """Stored size of all parts."""
         sizes = self._sizes()
         return sum(sizes[part.name] for part in self.parts)
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What the writer recorded about the table as a whole."""
-        return dict(self.manifest["meta"])
 
     @property
     def schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.manifest["schema"])))
 
     def batches(
-        self, columns: Sequence[str] | None = None, batch_rows: int = _READ_ROWS
+        self, columns: Sequence[str] | None = None, batch_rows: int = _READ_BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most ``batch_rows`` at a time."""
         for part in self.parts:
@@ -81,50 +80,54 @@ class ParquetTable:
                     batch_size=batch_rows, columns=None if columns is None else list(columns)
                 )
 
-    def batches_with(
+    def batches_containing(
         self,
         column: str,
         value: str,
         columns: Sequence[str],
-        batch_rows: int = _READ_ROWS,
+        batch_rows: int = _READ_BATCH_ROWS,
         rows: range | None = None,
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield batches in order, without reading where ``column`` never has that value.
+        """Yield batches in order, skipping row groups whose statistics exclude a value.
 
         Args:
-            column: Of text.
-            value: What is sought in it.
-            columns: What is read.
-            batch_rows: Most rows of a batch.
-            rows: Numbers of the rows that are wanted, by default all; others are yielded where
-                they share a row group with these.
+            column: A text column.
+            value: The value to look for in it.
+            columns: Columns to read.
+            batch_rows: Maximum rows per batch.
+            rows: Range of row numbers to read, by default all; other rows of the same row groups
+                are yielded as well.
 
         Yields:
-            The number of the batch's first row in the table, and the batch. Not every row in it
-            has the value.
+            The row number of the batch's first row in the table, and the batch. It may contain
+            rows with other values.
         """
-        wanted = range(self.num_rows) if rows is None else rows
-        begin = 0
-        for part, facts in zip(self.parts, self.manifest["parts"], strict=True):
-            if begin >= wanted.stop or begin + facts["rows"] <= wanted.start:
-                begin += facts["rows"]
+        selected = range(self.num_rows) if rows is None else rows
+        first_row = 0
+        for part, entry in zip(self.parts, self.manifest["parts"], strict=True):
+            if first_row >= selected.stop or first_row + entry["rows"] <= selected.start:
+                first_row += entry["rows"]
                 continue
             with open_parquet(part) as reader:
-                for group, n_rows in row_groups_with(reader, column, value):
-                    if group is None or begin >= wanted.stop or begin + n_rows <= wanted.start:
-                        begin += n_rows
+                for group, n_rows in row_groups_containing(reader, column, value):
+                    if (
+                        group is None
+                        or first_row >= selected.stop
+                        or first_row + n_rows <= selected.start
+                    ):
+                        first_row += n_rows
                         continue
                     for batch in reader.iter_batches(batch_rows, [group], list(columns)):
-                        yield begin, batch
-                        begin += batch.num_rows
+                        yield first_row, batch
+                        first_row += batch.num_rows
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows in order as dictionaries."""
+        """Yield the rows in order, as dictionaries."""
         for batch in self.batches(columns, batch_rows=256):
             yield from batch.to_pylist()
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the whole table, or some of its columns, into memory."""
+        """Read the complete table, or some of its columns, into memory."""
         schema = self.schema
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
@@ -133,23 +136,23 @@ class ParquetTable:
         )
 
     def head(self, n_rows: int) -> pa.Table:
-        """Read the first ``n_rows`` rows without touching the rest."""
-        taken: list[pa.RecordBatch] = []
-        left = n_rows
-        for batch in self.batches(batch_rows=max(1, min(n_rows, _READ_ROWS))):
-            if left <= 0:
+        """Read the first ``n_rows`` rows only."""
+        batches: list[pa.RecordBatch] = []
+        remaining = n_rows
+        for batch in self.batches(batch_rows=max(1, min(n_rows, _READ_BATCH_ROWS))):
+            if remaining <= 0:
                 break
-            taken.append(batch.slice(0, left).cast(self.schema))
-            left -= taken[-1].num_rows
-        return pa.Table.from_batches(taken, schema=self.schema)
+            batches.append(batch.slice(0, remaining).cast(self.schema))
+            remaining -= batches[-1].num_rows
+        return pa.Table.from_batches(batches, schema=self.schema)
 
-    def on_this_machine(self, folder: Path) -> Path:
-        """Where the table can be read as files: where it is, or copied into ``folder``.
+    def ensure_local(self, folder: Path) -> Path:
+        """Return a local folder with the table; download it to ``folder`` if it is in a store.
 
-        A part that an earlier call has copied is not fetched again.
+        Parts that an earlier call has downloaded are not downloaded again.
 
         Raises:
-            StorageError: ``folder`` cannot be written, or the store not be reached.
+            StorageError: ``folder`` cannot be written, or the store is unreachable.
         """
         if isinstance(self.folder, Path):
             return self.folder
@@ -159,15 +162,15 @@ class ParquetTable:
             for part in self.parts:
                 copy = folder / part.name
                 if not copy.exists() or copy.stat().st_size != sizes[part.name]:
-                    unfinished = folder / f".{part.name}{UNFINISHED}"
-                    part.get_file(unfinished)  # type: ignore[union-attr]  # in the table's store
-                    unfinished.replace(copy)
+                    temp_path = folder / f".{part.name}{TEMP_SUFFIX}"
+                    part.get_file(temp_path)  # type: ignore[union-attr]  # a StorePath
+                    temp_path.replace(copy)
         except OSError as error:
             raise _storage_error(folder, error) from error
         write_text_atomically(folder / MANIFEST_NAME, json.dumps(self.manifest, indent=1))
-        keep = {part.name for part in self.parts}
+        referenced = {part.name for part in self.parts}
         for path in folder.glob("part-*.parquet"):
-            if path.name not in keep:
+            if path.name not in referenced:
                 path.unlink(missing_ok=True)
         return folder
 
@@ -179,7 +182,7 @@ class ParquetTable:
 
 
 def table_exists(folder: StorageLocation) -> bool:
-    """True where ``folder`` holds a complete table."""
+    """Return whether ``folder`` contains a complete table."""
     try:
         ParquetTable(folder)
     except TableError:
@@ -188,34 +191,32 @@ def table_exists(folder: StorageLocation) -> bool:
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write one zstd Parquet file on this machine, whole or not at all."""
+    """Write one Parquet file to a local path, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    temp_path = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
     try:
-        write_parquet(unfinished, schema, batches)
-        unfinished.replace(path)
+        write_parquet(temp_path, schema, batches)
+        temp_path.replace(path)
     except OSError as error:
         raise _storage_error(path.parent, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
 
 
 def save_table(
     folder: StorageLocation,
     schema: pa.Schema,
     items: Iterable[pa.RecordBatch | pa.Table | StorageLocation],
-    meta: Mapping[str, Any] | None = None,
     part_bytes: int = _PART_BYTES,
 ) -> ParquetTable:
     """Replace the table in ``folder`` by ``items``, in order.
 
     Args:
-        folder: Where the table lives.
-        schema: Of every batch and every part; a batch that differs is an error.
-        items: Rows to write, or paths of finished part files, which are hard-linked
-            (copied where the file system cannot link) instead of being read. A part that
-            already lies in ``folder`` is kept as it is.
-        meta: JSON values recorded in the manifest.
+        folder: Folder of the table.
+        schema: Schema of the table; batches are cast to it if their column names match.
+        items: Record batches or tables to write, or paths of existing part files, which are
+            hard-linked (or copied, if the file system does not support links) instead of being
+            read. A part that is already in ``folder`` is reused.
         part_bytes: Uncompressed size at which a part is closed.
 
     Raises:
@@ -228,18 +229,18 @@ def save_table(
     writer: PartWriter | None = None
     try:
         if isinstance(folder, StorePath):
-            writer = StoreParts(folder, schema)
+            writer = ObjectStorePartWriter(folder, schema)
         else:
-            writer = FolderParts(folder, schema, write_part)
+            writer = LocalPartWriter(folder, schema, write_part)
         for item in items:
             if isinstance(item, Path | StorePath):
                 if pending:
                     parts.append(writer.write(pending))
                     pending, pending_bytes = [], 0
-                parts.append(writer.adopt(item))
+                parts.append(writer.add_file(item))
                 continue
             for batch in item.to_batches() if isinstance(item, pa.Table) else [item]:
-                pending.append(_conform(batch, schema, folder))
+                pending.append(_cast_to_schema(batch, schema, folder))
                 pending_bytes += batch.nbytes
                 if pending_bytes >= part_bytes:
                     parts.append(writer.write(pending))
@@ -251,23 +252,22 @@ def save_table(
             "schema": schema.serialize().to_pybytes().hex(),
             "columns": {field.name: str(field.type) for field in schema},
             "parts": parts,
-            "meta": dict(meta or {}),
         }
         write_text_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=1))
     except BaseException as error:
-        # The old manifest still names the old parts; only this save's files go.
+        # The old manifest still references the old parts; remove only the files of this save.
         if writer is not None:
-            with contextlib.suppress(StorageError):  # a store may have gone away
-                writer.undo()
+            with contextlib.suppress(StorageError):  # the store may be unreachable
+                writer.rollback()
         if isinstance(error, OSError):
             raise _storage_error(folder, error) from error
         raise
-    writer.sweep({part["name"] for part in parts})
+    writer.remove_unreferenced({part["name"] for part in parts})
     return ParquetTable(folder)
 
 
 def write_text_atomically(path: StorageLocation, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader sees the old file or the new, whole.
+    """Write ``text`` to ``path`` atomically.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -275,21 +275,23 @@ def write_text_atomically(path: StorageLocation, text: str) -> None:
     if isinstance(path, StorePath):
         path.put_bytes(text.encode())
         return
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    temp_path = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
+        with temp_path.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        temp_path.replace(path)
     except OSError as error:
         raise _storage_error(path.parent, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
 
 
-def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: StorageLocation) -> pa.RecordBatch:
+def _cast_to_schema(
+    batch: pa.RecordBatch, schema: pa.Schema, folder: StorageLocation
+) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     if batch.schema.names != schema.names:
@@ -299,7 +301,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, folder: StorageLocation) 
     try:
         return batch.cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise TableError(f"Rows for {folder} do not fit its schema: {error}") from error
+        raise TableError(f"Rows for {folder} do not match its schema: {error}") from error
 
 
 def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
@@ -324,5 +326,5 @@ def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
 def _storage_error(folder: StorageLocation, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot write to {folder}: {error.strerror or error}. Free some space or make the "
-        "folder writable, then run again; what was there before is unchanged."
+        "folder writable, then run again; existing data is unchanged."
     )

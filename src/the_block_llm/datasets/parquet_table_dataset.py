@@ -1,4 +1,4 @@
-"""Kedro's view of a table of Parquet parts: streams in, a lazy handle out."""
+"""Kedro dataset of a table of Parquet parts: saves streams, loads lazily."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,11 +17,11 @@ _PREVIEW_CHARACTERS = 200
 class ParquetTableDataset(
     AbstractDataset[Iterable[pa.RecordBatch | pa.Table | StorageLocation], ParquetTable]
 ):
-    """A table of one of the schemas in :mod:`the_block_llm.schemas`.
+    """A table with one of the schemas in :mod:`the_block_llm.schemas`.
 
-    ``save`` takes any iterable of record batches, tables or finished part files and
-    consumes it while writing, so a node may return a generator of any length. ``load``
-    returns a :class:`~the_block_llm.datasets.parquet_table.ParquetTable`, which reads on demand.
+    ``save`` accepts any iterable of record batches, tables or existing part files and consumes it
+    while writing, so a node may return a generator of any length. ``load`` returns a
+    :class:`~the_block_llm.datasets.parquet_table.ParquetTable`, which reads on demand.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class ParquetTableDataset(
         credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Describe the table.
+        """Initialize the dataset.
 
         Args:
             filepath: Folder of the table, relative to the project or in an object store.
             table: Name of its schema, for example ``COMMITS``.
-            credentials: Of the store, for fsspec.
-            metadata: For Kedro-Viz; not used here.
+            credentials: fsspec options of the object store.
+            metadata: Metadata for Kedro-Viz.
         """
         self._folder = resolve_location(filepath, credentials)
-        self._filepath = self._folder  # by this name Kedro-Viz shows where it is
+        self._filepath = self._folder  # attribute that Kedro-Viz displays
         self._table = table
         self._schema: pa.Schema = getattr(schemas, table)
         self.metadata = metadata
@@ -53,23 +53,23 @@ class ParquetTableDataset(
         save_table(self._folder, self._schema, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The first rows, long texts cut, without reading the rest of the table."""
+        """Return the first rows, with long texts truncated."""
         rows = ParquetTable(self._folder).head(nrows).to_pylist()
         return TablePreview(
             {
                 "index": list(range(len(rows))),
                 "columns": list(self._schema.names),
-                "data": [[_shown(value) for value in row.values()] for row in rows],
+                "data": [[_preview_text(value) for value in row.values()] for row in rows],
             }
         )
 
     def statistics(self) -> dict[str, int]:
-        """Rows, columns and bytes on disk, from the manifest alone."""
-        parts = ParquetTable(self._folder)
+        """Return the number of rows and columns and the stored size, without reading rows."""
+        table = ParquetTable(self._folder)
         return {
-            "rows": parts.num_rows,
+            "rows": table.num_rows,
             "columns": len(self._schema),
-            "file_size": parts.num_bytes,
+            "file_size": table.num_bytes,
         }
 
     def _exists(self) -> bool:
@@ -79,7 +79,7 @@ class ParquetTableDataset(
         return {"filepath": self._folder.as_posix(), "table": self._table}
 
 
-def _shown(value: Any) -> str:
-    # Of a long row the first ids are enough, and writing out all of them takes time.
+def _preview_text(value: Any) -> str:
+    # Truncate lists before formatting: formatting all ids of a long row is slow.
     text = str(value[:_PREVIEW_CHARACTERS] if isinstance(value, list) else value)
     return text if len(text) <= _PREVIEW_CHARACTERS else f"{text[:_PREVIEW_CHARACTERS]}…"

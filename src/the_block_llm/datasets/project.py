@@ -1,4 +1,4 @@
-"""A project as its commands need it: what it is set to, and where its tables and reports lie."""
+"""Access of command-line programs to a project's parameters and catalog entries."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from the_block_llm.datasets.object_store import StorageLocation
 
 @dataclass(frozen=True)
 class Project:
-    """Made by the command line from the configuration; nothing here knows Kedro."""
+    """A configured project; created by the command line, does not import Kedro."""
 
     parameters: Mapping[str, Any]
     folder_of: Callable[[str], StorageLocation]
-    """Folder or file of a catalog entry, for the chosen model."""
+    """Return the folder or file of a catalog entry, for the selected model."""
 
 
 OpenProject = Callable[[str | None, str | None], Project]
-"""From a configuration environment and a model, or none for what is configured."""
+"""Opens a project, given a configuration environment and a model; None: the configured ones."""

@@ -1,4 +1,4 @@
-"""Reports: a JSON file or a page, written whole or not at all."""
+"""Kedro datasets of reports: JSON files and HTML pages, written atomically."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from the_block_llm.datasets.report_files import read_report
 
 
 class ReportDataset(AbstractDataset[Any, Any]):
-    """A ``.json`` file of plain values, or any other file of text."""
+    """A ``.json`` file, or any other text file."""
 
     def __init__(
         self,
@@ -21,13 +21,13 @@ class ReportDataset(AbstractDataset[Any, Any]):
         credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Describe the report.
+        """Initialize the dataset.
 
         Args:
-            filepath: The file, relative to the project or in an object store; ``.json`` holds
-                JSON, others text.
-            credentials: Of the store, for fsspec.
-            metadata: For Kedro-Viz; not used here.
+            filepath: File relative to the project or in an object store; JSON if it ends in
+                ``.json``, else text.
+            credentials: fsspec options of the object store.
+            metadata: Metadata for Kedro-Viz.
         """
         self._filepath = resolve_location(filepath, credentials)
         self.metadata = metadata
@@ -36,13 +36,13 @@ class ReportDataset(AbstractDataset[Any, Any]):
         return read_report(self._filepath)
 
     def save(self, data: Any) -> None:
-        # NaN is not JSON, and a report that no other program can read is not a report.
+        # NaN is not valid JSON; other programs could not read the report.
         is_json = self._filepath.suffix == ".json"
         text = json.dumps(data, indent=2, allow_nan=False) + "\n" if is_json else str(data)
         write_text_atomically(self._filepath, text)
 
     def preview(self) -> JSONPreview:
-        """The report, for Kedro-Viz."""
+        """Return the report for Kedro-Viz."""
         return JSONPreview(json.dumps(self.load()))
 
     def _exists(self) -> bool:
@@ -53,8 +53,8 @@ class ReportDataset(AbstractDataset[Any, Any]):
 
 
 class PageDataset(ReportDataset):
-    """A page of HTML. Kedro-Viz picks the form of a preview by the annotation of its method."""
+    """An HTML page. Kedro-Viz selects the preview type by the return annotation of the method."""
 
     def preview(self) -> HTMLPreview:
-        """The page, for Kedro-Viz."""
+        """Return the page for Kedro-Viz."""
         return HTMLPreview(self.load())

@@ -1,4 +1,4 @@
-"""Reports as files of this machine or of an object store, read without Kedro."""
+"""Read reports from a file system or an object store, without Kedro."""
 
 import json
 from typing import Any
@@ -8,10 +8,10 @@ from the_block_llm.errors import TableError
 
 
 def read_report(path: StorageLocation) -> Any:
-    """The values of a ``.json`` file that a pipeline writes, or the text of another.
+    """Return the content of a report: parsed if it is a ``.json`` file, else as text.
 
     Raises:
-        TableError: It is not there, or damaged.
+        TableError: The report is missing or damaged.
     """
     try:
         text = path.read_text(encoding="utf-8")

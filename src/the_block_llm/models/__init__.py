@@ -1,1 +1,1 @@
-"""Models: profiles, loading in 4 bits, adapters, and the two training engines."""
+"""Models: profiles, NF4 loading, LoRA adapters, inference, and the two training engines."""

@@ -1,4 +1,4 @@
-"""The model that training gets: which engine computes it, within which memory."""
+"""Choose the training engine, plan its memory and load the trainable model."""
 
 import logging
 import os
@@ -29,48 +29,56 @@ from the_block_llm.models.layerwise.planner.cost_model import measure_rates
 from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
 from the_block_llm.models.layerwise.planner.plan_search import GIB, MemoryPlan, plan_training
 from the_block_llm.models.plain.fsdp import shard_frozen_layers
-from the_block_llm.models.plain.loss import compute_loss_in_chunks
+from the_block_llm.models.plain.loss import enable_chunked_loss
 from the_block_llm.models.plain.memory_plan import PlainMemoryPlan, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.resource_limits import MemoryLimits
 
 _log = logging.getLogger(__name__)
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
-# Libraries take memory of their own beside PyTorch's: the CUDA context, cuBLAS.
-_OUTSIDE_PYTORCH: Final = GIB // 4
-# What loading holds beside the quantised weights: matrices in 16 bits, several at a time.
-_WHILE_LOADING: Final = 1.5
-# Other programs on the host need some of what is free now.
-_HOST_SHARE: Final = 0.85
+# Device memory outside PyTorch's allocator: the CUDA context, cuBLAS.
+_NON_PYTORCH_BYTES: Final = GIB // 4
+# Peak of loading, relative to the quantized weights: several 16-bit matrices exist at a time.
+_LOADING_FACTOR: Final = 1.5
+# Fraction of the free host memory to use; other programs need the rest.
+_HOST_MEMORY_FRACTION: Final = 0.85
 
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model with a fresh adapter, and how rows become its input."""
+    """A model with an untrained adapter, and the collate function for its rows."""
 
     model: PeftModel
     collate: Collate
-    layerwise: bool
-    sharded: bool = False
-    """Every pass through the model is one of all processes together."""
+    is_layerwise: bool
+    is_sharded: bool = False
+    """Whether the frozen layers are sharded: every forward pass is then collective."""
     stop_token_ids: frozenset[int] = frozenset()
-    """Tokens that end an answer of a layerwise model."""
+    """Tokens that end an answer; set for layerwise models only."""
 
-    def greedy_answers(
+    def generate_greedy(
         self,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
     ) -> list[Completion]:
-        """Answer prompts with the likeliest tokens, of a layerwise model."""
-        rows = [list(prompt) for prompt in prompts]
-        answers: list[list[int]] = [[] for _ in rows]
-        unfinished = list(range(len(rows)))
+        """Complete prompts by greedy decoding; for layerwise models only.
+
+        Args:
+            tokenizer: Decodes the answers.
+            prompts: Token ids of each prompt.
+            max_new_tokens: Limit for each answer.
+        """
+        prompt_ids = [list(prompt) for prompt in prompts]
+        answers: list[list[int]] = [[] for _ in prompt_ids]
+        unfinished = list(range(len(prompt_ids)))
         for _ in range(max_new_tokens):
             if not unfinished:
                 break
-            ahead = self.model.layerwise.next_tokens([rows[i] + answers[i] for i in unfinished])
-            for index, token in zip(list(unfinished), ahead, strict=True):
+            next_tokens = self.model.layerwise.next_tokens(
+                [prompt_ids[i] + answers[i] for i in unfinished]
+            )
+            for index, token in zip(list(unfinished), next_tokens, strict=True):
                 if token in self.stop_token_ids:
                     unfinished.remove(index)
                 else:
@@ -86,9 +94,9 @@ class TrainableModel:
 
 
 def enable_expandable_segments() -> None:
-    """Ask PyTorch for segments that grow, before it first touches the GPU.
+    """Enable expandable segments in PyTorch's CUDA allocator; call before CUDA is initialized.
 
-    Long rows need a few large pieces; in a heap of fixed segments a tenth would be lost.
+    Long rows need a few large blocks; with fixed segments fragmentation wastes a tenth.
     """
     if os.name == "posix":
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -102,53 +110,53 @@ def plan_memory(
     limits: MemoryLimits,
     n_processes: int = 1,
     n_added_tokens: int = 0,
-    wanted_rows: int = 1,
+    max_micro_batch_rows: int = 1,
 ) -> MemoryPlan | PlainMemoryPlan | None:
-    """The fastest way to train within the limits.
+    """Find the fastest way to train within the limits.
 
     Args:
-        profile: What is trained.
-        row_tokens: Of the longest row.
-        effective_rows: Rows of an optimizer step.
-        device: Where.
-        limits: What may be used.
-        n_processes: Processes that share a step and this host.
-        n_added_tokens: Tokens whose vectors are trained as well.
-        wanted_rows: Most rows that go together in plain training on a CPU.
+        profile: The model to train.
+        row_tokens: Tokens of the longest row.
+        effective_rows: Rows per optimizer step, over all processes.
+        device: Training device.
+        limits: Resource limits of the run.
+        n_processes: Data-parallel processes on this host.
+        n_added_tokens: Added tokens whose embeddings are trained as well.
+        max_micro_batch_rows: Upper limit of rows per forward pass, for plain training on a CPU.
 
     Returns:
-        A plain plan where a CPU trains the plain way: unless the layerwise engine is asked for.
-        None where a GPU does, on request or since the architecture is not known to the
-        layerwise engine, and where layers are sharded: such runs are not planned.
+        A plain plan for training on a CPU, unless the layerwise engine is requested. None for
+        plain training on a GPU (requested, or because the layerwise engine does not support the
+        architecture) and for sharded layers: such runs are not planned.
 
     Raises:
-        MemoryPlanError: Nothing fits; the message says what would.
-        ParameterError: The layerwise engine is asked for where it cannot serve.
+        MemoryPlanError: Nothing fits; the message names a setting that would.
+        ParameterError: The layerwise engine is requested and does not support the architecture.
     """
     if limits.layers == "sharded":
         return None
-    on_cpu = device.type == "cpu"
-    host = host_memory_budget(limits.host_gib) // n_processes
-    plain = limits.engine == "plain" or (on_cpu and limits.engine == "auto")
-    shape = None if plain else read_shape(profile)
+    is_cpu = device.type == "cpu"
+    host_bytes = host_memory_budget(limits.host_gib) // n_processes
+    is_plain = limits.engine == "plain" or (is_cpu and limits.engine == "auto")
+    shape = None if is_plain else read_shape(profile)
     if shape is None:
         if limits.engine == "layerwise":
             raise ParameterError(
-                f"qlora_train.engine: layerwise does not know the architecture of {profile.name}. "
-                "Use auto or plain."
+                f"qlora_train.engine: layerwise does not support the architecture of "
+                f"{profile.name}. Use auto or plain."
             )
-        if not on_cpu:
+        if not is_cpu:
             return None
         return plan_plain(
-            profile, row_tokens, effective_rows // n_processes, wanted_rows, host,
+            profile, row_tokens, effective_rows // n_processes, max_micro_batch_rows, host_bytes,
             limits.micro_batch_rows, n_processes, n_added_tokens,
         )  # fmt: skip
     targets = profile.lora.target_modules
-    names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
+    linear_names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
     size = TrainingSize(
         shape=shape,
         rank=profile.lora.r,
-        targets=frozenset(names if isinstance(targets, str) else targets),
+        targets=frozenset(linear_names if isinstance(targets, str) else targets),
         row_tokens=row_tokens,
         effective_rows=effective_rows // n_processes,
         n_added=n_added_tokens,
@@ -158,38 +166,38 @@ def plan_memory(
         torch.cuda.empty_cache()
     return plan_training(
         size,
-        host if on_cpu else device_memory_budget(device, limits.device_gib),
-        host,
+        host_bytes if is_cpu else device_memory_budget(device, limits.device_gib),
+        host_bytes,
         measure_rates(device),
         limits.layers,
         limits.micro_batch_rows,
-        # A CPU computes in float32 whatever the adapter is.
-        adapter_dtype=torch.float32 if on_cpu else None,
-        one_memory=on_cpu,
+        # A CPU computes in float32 whatever the adapter's dtype.
+        adapter_dtype=torch.float32 if is_cpu else None,
+        one_memory=is_cpu,
     )
 
 
 def device_memory_budget(device: torch.device, cap_gib: float | None) -> int:
-    """Bytes that PyTorch may take on ``device``."""
+    """Return the bytes that PyTorch may allocate on ``device``."""
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)
-    usable = free - _OUTSIDE_PYTORCH
+    usable = free - _NON_PYTORCH_BYTES
     return usable if cap_gib is None else min(usable, int(cap_gib * GIB))
 
 
 def host_memory_budget(cap_gib: float | None) -> int:
-    """Bytes of host memory for weights and states that wait there."""
+    """Return the bytes of host memory for offloaded weights and states."""
     if cap_gib is not None:
         return int(cap_gib * GIB)
-    return int(psutil.virtual_memory().available * _HOST_SHARE)
+    return int(psutil.virtual_memory().available * _HOST_MEMORY_FRACTION)
 
 
 def set_memory_fraction(device: torch.device, cap_gib: float | None) -> None:
-    """Make PyTorch refuse more than ``cap_gib`` of the GPU to this process."""
+    """Limit PyTorch's allocations on the GPU to ``cap_gib``; None: no limit."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        share = 1.0 if cap_gib is None else min(1.0, cap_gib * GIB / total)
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        fraction = 1.0 if cap_gib is None else min(1.0, cap_gib * GIB / total)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def load_trainable(
@@ -202,41 +210,41 @@ def load_trainable(
     *,
     sharded: bool = False,
 ) -> TrainableModel:
-    """Load the profile's base in 4 bits, with a fresh adapter.
+    """Load the profile's base model in NF4 and attach an untrained adapter.
 
     Args:
-        profile: Which model.
-        seed: Of the adapter's first factor.
-        device: Where to.
-        plan: How; a plain one, or none: the plain way.
-        tokenizer: Of the profile.
-        added_tokens: Ids by token of those whose vectors are trained as well.
-        sharded: Whether each of several processes keeps a share of the frozen layers.
+        profile: The model to load.
+        seed: Seed of the adapter's first factor.
+        device: Training device.
+        plan: Memory plan; a plain one or None selects the plain engine.
+        tokenizer: The profile's tokenizer.
+        added_tokens: Ids by token of the added tokens whose embeddings are trained as well.
+        sharded: Whether the frozen layers are sharded over the processes of the run.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
-        ModelUnavailableError: The base weights cannot be had.
+        ModelUnavailableError: The base weights are not available.
     """
     if not isinstance(plan, MemoryPlan):
         if sharded:
             dtype = compute_dtype(device)
-            base = load_base_model(profile, _loading_place(profile, device), dtype, dtype)
+            base = load_base_model(profile, _loading_device(profile, device), dtype, dtype)
         else:
             base = load_base_model(profile, device)
-        compute_loss_in_chunks(base)
+        enable_chunked_loss(base)
         if device.type == "cuda" or sharded:
-            _recompute_layers(base)
+            _enable_gradient_checkpointing(base)
         embedding, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-        start = initial_embeddings(
+        initial = initial_embeddings(
             added_tokens, tokenizer, embedding, None if head is embedding else head, profile.name
         )
-        model = attach_adapter(base, profile, seed, start)
+        model = attach_adapter(base, profile, seed, initial)
         if sharded:
             shard_frozen_layers(model, device)
         collate: Collate = partial(collate_rows, pad_token_id=int(tokenizer.pad_token_id))
-        return TrainableModel(model, collate, layerwise=False, sharded=sharded)
+        return TrainableModel(model, collate, is_layerwise=False, is_sharded=sharded)
     model = load_layerwise_model(
-        profile, plan.settings, device, seed, plan.adapter_dtype, quantized_copy_folder(profile),
+        profile, plan.settings, device, seed, plan.adapter_dtype, quantized_cache_folder(profile),
         tokenizer, added_tokens,
     )  # fmt: skip
     return TrainableModel(
@@ -246,29 +254,29 @@ def load_trainable(
             pad_token_id=int(tokenizer.pad_token_id),
             added_ids=frozenset(added_tokens.values()),
         ),
-        layerwise=True,
+        is_layerwise=True,
         stop_token_ids=frozenset(tokenizer.convert_tokens_to_ids(list(profile.stop_tokens))),
     )
 
 
-def _loading_place(profile: ModelProfile, device: torch.device) -> torch.device:
-    """Where a model is whole for as long as it takes to share it out.
+def _loading_device(profile: ModelProfile, device: torch.device) -> torch.device:
+    """Return the device on which the complete model is loaded before it is sharded.
 
-    A GPU quantises in seconds what a CPU does in minutes, and host memory would hold a whole model
-    for each process; but the whole need not fit where a share will lie.
+    A GPU quantizes in seconds what takes a CPU minutes, and on the CPU every process would hold
+    a complete model in host memory; but a GPU that holds one shard may not fit the complete model.
     """
     if device.type == "cpu":
         return device
-    needs, free = quantized_bytes(profile), device_memory_budget(device, None)
-    return device if needs * _WHILE_LOADING < free else torch.device("cpu")
+    needed_bytes = quantized_bytes(profile) * _LOADING_FACTOR
+    return device if needed_bytes < device_memory_budget(device, None) else torch.device("cpu")
 
 
-def _recompute_layers(base: PreTrainedModel) -> None:
+def _enable_gradient_checkpointing(base: PreTrainedModel) -> None:
     # The method was renamed within version 5 of transformers; the Trainer's argument as well.
     enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
 
-def quantized_copy_folder(profile: ModelProfile) -> Path:
-    """Where the 4-bit copy of a profile's layers is kept for the next start."""
+def quantized_cache_folder(profile: ModelProfile) -> Path:
+    """Return the folder that caches the profile's 4-bit layers between runs."""
     return Path(profile.cache_folder).expanduser().resolve() / profile.name

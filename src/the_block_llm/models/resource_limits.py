@@ -1,4 +1,4 @@
-"""What a training run may use of a machine. Nothing here imports torch."""
+"""Resource limits of a training run. Does not import torch."""
 
 from typing import Literal
 
@@ -9,11 +9,11 @@ LayerChoice = Literal["auto", "resident", "streamed", "sharded"]
 
 
 class MemoryLimits(BaseModel, frozen=True, extra="forbid"):
-    """Limits of a run; none: what is free."""
+    """Limits of a run; a limit that is None defaults to the free memory."""
 
     engine: EngineChoice = "auto"
     layers: LayerChoice = "auto"
     device_gib: float | None = None
     host_gib: float | None = None
     micro_batch_rows: int | None = None
-    """Rows at a time; none: the memory plan chooses."""
+    """Rows per forward pass; None: the memory plan chooses."""

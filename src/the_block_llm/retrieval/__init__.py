@@ -1,4 +1,4 @@
-"""Finding passages of a repository, and checking what an answer says about it.
+"""Retrieval of passages of a repository, and verification of citations in answers.
 
-One implementation for the evaluation and the advisor: what is measured is what is used.
+Shared by evaluation and advisor, so that the evaluated code is the code in use.
 """

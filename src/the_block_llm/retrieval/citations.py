@@ -1,7 +1,7 @@
-"""Does what an answer cites exist? Paths with their lines, commits, and names of code.
+"""Find the citations in an answer (paths with lines, commits, symbols) and check that they exist.
 
-A fluent answer about a module that was never written is worse than none, and no list of
-concepts would notice it.
+A fluent answer about a module that does not exist is worse than no answer, and keyword scores do
+not detect it.
 """
 
 import re
@@ -11,34 +11,34 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
 _PATH: Final = re.compile(r"(?<![\w/.-])(?:[\w.-]+/)*[\w-][\w.-]*\.[A-Za-z]\w{0,9}(?![\w/])")
-# "read/write" is no folder; "read/write/" and "src/read/write" are.
+# "read/write" is not a folder; "read/write/" and "src/read/write" are.
 _FOLDER: Final = re.compile(r"(?<![\w/.:-])(?:(?:[\w.-]+/){2,}[\w.-]*|[A-Za-z][\w.-]*/)(?![\w/])")
 _LINES: Final = re.compile(r":L?(\d{1,9})(?:[-–]L?(\d{1,9}))?(?!\d)")
 _SHA: Final = re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b")
 _SYMBOL: Final = re.compile(r"`([A-Za-z_]\w*(?:(?:::|\.)[A-Za-z_]\w*)*)(?:\(\))?`")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w{2,}")
-# "e.g." and the like look like file names; these endings are files.
+# Abbreviations that match the pattern of file names.
 _NOT_A_FILE: Final = frozenset({"e.g", "i.e", "etc", "a.k.a"})
-_SHORTEST_SYMBOL: Final = 3
+_MIN_SYMBOL_CHARACTERS: Final = 3
 
 
 @dataclass(frozen=True)
 class Citation:
-    """Something that an answer says is there."""
+    """A reference in an answer to a path, commit or symbol of the repository."""
 
     kind: Literal["path", "commit", "symbol"]
     text: str
-    """As the answer wrote it, a path with its lines."""
+    """Text in the answer; a path includes its lines."""
     exists: bool
     target: str | None = None
-    """The whole path of the file, or the whole sha, where there is exactly that."""
+    """Full path of the file or full sha; None unless exactly one matches."""
     line: int | None = None
-    """First line cited, from 1."""
+    """First cited line, from 1."""
 
 
 @dataclass(frozen=True)
 class CitedSpan:
-    """A citation and where it stands in the text."""
+    """A citation with its character offsets in the text."""
 
     start: int
     end: int
@@ -46,17 +46,17 @@ class CitedSpan:
 
 
 class KnownNames:
-    """What there is in the repository, now or at the cut-off."""
+    """Paths, commits and identifiers of a repository, at HEAD or at the cut-off."""
 
     def __init__(
         self, line_counts: Mapping[str, int], shas: Iterable[str], identifiers: Iterable[str]
     ) -> None:
-        """Take what there is.
+        """Initialize the lookup tables.
 
         Args:
-            line_counts: By path of a file, how many lines it has; 0 where its text is not kept.
-            shas: Of all commits.
-            identifiers: Names that stand anywhere in the code.
+            line_counts: Number of lines by path; 0 if the text is not available.
+            shas: Full shas of all commits.
+            identifiers: All identifiers in the code.
         """
         self.line_counts = line_counts
         self._shas = tuple(shas)
@@ -73,36 +73,36 @@ class KnownNames:
         for path in sorted(self._paths):
             self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
 
-    def paths(self, text: str) -> list[str]:
-        """Whole paths that ``text`` can mean: a path, a bare file name, or a path's end."""
+    def matching_paths(self, text: str) -> list[str]:
+        """Return the full paths that ``text`` matches: as path, file name, or trailing part."""
         path = text.removeprefix("./").strip("/")
         if path in self._paths:
             return [path]
-        found = [
-            known
-            for known in self._by_name.get(path.rpartition("/")[2], ())
-            if known == path or known.endswith(f"/{path}")
+        matches = [
+            candidate
+            for candidate in self._by_name.get(path.rpartition("/")[2], ())
+            if candidate == path or candidate.endswith(f"/{path}")
         ]
-        # A single word is no folder's name: "server/" may be anything.
-        return found if "/" in path else [known for known in found if known in self.line_counts]
+        # A single word such as "server/" is too ambiguous for a folder; only files match.
+        return matches if "/" in path else [m for m in matches if m in self.line_counts]
 
     def can_be_file(self, text: str) -> bool:
-        """False for a bare ``name.attribute`` that ends like no file of the repository."""
+        """Return False for ``name.attribute`` whose suffix no file of the repository has."""
         return "/" in text or PurePosixPath(text).suffix in self._suffixes
 
-    def commits(self, text: str) -> list[str]:
-        """Whole shas that begin with ``text``."""
+    def matching_commits(self, text: str) -> list[str]:
+        """Return the full shas that start with ``text``."""
         return [sha for sha in self._shas if sha.startswith(text)]
 
     def has_symbol(self, text: str) -> bool:
-        """True where every part of the name stands somewhere in the code."""
+        """Return whether every part of the qualified name is an identifier in the code."""
         return all(part in self._identifiers for part in re.split(r"::|\.", text))
 
 
 def known_names(
     files: Iterable[Mapping[str, Any]], commits: Iterable[Mapping[str, Any]]
 ) -> KnownNames:
-    """Collect names.
+    """Collect the names of a repository from its tables.
 
     Args:
         files: Rows of ``snapshot_files``; ``path`` and ``text``.
@@ -112,14 +112,14 @@ def known_names(
     identifiers: set[str] = set()
     for file in files:
         path, text = str(PurePosixPath(file["path"])), file["text"] or ""
-        # Of two snapshots of a file, a line may be in either.
+        # A file may be in two snapshots; a cited line may exist in either.
         line_counts[path] = max(line_counts.get(path, 0), count_lines(text))
         identifiers.update(identifiers_in(path), identifiers_in(text))
     return KnownNames(line_counts, (commit["sha"] for commit in commits), identifiers)
 
 
 def count_lines(text: str) -> int:
-    r"""Lines as editors count them.
+    r"""Count the lines of a text as editors do.
 
     >>> [count_lines(text) for text in ("", "a", "a\n", "a\nb")]
     [0, 1, 1, 2]
@@ -128,22 +128,22 @@ def count_lines(text: str) -> int:
 
 
 def identifiers_in(text: str) -> set[str]:
-    """Everything in ``text`` that can be a name in code."""
+    """Return all words of ``text`` that are valid identifiers of 3 or more characters."""
     return set(_IDENTIFIER.findall(text))
 
 
 def cited_spans(answer: str, known: KnownNames) -> list[CitedSpan]:
-    """What ``answer`` cites, in order; of citations that overlap the longer one."""
+    """Return the citations in ``answer``, in order; of overlapping ones the first, or longer."""
     spans = sorted(_spans(answer, known), key=lambda span: (span.start, -span.end))
-    kept: list[CitedSpan] = []
+    selected: list[CitedSpan] = []
     for span in spans:
-        if not kept or span.start >= kept[-1].end:
-            kept.append(span)
-    return kept
+        if not selected or span.start >= selected[-1].end:
+            selected.append(span)
+    return selected
 
 
 def citations(answer: str, question: str, known: KnownNames) -> tuple[Citation, ...]:
-    """What ``answer`` cites beyond what ``question`` named, each once, by kind and in order."""
+    """Return the distinct citations in ``answer`` that ``question`` does not contain, by kind."""
     found: dict[str, Citation] = {}
     for span in _spans(answer, known):
         if span.citation.text not in question:
@@ -157,19 +157,19 @@ def _spans(answer: str, known: KnownNames) -> Iterator[CitedSpan]:
         if text.lower() not in _NOT_A_FILE and known.can_be_file(text):
             yield _path_span(answer, match.start(), text, known)
     for match in _SHA.finditer(answer):
-        shas = known.commits(match.group())
+        shas = known.matching_commits(match.group())
         target = shas[0] if len(shas) == 1 else None
         yield CitedSpan(
             *match.span(), Citation("commit", match.group(), exists=bool(shas), target=target)
         )
     for match in _SYMBOL.finditer(answer):
-        if len(match[1]) >= _SHORTEST_SYMBOL:
+        if len(match[1]) >= _MIN_SYMBOL_CHARACTERS:
             exists = known.has_symbol(match[1])
             yield CitedSpan(*match.span(1), Citation("symbol", match[1], exists=exists))
 
 
 def _path_span(answer: str, start: int, text: str, known: KnownNames) -> CitedSpan:
-    paths = known.paths(text)
+    paths = known.matching_paths(text)
     end = start + len(text)
     lines = _LINES.match(answer, end)
     first = last = None

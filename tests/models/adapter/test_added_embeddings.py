@@ -1,4 +1,4 @@
-"""Vectors of added tokens: nothing else of embedding and head is trained, copied or changed."""
+"""Embeddings of added tokens; the frozen embedding and head are neither trained nor copied."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from the_block_llm.models.inference.generation import Completion, SamplingParams
 from the_block_llm.models.inference.likelihood import token_nll
 from the_block_llm.models.profiles import ModelProfile
 
-MARKED = random_rows([[24, 11]], seed=3, first_id=240, n_ids=263)
+ROWS_WITH_ADDED_TOKENS = random_rows([[24, 11]], seed=3, first_id=240, n_ids=263)
 NAMES = ["tied", "untied", "spare rows"]
 
 
@@ -36,24 +36,24 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_a_model_with_larger_matrices(
+def test_gradients_match_a_model_with_a_resized_vocabulary(
     profiles: dict[str, ModelProfile], name: str
 ) -> None:
     ours = load(profiles[name], None, MARKS)
-    loss, gradients = step(ours, MARKED)
+    loss, gradients = step(ours, ROWS_WITH_ADDED_TOKENS)
     model = ours.model.get_base_model()
     rows = active_added_embeddings(model)
     assert rows is not None
     assert len(rows.parameters) == (1 if name == "tied" else 2)
-    # The same, written out: whole matrices that autograd knows, 263 rows each.
+    # Reference: complete matrices of 263 rows, trained by autograd.
     embedding, head = (
-        torch.cat([layer.weight.detach()[:260], own.detach()]).requires_grad_()
-        for layer, own in (
+        torch.cat([layer.weight.detach()[:260], added.detach()]).requires_grad_()
+        for layer, added in (
             (model.get_input_embeddings(), rows.embedding),
             (model.get_output_embeddings(), rows.head),
         )
     )
-    batch = collate_rows(MARKED, 3)
+    batch = collate_rows(ROWS_WITH_ADDED_TOKENS, 3)
     states = model.get_decoder()(
         inputs_embeds=functional.embedding(batch["input_ids"], embedding),
         position_ids=batch["position_ids"],
@@ -64,29 +64,30 @@ def test_gradients_are_those_of_a_model_with_larger_matrices(
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     if name == "tied":
-        wanted = [(embedding.grad + head.grad)[260:]]  # type: ignore[operator]
+        expected_grads = [(embedding.grad + head.grad)[260:]]  # type: ignore[operator]
     else:
-        wanted = [embedding.grad[260:], head.grad[260:]]  # type: ignore[index]
-    for own, gradient in zip(rows.parameters, wanted, strict=True):
-        torch.testing.assert_close(own.grad, gradient, rtol=1e-5, atol=1e-5)
+        expected_grads = [embedding.grad[260:], head.grad[260:]]  # type: ignore[index]
+    for parameter, gradient in zip(rows.parameters, expected_grads, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-5)
     assert sum("rows" in key for key in gradients) == len(rows.parameters)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
+def test_saved_rows_load_again_and_in_plain_peft_on_a_resized_base(
     profiles: dict[str, ModelProfile], name: str, tmp_path: Path
 ) -> None:
     ours = load(profiles[name], None, MARKS)
     rows = active_added_embeddings(ours.model)
     assert rows is not None
-    for number, own in enumerate(rows.parameters):
-        own.data = torch.randn(own.shape, generator=torch.Generator().manual_seed(number))
+    for seed, parameter in enumerate(rows.parameters):
+        generator = torch.Generator().manual_seed(seed)
+        parameter.data = torch.randn(parameter.shape, generator=generator)
     ours.model.save_pretrained(str(tmp_path), save_embedding_layers=False)
-    size = sum(
+    n_saved = sum(
         tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values()
     )
-    assert size < 60_000, "the matrices are not in it"
-    batch = collate_rows(MARKED, 3)
+    assert n_saved < 60_000, "the frozen matrices are not saved"
+    batch = collate_rows(ROWS_WITH_ADDED_TOKENS, 3)
     with torch.no_grad():
         ours.model.eval()
         expected = token_nll(ours.model, batch)
@@ -95,30 +96,30 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
         assert torch.equal(token_nll(fresh.model.eval(), batch), expected)
         plain = AutoModelForCausalLM.from_pretrained(str(profiles[name].folder))
         plain.resize_token_embeddings(263)
-        whole = PeftModel.from_pretrained(plain, str(tmp_path)).eval()
-        given = {name: batch[name] for name in ("input_ids", "position_ids")}
-        theirs = whole(**given, use_cache=False).logits
-        # Over unquantised weights the states differ, so the rows are compared by what they do.
-        decoder = whole.get_base_model().get_decoder()
-        states = decoder(**given, use_cache=False).last_hidden_state
-        own_logits = functional.linear(states, rows.head)
-    torch.testing.assert_close(theirs[..., 260:], own_logits, rtol=1e-4, atol=1e-4)
-    reached = whole.get_base_model().get_input_embeddings()(torch.tensor([[260, 261, 262]]))
-    assert torch.equal(reached[0], rows.embedding)
+        peft_model = PeftModel.from_pretrained(plain, str(tmp_path)).eval()
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+        theirs = peft_model(**inputs, use_cache=False).logits
+        # With unquantized weights the states differ, so compare the logits of the rows.
+        decoder = peft_model.get_base_model().get_decoder()
+        states = decoder(**inputs, use_cache=False).last_hidden_state
+        added_logits = functional.linear(states, rows.head)
+    torch.testing.assert_close(theirs[..., 260:], added_logits, rtol=1e-4, atol=1e-4)
+    embedded = peft_model.get_base_model().get_input_embeddings()(torch.tensor([[260, 261, 262]]))
+    assert torch.equal(embedded[0], rows.embedding)
 
 
-def test_switched_off_the_base_is_the_base(profiles: dict[str, ModelProfile]) -> None:
-    marked, plain = load(profiles["tied"], None, MARKS), load(profiles["tied"], None)
+def test_disabled_adapter_gives_the_logits_of_the_base(profiles: dict[str, ModelProfile]) -> None:
+    with_tokens, plain = load(profiles["tied"], None, MARKS), load(profiles["tied"], None)
     ids = torch.arange(5, 60)[None]
-    with torch.no_grad(), marked.model.disable_adapter(), plain.model.disable_adapter():
-        logits = marked.model.get_base_model()(input_ids=ids).logits
+    with torch.no_grad(), with_tokens.model.disable_adapter(), plain.model.disable_adapter():
+        logits = with_tokens.model.get_base_model()(input_ids=ids).logits
         assert torch.equal(logits, plain.model.get_base_model()(input_ids=ids).logits)
-    assert logits.shape[-1] == 260, "the base cannot write a token that it does not have"
+    assert logits.shape[-1] == 260, "the base has no logits for added tokens"
     with torch.no_grad():
-        assert marked.model.get_base_model()(input_ids=ids).logits.shape[-1] == 263
+        assert with_tokens.model.get_base_model()(input_ids=ids).logits.shape[-1] == 263
 
 
-def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProfile]) -> None:
+def test_model_can_generate_added_tokens(profiles: dict[str, ModelProfile]) -> None:
     model = load(profiles["tied"], None, MARKS).model.eval()
     rows = active_added_embeddings(model)
     assert rows is not None
@@ -130,18 +131,18 @@ def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProf
             .get_decoder()(input_ids=torch.tensor([prompt]), use_cache=False)
             .last_hidden_state[0, -1]
         )
-        # Towards the state that follows the prompt: the likeliest next token by far.
+        # Parallel to the last hidden state of the prompt: by far the most likely next token.
         rows.embedding[1] = 50 * state
-    written: list[Completion] = []
+    completions: list[Completion] = []
     generate(
         model, tokenizer, [prompt], SamplingParams(max_new_tokens=1), batch_rows=1, cache_gib=1,
-        on_completion=lambda _, completion: written.append(completion),
+        on_completion=lambda _, completion: completions.append(completion),
     )  # fmt: skip
-    # It is a mark, not text.
-    assert (written[0].text, written[0].n_tokens) == ("", 1)
+    # Special tokens are skipped in the text.
+    assert (completions[0].text, completions[0].n_tokens) == ("", 1)
 
 
-def test_training_begins_at_the_words_that_a_mark_is_spelled_with(
+def test_added_tokens_start_at_the_mean_of_their_subwords(
     profiles: dict[str, ModelProfile],
 ) -> None:
     model = load(profiles["untied"], None, MARKS).model
@@ -154,18 +155,18 @@ def test_training_begins_at_the_words_that_a_mark_is_spelled_with(
 
 
 @pytest.mark.parametrize("ids", [[262, 263], [260, 262]])
-def test_ids_that_leave_a_gap_are_refused(ids: list[int]) -> None:
+def test_ids_with_a_gap_are_rejected(ids: list[int]) -> None:
     tokens = dict(zip(["<|a|>", "<|b|>"], ids, strict=True))
     with pytest.raises(ProfileError, match=r"without a gap.*domain_marks=false"):
         first_added_id(tokens, 260, "tiny")
 
 
-def test_a_tokenizer_that_gives_other_ids_is_refused(profiles: dict[str, ModelProfile]) -> None:
+def test_tokenizer_that_assigns_other_ids_is_rejected(profiles: dict[str, ModelProfile]) -> None:
     with pytest.raises(ProfileError, match=r"not the one that made the rows"):
         load_tokenizer(profiles["tied"], {"<|analysis|>": 777})
 
 
-def test_chats_carry_the_marks_as_the_rows_do(profiles: dict[str, ModelProfile]) -> None:
+def test_chat_template_contains_the_domain_tokens(profiles: dict[str, ModelProfile]) -> None:
     tokenizer = load_tokenizer(profiles["tied"])
     turns = [
         {"role": "system", "content": "s"},
@@ -175,6 +176,6 @@ def test_chats_carry_the_marks_as_the_rows_do(profiles: dict[str, ModelProfile])
     ]
     plain = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     add_tokens(tokenizer, MARKS)
-    marked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     expected = plain.replace("q<", "<|question|>q<").replace("r<", "<|question|>r<")
-    assert marked == expected.replace("\na<", "\n<|analysis|>a<")
+    assert rendered == expected.replace("\na<", "\n<|analysis|>a<")

@@ -1,4 +1,4 @@
-"""Which weights a profile means."""
+"""Resolution of a profile's weights, configuration and tokenizer."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ NEWEST, TAGGED = "a" * 40, "b" * 40
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the Hub's cache on this machine holds of a model with two commits; gives its id."""
+    """Create a local Hub cache of a model with two commits; return the model's id."""
     model = tmp_path / "models--someone--model"
     for commit, hidden in ((NEWEST, 64), (TAGGED, 32)):
         folder = model / "snapshots" / commit
@@ -31,26 +31,24 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize(("revision", "commit", "hidden"), [(None, NEWEST, 64), ("v1", TAGGED, 32)])
-def test_a_revision_of_the_hub_is_the_one_that_an_adapter_is_said_to_stand_on(
+def test_base_revision_is_the_commit_of_the_hub_revision(
     hub: str, revision: str | None, commit: str, hidden: int
 ) -> None:
-    named = {"hub_id": hub, "hub_revision": revision, "folder": None}
-    profile = tiny_profile(Path("unused")).model_copy(update=named)
+    changes = {"hub_id": hub, "hub_revision": revision, "folder": None}
+    profile = tiny_profile(Path("unused")).model_copy(update=changes)
     assert base_revision(profile, hub) == commit
     assert load_config(profile).hidden_size == hidden
 
 
-@pytest.mark.parametrize("is_named", [True, False])
-def test_a_tokenizer_is_the_one_that_transformers_takes_for_it(
-    tmp_path: Path, is_named: bool
-) -> None:
+@pytest.mark.parametrize("names_class", [True, False])
+def test_tokenizer_matches_auto_tokenizer(tmp_path: Path, names_class: bool) -> None:
     profile = tiny_profile(save_tiny_llama(tmp_path))
     file = tmp_path / "tokenizer_config.json"
-    written = json.loads(file.read_text())
-    assert "tokenizer_class" in written
-    if not is_named:
-        del written["tokenizer_class"]
-        file.write_text(json.dumps(written))
+    config = json.loads(file.read_text())
+    assert "tokenizer_class" in config
+    if not names_class:
+        del config["tokenizer_class"]
+        file.write_text(json.dumps(config))
     ours, theirs = load_tokenizer(profile), AutoTokenizer.from_pretrained(str(tmp_path))
     assert type(ours) is type(theirs)
     assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
@@ -58,7 +56,7 @@ def test_a_tokenizer_is_the_one_that_transformers_takes_for_it(
 
 
 @pytest.mark.parametrize("broken", ["tokenizer.json", "config.json"])
-def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path, broken: str) -> None:
+def test_folder_without_a_tokenizer_is_rejected(tmp_path: Path, broken: str) -> None:
     profile = tiny_profile(save_tiny_llama(tmp_path))
     if broken == "tokenizer.json":
         (tmp_path / broken).unlink()

@@ -6,8 +6,8 @@ from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 from the_block_llm.models.inference.generation import (
     Completion,
     SamplingParams,
-    _RowwiseDraw,
-    batches_that_fit,
+    _GumbelSampler,
+    batch_by_length,
     generate,
     stop_token_ids,
 )
@@ -25,85 +25,87 @@ def model():
     return tiny_llama().eval()
 
 
-def answers(model, tokenizer, decoding, batch_rows, texts=TEXTS) -> list[Completion]:
+def complete(model, tokenizer, sampling, batch_rows, texts=TEXTS) -> list[Completion]:
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    found: dict[int, Completion] = {}
+    completions: dict[int, Completion] = {}
     generate(
         model,
         tokenizer,
         prompts,
-        decoding,
+        sampling,
         batch_rows=batch_rows,
         cache_gib=0.1,
-        on_completion=found.__setitem__,
+        on_completion=completions.__setitem__,
     )
-    return [found[index] for index in range(len(texts))]
+    return [completions[index] for index in range(len(texts))]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_answer_does_not_depend_on_its_batch(model, tokenizer, temperature):
-    decoding = SamplingParams(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
-    alone = answers(model, tokenizer, decoding, batch_rows=1)
-    assert answers(model, tokenizer, decoding, batch_rows=4) == alone
-    backwards = answers(model, tokenizer, decoding, batch_rows=3, texts=TEXTS[::-1])
-    assert backwards[::-1] == alone
+def test_completion_does_not_depend_on_its_batch(model, tokenizer, temperature):
+    sampling = SamplingParams(max_new_tokens=12, temperature=temperature, top_p=0.9, seed=3)
+    alone = complete(model, tokenizer, sampling, batch_rows=1)
+    assert complete(model, tokenizer, sampling, batch_rows=4) == alone
+    reversed_order = complete(model, tokenizer, sampling, batch_rows=3, texts=TEXTS[::-1])
+    assert reversed_order[::-1] == alone
 
 
-def test_greedy_agrees_with_a_plain_loop(model, tokenizer):
+def test_greedy_decoding_matches_a_reference_loop(model, tokenizer):
     ids = tokenizer(TEXTS[0])["input_ids"]
-    new = []
+    new_ids = []
     for _ in range(10):
         with torch.no_grad():
-            new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
-    [answer] = answers(model, tokenizer, SamplingParams(max_new_tokens=10), 4, TEXTS[:1])
-    assert answer.text == tokenizer.decode(new, skip_special_tokens=True).strip()
+            new_ids.append(model(torch.tensor([ids + new_ids])).logits[0, -1].argmax().item())
+    [answer] = complete(model, tokenizer, SamplingParams(max_new_tokens=10), 4, TEXTS[:1])
+    assert answer.text == tokenizer.decode(new_ids, skip_special_tokens=True).strip()
     assert answer.finish == "length"
     assert answer.n_tokens == 10
 
 
-def test_draws_differ_by_seed_and_a_small_nucleus_is_greedy(model, tokenizer):
-    hot = [answers(model, tokenizer, SamplingParams(12, 1.0, seed=seed), 4) for seed in range(3)]
-    assert hot[0] != hot[1] != hot[2]
-    greedy = answers(model, tokenizer, SamplingParams(12), 4)
-    assert answers(model, tokenizer, SamplingParams(12, 1.0, top_p=1e-6, seed=1), 4) == greedy
+def test_samples_depend_on_the_seed_and_a_small_nucleus_is_greedy(model, tokenizer):
+    samples = [
+        complete(model, tokenizer, SamplingParams(12, 1.0, seed=seed), 4) for seed in range(3)
+    ]
+    assert samples[0] != samples[1] != samples[2]
+    greedy = complete(model, tokenizer, SamplingParams(12), 4)
+    assert complete(model, tokenizer, SamplingParams(12, 1.0, top_p=1e-6, seed=1), 4) == greedy
 
 
-def test_draws_follow_the_models_distribution(model, tokenizer):
+def test_samples_follow_the_distribution_of_the_model(model, tokenizer):
     logits = torch.full((2000, 4), 0.0) + torch.tensor([2.0, 1.0, 0.0, -1.0])
-    draw = _RowwiseDraw([[row] for row in range(2000)], seed=0)
-    drawn = draw(torch.zeros(2000, 1), logits).argmax(dim=-1)
-    shares = torch.bincount(drawn, minlength=4) / 2000
-    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.03, rtol=0)
+    sampler = _GumbelSampler([[row] for row in range(2000)], seed=0)
+    sampled = sampler(torch.zeros(2000, 1), logits).argmax(dim=-1)
+    frequencies = torch.bincount(sampled, minlength=4) / 2000
+    torch.testing.assert_close(frequencies, logits[0].softmax(-1), atol=0.03, rtol=0)
 
 
-def test_an_answer_ends_at_the_first_stop_token(model, tokenizer, monkeypatch):
+def test_completion_ends_at_the_first_stop_token(model, tokenizer, monkeypatch):
     with torch.no_grad():
         stop = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]])).logits[0, -1].argmax()
     monkeypatch.setattr(model.generation_config, "eos_token_id", [stop.item()])
-    [cut] = answers(model, tokenizer, SamplingParams(max_new_tokens=10), 1, TEXTS[:1])
-    assert cut == Completion(text="", n_tokens=0, finish="stop")
+    [completion] = complete(model, tokenizer, SamplingParams(max_new_tokens=10), 1, TEXTS[:1])
+    assert completion == Completion(text="", n_tokens=0, finish="stop")
 
 
-def test_stop_tokens_of_model_and_tokenizer_are_joined(model, tokenizer, monkeypatch):
+def test_stop_tokens_of_model_and_tokenizer_are_combined(model, tokenizer, monkeypatch):
     monkeypatch.setattr(model.generation_config, "eos_token_id", [7, 9])
     assert stop_token_ids(model, tokenizer) == sorted([7, 9, tokenizer.eos_token_id])
 
 
-def test_the_models_own_sampling_defaults_are_not_taken(model, tokenizer, monkeypatch):
-    greedy = answers(model, tokenizer, SamplingParams(max_new_tokens=12), 4)
+def test_sampling_defaults_of_the_model_are_ignored(model, tokenizer, monkeypatch):
+    greedy = complete(model, tokenizer, SamplingParams(max_new_tokens=12), 4)
     monkeypatch.setattr(model.generation_config, "do_sample", True)
     monkeypatch.setattr(model.generation_config, "temperature", 5.0)
     monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
-    assert answers(model, tokenizer, SamplingParams(max_new_tokens=12), 4) == greedy
+    assert complete(model, tokenizer, SamplingParams(max_new_tokens=12), 4) == greedy
 
 
-def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
-    plain = tiny_llama().eval()
-    base = answers(plain, tokenizer, SamplingParams(max_new_tokens=12), 4)
-    adapted = with_noise_adapter(plain, scale=0.5)
-    assert answers(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) != base
+def test_adapter_changes_completions_and_can_be_disabled(tokenizer):
+    model = tiny_llama().eval()
+    base = complete(model, tokenizer, SamplingParams(max_new_tokens=12), 4)
+    adapted = with_noise_adapter(model, scale=0.5)
+    assert complete(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) != base
     with adapted.disable_adapter():
-        assert answers(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) == base
+        assert complete(adapted, tokenizer, SamplingParams(max_new_tokens=12), 4) == base
 
 
 @pytest.mark.parametrize(
@@ -116,5 +118,5 @@ def test_an_adapter_answers_differently_and_can_be_switched_off(tokenizer):
         ([3, 3, 3, 3], 4, 12, [[0, 1, 2, 3]]),
     ],
 )
-def test_batches_fit_the_cache_and_hold_one_at_least(lengths, rows, tokens, batches):
-    assert batches_that_fit(lengths, rows, tokens) == batches
+def test_batches_fit_the_cache_and_have_at_least_one_prompt(lengths, rows, tokens, batches):
+    assert batch_by_length(lengths, rows, tokens) == batches

@@ -18,7 +18,7 @@ from the_block_llm.models.collate import collate_flat_rows, collate_rows
 from the_block_llm.models.layerwise.kernels.attention import Segments, attend, attend_backward
 from the_block_llm.models.layerwise.kernels.fused import add_dropped, dropped
 from the_block_llm.models.layerwise.model import load_layerwise_model
-from the_block_llm.models.plain.loss import compute_loss_in_chunks
+from the_block_llm.models.plain.loss import enable_chunked_loss
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 
 pytestmark = [
@@ -124,7 +124,7 @@ ROWS = ((300, 212), (512,), (97, 1, 203, 211))
 
 def plain(profile: ModelProfile, device: torch.device) -> PeftModel:
     base = load_base_model(profile, device)
-    compute_loss_in_chunks(base)
+    enable_chunked_loss(base)
     return attach_adapter(base, profile, seed=7)
 
 

@@ -164,7 +164,7 @@ def test_probe_questions_get_the_answers_of_plain_generation(
     # The small models never stop by themselves; the engine's answers are not stripped.
     found = [
         replace(answer, text=answer.text.strip())
-        for answer in ours.greedy_answers(tokenizer, prompts, 6)
+        for answer in ours.generate_greedy(tokenizer, prompts, 6)
     ]
     assert found == [answers[0], answers[1]]
 

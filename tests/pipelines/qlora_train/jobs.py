@@ -14,7 +14,7 @@ from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.plain.loss import compute_loss_in_chunks
+from the_block_llm.models.plain.loss import enable_chunked_loss
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train
 
@@ -107,6 +107,6 @@ def loaded_with_loss(
     """The base with the run's adapter, as anybody loads it, and its loss of one row."""
     model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
     disable_inference_repacking(model)
-    compute_loss_in_chunks(model.get_base_model())
+    enable_chunked_loss(model.get_base_model())
     with torch.no_grad():
         return model, float(model(**collate_rows([row_], 3)).loss)

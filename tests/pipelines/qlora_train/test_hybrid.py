@@ -9,7 +9,7 @@ from tests.builders.tiny_llama import save_tiny_llama
 
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import list_adapters
-from the_block_llm.models.base.special_tokens import DOMAIN_MARKS
+from the_block_llm.models.base.special_tokens import DOMAIN_TOKENS
 
 
 def second_profile(project: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     rows = ParquetTable(data / "05_model_input/train/tiny").rows()
     assert any(260 <= token < 264 for row in rows for token in row["input_ids"])
     for found in adapters.values():
-        assert found[0].added_tokens == {mark: 260 + i for i, mark in enumerate(DOMAIN_MARKS)}
+        assert found[0].added_tokens == {mark: 260 + i for i, mark in enumerate(DOMAIN_TOKENS)}
     first, again = adapters["tiny"]
     assert first.manifest.data_hashes == again.manifest.data_hashes, (
         "built twice, yet the same rows"

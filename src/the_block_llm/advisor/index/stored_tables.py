@@ -37,7 +37,7 @@ def tables_at_hand(parameters: Mapping[str, Any], storage: StorageLocation) -> d
         with progress_bar("Fetching what is searched", len(TABLES)) as bar:
             for name in TABLES:
                 table = ParquetTable(storage / "02_intermediate" / name)
-                table.on_this_machine(folder / name)
+                table.ensure_local(folder / name)
                 bar.advance()
     except (FileNotFoundError, TableError) as error:
         raise TableError(

@@ -1,4 +1,4 @@
-"""LoRA adapters on a quantised base: attaching fresh ones, loading trained ones."""
+"""LoRA adapters on a quantized base model: attach new ones, load trained ones."""
 
 import logging
 from pathlib import Path
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def targetable_layers(model: nn.Module) -> set[str]:
-    """Last name components of the Linear layers that an adapter can stand beside."""
+    """Return the last name components of the Linear layers that LoRA can target."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return {
         name.rpartition(".")[2]
@@ -34,13 +34,12 @@ def targetable_layers(model: nn.Module) -> set[str]:
 
 
 def check_targets(model: nn.Module, lora: LoraSettings, model_name: str) -> None:
-    """Make sure that every requested target matches a layer.
+    """Check that every LoRA target matches a layer.
 
-    peft alone is content when one of several targets matches, and then trains less than
-    was asked for without a word.
+    peft accepts the targets if any of them matches, and silently ignores the others.
 
     Raises:
-        AdapterTargetError: With the names that exist.
+        AdapterTargetError: A target matches no layer; the message lists the names that exist.
     """
     if lora.target_modules == "all-linear":
         return
@@ -59,15 +58,15 @@ def attach_adapter(
     seed: int,
     initial_embeddings: InitialTokenEmbeddings | None = None,
 ) -> PeftModel:
-    """Put fresh, trainable LoRA layers beside the profile's targets.
+    """Attach an untrained LoRA adapter to the profile's target layers.
 
-    A fresh adapter changes nothing: its second factor is zero.
+    It does not change the model's output: its second factor is initialized to zero.
 
     Args:
-        model: The profile's base.
-        profile: With the adapter's settings.
-        seed: Of its first factor.
-        initial_embeddings: Vectors of added tokens, to be trained as well.
+        model: The profile's base model.
+        profile: Profile with the LoRA settings.
+        seed: Seed of the first factor.
+        initial_embeddings: Initial embeddings of added tokens, trained as well.
 
     Raises:
         AdapterTargetError: A target matches no layer.
@@ -97,46 +96,46 @@ def attach_adapter(
 def load_with_adapter(
     profile: ModelProfile, adapter: Path, device: torch.device | None = None
 ) -> PeftModel:
-    """Load the profile's base with the trained adapter in ``adapter``.
+    """Load the profile's base model with the trained adapter in ``adapter``.
 
-    With ``model.disable_adapter()`` the same object answers as the base model.
+    Within ``model.disable_adapter()`` the model behaves as the base model.
 
     Raises:
-        AdapterError: The folder is incomplete, or made for another profile.
-        ModelUnavailableError: The base weights cannot be had.
+        AdapterError: The folder is incomplete, or belongs to another profile or other weights.
+        ModelUnavailableError: The base weights are not available.
     """
     return add_adapter(load_base_model(profile, device), profile, adapter)
 
 
-def _check_base(opened: AdapterFolder, profile: ModelProfile) -> None:
-    """Make sure that the profile's weights are those that the adapter was trained beside."""
-    trained = opened.manifest.base_revision
+def _check_base_weights(opened: AdapterFolder, profile: ModelProfile) -> None:
+    """Check that the profile's weights are those that the adapter was trained on."""
+    trained_on = opened.manifest.base_revision
     location = prepare_base_model(profile)
-    here = base_revision(profile, location)
-    # Adapters of earlier versions say no more than that it was a folder.
-    if "unknown" in (trained, here) or trained in (here, "local folder"):
+    current = base_revision(profile, location)
+    # Earlier versions recorded "local folder" without a fingerprint.
+    if "unknown" in (trained_on, current) or trained_on in (current, "local folder"):
         return
     raise AdapterError(
-        f"The adapter {opened.path} was trained over other weights ({opened.manifest.base_model}, "
-        f"{trained}) than those of {profile.name} now ({location}, {here}), and would say nothing "
-        f"sensible over them. Set models.{profile.name}.folder or hub_revision back to those, or "
-        "train anew with `kedro run --pipeline=qlora_train`."
+        f"The adapter {opened.path} was trained on other weights ({opened.manifest.base_model}, "
+        f"{trained_on}) than the current ones of {profile.name} ({location}, {current}), and does "
+        f"not work with these. Set models.{profile.name}.folder or hub_revision back, or train "
+        "again with `kedro run --pipeline=qlora_train`."
     )
 
 
 def add_adapter(
     model: PreTrainedModel | PeftModel, profile: ModelProfile, adapter: Path, name: str = "default"
 ) -> PeftModel:
-    """Put the trained adapter in ``adapter`` beside the layers of ``model`` and switch it on.
+    """Load the trained adapter in ``adapter`` into ``model`` and activate it.
 
     Args:
-        model: The profile's base, plain or with other adapters, which stay and are switched off.
-        profile: Whose model it is.
+        model: The profile's base model, or a PeftModel, whose other adapters are deactivated.
+        profile: Profile of the model.
         adapter: A complete adapter folder.
-        name: To switch to it by, ``model.set_adapter(name)``; without dots.
+        name: Name for ``model.set_adapter(name)``; without dots.
 
     Raises:
-        AdapterError: The folder is incomplete, or made for another profile or other weights.
+        AdapterError: The folder is incomplete, or belongs to another profile or other weights.
     """
     opened = open_adapter(adapter)
     if opened.manifest.profile != profile.name:
@@ -145,10 +144,10 @@ def add_adapter(
             f"for {profile.name!r}. Choose it with --params=model={opened.manifest.profile}, or "
             "train one for this profile with `kedro run --pipeline=qlora_train`."
         )
-    _check_base(opened, profile)
+    _check_base_weights(opened, profile)
     settings = LoraConfig.from_pretrained(str(adapter))
     settings.inference_mode = True
-    # Ours to add: peft's way needs a base whose vocabulary was resized, and copies its matrices.
+    # Added below: peft itself requires a resized vocabulary and copies the matrices.
     token_indices, settings.trainable_token_indices = settings.trainable_token_indices, None
     if isinstance(model, PeftModel):
         model.add_adapter(name, settings)
@@ -158,14 +157,14 @@ def add_adapter(
     if token_indices is not None:
         base = model.get_base_model()
         saved = load_added_embeddings(base, token_indices, weights)
-        place = base.get_input_embeddings().weight.device
+        base_device = base.get_input_embeddings().weight.device
         attach_added_embeddings(
             model,
             name,
             InitialTokenEmbeddings(
                 saved.first_id,
-                saved.embedding.to(place),
-                None if saved.head is None else saved.head.to(place),
+                saved.embedding.to(base_device),
+                None if saved.head is None else saved.head.to(base_device),
             ),
         )
     set_peft_model_state_dict(model, weights, adapter_name=name)

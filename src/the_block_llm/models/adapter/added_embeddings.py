@@ -1,7 +1,7 @@
-"""Vectors of added tokens, trained beside the embedding and the head of a frozen model.
+"""Trained embeddings of added tokens, stored separately from a frozen embedding and head.
 
-Only these rows are trained, and the matrices are neither touched nor copied: a row is looked
-up, or multiplied, beside its matrix. What does that in a model is in ``token_layers.py``.
+Only these rows are trained; the frozen matrices are neither modified nor copied. The modules that
+use the rows are in ``added_embedding_layers.py``.
 """
 
 from collections.abc import Mapping
@@ -16,42 +16,42 @@ from the_block_llm.errors import ProfileError
 
 
 class InitialTokenEmbeddings(NamedTuple):
-    """Vectors of added tokens before training."""
+    """Initial embeddings of added tokens."""
 
     first_id: int
     embedding: torch.Tensor
     """``(tokens, hidden)``."""
     head: torch.Tensor | None
-    """None where the head is tied to the embedding."""
+    """None if the head is tied to the embedding."""
 
 
 @dataclass(frozen=True)
 class AddedTokenEmbeddings:
-    """The trained rows of a model with an adapter; their ids follow one another."""
+    """Trained embeddings of the added tokens of an adapter; their ids are consecutive."""
 
     first_id: int
     embedding: nn.Parameter
     """``(tokens, hidden)``."""
     head: nn.Parameter
-    """The same object where embedding and head are tied."""
+    """Same object as ``embedding`` if the two are tied."""
 
     @property
     def n_tokens(self) -> int:
-        """How many there are."""
+        """Number of added tokens."""
         return int(self.embedding.shape[0])
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Each trained matrix once."""
+        """The trained parameters, without duplicates."""
         tied = self.head is self.embedding
         return [self.embedding] if tied else [self.embedding, self.head]
 
 
 def first_added_id(tokens: Mapping[str, int], vocabulary_rows: int, model_name: str) -> int:
-    """The id of the first added token.
+    """Return the id of the first added token.
 
     Raises:
-        ProfileError: The ids leave gaps, so that a token would have no vector at all.
+        ProfileError: The ids have a gap, so an id would have no embedding.
     """
     ids = sorted(tokens.values())
     if ids != list(range(ids[0], ids[0] + len(ids))) or ids[0] > vocabulary_rows:
@@ -70,17 +70,17 @@ def initial_embeddings(
     head: torch.Tensor | None,
     model_name: str,
 ) -> InitialTokenEmbeddings | None:
-    """Where training of added tokens begins; none where there are none.
+    """Compute the initial embeddings of added tokens; None without added tokens.
 
     Args:
         tokens: Ids by token.
-        tokenizer: Of the model.
-        embedding: Its matrix, ``(vocabulary, hidden)``.
-        head: The same, or none where it is tied to the embedding.
-        model_name: For the message.
+        tokenizer: The model's tokenizer.
+        embedding: Weight of the embedding, ``(vocabulary, hidden)``.
+        head: Weight of the head, ``(vocabulary, hidden)``; None if tied to the embedding.
+        model_name: Name for the error message.
 
     Raises:
-        ProfileError: The ids leave gaps.
+        ProfileError: The ids have a gap.
     """
     if not tokens:
         return None
@@ -94,67 +94,70 @@ def initial_embeddings(
 def mean_subword_embeddings(
     weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int]
 ) -> torch.Tensor:
-    """Where training begins: the mean of the words that a token is spelled with.
+    """Return the mean embedding of the subwords that spell each added token.
 
-    A model then reads ``<|code_start|>`` as something like "code start" from the first step.
+    With this initialization ``<|code_start|>`` is close to "code start" from the first step.
 
     Args:
-        weight: Embedding or head, ``(vocabulary, hidden)``.
-        tokenizer: Of the model.
+        weight: Weight of embedding or head, ``(vocabulary, hidden)``.
+        tokenizer: The model's tokenizer.
         tokens: Ids of the added tokens, by token.
 
     Returns:
         float32, ``(tokens, hidden)``, in the order of the ids.
     """
-    vectors = []
+    means = []
     for token in sorted(tokens, key=tokens.__getitem__):
         words = token.strip("<|>").replace("_", " ")
         ids = tokenizer(words, add_special_tokens=False)["input_ids"]
-        # A tokenizer without that alphabet: any real token is a better start than none.
-        vectors.append(weight[ids or [0]].float().mean(dim=0))
-    return torch.stack(vectors)
+        # If the tokenizer cannot encode the words, any existing token is a usable start.
+        means.append(weight[ids or [0]].float().mean(dim=0))
+    return torch.stack(means)
 
 
-def concat_added_logits(logits: torch.Tensor, own: torch.Tensor, first_id: int) -> torch.Tensor:
-    """Logits of a matrix and of added tokens, each under its id.
+def concat_added_logits(
+    logits: torch.Tensor, added_logits: torch.Tensor, first_id: int
+) -> torch.Tensor:
+    """Insert the logits of added tokens at their ids.
 
-    A matrix may have spare rows where the added ids begin; those give way.
+    They replace the logits of spare rows of the head, if it has any at these ids.
 
     Args:
-        logits: ``(…, vocabulary)``.
-        own: Of the added tokens, ``(…, tokens)``.
+        logits: Logits of the frozen head, ``(…, vocabulary)``.
+        added_logits: Logits of the added tokens, ``(…, tokens)``.
         first_id: Id of the first added token.
 
     >>> concat_added_logits(torch.tensor([[1., 2., 3.]]), torch.tensor([[7., 8.]]), 2)
     tensor([[1., 2., 7., 8.]])
     """
-    after = logits[..., first_id + own.shape[-1] :]
-    return torch.cat([logits[..., :first_id], own, after], dim=-1)
+    after = logits[..., first_id + added_logits.shape[-1] :]
+    return torch.cat([logits[..., :first_id], added_logits, after], dim=-1)
 
 
 def with_added_rows(matrix: torch.Tensor, rows: torch.Tensor, first_id: int) -> torch.Tensor:
-    """Embedding or head with the trained rows in it, as other programs want them; a copy."""
+    """Return a copy of an embedding or head that includes the trained rows."""
     return concat_added_logits(matrix.T, rows.detach().to(matrix).T, first_id).T
 
 
 def split_logits_grad(
-    slope: torch.Tensor, vocabulary: int, first_id: int, n_tokens: int
+    logits_grad: torch.Tensor, vocabulary: int, first_id: int, n_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient of :func:`concat_added_logits` taken apart again.
+    """Split the gradient of the logits that :func:`concat_added_logits` returns.
 
     Args:
-        slope: ``(n, widened)``; where added tokens took the place of spare rows of the matrix it
-            is overwritten.
-        vocabulary: Rows of the matrix.
+        logits_grad: Gradient of the combined logits, ``(n, combined)``; overwritten if added
+            tokens replace spare rows of the head.
+        vocabulary: Rows of the frozen head.
         first_id: Id of the first added token.
-        n_tokens: How many there are.
+        n_tokens: Number of added tokens.
 
     Returns:
-        Of the matrix's logits, ``(n, vocabulary)``, and of the added tokens', ``(n, n_tokens)``.
+        Gradients of the frozen head's logits, ``(n, vocabulary)``, and of the added tokens'
+        logits, ``(n, n_tokens)``.
     """
-    own = slope[:, first_id : first_id + n_tokens]
+    added_grad = logits_grad[:, first_id : first_id + n_tokens]
     if first_id >= vocabulary:
-        return slope[:, :vocabulary], own
-    own = own.clone()
-    slope[:, first_id : first_id + n_tokens] = 0
-    return slope[:, :vocabulary], own
+        return logits_grad[:, :vocabulary], added_grad
+    added_grad = added_grad.clone()
+    logits_grad[:, first_id : first_id + n_tokens] = 0
+    return logits_grad[:, :vocabulary], added_grad

@@ -1,6 +1,6 @@
-"""What an adapter folder says about itself; a folder without it is not an adapter.
+"""Manifests of adapter folders; a folder without one is not an adapter.
 
-No torch here: listing adapters must be quick.
+Does not import torch, so listing adapters is fast.
 """
 
 import json
@@ -16,19 +16,19 @@ WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
 
 class AdapterManifest(BaseModel, frozen=True, extra="forbid"):
-    """Everything needed to say what an adapter is and whether it fits a model."""
+    """Provenance of an adapter, and what decides whether it fits a base model."""
 
     format: int = 1
     profile: str
     base_model: str
-    """Folder or Hub id that the adapter was trained over."""
+    """Folder or Hub id of the model that the adapter was trained on."""
     base_revision: str
     data_hashes: dict[str, str]
-    """By table, the hash of the manifest that named its parts."""
+    """Hash of each training table's manifest, by table."""
     parameters: dict[str, Any]
-    """The profile and the run's overrides, as they were in force."""
+    """The profile and the overrides of the run."""
     git_commit: str | None
-    """Head of the repository that was learned."""
+    """HEAD commit of the repository that was trained on."""
     library_versions: dict[str, str]
     device: str
     peak_memory_gib: float
@@ -44,7 +44,7 @@ class AdapterFolder(BaseModel, frozen=True):
 
     @property
     def added_tokens(self) -> dict[str, int]:
-        """Ids of the tokens that it was trained with and its base does not have."""
+        """Ids by token of the tokens that were added to the base model's vocabulary."""
         return dict(self.manifest.parameters.get("added_tokens", {}))
 
 
@@ -69,12 +69,12 @@ def open_adapter(path: Path) -> AdapterFolder:
 
 
 def list_adapters(folder: Path) -> list[AdapterFolder]:
-    """The complete adapters under ``folder``, oldest first; incomplete ones are passed over."""
-    found: list[AdapterFolder] = []
+    """List the complete adapters in ``folder``, oldest first; incomplete ones are skipped."""
+    adapters: list[AdapterFolder] = []
     for path in sorted(folder.glob("*/")) if folder.is_dir() else []:
         if (path / MANIFEST_NAME).is_file() and not path.name.startswith("."):
             try:
-                found.append(open_adapter(path))
+                adapters.append(open_adapter(path))
             except AdapterError:
                 continue
-    return found
+    return adapters

@@ -1,4 +1,4 @@
-"""Loading a base model with its Linear layers in 4 bits (NF4, double quantisation)."""
+"""Load a base model with its Linear layers quantized to 4 bits (NF4, double quantization)."""
 
 from typing import Final
 
@@ -15,25 +15,25 @@ from the_block_llm.models.base.sources import (
 )
 from the_block_llm.models.profiles import ModelProfile
 
-# Of a weight in 4 bits, with the scales of its blocks of 64.
-_PACKED_BYTES: Final = 0.52
+# 4 bits, and the scales of the blocks of 64.
+_NF4_BYTES_PER_WEIGHT: Final = 0.52
 
 
 def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """Return the first GPU, or the CPU if there is none."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU; float32 on the CPU, where bfloat16 is some fifteen times slower."""
+    """Return bfloat16 for a GPU, float32 for a CPU, where bfloat16 is about 15 times slower."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def quantized_bytes(profile: ModelProfile) -> int:
-    """Bytes of the profile's weights as :func:`load_base_model` holds them on a GPU.
+    """Return the bytes of the profile's weights as loaded by :func:`load_base_model` on a GPU.
 
     Raises:
-        ModelUnavailableError: Not even the configuration can be had.
+        ModelUnavailableError: The model's configuration is not available.
     """
     location = prepare_base_model(profile)
     with quiet_loading(), torch.device("meta"):
@@ -43,13 +43,13 @@ def quantized_bytes(profile: ModelProfile) -> int:
         )
         model = AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings()
-    packed = sum(
+    n_quantized = sum(
         layer.weight.numel()
         for layer in model.modules()
         if isinstance(layer, torch.nn.Linear) and layer is not head
     )
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    return int(_PACKED_BYTES * packed + 2 * (whole - packed))
+    n_total = sum(parameter.numel() for parameter in model.parameters())
+    return int(_NF4_BYTES_PER_WEIGHT * n_quantized + 2 * (n_total - n_quantized))
 
 
 def load_base_model(
@@ -58,24 +58,25 @@ def load_base_model(
     quant_storage: torch.dtype = torch.uint8,
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """Load the profile's model, frozen, its Linear layers quantised.
+    """Load the profile's model, frozen, with quantized Linear layers.
 
-    Embedding, norms and head keep the compute type: nothing frozen is cast to float32 on
-    a GPU, which would cost 2 GiB for an 8B model.
+    Embedding, norms and head have the compute dtype: frozen weights are not cast to float32 on a
+    GPU, which would take 2 GiB for an 8B model.
 
     Args:
-        profile: Which model.
-        device: Where to; by default :func:`pick_device`.
-        quant_storage: As what packed 4-bit weights count; FSDP2 wants one type for all.
-        dtype: To compute in; by default :func:`compute_dtype` of the device.
+        profile: The model to load.
+        device: Target device; by default :func:`pick_device`.
+        quant_storage: Storage dtype of the packed 4-bit weights; FSDP2 requires the dtype of the
+            other weights.
+        dtype: Compute dtype; by default :func:`compute_dtype` of the device.
 
     Raises:
-        ModelUnavailableError: The weights cannot be had.
+        ModelUnavailableError: The weights are not available.
     """
     device = device or pick_device()
     dtype = dtype or compute_dtype(device)
     location = prepare_base_model(profile)
-    quantisation = BitsAndBytesConfig(
+    quantization_config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -88,7 +89,7 @@ def load_base_model(
             lambda: AutoModelForCausalLM.from_pretrained(
                 location,
                 revision=revision_of(profile),
-                quantization_config=quantisation,
+                quantization_config=quantization_config,
                 dtype=dtype,
                 device_map={"": str(device)},
                 attn_implementation="sdpa",
@@ -101,11 +102,11 @@ def load_base_model(
 
 
 def disable_inference_repacking(model: nn.Module) -> None:
-    """Forbid bitsandbytes to repack 4-bit weights for inference.
+    """Keep bitsandbytes from repacking 4-bit weights for inference.
 
-    On processors with AVX512-BF16 the first pass without gradients repacks the weights for a
-    faster kernel that rounds to bfloat16 and has no backward: training after a validation would
-    lose the gradient through every quantised layer, with a mere warning.
+    On CPUs with AVX512-BF16 the first forward pass without gradients repacks the weights for a
+    faster kernel that rounds to bfloat16 and has no backward. Training after a validation would
+    lose the gradient through every quantized layer, with only a warning.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):

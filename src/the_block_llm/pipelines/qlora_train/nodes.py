@@ -90,4 +90,4 @@ def _job(
 
 def _on_this_machine(rows: ParquetTable, copies: Path) -> Path:
     # The last part of a table's folder names its profile, or the repository chosen alone.
-    return rows.on_this_machine(copies / rows.folder.name)
+    return rows.ensure_local(copies / rows.folder.name)

@@ -154,14 +154,14 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
     whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
     real, measured = likelihood.score_continuations, []
 
-    def dies_in_the_middle(model, texts, *, cache_gib, on_measured):
+    def dies_in_the_middle(model, texts, *, cache_gib, on_scored):
         def keep(place, nats):
             if len(measured) == 5:
                 raise KeyboardInterrupt
             measured.append(place)
-            on_measured(place, nats)
+            on_scored(place, nats)
 
-        real(model, texts, cache_gib=cache_gib, on_measured=keep)
+        real(model, texts, cache_gib=cache_gib, on_scored=keep)
 
     folder = tmp_path / "cut"
     monkeypatch.setattr(likelihood, "score_continuations", dies_in_the_middle)

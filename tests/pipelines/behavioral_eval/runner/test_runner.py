@@ -114,7 +114,7 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     # Everything is in the journal: no model is asked again.
     for place in ("runner.likelihood.measure_rows", "runner.generate.generate"):
         monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
-    monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", refuse)
+    monkeypatch.setattr("the_block_llm.models.inference.likelihood._score_batch", refuse)
     assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.builders.git_repository import GitRepository, Symlink
 from tests.pipelines.git_ingest.ingesting import ingest
 
-from the_block_llm.languages import known_language
+from the_block_llm.languages import canonical_language
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
     FileMarks,
     marks_of,
@@ -83,7 +83,7 @@ def test_languages_by_any_of_their_names() -> None:
     assert _marks(b"a.inc", root="*.inc linguist-language=php").language == "PHP"
     assert _marks(b"a.l", root="*.l linguist-language=Common-Lisp").language == "Common Lisp"
     assert _marks(b"a.l", root="*.l linguist-language=Nonsuch").language is None
-    assert known_language("C++") == "C++"
+    assert canonical_language("C++") == "C++"
 
 
 _NAMES = ["a", "b", "ab", "x.c", "a.c"]

@@ -11,7 +11,7 @@ from tests.pipelines.qlora_train.jobs import row
 from the_block_llm.models.adapter.adapters import attach_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking, load_base_model
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.plain.loss import compute_loss_in_chunks
+from the_block_llm.models.plain.loss import enable_chunked_loss
 
 PAD = 3
 DOCUMENTS = [
@@ -35,7 +35,7 @@ def adapted(base: Path, in_chunks: bool) -> Any:
     model = load_base_model(profile, torch.device("cpu"))
     disable_inference_repacking(model)
     if in_chunks:
-        compute_loss_in_chunks(model)
+        enable_chunked_loss(model)
     model = attach_adapter(model, profile, seed=0)
     torch.manual_seed(1)
     with torch.no_grad():

@@ -68,7 +68,7 @@ def test_only_rows_of_the_run_are_read(tmp_path: Path) -> None:
     table = documents(tmp_path / "d", [("train", 0, n) for n in (3, 4, 5, 6)])
     assert len(table.parts) == 1
     table = save_table(tmp_path / "e", DOCUMENTS, [*table.parts, *table.parts])
-    read = list(table.batches_with("split", "train", ["n_tokens"], rows=range(5, 7)))
+    read = list(table.batches_containing("split", "train", ["n_tokens"], rows=range(5, 7)))
     assert [(begin, batch.num_rows) for begin, batch in read] == [(4, 4)]
 
 

@@ -170,9 +170,7 @@ def _measure_missing(
         bar.advance()
 
     with subject.as_arm(arm) as model:
-        score_continuations(
-            model, list(texts.values()), cache_gib=budget.cache_gib, on_measured=keep
-        )
+        score_continuations(model, list(texts.values()), cache_gib=budget.cache_gib, on_scored=keep)
 
 
 def _prefix(item: ChoiceItem, index: PassageIndex, budget: Budget, arm: Arm) -> str:

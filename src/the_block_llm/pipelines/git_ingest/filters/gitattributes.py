@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from the_block_llm.languages import known_language
+from the_block_llm.languages import canonical_language
 from the_block_llm.pipelines.git_ingest.filters.gitattributes_patterns import any_of, path_regex
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
 from the_block_llm.pipelines.git_ingest.git.sandbox import PrivateView
@@ -236,7 +236,7 @@ class _Matcher:
             generated,
             vendored,
             documentation,
-            known_language(language.decode("utf-8", "replace"))
+            canonical_language(language.decode("utf-8", "replace"))
             if isinstance(language, bytes)
             else None,
         )

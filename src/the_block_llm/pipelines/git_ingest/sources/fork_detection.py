@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash, RMinHashLSH
 
-from the_block_llm.datasets.by_repository import RepositoryRowIndex, RepositoryRows
 from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.datasets.repository_rows import RepositoryRowIndex, RepositoryRows
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
 
@@ -64,7 +64,10 @@ def overlaps(
         return []
     of_commits, of_files = RepositoryRowIndex(commits), RepositoryRowIndex(snapshot_files)
     jobs = [
-        (_sketch, (facts["head"], of_commits.of(facts["name"]), of_files.of(facts["name"])))
+        (
+            _sketch,
+            (facts["head"], of_commits.rows_of(facts["name"]), of_files.rows_of(facts["name"])),
+        )
         for facts in every
     ]
     names: list[str] = []
@@ -81,7 +84,7 @@ def overlaps(
         # One that could not be read has no rows, and one that cannot be compared no sketch.
         if not isinstance(result, Failed) and len(result.commits):
             names.append(facts["name"])
-            files.append(of_files.of(facts["name"]))
+            files.append(of_files.rows_of(facts["name"]))
             sketches.append(result)
     heads = {facts["name"]: facts["head"] for facts in every}
     shared_commits = shared_pairs([one.commits for one in sketches])

@@ -77,4 +77,4 @@ def write_job(
 def _rows(project: Project, name: str, folder: Path) -> Path:
     # Rows in an object store are copied beside the job, which all machines see.
     table = ParquetTable(project.folder_of(name))
-    return table.on_this_machine(folder / name).absolute()
+    return table.ensure_local(folder / name).absolute()

@@ -91,7 +91,7 @@ def train(job: TrainingJob, show_progress: ShowProgress = progress_bar) -> Train
     job, memory = plan_for(job, data)
     if memory is not None:
         _log.info("Memory: %s", memory.describe())
-    if isinstance(memory, PlainMemoryPlan) and memory.tight_heap:
+    if isinstance(memory, PlainMemoryPlan) and memory.lowers_mmap_threshold:
         lower_mmap_threshold()
     run = open_for_all(job)
     try:
@@ -165,7 +165,7 @@ class _Run:
         rows = micro_batch_rows(self._job, self._run)
         batches = self._data.plan.steps * self._job.values.effective_batch_rows // rows
         # How often it times depends on the time, which would leave sharded processes apart.
-        if batches < _LONG_RUN_MICRO_BATCHES or self._trainable.sharded:
+        if batches < _LONG_RUN_MICRO_BATCHES or self._trainable.is_sharded:
             return None
         speed = measure_speed(self._trainable, self._data.train, rows, self._device)
         seconds = expected_seconds(self._data, self._job, speed)
@@ -266,10 +266,10 @@ class _Run:
             run=self._run,
             watcher=watcher,
             checkpoints_kept=job.values.checkpoints_kept,
-            in_step=self._trainable.sharded,
+            in_step=self._trainable.is_sharded,
             model=self._model,
             args=training_arguments(
-                job, data.plan, self._run, self._device, resumed, self._trainable.layerwise
+                job, data.plan, self._run, self._device, resumed, self._trainable.is_layerwise
             ),
             eval_dataset=data.validation,
             data_collator=self._trainable.collate,
@@ -277,7 +277,7 @@ class _Run:
                 EpochProbe(
                     self._trainable,
                     # The first process asks, and cannot make a pass alone.
-                    () if self._trainable.sharded else job.probe_questions,
+                    () if self._trainable.is_sharded else job.probe_questions,
                     self._tokenizer,
                     self._run,
                     data.order.epoch_ends,

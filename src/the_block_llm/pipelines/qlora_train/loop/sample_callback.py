@@ -75,8 +75,8 @@ class EpochProbe(TrainerCallback):
         was_training, states = model.training, RandomStates.now()
         model.eval()
         try:
-            if self._trainable.layerwise:
-                answers[:] = self._trainable.greedy_answers(
+            if self._trainable.is_layerwise:
+                answers[:] = self._trainable.generate_greedy(
                     self._tokenizer, self._prompts, self._decoding.max_new_tokens
                 )
             else:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from the_block_llm.datasets.by_repository import RepositoryRowIndex, RowSource
 from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
 from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.datasets.repository_rows import RepositoryRowIndex, RowSource
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
@@ -63,7 +63,7 @@ def chosen_tables(
             f"that were read ({named}{', …' if len(each) > 8 else ''})."
         )
     tables = (
-        RepositoryRowIndex(table).of(only) for table in (commits, file_changes, snapshot_files)
+        RepositoryRowIndex(table).rows_of(only) for table in (commits, file_changes, snapshot_files)
     )
     return Tables({**facts, "repositories": [facts]}, *tables)
 
@@ -93,7 +93,7 @@ class Corpora:
         for number in self.members:
             facts = self.tables.each[number]
             name, prefix = facts["name"], f"{facts['name']}/"
-            own = read_commits(commits.of(name))
+            own = read_commits(commits.rows_of(name))
             sides = self.sides.each([commit.sha for commit in own])
             history = History(
                 {commit.sha: commit for commit in own},
@@ -109,8 +109,8 @@ class Corpora:
             corpus = Corpus(
                 project=project_name(name),
                 history=history,
-                file_changes=changes.of(name, prefix),
-                snapshot_files=files.of(name, prefix),
+                file_changes=changes.rows_of(name, prefix),
+                snapshot_files=files.rows_of(name, prefix),
                 **self.choices,
             )
             for draft in corpus.drafts():

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import chain, groupby
 from typing import Any, Final
 
-from the_block_llm.datasets.by_repository import RowSource
+from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.pipelines.sequence_build.code.docstrings import Description, describe
 from the_block_llm.pipelines.sequence_build.code.imports import (
     dependencies,

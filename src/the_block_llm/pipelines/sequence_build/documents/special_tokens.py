@@ -14,7 +14,7 @@ from the_block_llm.models.base.special_tokens import (
     ANALYSIS,
     CODE_END,
     CODE_START,
-    DOMAIN_MARKS,
+    DOMAIN_TOKENS,
     QUESTION,
 )
 from the_block_llm.pipelines.sequence_build.code.boundaries import PROSE_SUFFIXES
@@ -33,7 +33,7 @@ def add_domain_marks(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
         Ids of the tokens that were added, by token, in ascending order.
     """
     before = tokenizer.get_vocab()
-    missing = [mark for mark in DOMAIN_MARKS if mark not in before]
+    missing = [mark for mark in DOMAIN_TOKENS if mark not in before]
     tokenizer.add_tokens(missing, special_tokens=True)
     return {mark: int(tokenizer.convert_tokens_to_ids(mark)) for mark in missing}
 

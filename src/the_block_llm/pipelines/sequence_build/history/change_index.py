@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from the_block_llm.datasets.by_repository import RowSource
+from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.pipelines.sequence_build.history.commits import History
 from the_block_llm.pipelines.sequence_build.history.line_normalization import added_lines
 

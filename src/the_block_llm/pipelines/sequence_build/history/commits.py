@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.datasets.by_repository import RowSource
 from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff
+from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import Split
 

@@ -92,7 +92,7 @@ def _cut_documents(
     token_bytes: np.ndarray[Any, np.dtype[np.int64]],
 ) -> Iterator[_Document]:
     number = 0
-    for begin, batch in documents.batches_with(
+    for begin, batch in documents.batches_containing(
         "split", window.split, _COLUMNS, batch_rows=512, rows=window.rows
     ):
         wanted = pc.and_(
