@@ -20,7 +20,10 @@ from the_block_llm.models.plain.activation_tracer import ATTENTION, MLP, trace_p
 from the_block_llm.models.plain.loss import compute_loss_in_chunks
 from the_block_llm.models.plain.memory_plan import lower_mmap_threshold, plan_plain, resident_bytes
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import (
+    peak_memory_gib,
+    reset_peak_memory,
+)
 
 CPU = torch.device("cpu")
 PLENTY = 2**40
@@ -90,7 +93,7 @@ def measured_and_foretold(folder: Path) -> tuple[float, float]:
     labels = ids.clone()
     labels[:, 0] = IGNORE_INDEX
     before = resident_bytes()
-    forget_peak(CPU)
+    reset_peak_memory(CPU)
     model(input_ids=ids, position_ids=positions, labels=labels).loss.backward()
     measured = peak_memory_gib(CPU) * 2**30 - before
     of_a_pass = sum(

@@ -1,4 +1,4 @@
-"""What a model takes from a run: where an answer ends, and its change from epoch to epoch."""
+"""What a run learns, the samples after each epoch, and TensorBoard logging."""
 
 import importlib.util
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.builders.tiny_llama import byte_tokenizer
-from tests.pipelines.qlora_train.jobs import change, make_job, save_rows
+from tests.pipelines.qlora_train.jobs import make_job, replace_fields, save_rows
 
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapter.adapters import load_with_adapter
@@ -16,15 +16,15 @@ from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.loop.run import train
+from the_block_llm.pipelines.qlora_train.loop.train_run import train
 
 QUESTION, ANSWER = "is it final", "yes it is"
 
 
 def chat_row(tokenizer: Any, question: str, answer: str) -> dict[str, Any]:
-    """A question whose answer is learned, its end of turn included."""
-    said = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    """Return a chat row whose targets are the answer and its end-of-turn token."""
+    messages = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(f"{prompt}{answer}<|im_end|>")["input_ids"]
     n_prompt = len(tokenizer(prompt)["input_ids"])
     return {
@@ -52,8 +52,8 @@ def chat_job(base: Path, tmp_path: Path) -> TrainingJob:
 
 
 def answer(model: Any, tokenizer: Any) -> Completion:
-    said = [{"role": "user", "content": QUESTION}]
-    prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"]
+    messages = [{"role": "user", "content": QUESTION}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     answers: dict[int, Completion] = {}
     generate(
         model, tokenizer, [prompt], SamplingParams(max_new_tokens=24),
@@ -62,7 +62,7 @@ def answer(model: Any, tokenizer: Any) -> Completion:
     return answers[0]
 
 
-def test_a_model_trained_on_answers_stops_by_itself_and_one_can_read_how(
+def test_model_learns_to_end_its_answer_and_samples_show_it(
     chat_job: TrainingJob,
 ) -> None:
     tokenizer = byte_tokenizer()
@@ -72,40 +72,44 @@ def test_a_model_trained_on_answers_stops_by_itself_and_one_can_read_how(
     tuned = answer(load_with_adapter(chat_job.profile, outcome.adapter_folder), tokenizer)
     assert (tuned.text, tuned.finish) == (ANSWER, "stop")
 
-    # The probe saw the same: before training, and after every epoch of four steps.
-    said = outcome.answers
-    assert said["questions"] == [QUESTION]
-    assert [(a["epoch"], a["step"]) for a in said["answers"]] == [
+    # The samples show the same: before training, and after every epoch of four steps.
+    report = outcome.answers
+    assert report["questions"] == [QUESTION]
+    assert [(a["epoch"], a["step"]) for a in report["answers"]] == [
         (epoch, 4 * epoch) for epoch in range(11)
     ]
-    assert said["answers"][0]["answers"][0]["finish"] == "length"
-    assert said["answers"][-1]["answers"] == [{"text": ANSWER, "finish": "stop"}]
+    assert report["answers"][0]["answers"][0]["finish"] == "length"
+    assert report["answers"][-1]["answers"] == [{"text": ANSWER, "finish": "stop"}]
 
 
-def test_asking_changes_nothing_of_what_is_learned(chat_job: TrainingJob, base: Path) -> None:
-    short = change(chat_job, force_epochs=2, dropout=0.05)
+def test_sampling_does_not_change_the_trained_weights(chat_job: TrainingJob, base: Path) -> None:
+    short = replace_fields(chat_job, force_epochs=2, dropout=0.05)
     adapters = [
         load_file(train(one).adapter_folder / "adapter_model.safetensors")
         for one in (
             short,
-            change(short, probe_questions=(), work_folder=short.work_folder / "other"),
+            replace_fields(short, probe_questions=(), work_folder=short.work_folder / "other"),
         )
     ]
     assert adapters[0].keys() == adapters[1].keys()
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
 
 
-def test_tensorboard_shows_loss_rate_and_validation(job: TrainingJob, tmp_path: Path) -> None:
+def test_tensorboard_logs_loss_learning_rate_and_validation(
+    job: TrainingJob, tmp_path: Path
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    metrics = train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=2)).metrics
+    metrics = train(
+        replace_fields(job, tensorboard_folder=tmp_path / "curves", max_steps=2)
+    ).metrics
     events = EventAccumulator(str(tmp_path / "curves")).Reload()
     assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
     shown = [event.value for event in events.Scalars("train/loss")]
     assert shown == pytest.approx([entry["loss"] for entry in metrics["train_history"]])
 
 
-def test_tensorboard_without_the_package_says_how_to_get_it(
+def test_tensorboard_without_the_package_names_the_install_command(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.util.find_spec
@@ -113,14 +117,12 @@ def test_tensorboard_without_the_package_says_how_to_get_it(
         importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name)
     )
     with pytest.raises(ParameterError, match="pip install tensorboard"):
-        train(change(job, tensorboard_folder=tmp_path / "curves", max_steps=1))
+        train(replace_fields(job, tensorboard_folder=tmp_path / "curves", max_steps=1))
 
 
 @pytest.mark.slow
-def test_smollm2_learns_the_embedded_default_for_real(
-    converted_smollm2: Path, tmp_path: Path
-) -> None:
-    """The real model, really in 4 bits: its loss on text held back from training falls."""
+def test_smollm2_validation_loss_falls(converted_smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2-135M in 4 bits: the loss on held-out text falls."""
     from transformers import AutoTokenizer
 
     from the_block_llm.models.base.sources import prepare_base_model
