@@ -249,7 +249,7 @@ def test_out_of_memory_in_one_worker_halves_the_rows_of_all(
         raise WorkerOutOfMemoryError("Out of memory: rank 1.")
 
     monkeypatch.setattr(launcher, "_launch", launch)
-    with pytest.raises(TrainingError, match="Not even one row at a time"):
+    with pytest.raises(TrainingError, match="Not even a single row fits"):
         train_distributed(
             replace_fields(job, micro_batch_rows=4, effective_batch_rows=8, n_processes=2)
         )
@@ -267,7 +267,7 @@ def test_rows_chosen_by_the_memory_plan_are_halved(
         raise WorkerOutOfMemoryError("Out of memory: rank 1.", rows=next(used_rows))
 
     monkeypatch.setattr(launcher, "_launch", launch)
-    with pytest.raises(TrainingError, match="Not even one row at a time"):
+    with pytest.raises(TrainingError, match="Not even a single row fits"):
         train_distributed(replace_fields(job, effective_batch_rows=16, n_processes=2))
     # Half of the rows in use, regardless of the profile's value.
     assert limits == [None, 4, 1]
