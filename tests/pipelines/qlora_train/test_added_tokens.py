@@ -102,10 +102,10 @@ def test_interrupted_run_with_added_tokens_resumes_with_identical_losses(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = train_for_metrics(added_token_job(base, tmp_path / "uninterrupted"))
-    cut = added_token_job(base, tmp_path / "cut")
+    interrupted_job = added_token_job(base, tmp_path / "interrupted_job")
 
-    kill_after_step(monkeypatch, 3, cut)
-    resumed = train_for_metrics(cut)
+    kill_after_step(monkeypatch, 3, interrupted_job)
+    resumed = train_for_metrics(interrupted_job)
     assert resumed["resumed_from"] == "checkpoint-2"
     assert losses(resumed) == losses(uninterrupted)
 
@@ -126,9 +126,11 @@ def test_export_merges_added_embeddings(
     assert AutoTokenizer.from_pretrained(report["folder"]).convert_ids_to_tokens(261) == (
         "<|analysis|>"
     )
-    ours = load_with_adapter(job.profile, added_token_outcome.adapter_folder, torch.device("cpu"))
+    with_adapter = load_with_adapter(
+        job.profile, added_token_outcome.adapter_folder, torch.device("cpu")
+    )
     ids = torch.tensor([added_token_row(2)["input_ids"]])
     with torch.no_grad():
-        expected = ours.get_base_model()(input_ids=ids).logits.log_softmax(-1)
+        expected = with_adapter.get_base_model()(input_ids=ids).logits.log_softmax(-1)
         found = model(input_ids=ids).logits.log_softmax(-1)
     assert (found - expected).abs().mean() < 0.05

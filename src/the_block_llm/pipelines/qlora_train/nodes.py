@@ -1,4 +1,4 @@
-"""Nodes of qlora_train: thin calls."""
+"""Nodes of the pipeline ``qlora_train``."""
 
 from pathlib import Path
 from typing import Any

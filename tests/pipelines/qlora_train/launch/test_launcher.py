@@ -101,10 +101,10 @@ def test_two_nodes_train_a_job_file_and_a_local_run_uses_the_adapter(
     (folder / launcher.JOB_FILE).write_text(written.model_dump_json())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        meet_at = f"127.0.0.1:{free.getsockname()[1]}"
+        rendezvous_endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     programs = Path(sys.executable).parent
     environment = {
-        **os.environ, "MACHINES": "2", "GPUS": "1", "MEET_AT": meet_at,
+        **os.environ, "MACHINES": "2", "GPUS": "1", "MEET_AT": rendezvous_endpoint,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     script = Path(__file__).resolve().parents[4] / "deploy" / "torchrun.sh"

@@ -28,18 +28,23 @@ STREAMED = MemoryLimits(engine="layerwise", layers="streamed", micro_batch_rows=
 @pytest.fixture(scope="module")
 def outcome(base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
     return train(
-        added_token_job(base, tmp_path_factory.mktemp("ours"), dropout=0.0, limits=LAYERWISE)
+        added_token_job(base, tmp_path_factory.mktemp("layerwise"), dropout=0.0, limits=LAYERWISE)
     )
 
 
 def test_layerwise_training_matches_plain_training(
     outcome: TrainingOutcome, base: Path, tmp_path: Path
 ) -> None:
-    plain, ours = train_for_metrics(added_token_job(base, tmp_path, dropout=0.0)), outcome.metrics
+    plain, layerwise = (
+        train_for_metrics(added_token_job(base, tmp_path, dropout=0.0)),
+        outcome.metrics,
+    )
     assert "plain engine" in plain["memory_plan"]
-    assert "all layers resident" in ours["memory_plan"]
-    assert losses(ours) == pytest.approx(losses(plain), rel=1e-5)
-    assert ours["validation_loss_after"] == pytest.approx(plain["validation_loss_after"], rel=1e-5)
+    assert "all layers resident" in layerwise["memory_plan"]
+    assert losses(layerwise) == pytest.approx(losses(plain), rel=1e-5)
+    assert layerwise["validation_loss_after"] == pytest.approx(
+        plain["validation_loss_after"], rel=1e-5
+    )
 
 
 def test_saved_adapter_loads_with_the_measured_loss(
@@ -56,9 +61,9 @@ def test_interrupted_run_resumes_with_identical_losses(
     uninterrupted = train_for_metrics(
         added_token_job(base, tmp_path / "uninterrupted", limits=STREAMED)
     )
-    cut = added_token_job(base, tmp_path / "cut", limits=STREAMED)
-    kill_after_step(monkeypatch, 3, cut)
-    resumed = train_for_metrics(cut)
+    interrupted_job = added_token_job(base, tmp_path / "interrupted_job", limits=STREAMED)
+    kill_after_step(monkeypatch, 3, interrupted_job)
+    resumed = train_for_metrics(interrupted_job)
     assert resumed["resumed_from"] == "checkpoint-2"
     assert step_trace(resumed) == step_trace(uninterrupted)
 

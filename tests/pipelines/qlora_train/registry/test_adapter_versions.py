@@ -65,9 +65,9 @@ def test_best_version_has_the_lowest_loss_on_the_rows_of_the_latest(models: Path
     }
 
 
-@pytest.mark.parametrize(("keep", "gone"), [(1, ["v1", "v3"]), (2, ["v1"]), (9, [])])
-def test_pruning_keeps_the_newest_and_the_best(models: Path, keep: int, gone: list[str]) -> None:
-    assert [v.version for v in versions_to_prune(list_adapter_versions(models), keep)] == gone
+@pytest.mark.parametrize(("keep", "pruned"), [(1, ["v1", "v3"]), (2, ["v1"]), (9, [])])
+def test_pruning_keeps_the_newest_and_the_best(models: Path, keep: int, pruned: list[str]) -> None:
+    assert [v.version for v in versions_to_prune(list_adapter_versions(models), keep)] == pruned
 
 
 def test_compare_lists_only_differing_fields(models: Path) -> None:

@@ -60,17 +60,17 @@ def plan_epochs(
             raise ParameterError(f"{name} is {value}; it must be a number of at least 0.")
     if min_epochs > max_epochs:
         raise ParameterError(f"min_epochs {min_epochs} must not exceed max_epochs {max_epochs}.")
-    wanted = target_tokens / trained_tokens_per_epoch if trained_tokens_per_epoch else None
+    needed_epochs = target_tokens / trained_tokens_per_epoch if trained_tokens_per_epoch else None
     if force_epochs is not None:
         epochs, reason = force_epochs, "force_epochs"
-    elif wanted is None:
+    elif needed_epochs is None:
         epochs, reason = max_epochs, "no trained tokens: max_epochs"
-    elif math.ceil(wanted) < min_epochs:
+    elif math.ceil(needed_epochs) < min_epochs:
         epochs, reason = min_epochs, "target_tokens needs fewer: min_epochs"
-    elif math.ceil(wanted) > max_epochs:
+    elif math.ceil(needed_epochs) > max_epochs:
         epochs, reason = max_epochs, "target_tokens needs more: max_epochs"
     else:
-        epochs, reason = math.ceil(wanted), "target_tokens"
+        epochs, reason = math.ceil(needed_epochs), "target_tokens"
     steps = steps_per_epoch * epochs
     if max_steps is not None and max_steps < steps:
         steps, reason = max_steps, f"{reason}, limited by max_steps"
@@ -78,7 +78,7 @@ def plan_epochs(
         rows=rows,
         trained_tokens_per_epoch=trained_tokens_per_epoch,
         target_tokens=target_tokens,
-        epochs_wanted=wanted,
+        epochs_wanted=needed_epochs,
         epochs=epochs,
         reason=reason,
         steps=steps,

@@ -1,1 +1,1 @@
-"""The training loop: Trainer, arguments, callbacks, and the run as a whole."""
+"""The training loop: Trainer, arguments, callbacks, and the complete run."""

@@ -64,7 +64,7 @@ from the_block_llm.pipelines.qlora_train.runtime.signals import stop_on_signals
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
-# A shorter run shows its own time left as soon as a measurement beforehand would.
+# Shorter runs show the time left after their first steps, before a measurement would be done.
 _LONG_RUN_MICRO_BATCHES: Final = 200
 ShowProgress = Callable[[str, float | None], AbstractContextManager[ProgressReporter]]
 

