@@ -164,7 +164,7 @@ def make_training_job(
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the changes between two :meth:`TrainingJob.decisive_settings`, for messages.
 
-    >>> differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
+    >>> describe_differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
     ['values.seed 1 → 2']
     """
     old, new = dict(flatten(before)), dict(flatten(now))
