@@ -21,8 +21,11 @@ from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import load_trainable
 from the_block_llm.models.plain.memory_plan import HEAP_ITEM, lower_mmap_threshold, plan_plain
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
-from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import trainable_tensors
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import (
+    peak_memory_gib,
+    reset_peak_memory,
+)
+from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import copy_trainable_parameters
 
 PROFILES = Path(__file__).parents[1] / "conf/base/parameters_models.yml"
 CPU = torch.device("cpu")
@@ -59,7 +62,7 @@ def measure(folder: Path, rows: int, row_tokens: int, low_threshold: bool) -> No
     trainable = load_trainable(profile, 42, CPU, plan, load_tokenizer(profile))
     model = trainable.model.train()
     disable_inference_repacking(model)
-    initial_adapter = trainable_tensors(model)  # counted in the plan
+    untrained = copy_trainable_parameters(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     generator = torch.Generator().manual_seed(0)
     packed = [
@@ -70,7 +73,7 @@ def measure(folder: Path, rows: int, row_tokens: int, low_threshold: bool) -> No
         }
         for _ in range(rows)
     ]
-    forget_peak(CPU)
+    reset_peak_memory(CPU)
     for _ in range(2):
         model(**trainable.collate(packed)).loss.backward()
         optimizer.step()
@@ -78,7 +81,7 @@ def measure(folder: Path, rows: int, row_tokens: int, low_threshold: bool) -> No
     predicted, measured = plan.device_bytes / 2**30, peak_memory_gib(CPU)
     size = f"{rows}x{row_tokens}"
     print(f"{size:<16}{predicted:<15.3f}{measured:<15.3f}{predicted / measured:.3f}", flush=True)
-    del initial_adapter
+    del untrained
 
 
 if __name__ == "__main__":

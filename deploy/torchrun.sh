@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train the job in FOLDER on this machine, as one of several. Every machine runs the same line:
+# Train the job in FOLDER on this machine, one of several. Every machine runs the same command:
 #   MACHINES=2 GPUS=8 MEET_AT=first-host:29500 deploy/torchrun.sh FOLDER
-# FOLDER comes from `kedro training-job FOLDER --processes=16`; all machines must see it, the
-# project's data/ and the model's weights under the same paths.
+# FOLDER is written by `kedro training-job FOLDER --processes=16`. All machines must share it, the
+# project's data/ and the model's weights, under the same paths.
 set -euo pipefail
 folder=${1:?give the folder that kedro training-job wrote}
 : "${MACHINES:?number of machines}" "${GPUS:?GPUs of each}" "${MEET_AT:?host:port of the first}"

@@ -3,7 +3,7 @@
     python benchmarks/gpu/random_llama.py /tmp/llama --tokenizer FOLDER
     python benchmarks/gpu/several_gpus.py /tmp/llama [--gpus 1 2 4] [--row-tokens 1024]
 
-Through the project's own ``train_in_processes``: load, validate, train, save. tokens/s are those of
+Through the project's own ``train_distributed``: load, validate, train, save. tokens/s are those of
 the steps after the first; GiB the peak that PyTorch allocated in the first process.
 """
 
@@ -24,7 +24,7 @@ from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.launch.launcher import train_in_processes
+from the_block_llm.pipelines.qlora_train.launch.launcher import train_distributed
 from the_block_llm.schemas import ROWS
 
 STEPS, STEP_ROWS = 6, 16
@@ -89,7 +89,7 @@ def measure(
                 "micro_batch_rows": sharded_rows,
             }
         )  # fmt: skip
-        outcome = train_in_processes(
+        outcome = train_distributed(
             TrainingJob(
                 profile=profile,
                 values=values,

@@ -51,7 +51,7 @@ def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
     from the_block_llm.models.profiles import ModelProfiles, resolve_profile
     from the_block_llm.models.resource_limits import MemoryLimits
     from the_block_llm.pipelines.qlora_train.job import TrainingJob
-    from the_block_llm.pipelines.qlora_train.loop.run import train
+    from the_block_llm.pipelines.qlora_train.loop.train_run import train
     from the_block_llm.schemas import ROWS
 
     settings = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"

@@ -25,7 +25,10 @@ from the_block_llm.models.plain.memory_plan import (
     resident_bytes,
 )
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.qlora_train.runtime.memory_stats import forget_peak, peak_memory_gib
+from the_block_llm.pipelines.qlora_train.runtime.memory_stats import (
+    peak_memory_gib,
+    reset_peak_memory,
+)
 
 CPU = torch.device("cpu")
 AMPLE_BYTES = 2**40
@@ -95,7 +98,7 @@ def measured_and_predicted_bytes(folder: Path) -> tuple[float, float]:
     labels = ids.clone()
     labels[:, 0] = IGNORE_INDEX
     before = resident_bytes()
-    forget_peak(CPU)
+    reset_peak_memory(CPU)
     model(input_ids=ids, position_ids=positions, labels=labels).loss.backward()
     measured = peak_memory_gib(CPU) * 2**30 - before
     predicted = sum(

@@ -21,7 +21,7 @@ PROBES = [{"prompt": f"Why {n}?", "context": "fn a() {}" * (n % 2)} for n in ran
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
+def profile_and_adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     save_tiny_llama(folder / "llama")
     return tiny_profile(folder / "llama"), open_adapter(write_adapter(folder, VERSION))
@@ -36,33 +36,35 @@ def params(folder, **changed):
 
 
 @pytest.fixture(scope="module")
-def exported(given, tmp_path_factory):
-    profile, adapter = given
+def exported(profile_and_adapter, tmp_path_factory):
+    profile, adapter = profile_and_adapter
     folder = tmp_path_factory.mktemp("exported")
     report = export_adapter(adapter, profile, PROBES, params(folder))
     return folder / f"tiny@{VERSION}", report
 
 
-def test_any_program_loads_it_and_it_answers_as_the_adapter(given, exported):
-    profile, adapter = given
+def test_exported_model_loads_with_transformers_and_matches_the_adapter(
+    profile_and_adapter, exported
+):
+    profile, adapter = profile_and_adapter
     folder, report = exported
-    merged, told = AutoModelForCausalLM.from_pretrained(
+    merged, loading_info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
     )
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    assert not loading_info["missing_keys"]
+    assert not loading_info["unexpected_keys"]
     ids = torch.arange(5, 60)[None]
     with torch.no_grad():
         tuned = load_with_adapter(profile, adapter.path)
         plain = AutoModelForCausalLM.from_pretrained(profile.folder, dtype=torch.float32)
-        apart = (merged.eval()(ids).logits - tuned(ids).logits).abs().mean()
-        from_base = (plain.eval()(ids).logits - tuned(ids).logits).abs().mean()
-    assert apart < from_base / 20, "the adapter's weights are in it"
+        difference = (merged.eval()(ids).logits - tuned(ids).logits).abs().mean()
+        base_difference = (plain.eval()(ids).logits - tuned(ids).logits).abs().mean()
+    assert difference < base_difference / 20, "the adapter is merged"
     assert report["agreement"]["n_answers"] == 3
     assert report["agreement"]["nats_apart"] <= 0.05
 
 
-def test_everything_that_others_need_is_beside_the_weights(exported):
+def test_export_writes_configuration_tokenizer_and_report(exported):
     folder, report = exported
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
@@ -72,36 +74,37 @@ def test_everything_that_others_need_is_beside_the_weights(exported):
     assert json.loads((folder / "AGREEMENT.json").read_text()) == report
     assert "llama.cpp" in (folder / "README.md").read_text()
     assert report["folder"] == str(folder)
-    assert all(file.stat().st_mode & 0o044 for file in folder.iterdir()), "others may read it"
+    assert all(file.stat().st_mode & 0o044 for file in folder.iterdir()), "readable by other users"
 
 
-def test_weights_in_several_files_are_the_same(given, exported, tmp_path, monkeypatch):
-    profile, adapter = given
-    writing = exporting.write_merged
+def test_sharded_weights_equal_a_single_file(profile_and_adapter, exported, tmp_path, monkeypatch):
+    profile, adapter = profile_and_adapter
+    original = exporting.write_merged
+    shard_bytes = 50_000
     monkeypatch.setattr(
-        exporting, "write_merged", lambda *values: writing(*values[:-1], 50_000)
-    )  # of bytes
+        exporting, "write_merged", lambda *values: original(*values[:-1], shard_bytes)
+    )
     export_adapter(adapter, profile, PROBES, params(tmp_path))
     folder = tmp_path / f"tiny@{VERSION}"
     assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
-    pieces, whole = (
-        AutoModelForCausalLM.from_pretrained(one).state_dict() for one in (folder, exported[0])
+    sharded, single = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, exported[0])
     )
-    assert pieces.keys() == whole.keys()
-    assert all(torch.equal(pieces[name], whole[name]) for name in whole)
+    assert sharded.keys() == single.keys()
+    assert all(torch.equal(sharded[name], single[name]) for name in single)
 
 
-def test_what_does_not_agree_is_not_exported(given, tmp_path, monkeypatch):
-    profile, adapter = given
-    loading = exporting._load_merged
+def test_model_that_differs_is_not_exported(profile_and_adapter, tmp_path, monkeypatch):
+    profile, adapter = profile_and_adapter
+    original = exporting._load_merged
 
-    def spoiled(folder):
-        model = loading(folder)
+    def load_damaged(folder):
+        model = original(folder)
         with torch.no_grad():
             model.model.layers[0].mlp.up_proj.weight.mul_(-1)
         return model
 
-    monkeypatch.setattr(exporting, "_load_merged", spoiled)
+    monkeypatch.setattr(exporting, "_load_merged", load_damaged)
     with pytest.raises(ExportError, match="Nothing was exported"):
         export_adapter(adapter, profile, PROBES, params(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -114,23 +117,25 @@ LLAMA_3 = (
 )
 
 
-def written_by_ollama(text, turns, system):
-    """The prompt as Ollama makes it: turn by turn, cut off before the answer to come."""
+def render_with_ollama(text, turns, system):
+    """Render a conversation as Ollama does: turn by turn, up to the next answer."""
     template = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
-    given, rest = re.fullmatch(r"{{ if .System }}(.*){{ end }}(.*)", template, re.DOTALL).groups()
+    system_part, rest = re.fullmatch(
+        r"{{ if .System }}(.*){{ end }}(.*)", template, re.DOTALL
+    ).groups()
     prompt = ""
     for question, answer in turns:
-        opening, closing = rest.split("{{ .Response }}")
-        prompt += given.replace("{{ .System }}", system) if system else ""
-        prompt += opening.replace("{{ .Prompt }}", question)
-        prompt += answer + closing if answer else ""
+        before_answer, after_answer = rest.split("{{ .Response }}")
+        prompt += system_part.replace("{{ .System }}", system) if system else ""
+        prompt += before_answer.replace("{{ .Prompt }}", question)
+        prompt += answer + after_answer if answer else ""
         system = ""
     return prompt
 
 
 @pytest.mark.parametrize("template", [None, LLAMA_3], ids=["ChatML", "Llama 3"])
 @pytest.mark.parametrize("system", ["", "Be kind."])
-def test_ollama_writes_a_conversation_as_the_models_own_template_does(tmp_path, template, system):
+def test_ollama_template_renders_conversations_as_the_chat_template(tmp_path, template, system):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template or tokenizer.chat_template
     text = modelfile(tokenizer, tiny_profile(tmp_path))
@@ -142,11 +147,11 @@ def test_ollama_writes_a_conversation_as_the_models_own_template_does(tmp_path, 
         {"role": "user", "content": "And how?"},
     ]
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    found = written_by_ollama(text, [("Why?", "So."), ("And how?", "")], system)
+    found = render_with_ollama(text, [("Why?", "So."), ("And how?", "")], system)
     assert found == expected
 
 
-def test_a_default_system_prompt_is_kept_and_an_opening_token_left_to_llama_cpp(tmp_path):
+def test_default_system_prompt_is_written_to_the_modelfile(tmp_path):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = (
         "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
@@ -155,7 +160,7 @@ def test_a_default_system_prompt_is_kept_and_an_opening_token_left_to_llama_cpp(
     assert 'SYSTEM """Be kind."""' in modelfile(tokenizer, tiny_profile(tmp_path))
 
 
-def test_a_completion_model_gets_a_template_with_a_gap(tmp_path):
+def test_completion_model_gets_a_fill_in_the_middle_template(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_starcoder(tmp_path))
     text = modelfile(tokenizer, tiny_profile(tmp_path).model_copy(update={"role": "completion"}))
     assert "<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>" in text

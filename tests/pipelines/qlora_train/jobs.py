@@ -16,9 +16,9 @@ from the_block_llm.models.base.quantized_loading import disable_inference_repack
 from the_block_llm.models.collate import collate_rows
 from the_block_llm.models.plain.loss import enable_chunked_loss
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
-from the_block_llm.pipelines.qlora_train.loop.run import TrainingOutcome, train
+from the_block_llm.pipelines.qlora_train.loop.train_run import TrainingOutcome, train
 
-MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
+ADDED_TOKENS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 TEXT = "the state manager applies the block after consensus has finalised it; "
 
 
@@ -41,7 +41,7 @@ def save_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def make_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
-    """16 steps: four epochs of sixteen rows, four rows a step, dropout as in real profiles."""
+    """16 steps: four epochs of sixteen rows, four rows per step, dropout as in real profiles."""
     profile = tiny_profile(base)
     lora = profile.lora.model_copy(update={"dropout": 0.05})
     job = TrainingJob(
@@ -54,11 +54,11 @@ def make_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
         work_folder=folder / "models",
         git_commit="0" * 40,
     )
-    return change(job, **changes)
+    return replace_fields(job, **changes)
 
 
-def change(job: TrainingJob, dropout: float | None = None, **changes: Any) -> TrainingJob:
-    """The job with other fields; those of its training values are found by name."""
+def replace_fields(job: TrainingJob, dropout: float | None = None, **changes: Any) -> TrainingJob:
+    """Return the job with other values of its fields, or of those of ``job.values``."""
     values = {n: changes.pop(n) for n in list(changes) if n in type(job.values).model_fields}
     changes["values"] = job.values.model_copy(update=values)
     if dropout is not None:
@@ -67,33 +67,33 @@ def change(job: TrainingJob, dropout: float | None = None, **changes: Any) -> Tr
     return job.model_copy(update=changes)
 
 
-def marked_row(number: int) -> dict[str, Any]:
-    made = row("a question of some length, and its answer. " * 2 + "." * (3 * number))
-    for place, id_ in ((0, 262), (20, 261), (40 + number, 260)):
-        made["input_ids"][place] = id_
-    return made
+def added_token_row(number: int) -> dict[str, Any]:
+    result = row("a question of some length, and its answer. " * 2 + "." * (3 * number))
+    for position, id_ in ((0, 262), (20, 261), (40 + number, 260)):
+        result["input_ids"][position] = id_
+    return result
 
 
-def marked_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
+def added_token_job(base: Path, folder: Path, **changes: Any) -> TrainingJob:
     return make_job(
         base,
         folder,
-        train_folder=save_rows(folder / "marked", [marked_row(i) for i in range(8)]),
-        validation_folder=save_rows(folder / "marked-validation", [marked_row(3)]),
-        added_tokens=MARKS,
+        train_folder=save_rows(folder / "added-tokens", [added_token_row(i) for i in range(8)]),
+        validation_folder=save_rows(folder / "added-tokens-validation", [added_token_row(3)]),
+        added_tokens=ADDED_TOKENS,
         force_epochs=2,
         **changes,
     )
 
 
-def trained(job: TrainingJob) -> dict[str, Any]:
-    """Train and take the adapter away, as the catalog does; gives the figures of the run."""
+def train_for_metrics(job: TrainingJob) -> dict[str, Any]:
+    """Train, delete the adapter folder (the catalog would move it), and return the metrics."""
     outcome = train(job)
     shutil.rmtree(outcome.adapter_folder)
     return outcome.metrics
 
 
-def trace(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
+def step_trace(metrics: dict[str, Any]) -> list[tuple[int, float, float]]:
     return [(e["step"], e["loss"], e["learning_rate"]) for e in metrics["train_history"]]
 
 
@@ -101,10 +101,10 @@ def losses(metrics: dict[str, Any]) -> list[float]:
     return [entry["loss"] for entry in metrics["train_history"]]
 
 
-def loaded_with_loss(
+def load_and_measure_loss(
     outcome: TrainingOutcome, job: TrainingJob, row_: dict[str, Any]
 ) -> tuple[PeftModel, float]:
-    """The base with the run's adapter, as anybody loads it, and its loss of one row."""
+    """Load the base model with the run's adapter, and return it with its loss on one row."""
     model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
     disable_inference_repacking(model)
     enable_chunked_loss(model.get_base_model())

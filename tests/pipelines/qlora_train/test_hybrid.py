@@ -1,4 +1,4 @@
-"""Two models of one repository, side by side, without moving files about."""
+"""Two model profiles in one project."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from the_block_llm.models.base.special_tokens import DOMAIN_TOKENS
 
 
 def second_profile(project: Path) -> dict[str, Any]:
-    """A completion model with shorter rows and targets of its own."""
+    """A completion model with shorter rows and other LoRA targets."""
     return {
         "role": "completion",
         "folder": str(project / "tiny"),
@@ -31,24 +31,24 @@ def second_profile(project: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_repository: Path) -> None:
+def test_each_profile_has_its_own_rows_and_adapters(tmp_path: Path, small_repository: Path) -> None:
     project = copy_project(tmp_path / "project")
     save_tiny_llama(project / "tiny")
     models = {
         "tiny": {"folder": str(project / "tiny")},
         "tiny-code": second_profile(project),
     }
-    given = {
+    parameters = {
         "repository": str(small_repository),
         "models": models,
-        # The byte tokenizer has no tokens for filling in the middle.
+        # The byte tokenizer has no fill-in-the-middle tokens.
         "sequence_build": {"fim_share": 0, "domain_marks": True},
         "qlora_train": {"max_steps": 2, "probe_questions": []},
     }
-    run_project(project, "git_ingest", **given)
+    run_project(project, "git_ingest", **parameters)
     for model in ("tiny", "tiny-code", "tiny"):
-        run_project(project, "sequence_build", model=model, **given)
-        run_project(project, "qlora_train", model=model, **given)
+        run_project(project, "sequence_build", model=model, **parameters)
+        run_project(project, "qlora_train", model=model, **parameters)
     data = project / "data"
     longest = {
         model: max(
@@ -61,12 +61,10 @@ def test_both_profiles_keep_their_rows_and_adapters(tmp_path: Path, small_reposi
     adapters = {model: list_adapters(data / "06_models" / model) for model in longest}
     assert {model: len(found) for model, found in adapters.items()} == {"tiny": 2, "tiny-code": 1}
     assert adapters["tiny-code"][0].manifest.profile == "tiny-code"
-    # Marks that the model lacks are in the rows, and in what it learned.
+    # The rows contain the added tokens, and the adapters their ids.
     rows = ParquetTable(data / "05_model_input/train/tiny").rows()
     assert any(260 <= token < 264 for row in rows for token in row["input_ids"])
     for found in adapters.values():
         assert found[0].added_tokens == {mark: 260 + i for i, mark in enumerate(DOMAIN_TOKENS)}
     first, again = adapters["tiny"]
-    assert first.manifest.data_hashes == again.manifest.data_hashes, (
-        "built twice, yet the same rows"
-    )
+    assert first.manifest.data_hashes == again.manifest.data_hashes, "rows are built reproducibly"

@@ -1,1 +1,1 @@
-"""Pipeline that merges an adapter into a plain model and writes what Ollama needs."""
+"""Pipeline that merges an adapter into its base model and exports it, also for Ollama."""

@@ -1,4 +1,8 @@
-"""Do two models give the same answers? The one's answers, as the other would have written them."""
+"""Numerical equivalence of two models, on greedy answers of the first.
+
+The second model scores the same answers (teacher forcing). Compared are the log-probability of
+each token, and whether the second model's greedy choice is the same token.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,70 +15,82 @@ from the_block_llm.models.inference.likelihood import causal_model
 
 
 @dataclass(frozen=True)
-class Reference:
-    """An answer, and what the model that gave it thought of each token."""
+class ReferenceAnswer:
+    """Greedy answer of the reference model to a prompt."""
 
     prompt: list[int]
+    """Token ids."""
     answer: list[int]
+    """Token ids."""
     log_probabilities: list[float]
-    """Natural logarithms, one a token of the answer."""
+    """Natural logarithm of the probability of each token of the answer."""
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How near one model comes to another."""
+class Equivalence:
+    """Differences between a model and the reference model; stored in the export report."""
 
     n_answers: int
     n_tokens: int
     nats_apart: float
-    """Mean absolute difference of the log-probabilities of an answer's tokens."""
+    """Mean absolute difference of the log-probabilities of the answers' tokens."""
     agreement: float
-    """Share of the tokens that the other model would have chosen too."""
+    """Fraction of the answers' tokens that are also the model's greedy choice."""
 
 
 @torch.no_grad()
-def references(
+def generate_references(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], answer_tokens: int
-) -> list[Reference]:
-    """Answer each prompt greedily."""
+) -> list[ReferenceAnswer]:
+    """Answer each prompt greedily, with at most ``answer_tokens`` tokens.
+
+    Args:
+        model: The reference model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        answer_tokens: Maximum length of an answer.
+    """
     inner = causal_model(model)
-    settings = make_generation_config(model, tokenizer, SamplingParams(answer_tokens))
-    found = []
+    config = make_generation_config(model, tokenizer, SamplingParams(answer_tokens))
+    references = []
     for prompt in prompts:
         ids = torch.tensor([prompt], device=_device(inner))
-        whole = inner.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        sequence = inner.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
         )
-        answer = whole[0, len(prompt) :].tolist()
+        answer = sequence[0, len(prompt) :].tolist()
         logits = _answer_logits(inner, prompt, answer)
-        found.append(Reference(prompt, answer, _chosen(logits, answer)))
-    return found
+        references.append(ReferenceAnswer(prompt, answer, _token_log_probabilities(logits, answer)))
+    return references
 
 
 @torch.no_grad()
-def compare(model: Any, given: Sequence[Reference]) -> Agreement:
-    """How ``model`` would have answered where another gave ``given``."""
-    apart: list[float] = []
-    same = 0
-    for reference in given:
+def measure_equivalence(model: Any, references: Sequence[ReferenceAnswer]) -> Equivalence:
+    """Score the reference answers with ``model`` and compare."""
+    differences: list[float] = []
+    n_same = 0
+    for reference in references:
         logits = _answer_logits(model, reference.prompt, reference.answer)
-        mine = _chosen(logits, reference.answer)
-        apart += [abs(a - b) for a, b in zip(mine, reference.log_probabilities, strict=True)]
-        same += int((logits.argmax(-1).cpu() == torch.tensor(reference.answer)).sum())
-    return Agreement(len(given), len(apart), sum(apart) / len(apart), same / len(apart))
+        scores = _token_log_probabilities(logits, reference.answer)
+        differences += [
+            abs(a - b) for a, b in zip(scores, reference.log_probabilities, strict=True)
+        ]
+        n_same += int((logits.argmax(-1).cpu() == torch.tensor(reference.answer)).sum())
+    n_tokens = len(differences)
+    return Equivalence(len(references), n_tokens, sum(differences) / n_tokens, n_same / n_tokens)
 
 
 def _answer_logits(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """float32 ``(tokens of the answer, vocabulary)``: what comes before each token."""
+    """Return the logits that predict each answer token, float32 ``(answer tokens, vocabulary)``."""
     ids = torch.tensor([[*prompt, *answer]], device=_device(model))
     logits = model(input_ids=ids, logits_to_keep=len(answer) + 1).logits
-    kept: torch.Tensor = logits[0, :-1].float()
-    return kept
+    answer_logits: torch.Tensor = logits[0, :-1].float()
+    return answer_logits
 
 
-def _chosen(logits: torch.Tensor, answer: list[int]) -> list[float]:
-    places = torch.tensor(answer, device=logits.device)[:, None]
-    values: list[float] = logits.log_softmax(-1).gather(1, places)[:, 0].tolist()
+def _token_log_probabilities(logits: torch.Tensor, answer: list[int]) -> list[float]:
+    token_ids = torch.tensor(answer, device=logits.device)[:, None]
+    values: list[float] = logits.log_softmax(-1).gather(1, token_ids)[:, 0].tolist()
     return values
 
 

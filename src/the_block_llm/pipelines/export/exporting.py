@@ -1,4 +1,4 @@
-"""From an adapter to a folder that other programs load, checked before it appears."""
+"""Export of an adapter as a merged model, verified before it is published."""
 
 import gc
 import json
@@ -19,13 +19,17 @@ from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.base.quantized_loading import pick_device
 from the_block_llm.models.base.sources import load_tokenizer, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.export.equivalence_check import Agreement, compare, references
+from the_block_llm.pipelines.export.equivalence_check import (
+    Equivalence,
+    generate_references,
+    measure_equivalence,
+)
 from the_block_llm.pipelines.export.merging import write_merged
-from the_block_llm.pipelines.export.ollama import instructions, modelfile
+from the_block_llm.pipelines.export.ollama import model_card, modelfile
 from the_block_llm.pipelines.export.params import ExportParams
 
 _log = logging.getLogger(__name__)
-# Above this a CPU compares in bfloat16, slowly: float32 would take twice the file in memory.
+# A larger file is checked in bfloat16 on a CPU, slowly: float32 takes twice its size in memory.
 _FLOAT32_BYTES: Final = 4 * 2**30
 
 
@@ -35,55 +39,55 @@ def export_adapter(
     probes: Sequence[Mapping[str, Any]],
     params: ExportParams,
 ) -> dict[str, Any]:
-    """Merge, write, compare, and only then put in place.
+    """Merge the adapter into a temporary folder, verify the result, and rename the folder.
 
     Args:
-        adapter: What is exported.
-        profile: Its profile.
-        probes: Of the probe plan: ``prompt`` and ``context``.
-        params: Where to, and the tolerance.
+        adapter: The adapter to export.
+        profile: Its model profile.
+        probes: Probes of the probe plan, each with ``prompt`` and ``context``.
+        params: Target folder and tolerances.
 
     Returns:
-        The report: folder, agreement, tolerance.
+        The report: folder, measured agreement, tolerances.
 
     Raises:
-        ExportError: Merged and adapter do not agree within the tolerance; nothing is left.
+        ExportError: The merged model differs from the adapter by more than the tolerances; no
+            files remain.
         StorageError: The folder cannot be written.
     """
     name = f"{profile.name}@{adapter.path.name}"
     target = params.folder / name
-    unfinished = target.with_name(f".{name}.{uuid.uuid4().hex}.unfinished")
+    temporary = target.with_name(f".{name}.{uuid.uuid4().hex}.unfinished")
     tokenizer = load_tokenizer(profile, adapter.added_tokens)
     prompts = [_prompt(tokenizer, profile, probe) for probe in probes[: params.probes]]
     try:
-        unfinished.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         _log.info("Merging %s", name, extra={"markup": False})
         model = load_with_adapter(profile, adapter.path)
-        # Written before anything is asked: on some processors the first answer packs the 4-bit
-        # weights in another order.
-        write_merged(model, tokenizer, profile, unfinished, params.shard_mib * 2**20)
-        given = references(model, tokenizer, prompts, params.answer_tokens)
+        # Before the first forward pass, which repacks the 4-bit weights on some processors.
+        write_merged(model, tokenizer, profile, temporary, params.shard_mib * 2**20)
+        references = generate_references(model, tokenizer, prompts, params.answer_tokens)
         del model
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        _log.info("Comparing merged and adapter on %d probes", len(given))
-        found = compare(_load_merged(unfinished), given)
-        report = _report(target, adapter, profile, found, params)
-        _check(name, found, params)
-        (unfinished / "AGREEMENT.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-        (unfinished / "Modelfile").write_text(modelfile(tokenizer, profile), encoding="utf-8")
-        (unfinished / "README.md").write_text(instructions(name), encoding="utf-8")
+        _log.info("Comparing the merged model with the adapter on %d probes", len(references))
+        equivalence = measure_equivalence(_load_merged(temporary), references)
+        report = _report(target, adapter, profile, equivalence, params)
+        _check_equivalence(name, equivalence, params)
+        (temporary / "AGREEMENT.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        (temporary / "Modelfile").write_text(modelfile(tokenizer, profile), encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(name), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
-        unfinished.rename(target)
+        temporary.rename(target)
     except OSError as error:
         raise StorageError(
             f"The exported model cannot be written to {params.folder}: {error.strerror or error}. "
             "Free some space or set export.folder, then run again."
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 
@@ -100,26 +104,29 @@ def _prompt(
 
 
 def _load_merged(folder: Path) -> Any:
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     device = pick_device()
-    if device.type == "cuda" and size * 1.2 > torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and size_bytes * 1.2 > torch.cuda.mem_get_info(device)[0]:
         device = torch.device("cpu")
-    on_cpu = device.type == "cpu" and size <= _FLOAT32_BYTES
+    in_float32 = device.type == "cpu" and size_bytes <= _FLOAT32_BYTES
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32 if on_cpu else torch.bfloat16, use_safetensors=True
+            folder, dtype=torch.float32 if in_float32 else torch.bfloat16, use_safetensors=True
         )
     return model.to(device).eval()
 
 
-def _check(name: str, found: Agreement, params: ExportParams) -> None:
-    if found.nats_apart > params.max_nll_difference or found.agreement < params.min_token_agreement:
+def _check_equivalence(name: str, equivalence: Equivalence, params: ExportParams) -> None:
+    if (
+        equivalence.nats_apart > params.max_nll_difference
+        or equivalence.agreement < params.min_token_agreement
+    ):
         raise ExportError(
-            f"Merged and adapter of {name} differ: {found.nats_apart:.4f} nats a token apart, "
-            f"{found.agreement:.1%} of {found.n_tokens} tokens the same; allowed are "
-            f"{params.max_nll_difference} and {params.min_token_agreement:.1%}. "
+            f"The merged model differs from the adapter {name}: {equivalence.nats_apart:.4f} nats "
+            f"per token (limit {params.max_nll_difference}), {equivalence.agreement:.1%} of "
+            f"{equivalence.n_tokens} tokens equal (limit {params.min_token_agreement:.1%}). "
             "Nothing was exported. Raise export.max_nll_difference or lower "
-            "export.min_token_agreement to accept that."
+            "export.min_token_agreement to accept this."
         )
 
 
@@ -127,7 +134,7 @@ def _report(
     target: Path,
     adapter: AdapterFolder,
     profile: ModelProfile,
-    found: Agreement,
+    equivalence: Equivalence,
     params: ExportParams,
 ) -> dict[str, Any]:
     return {
@@ -136,7 +143,7 @@ def _report(
         "adapter": adapter.path.name,
         "base_model": adapter.manifest.base_model,
         "base_revision": adapter.manifest.base_revision,
-        "agreement": asdict(found),
+        "agreement": asdict(equivalence),
         "tolerance": {
             "max_nll_difference": params.max_nll_difference,
             "min_token_agreement": params.min_token_agreement,

@@ -1,8 +1,8 @@
-"""An adapter merged into its base: one plain model in bfloat16.
+"""Merging an adapter into its base model, as a plain model in bfloat16.
 
-The adapter was trained beside 4-bit weights, so it is merged into those, dequantised, and not
-into the weights they were made of: what comes out computes what was trained, up to the
-rounding of bfloat16.
+The adapter was trained on top of 4-bit weights, so it is merged into those weights, dequantized,
+and not into the original 16-bit weights. The merged model computes what was trained, up to
+bfloat16 rounding.
 """
 
 import json
@@ -25,7 +25,7 @@ from the_block_llm.models.base.sources import load_config
 from the_block_llm.models.inference.generation import stop_token_ids
 from the_block_llm.models.profiles import ModelProfile
 
-_INDEX: Final = "model.safetensors.index.json"
+_INDEX_FILE: Final = "model.safetensors.index.json"
 
 
 def write_merged(
@@ -35,33 +35,33 @@ def write_merged(
     folder: Path,
     shard_bytes: int,
 ) -> None:
-    """Write weights, configuration, tokenizer with its template, and generation settings.
+    """Write merged weights, configuration, tokenizer and generation configuration.
 
     Args:
-        model: The profile's base in 4 bits with its adapter on.
+        model: The profile's 4-bit base model with the adapter.
         tokenizer: Its tokenizer.
-        profile: Which model it is.
+        profile: Its profile.
         folder: An empty folder.
-        shard_bytes: Largest file of weights; about as much memory is taken while writing.
+        shard_bytes: Maximum size of a weights file; writing needs about as much memory.
     """
     shard: dict[str, torch.Tensor] = {}
-    names: list[list[str]] = []
-    size = total = 0
+    shard_names: list[list[str]] = []
+    size_bytes = total_bytes = 0
     for name, weight in merged_weights(model):
-        n_bytes = weight.numel() * weight.itemsize
-        if shard and size + n_bytes > shard_bytes:
-            names.append(_write_shard(folder, len(names), shard))
-            shard, size = {}, 0
+        weight_bytes = weight.numel() * weight.itemsize
+        if shard and size_bytes + weight_bytes > shard_bytes:
+            shard_names.append(_write_shard(folder, len(shard_names), shard))
+            shard, size_bytes = {}, 0
         shard[name] = weight
-        size += n_bytes
-        total += n_bytes
-    names.append(_write_shard(folder, len(names), shard))
-    _name_shards(folder, names, total)
+        size_bytes += weight_bytes
+        total_bytes += weight_bytes
+    shard_names.append(_write_shard(folder, len(shard_names), shard))
+    _rename_shards(folder, shard_names, total_bytes)
     config = load_config(profile)
     config.dtype = torch.bfloat16
-    rows = active_added_embeddings(model)
-    if rows is not None:
-        config.vocab_size = max(config.vocab_size, rows.first_id + rows.n_tokens)
+    added = active_added_embeddings(model)
+    if added is not None:
+        config.vocab_size = max(config.vocab_size, added.first_id + added.n_tokens)
     config.architectures = [type(model.get_base_model()).__name__]
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -79,38 +79,38 @@ def write_merged(
 
 
 def merged_weights(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight under its plain name, bfloat16 on the CPU, one at a time."""
+    """Yield each merged weight with its name in the base model, bfloat16 on the CPU."""
     inner: Any = model.get_base_model()
     tied = inner.config.tie_word_embeddings
-    rows = active_added_embeddings(model)
-    embedding = _frozen(inner.get_input_embeddings())
-    head = _frozen(inner.get_output_embeddings())
+    added = active_added_embeddings(model)
+    embedding = _base_module(inner.get_input_embeddings())
+    head = _base_module(inner.get_output_embeddings())
     for module_name, module in inner.named_modules():
         if isinstance(module, LoraLayer | nn.ParameterDict) or "lora_" in module_name:
             continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if tied and module is head and parameter_name == "weight":
                 continue
-            weight = _plain(parameter)
-            if rows is not None and parameter_name == "weight" and module in (embedding, head):
-                own = rows.embedding if module is embedding else rows.head
-                weight = with_added_rows(weight, own, rows.first_id)
+            weight = _dequantize(parameter)
+            if added is not None and parameter_name == "weight" and module in (embedding, head):
+                added_rows = added.embedding if module is embedding else added.head
+                weight = with_added_rows(weight, added_rows, added.first_id)
             module_name = module_name.removesuffix(".original_module")  # noqa: PLW2901
-            outer = module_name.removesuffix(".base_layer")
-            if outer != module_name and parameter_name == "weight":
-                layer: Any = inner.get_submodule(outer)
+            base_name = module_name.removesuffix(".base_layer")
+            if base_name != module_name and parameter_name == "weight":
+                layer: Any = inner.get_submodule(base_name)
                 for adapter in layer.active_adapters:
                     weight = weight + layer.get_delta_weight(adapter).float()
-            yield f"{outer}.{parameter_name}", weight.to("cpu", torch.bfloat16).contiguous()
+            yield f"{base_name}.{parameter_name}", weight.to("cpu", torch.bfloat16).contiguous()
 
 
-def _frozen(module: nn.Module) -> nn.Module:
-    """The matrix that trained rows of added tokens stand beside, if they do."""
+def _base_module(module: nn.Module) -> nn.Module:
+    """Return the frozen module inside the wrapper for added tokens, if there is one."""
     return getattr(module, "original_module", module)
 
 
 @torch.no_grad()
-def _plain(parameter: torch.Tensor) -> torch.Tensor:
+def _dequantize(parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, Params4bit):
         return dequantize_4bit(parameter.data, parameter.quant_state).float()
     return parameter.detach().float()
@@ -119,20 +119,27 @@ def _plain(parameter: torch.Tensor) -> torch.Tensor:
 def _write_shard(folder: Path, number: int, weights: dict[str, torch.Tensor]) -> list[str]:
     file = folder / f"shard-{number}.safetensors"
     save_file(weights, file, metadata={"format": "pt"})
-    # Written for the owner alone; Ollama's service runs as somebody else.
+    # safetensors makes the file readable by its owner only; Ollama runs as another user.
     file.chmod(0o644)
     return list(weights)
 
 
-def _name_shards(folder: Path, names: list[list[str]], total: int) -> None:
-    """The names that transformers and llama.cpp expect, which say how many there are."""
-    if len(names) == 1:
+def _rename_shards(folder: Path, shard_names: list[list[str]], total_bytes: int) -> None:
+    """Rename the shards as transformers and llama.cpp expect, and write the index.
+
+    Args:
+        folder: Folder of the shards.
+        shard_names: Names of the weights in each shard.
+        total_bytes: Size of all weights.
+    """
+    n_shards = len(shard_names)
+    if n_shards == 1:
         (folder / "shard-0.safetensors").rename(folder / "model.safetensors")
         return
-    where: dict[str, str] = {}
-    for number, held in enumerate(names):
-        file = f"model-{number + 1:05d}-of-{len(names):05d}.safetensors"
+    weight_map: dict[str, str] = {}
+    for number, weight_names in enumerate(shard_names):
+        file = f"model-{number + 1:05d}-of-{n_shards:05d}.safetensors"
         (folder / f"shard-{number}.safetensors").rename(folder / file)
-        where |= dict.fromkeys(held, file)
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+        weight_map |= dict.fromkeys(weight_names, file)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (folder / _INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Nodes of the pipeline ``export``: thin calls."""
+"""Nodes of the pipeline ``export``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,8 @@ def export_model(
     model: str,
     params: ExportParams,
 ) -> dict[str, Any]:
-    """Merge the adapter and check it on the probes."""
-    # Importing torch takes seconds that other commands need not spend.
+    """Merge the adapter into its base model and verify the result on the probes."""
+    # Imported here, since torch takes seconds to import and other commands do not use it.
     from the_block_llm.pipelines.export.exporting import export_adapter  # noqa: PLC0415
 
     probes = [planned["probe"] for planned in probe_plan["probes"]]

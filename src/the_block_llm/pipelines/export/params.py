@@ -1,4 +1,4 @@
-"""Where an exported model goes, and how near it must come to what was trained."""
+"""Parameters of the pipeline ``export``."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ from pydantic import BaseModel, Field
 
 
 class ExportParams(BaseModel, frozen=True, extra="forbid"):
-    """Parameters of the pipeline ``export``."""
+    """Target folder of the exported model, and how closely it must match the adapter."""
 
     folder: Path
-    """Exported models, a folder a profile and version."""
+    """Folder of exported models, with a subfolder for each profile and version."""
     shard_mib: int = Field(ge=1)
-    """Largest file of weights; as much memory is needed while writing."""
+    """Maximum size of a weights file; writing needs about as much memory."""
     probes: int = Field(ge=1)
-    """Questions that merged and adapter both answer."""
+    """Number of probes on which the merged model is compared with the adapter."""
     answer_tokens: int = Field(ge=1)
     """Tokens of each answer that are compared."""
     max_nll_difference: float = Field(gt=0)
-    """Mean difference of the two models' log-probabilities of an answer's tokens, at most."""
+    """Maximum mean difference between the two models' log-probabilities of the answers' tokens."""
     min_token_agreement: float = Field(gt=0, le=1)
-    """Share of an answer's tokens that both models would choose, at least."""
+    """Minimum fraction of the answers' tokens that both models choose greedily."""

@@ -1,4 +1,4 @@
-"""Wiring of export."""
+"""The pipeline ``export``."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from the_block_llm.pipelines.export.nodes import export_model
 
 
 def create_pipeline() -> Pipeline:
-    """Adapter in; a folder that other programs load, and a report, out."""
+    """Create the pipeline: from an adapter to a merged model folder and a report."""
     return Pipeline(
         [
             Node(

@@ -1,17 +1,17 @@
-"""Nested values by one name each, as parameters are named on the command line."""
+"""Nested mappings as dotted names, the notation of parameters on the command line."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value that is no mapping, with the names that lead to it.
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaf values of a nested mapping with their dotted names.
 
-    >>> dict(dotted({"lora": {"r": 16}, "role": "advisor"}))
+    >>> dict(flatten({"lora": {"r": 16}, "role": "advisor"}))
     {'lora.r': 16, 'role': 'advisor'}
     """
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -1,4 +1,4 @@
-"""What a training run computes and where it works, as one value that can be written down."""
+"""The training job: all settings of a run as one serializable value."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.resource_limits import MemoryLimits
-from the_block_llm.pipelines.qlora_train.flatten import dotted
+from the_block_llm.pipelines.qlora_train.flatten import flatten
 from the_block_llm.pipelines.qlora_train.params import QloraTrainParams
 
 JOB_FILE: Final = "job.json"
-"""Of a job that other processes read, in a folder that they all see."""
-# Where it works, how it is watched and how rows are split over memory and processes: a run
-# that is cut off may go on with others.
-_NOT_DECISIVE: Final[Any] = {
+"""Name of the file from which worker processes read their job, in a folder that they share."""
+# Paths, monitoring, and how rows are split over memory and processes do not change the result:
+# a run may be resumed with other values.
+_NON_DECISIVE_FIELDS: Final[Any] = {
     "work_folder": True, "train_folder": True, "validation_folder": True, "git_commit": True,
     "restart_training": True, "n_processes": True, "limits": True, "probe_questions": True,
     "probe_new_tokens": True,
@@ -29,21 +29,21 @@ _NOT_DECISIVE: Final[Any] = {
 }  # fmt: skip
 
 
-class _Stage(BaseModel, frozen=True):
+class _CurriculumStage(BaseModel, frozen=True):
     stage: int
     epochs: int
 
 
 class RowFacts(BaseModel, frozen=True):
-    """What is read of ``row_facts``, which stands beside the rows."""
+    """The fields of the dataset ``row_facts`` that training reads."""
 
     added_tokens: dict[str, int] = {}
-    """Ids of tokens that the model's own tokenizer does not have."""
-    curriculum: tuple[_Stage, ...] = ()
+    """Ids of tokens that are missing from the model's tokenizer."""
+    curriculum: tuple[_CurriculumStage, ...] = ()
 
 
 class TrainingJob(BaseModel, frozen=True, extra="forbid"):
-    """Everything that decides what a run computes, and where it works."""
+    """All settings of a training run."""
 
     profile: ModelProfile
     values: TrainingValues
@@ -54,39 +54,40 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     work_folder: Path
     git_commit: str | None
     early_stopping_patience: int | None = None
-    """Validations without a better loss after which a run ends; none: it runs to its end."""
+    """Validations without an improvement before the run is stopped; ``None``: never."""
     restart_training: bool = False
     """Discard the unfinished run of the profile, if there is one."""
     limits: MemoryLimits = MemoryLimits()
-    """What the run may use of the machine."""
+    """Memory that the run may use."""
     n_processes: int = 1
     probe_questions: tuple[str, ...] = ()
-    """Asked before training and after every epoch."""
+    """Prompts of the samples that are generated before training and after every epoch."""
     probe_new_tokens: int = 48
     stage_epochs: dict[int, int] = {}
-    """Epochs of each curriculum stage; empty where the token budget decides."""
+    """Epochs of each curriculum stage; empty if the token budget determines the epochs."""
     added_tokens: dict[str, int] = {}
-    """Ids of tokens in the rows that the model does not have; it learns vectors for them."""
+    """Ids of tokens that are missing from the model; their embeddings are trained."""
     tensorboard_folder: Path | None = None
 
-    def rows_of_each(self, n_processes: int) -> int:
-        """Rows of an optimizer step that each of so many processes computes.
+    def rows_per_process(self, n_processes: int) -> int:
+        """Return how many rows of an optimizer step each of ``n_processes`` computes.
 
         Raises:
-            ParameterError: They cannot share the effective batch.
+            ParameterError: The number does not divide the effective batch.
         """
-        batch = self.values.effective_batch_rows
-        if batch % n_processes:
+        batch_rows = self.values.effective_batch_rows
+        if batch_rows % n_processes:
             raise ParameterError(
-                f"{n_processes} processes do not divide the effective batch of {batch} rows. "
+                f"{n_processes} processes do not divide the effective batch of {batch_rows} rows. "
                 "Choose a number that does (qlora_train.n_processes, --processes)."
             )
-        return batch // n_processes
+        return batch_rows // n_processes
 
     def data_hashes(self) -> dict[str, str]:
-        """By table, a hash of its rows.
+        """Return a hash of the rows of each table.
 
-        Of the parts' content, not their names: the same rows written again are the same data.
+        It covers the content of the table's files, not their names: the same rows written again
+        have the same hash.
         """
         return {
             name: _content_hash(ParquetTable(folder))
@@ -96,20 +97,20 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
             )
         }
 
-    def decisive(self) -> dict[str, Any]:
-        """The choices that decide what is computed, and the hashes of the data, as plain values."""
+    def decisive_settings(self) -> dict[str, Any]:
+        """Return the settings that determine the result, and the hashes of the data, as JSON."""
         return {
-            **self.model_dump(mode="json", exclude=_NOT_DECISIVE),
+            **self.model_dump(mode="json", exclude=_NON_DECISIVE_FIELDS),
             "data": self.data_hashes(),
         }
 
     def fingerprint(self) -> str:
-        """Equal for two jobs that compute the same; a killed run is found again by it."""
-        text = json.dumps(self.decisive(), sort_keys=True)
+        """Return a hash of :meth:`decisive_settings`, by which a finished run is found again."""
+        text = json.dumps(self.decisive_settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def training_job(
+def make_training_job(
     profile: ModelProfile,
     params: QloraTrainParams,
     train_folder: Path,
@@ -117,14 +118,22 @@ def training_job(
     git_commit: str | None,
     row_facts: Mapping[str, Any],
 ) -> TrainingJob:
-    """Put a run's parameters, its profile and its rows together.
+    """Combine parameters, profile and rows into a job.
+
+    Args:
+        profile: The model profile.
+        params: Overrides of its training values.
+        train_folder: Table of training rows.
+        validation_folder: Table of validation rows.
+        git_commit: Commit that the rows were built from.
+        row_facts: Content of the dataset ``row_facts``.
 
     Raises:
-        ParameterError: They contradict each other.
+        ParameterError: The overrides contradict the profile.
     """
     facts = RowFacts.model_validate(row_facts)
     work_folder = Path(params.work_folder)
-    curves = work_folder / profile.name / "tensorboard"
+    tensorboard_folder = work_folder / profile.name / "tensorboard"
     return TrainingJob(
         profile=profile,
         values=params.apply_to(profile.training),
@@ -148,17 +157,17 @@ def training_job(
         probe_new_tokens=params.probe_new_tokens,
         added_tokens=facts.added_tokens,
         stage_epochs={stage.stage: stage.epochs for stage in facts.curriculum},
-        tensorboard_folder=curves if params.tensorboard else None,
+        tensorboard_folder=tensorboard_folder if params.tensorboard else None,
     )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What changed between two :meth:`TrainingJob.decisive`, in words.
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe the changes between two :meth:`TrainingJob.decisive_settings`, for messages.
 
-    >>> differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
+    >>> describe_differences({"values": {"seed": 1}}, {"values": {"seed": 2}})
     ['values.seed 1 → 2']
     """
-    old, new = dict(dotted(before)), dict(dotted(now))
+    old, new = dict(flatten(before)), dict(flatten(now))
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return [
         f"the {name.removeprefix('data.')} rows"

@@ -1,4 +1,4 @@
-"""How a run computes: its memory plan, and the model loaded by it."""
+"""The memory plan of a run, and loading the model by it."""
 
 import logging
 
@@ -21,18 +21,21 @@ from the_block_llm.pipelines.qlora_train.runtime import distributed
 _log = logging.getLogger(__name__)
 
 
-def plan_for(
+def plan_run_memory(
     job: TrainingJob, data: RunData
 ) -> tuple[TrainingJob, MemoryPlan | PlainMemoryPlan | None]:
-    """How the run will use memory, and the job with the micro-batch of that plan.
+    """Plan the run's memory.
+
+    Returns:
+        The job with the plan's micro-batch, and the plan.
 
     Raises:
-        MemoryPlanError: Nothing fits; the message says what would.
+        MemoryPlanError: Nothing fits; the message names the nearest setting that would.
     """
     device = distributed.local_device()
     set_memory_fraction(device, job.limits.device_gib)
-    # Processes must not differ in how many rows they take at a time.
-    plan = distributed.from_first(
+    # All processes must use the same micro-batch.
+    plan = distributed.broadcast_from_main(
         plan_memory(
             job.profile,
             data.train.longest_row_tokens,
@@ -53,24 +56,25 @@ def plan_for(
 def load_model(
     job: TrainingJob, plan: MemoryPlan | PlainMemoryPlan | None, tokenizer: PreTrainedTokenizerFast
 ) -> TrainableModel:
-    """The job's base in 4 bits, with a fresh adapter.
+    """Load the job's base model in 4 bits and attach a newly initialized adapter.
 
     Raises:
         AdapterTargetError: A LoRA target matches no layer.
-        ModelUnavailableError: The base weights cannot be had.
+        ModelUnavailableError: The base weights cannot be loaded.
     """
     device = distributed.local_device()
-    sharded = job.limits.layers == "sharded" and distributed.n_processes() > 1
+    sharded = job.limits.layers == "sharded" and distributed.world_size() > 1
     trainable = load_trainable(
         job.profile, job.values.seed, device, plan, tokenizer, job.added_tokens, sharded=sharded
     )
     if sharded:
-        kept, whole = shard_bytes(trainable.model)
+        local_bytes, total_bytes = shard_bytes(trainable.model)
         _log.info(
-            "Each process keeps %s of the %s bytes of frozen layers. The layerwise engine, probe "
-            "questions and the estimate of the run's duration are off", f"{kept:,}", f"{whole:,}",
+            "Each process stores %s of the %s bytes of frozen layers. The layerwise engine, probe "
+            "questions and the duration estimate are disabled",
+            f"{local_bytes:,}", f"{total_bytes:,}",
         )  # fmt: skip
-    if trainable.is_layerwise and distributed.n_processes() > 1:
+    if trainable.is_layerwise and distributed.world_size() > 1:
         trainable.model.layerwise.returns_gradients = True
     disable_inference_repacking(trainable.model)
     return trainable

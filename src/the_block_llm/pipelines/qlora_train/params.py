@@ -1,4 +1,4 @@
-"""Parameters of a training run; what is unset follows the model profile."""
+"""Parameters of the pipeline ``qlora_train``; unset values follow the model profile."""
 
 from pydantic import BaseModel, Field
 
@@ -8,61 +8,62 @@ from the_block_llm.models.resource_limits import EngineChoice, LayerChoice
 
 
 class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
-    """What one run may override."""
+    """Parameters of a training run, some of which override the model profile."""
 
     target_tokens: int | None = Field(default=None, ge=1)
     """Trained tokens to aim at; epochs follow from it."""
     min_epochs: int | None = Field(default=None, ge=1)
-    """At least so many, whatever the token budget says."""
+    """Minimum number of epochs, regardless of the token budget."""
     max_epochs: int | None = Field(default=None, ge=1)
-    """At most so many."""
+    """Maximum number of epochs."""
     force_epochs: int | None = Field(default=None, ge=1)
-    """Train for exactly this many epochs, whatever the token budget says."""
+    """Exact number of epochs, regardless of the token budget."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Train on so many rows, chosen evenly over the table."""
+    """Train on at most this many rows, evenly spaced over the table."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many optimizer steps."""
+    """Stop after this many optimizer steps."""
     eval_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between validations; a validation that is the best so far is also saved."""
+    """Optimizer steps between validations; each new best is also saved as a checkpoint."""
     save_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between checkpoints: what a killed run may lose at most."""
+    """Optimizer steps between checkpoints: the most that a killed run loses."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """End after so many validations without a better one; none: train to the end. Small values
-    save time, and may end a run in a dip that it would have left."""
+    """Stop after this many validations without an improvement; null: train to the end. Small
+    values save time, and may stop a run whose loss would have improved again."""
     preflight_only: bool = False
-    """Stop after the table that says what the run would take."""
+    """Stop after the table that shows what the run needs."""
     restart_training: bool = False
-    """Discard the profile's unfinished run instead of going on with it."""
+    """Discard the profile's unfinished run instead of resuming it."""
     engine: EngineChoice = "auto"
-    """Which code computes: layerwise where it knows the architecture, or plain transformers; auto
-    is layerwise on a GPU. Both give the same adapter up to rounding."""
+    """Engine that computes forward and backward passes: ``layerwise`` for the architectures it
+    supports, or ``plain`` transformers; auto is layerwise on a GPU. Both produce the same adapter
+    up to rounding."""
     layers: LayerChoice = "auto"
-    """Whether the frozen layers stay on the GPU or are streamed from host memory, which is
-    slower and leaves room for rows sixteen times as long; auto takes the fastest that fits.
-    ``sharded``: each of ``n_processes`` keeps a share of them (FSDP2, plain engine), for models
-    that are larger than a GPU; costs sending every layer round twice a pass."""
+    """Whether the frozen layers stay on the GPU (``resident``) or are ``streamed`` from host
+    memory, which is slower and fits rows sixteen times as long; auto takes the fastest that fits.
+    ``sharded``: each of ``n_processes`` stores a shard of them (FSDP2, plain engine), for models
+    that are larger than a GPU, at the cost of two all-gathers of every layer per pass."""
     memory_cap_gib: float | None = Field(default=None, gt=0.2)
-    """GPU memory that PyTorch may take; none: what is free. 7.0 is an 8 GB card with a display."""
+    """GPU memory limit of PyTorch; null: the free memory. 7.0 suits an 8 GB card with a display."""
     host_memory_gib: float | None = Field(default=None, gt=0)
-    """Host memory for streamed layers and waiting states; none: what is free."""
+    """Host memory for streamed layers and offloaded activations; null: the free memory."""
     micro_batch_rows: int | None = Field(default=None, ge=1)
-    """Rows that go through the model together; none: what fits."""
+    """Rows of a forward pass; null: as many as fit."""
     n_processes: int = Field(default=1, ge=1)
-    """Processes that share each step, one a GPU; must divide the effective batch."""
+    """Data-parallel processes, one per GPU; must divide the effective batch."""
     probe_questions: tuple[str, ...] = ()
-    """Asked before training and after every epoch; the answers are kept to be read."""
+    """Prompts of the samples that are generated before training and after every epoch."""
     probe_new_tokens: int = Field(default=48, ge=1)
-    """Longest answer to a probe question; each token costs a pass through the model."""
+    """Maximum tokens of each sample; every token costs a pass through the model."""
     tensorboard: bool = False
-    """Write curves for TensorBoard into a folder beside the adapters; needs the package."""
+    """Write TensorBoard curves into a folder next to the adapters; needs the package."""
     work_folder: str
-    """Where the checkpoints of a run in progress lie, so that a killed run resumes."""
+    """Folder of the checkpoints of a run in progress, from which a killed run resumes."""
 
     def apply_to(self, values: TrainingValues) -> TrainingValues:
-        """The profile's training values with this run's overrides in place.
+        """Return the profile's training values with this run's overrides.
 
         Raises:
-            ParameterError: Together they contradict each other.
+            ParameterError: The overrides contradict the profile.
         """
         names = (
             "target_tokens",
@@ -78,5 +79,5 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
             return TrainingValues.model_validate({**values.model_dump(), **overrides})
         except ValueError as error:
             raise ParameterError(
-                f"qlora_train and the profile do not fit together: {error}"
+                f"The parameters of qlora_train contradict the model profile: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""Wiring of qlora_train."""
+"""The pipeline ``qlora_train``."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from the_block_llm.pipelines.qlora_train.nodes import check_training, draw_training, train_adapter
 
-_JOB: Final = [
+_JOB_INPUTS: Final = [
     "train_rows",
     "validation_rows",
     "repository",
@@ -18,19 +18,19 @@ _JOB: Final = [
 
 
 def create_pipeline() -> Pipeline:
-    """Rows in; adapter, figures, answers and plots out."""
+    """Create the pipeline: from rows to an adapter, its metrics, sample answers and plots."""
     return Pipeline(
         [
             Node(
                 check_training,
-                inputs=_JOB,
+                inputs=_JOB_INPUTS,
                 outputs="training_preflight",
                 name="check_training",
                 tags=["model"],
             ),
             Node(
                 train_adapter,
-                inputs=[*_JOB, "training_preflight"],
+                inputs=[*_JOB_INPUTS, "training_preflight"],
                 outputs=["adapter", "training_metrics", "training_answers"],
                 name="train_adapter",
                 tags=["model"],

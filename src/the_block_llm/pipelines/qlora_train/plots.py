@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Plots of a run: loss, learning rate and memory over the optimizer steps."""
 
 from typing import Any, Final
 
@@ -9,13 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from the_block_llm.viz import plot_style
 
-_MANY_STEPS: Final = 150
-_TRAIN, _VALIDATION, _RATE = plot_style.BLUE, plot_style.ORANGE, plot_style.GREY
+_SMOOTH_FROM_STEPS: Final = 150
+_TRAIN, _VALIDATION, _LEARNING_RATE = plot_style.BLUE, plot_style.ORANGE, plot_style.GREY
 
 
 @plot_style.common_style
 def plot_training(metrics: dict[str, Any]) -> Figure:
-    """Draw loss and learning rate over the optimizer steps.
+    """Plot loss and learning rate over the optimizer steps.
 
     Args:
         metrics: As in ``training_metrics.json``.
@@ -27,25 +27,24 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
         [e["step"] for e in validation], [e["loss"] for e in validation],
         color=_VALIDATION, marker="o", label="validation",
     )  # fmt: skip
-    kept = [e for e in validation if e["step"] == metrics["best_step"]]
-    if kept:
+    best = [e for e in validation if e["step"] == metrics["best_step"]]
+    if best:
         axes.plot(
-            kept[0]["step"], kept[0]["loss"], color=_VALIDATION, marker="*", markersize=16,
-            linestyle="none", label="weights kept",
+            best[0]["step"], best[0]["loss"], color=_VALIDATION, marker="*", markersize=16,
+            linestyle="none", label="best checkpoint",
         )  # fmt: skip
     for number, step in enumerate(metrics["epoch_ends"][:-1]):
-        axes.axvline(
-            step, color=_RATE, linewidth=1, linestyle=":", label="" if number else "epoch ends"
-        )
+        label = "" if number else "end of epoch"
+        axes.axvline(step, color=_LEARNING_RATE, linewidth=1, linestyle=":", label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     rate = axes.twinx()
     rate.plot(
         [e["step"] for e in train], [e["learning_rate"] for e in train],
-        color=_RATE, linestyle="--", linewidth=1, label="learning rate",
+        color=_LEARNING_RATE, linestyle="--", linewidth=1, label="learning rate",
     )  # fmt: skip
-    rate.set_ylabel("learning rate", color=_RATE)
+    rate.set_ylabel("learning rate", color=_LEARNING_RATE)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rate.set_ylim(bottom=0)
     rate.grid(visible=False)
@@ -56,20 +55,20 @@ def plot_training(metrics: dict[str, Any]) -> Figure:
 
 
 def _plot_losses(axes: Axes, steps: list[int], losses: list[float]) -> None:
-    """Draw the loss of each step; of many steps a moving mean as well, which can be read."""
-    if len(steps) < _MANY_STEPS:
+    """Plot the loss of each step, with a moving average for long runs."""
+    if len(steps) < _SMOOTH_FROM_STEPS:
         axes.plot(steps, losses, color=_TRAIN, marker=".", label="training")
         return
     window = len(steps) // 50
     means = np.convolve(losses, np.full(window, 1 / window), mode="valid")
     middle = steps[window // 2 :][: len(means)]
     axes.plot(steps, losses, color=_TRAIN, linewidth=0.6, alpha=0.35)
-    axes.plot(middle, means, color=_TRAIN, label=f"training, mean of {window} steps")
+    axes.plot(middle, means, color=_TRAIN, label=f"training, mean over {window} steps")
 
 
 @plot_style.common_style
 def plot_memory(metrics: dict[str, Any]) -> Figure:
-    """Draw the memory held over the optimizer steps, beside what was predicted and allowed.
+    """Plot memory over the optimizer steps, with the predicted peak and the limit.
 
     Args:
         metrics: As in ``training_metrics.json``.
@@ -87,7 +86,7 @@ def plot_memory(metrics: dict[str, Any]) -> Figure:
     if cap is not None:
         axes.axhline(cap, color=plot_style.GREEN, linestyle="-.", label="cap")
     for event in metrics["out_of_memory"]:
-        axes.axvline(event["step"], color=_RATE, linestyle=":", label="ran out of memory")
+        axes.axvline(event["step"], color=_LEARNING_RATE, linestyle=":", label="out of memory")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("memory (GiB)")

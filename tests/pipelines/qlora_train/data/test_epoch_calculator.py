@@ -16,21 +16,17 @@ from the_block_llm.pipelines.qlora_train.data.epoch_calculator import plan_epoch
         (0, {"force_epochs": 3}, 3, "force_epochs"),
     ],
 )
-def test_epochs_follow_the_budget_within_bounds(
+def test_epochs_follow_the_token_budget_within_bounds(
     tokens_per_epoch: int, options: dict[str, int], epochs: int, reason: str
 ) -> None:
-    plan = plan_epochs(1000, tokens_per_epoch, 50_000_000, 6, 12, 8, **options)
+    plan = plan_epochs(1000, tokens_per_epoch, 125, 50_000_000, 6, 12, **options)
     assert plan.epochs == epochs
     assert reason in plan.reason
     assert plan.steps == 125 * epochs
 
 
-def test_one_row_is_one_step_an_epoch() -> None:
-    assert plan_epochs(1, 500, 1000, 1, 12, 8).steps == 2
-
-
-def test_max_steps_cuts_and_says_so() -> None:
-    plan = plan_epochs(1000, 512_000, 50_000_000, 6, 12, 8, max_steps=20)
+def test_max_steps_limits_steps_and_is_named_in_the_reason() -> None:
+    plan = plan_epochs(1000, 512_000, 125, 50_000_000, 6, 12, max_steps=20)
     assert (plan.steps, plan.epochs) == (20, 12)
     assert "max_steps" in plan.reason
 
@@ -41,13 +37,13 @@ def test_max_steps_cuts_and_says_so() -> None:
         {"target_tokens": float("nan")},
         {"trained_tokens_per_epoch": -1},
         {"min_epochs": 13},
-        {"effective_batch_rows": 0},
+        {"steps_per_epoch": -1},
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    sound = {
-        "rows": 10, "trained_tokens_per_epoch": 5000, "target_tokens": 50_000,
-        "min_epochs": 6, "max_epochs": 12, "effective_batch_rows": 8,
+def test_invalid_numbers_are_rejected(wrong: dict[str, float]) -> None:
+    valid = {
+        "rows": 10, "trained_tokens_per_epoch": 5000, "steps_per_epoch": 2,
+        "target_tokens": 50_000, "min_epochs": 6, "max_epochs": 12,
     }  # fmt: skip
     with pytest.raises(ParameterError, match=next(iter(wrong))):
-        plan_epochs(**{**sound, **wrong})  # type: ignore[arg-type]
+        plan_epochs(**{**valid, **wrong})  # type: ignore[arg-type]

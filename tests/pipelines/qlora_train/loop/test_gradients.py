@@ -1,4 +1,4 @@
-"""Packing and masking change where tokens stand, not what is learned from them."""
+"""Packing and padding do not change the gradients."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def pack(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def adapted(base: Path, in_chunks: bool) -> Any:
-    """The tiny model with an adapter that is not zero, so that every factor has a gradient."""
+def tiny_model_with_adapter(base: Path, in_chunks: bool) -> Any:
+    """Return the tiny model with a non-zero adapter, so that A and B both have gradients."""
     profile = tiny_profile(base)
     model = load_base_model(profile, torch.device("cpu"))
     disable_inference_repacking(model)
@@ -50,9 +50,9 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def one_by_one(base: Path) -> dict[str, torch.Tensor]:
-    """Each document alone, through the model's own loss: nothing of this project takes part."""
-    model = adapted(base, in_chunks=False)
+def separate_gradients(base: Path) -> dict[str, torch.Tensor]:
+    """Gradients of separate documents with the loss of transformers, as the reference."""
+    model = tiny_model_with_adapter(base, in_chunks=False)
     targets = sum(sum(document["labels_mask"]) for document in DOCUMENTS)
     for document in DOCUMENTS:
         ids = torch.tensor(document["input_ids"])
@@ -71,21 +71,21 @@ def one_by_one(base: Path) -> dict[str, torch.Tensor]:
         pytest.param(DOCUMENTS, id="padded to one length"),
     ],
 )
-def test_packed_and_masked_rows_give_the_gradients_of_the_documents_alone(
-    base: Path, one_by_one: dict[str, torch.Tensor], rows: list[dict[str, Any]]
+def test_packed_rows_have_the_gradients_of_separate_documents(
+    base: Path, separate_gradients: dict[str, torch.Tensor], rows: list[dict[str, Any]]
 ) -> None:
-    model = adapted(base, in_chunks=True)
+    model = tiny_model_with_adapter(base, in_chunks=True)
     model(**collate_rows(rows, PAD)).loss.backward()
     found = gradients(model)
-    assert found.keys() == one_by_one.keys()
+    assert found.keys() == separate_gradients.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, one_by_one[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, separate_gradients[name], rtol=1e-4, atol=1e-6)
 
 
-def test_validation_does_not_take_the_gradient_away(base: Path) -> None:
-    """train → eval → train: bitsandbytes repacks weights on some processors, without a backward."""
+def test_gradients_are_unchanged_after_validation(base: Path) -> None:
+    """On some processors bitsandbytes repacks weights in eval mode, without a backward pass."""
     rows = collate_rows(DOCUMENTS, PAD)
-    model = adapted(base, in_chunks=True)
+    model = tiny_model_with_adapter(base, in_chunks=True)
     model(**rows).loss.backward()
     before = gradients(model)
     model.zero_grad()

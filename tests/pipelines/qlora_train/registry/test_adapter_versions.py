@@ -9,9 +9,9 @@ from the_block_llm.errors import AdapterError
 from the_block_llm.models.adapter.manifest import AdapterManifest
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.registry.adapter_versions import (
-    adapter_versions,
     compare_versions,
-    prunable,
+    list_adapter_versions,
+    versions_to_prune,
 )
 
 
@@ -52,10 +52,12 @@ def run(models: Path, *arguments: str, answer: str | None = None, model: str = "
     return CliRunner().invoke(group, list(arguments), obj=object(), input=answer)
 
 
-def test_the_best_is_the_lowest_loss_on_the_rows_of_the_latest(models: Path) -> None:
-    marks = {(v.profile, v.version): (v.is_best, v.is_latest) for v in adapter_versions(models)}
-    assert marks == {
-        ("advisor", "v1"): (False, False),  # lower still, but on other rows
+def test_best_version_has_the_lowest_loss_on_the_rows_of_the_latest(models: Path) -> None:
+    flags = {
+        (v.profile, v.version): (v.is_best, v.is_latest) for v in list_adapter_versions(models)
+    }
+    assert flags == {
+        ("advisor", "v1"): (False, False),  # an even lower loss, but on other rows
         ("advisor", "v2"): (True, False),
         ("advisor", "v3"): (False, False),
         ("advisor", "v4"): (False, True),
@@ -63,12 +65,12 @@ def test_the_best_is_the_lowest_loss_on_the_rows_of_the_latest(models: Path) -> 
     }
 
 
-@pytest.mark.parametrize(("keep", "gone"), [(1, ["v1", "v3"]), (2, ["v1"]), (9, [])])
-def test_pruning_spares_the_newest_and_the_best(models: Path, keep: int, gone: list[str]) -> None:
-    assert [v.version for v in prunable(adapter_versions(models), keep)] == gone
+@pytest.mark.parametrize(("keep", "pruned"), [(1, ["v1", "v3"]), (2, ["v1"]), (9, [])])
+def test_pruning_keeps_the_newest_and_the_best(models: Path, keep: int, pruned: list[str]) -> None:
+    assert [v.version for v in versions_to_prune(list_adapter_versions(models), keep)] == pruned
 
 
-def test_comparing_names_what_differs_and_nothing_else(models: Path) -> None:
+def test_compare_lists_only_differing_fields(models: Path) -> None:
     assert compare_versions(models, "advisor/v2", "v3") == [
         ("metrics.validation_loss_after", "2.4", "2.7"),
         ("parameters.values.learning_rate", "0.0002", "0.0001"),
@@ -77,14 +79,14 @@ def test_comparing_names_what_differs_and_nothing_else(models: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [("v9", "no adapter 'v9'.*advisor/v1"), ("v1", "2 adapters; say which: advisor/v1")],
+    [("v9", "no adapter 'v9'.*advisor/v1"), ("v1", "2 adapters; specify one of: advisor/v1")],
 )
-def test_a_version_that_is_not_one_is_an_error(models: Path, version: str, message: str) -> None:
+def test_unknown_or_ambiguous_version_is_an_error(models: Path, version: str, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         compare_versions(models, version, "v2")
 
 
-def test_the_list_shows_the_chosen_profile_or_all(models: Path) -> None:
+def test_list_shows_the_selected_profile_or_all(models: Path) -> None:
     shown = run(models, "list").output
     assert re.search(r"v2 .*3\.000 → 2\.400 .*c0ffeec0 .*best", shown)
     assert "completion" not in shown
@@ -92,7 +94,7 @@ def test_the_list_shows_the_chosen_profile_or_all(models: Path) -> None:
     assert "no adapter yet" in run(models, "list", model="other").output
 
 
-def test_nothing_is_deleted_unasked(models: Path) -> None:
+def test_prune_deletes_only_after_confirmation(models: Path) -> None:
     before = {path.name for path in (models / "advisor").iterdir()}
     assert "Delete 2 adapters" in run(models, "prune", answer="n\n").output
     assert {path.name for path in (models / "advisor").iterdir()} == before
@@ -101,6 +103,6 @@ def test_nothing_is_deleted_unasked(models: Path) -> None:
     assert "nothing to delete" in run(models, "prune", "--yes").output
 
 
-def test_a_damaged_version_is_passed_over(models: Path) -> None:
+def test_damaged_version_is_skipped(models: Path) -> None:
     (models / "advisor/v4/manifest.json").write_text(json.dumps({"format": 1}))
-    assert [v.version for v in adapter_versions(models, "advisor") if v.is_latest] == ["v3"]
+    assert [v.version for v in list_adapter_versions(models, "advisor") if v.is_latest] == ["v3"]

@@ -1,1 +1,1 @@
-"""Writes and resumes checkpoints, and writes the finished adapter with its manifest."""
+"""Checkpoints of a run in progress, its log history and metrics, and the finished adapter."""

@@ -1,4 +1,4 @@
-"""Writing down what a run has learned."""
+"""The finished adapter: weights, tokenizer, reports and manifest."""
 
 import importlib.metadata
 import json
@@ -22,14 +22,14 @@ _LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerat
 _REPORTS: Final = "training_reports.json"
 
 
-def finished_folder(job: TrainingJob) -> Path:
-    """Where the job's finished adapter lies until it is put in its place."""
+def finished_adapter_folder(job: TrainingJob) -> Path:
+    """Return where the job's adapter is written before the catalog moves it to its version."""
     return job.work_folder / job.profile.name / f".finished-{job.fingerprint()}"
 
 
-def finished_reports(job: TrainingJob) -> dict[str, Any] | None:
-    """Figures and answers of an equal run that finished but was never put in its place."""
-    folder = finished_folder(job)
+def read_finished_reports(job: TrainingJob) -> dict[str, Any] | None:
+    """Return metrics and answers of an identical run whose adapter was written but not moved."""
+    folder = finished_adapter_folder(job)
     try:
         open_adapter(folder)
         reports: dict[str, Any] = json.loads((folder / _REPORTS).read_text(encoding="utf-8"))
@@ -45,14 +45,19 @@ def save_adapter(
     reports: dict[str, dict[str, Any]],
     device: torch.device,
 ) -> None:
-    """Write adapter, tokenizer, reports and manifest into :func:`finished_folder`.
+    """Write adapter, tokenizer, reports and manifest into :func:`finished_adapter_folder`.
 
-    ``reports`` holds ``metrics`` as in ``training_metrics.json``, and ``answers``.
+    Args:
+        job: The finished run.
+        model: The trained model.
+        tokenizer: Its tokenizer.
+        reports: ``metrics`` as in ``training_metrics.json``, and ``answers``.
+        device: The device that was trained on.
 
     Raises:
-        StorageError: There is no room for it.
+        StorageError: The disk is full, or the folder cannot be written.
     """
-    folder = finished_folder(job)
+    folder = finished_adapter_folder(job)
     location = prepare_base_model(job.profile)
     metrics = reports["metrics"]
     manifest = AdapterManifest(
@@ -71,15 +76,15 @@ def save_adapter(
     try:
         if folder.exists():
             shutil.rmtree(folder)
-        # The embedding is frozen and stays with the base; "auto" would ask the Hub about it.
+        # The frozen embedding is part of the base; "auto" would query the Hub for its size.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         tokenizer.save_pretrained(str(folder))
         write_text_atomically(folder / _REPORTS, json.dumps(reports, allow_nan=False))
-        # Last: a folder without its manifest is not an adapter.
+        # Last: a folder without a manifest is not a complete adapter.
         write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2))
     except OSError as error:
         raise StorageError(
             f"The finished adapter could not be written to {folder}: {error.strerror or error}. "
-            "Its last checkpoint is whole: free some space and run again, and it is written "
-            "without training again."
+            "The last checkpoint is complete: free some space and run again, and the adapter is "
+            "written without retraining."
         ) from error

@@ -1,6 +1,5 @@
-"""The figures of a run."""
+"""The metrics of a finished run."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -10,51 +9,62 @@ from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunState
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
+    LogHistory,
     best_validation,
     training_steps,
     validations,
 )
-from the_block_llm.pipelines.qlora_train.data.dataset import RowTable
+from the_block_llm.pipelines.qlora_train.data.dataset import RowDataset
 from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan
-from the_block_llm.pipelines.qlora_train.data.sampler import RowOrder
+from the_block_llm.pipelines.qlora_train.data.sampler import SampleOrder
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name, peak_memory_gib
 
-_OF_A_STEP: Final = ("step", "loss", "learning_rate", "tokens", "step_seconds", "memory_gib")
+_STEP_KEYS: Final = ("step", "loss", "learning_rate", "tokens", "step_seconds", "memory_gib")
 
 
 def run_metrics(
     job: TrainingJob,
     plan: EpochPlan,
-    rows: RowTable,
-    order: RowOrder,
+    rows: RowDataset,
+    order: SampleOrder,
     state: RunState,
-    log: Sequence[Mapping[str, Any]],
+    log: LogHistory,
     seconds: float,
     device: torch.device,
     resumed_from: str | None,
     stopped_early: bool,
     memory: MemoryPlan | PlainMemoryPlan | None,
 ) -> dict[str, Any]:
-    """Every figure of a finished run, as in ``training_metrics.json``.
+    """Return the metrics of a finished run, as in ``training_metrics.json``.
 
-    ``log`` is the Trainer's and covers the whole run, as do ``seconds``, which include
-    validation and probes.
+    Args:
+        job: The run.
+        plan: Its epochs and steps.
+        rows: The training rows.
+        order: Their order.
+        state: State of the run folder.
+        log: Log history of the complete run, earlier processes included.
+        seconds: Duration of the complete run, validation and samples included.
+        device: The device that was trained on.
+        resumed_from: Name of the checkpoint that this process resumed from.
+        stopped_early: Whether early stopping ended the run.
+        memory: The memory plan.
     """
-    steps = [{name: entry[name] for name in _OF_A_STEP} for entry in training_steps(log)]
-    measured = validations(log)
+    steps = [{name: entry[name] for name in _STEP_KEYS} for entry in training_steps(log)]
+    validation_history = validations(log)
     best = best_validation(log)
-    before = next((v.loss for v in measured if v.step == 0), None)
+    loss_before = next((v.loss for v in validation_history if v.step == 0), None)
     step_seconds = max(1e-9, sum(entry["step_seconds"] for entry in steps))
     tokens = sum(entry["tokens"] for entry in steps)
-    trained_share = rows.trained_tokens / max(1, int(rows.tokens.sum()))
+    trained_fraction = rows.trained_tokens / max(1, int(rows.tokens.sum()))
     return {
         "profile": job.profile.name,
         "device": device_name(device),
         "n_processes": job.n_processes,
         "epoch_plan": asdict(plan),
-        "epoch_ends": [end for end in order.epoch_ends if end <= plan.steps],
-        "curriculum_stage_ends": {str(k): v for k, v in order.stage_ends.items() if k},
+        "epoch_ends": [end for end in order.epoch_end_steps if end <= plan.steps],
+        "curriculum_stage_ends": {str(k): v for k, v in order.stage_end_steps.items() if k},
         "rows_without_target": rows.rows_without_target,
         "longest_row_tokens": rows.longest_row_tokens,
         "effective_batch_rows": job.values.effective_batch_rows,
@@ -66,9 +76,9 @@ def run_metrics(
         "resumed_from": resumed_from,
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / step_seconds, 1),
-        "trained_tokens_per_second": round(tokens * trained_share / step_seconds, 1),
+        "trained_tokens_per_second": round(tokens * trained_fraction / step_seconds, 1),
         "memory_plan": None if memory is None else memory.describe(),
-        # On a CPU the whole process is measured, which a layerwise plan does not count.
+        # On a CPU the measured peak is the process's, which a layerwise plan does not cover.
         "predicted_peak_gib": (
             None
             if memory is None or (device.type == "cpu" and isinstance(memory, MemoryPlan))
@@ -80,8 +90,8 @@ def run_metrics(
         ),
         "train_loss_first": steps[0]["loss"] if steps else None,
         "train_loss_last": steps[-1]["loss"] if steps else None,
-        "validation_loss_before": before,
+        "validation_loss_before": loss_before,
         "validation_loss_after": best.loss if best else None,
         "train_history": steps,
-        "validation_history": [{"step": v.step, "loss": v.loss} for v in measured],
+        "validation_history": [{"step": v.step, "loss": v.loss} for v in validation_history],
     }

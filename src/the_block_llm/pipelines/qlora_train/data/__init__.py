@@ -1,1 +1,1 @@
-"""The training rows: dataset, sampler, number of epochs."""
+"""Training data: the dataset of rows, the sample order, the number of epochs."""

@@ -1,4 +1,4 @@
-"""Packed rows as a dataset that a Trainer can draw from in any order."""
+"""Map-style PyTorch datasets over packed rows."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,23 +9,28 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.pipelines.qlora_train.data.sampler import BLANK
+from the_block_llm.pipelines.qlora_train.data.sampler import PADDING_INDEX
 
 _COLUMNS = ("input_ids", "labels_mask", "segment_lengths")
-_BLANK_ROW: Final = {
+# Two tokens, neither a target: no contribution to loss or gradient.
+_PADDING_ROW: Final = {
     "input_ids": np.zeros(2, np.int32),
     "labels_mask": np.zeros(2, np.bool_),
     "segment_lengths": np.array([2], np.int32),
 }
 
 
-class RowTable(Dataset[dict[str, np.ndarray]]):
-    """Rows of the schema ``ROWS``, held as Arrow columns: 5 bytes a token."""
+class RowDataset(Dataset[dict[str, np.ndarray]]):
+    """Rows of the schema ``ROWS``, held in memory as Arrow columns: 5 bytes per token."""
 
     def __init__(self, rows: ParquetTable, max_rows: int | None = None) -> None:
-        """Read the rows, or ``max_rows`` of them spaced evenly over the table.
+        """Read the rows into memory.
 
-        Rows without a target are left out: their loss would be reported as 0.
+        Rows without a target are dropped: their loss would be reported as 0.
+
+        Args:
+            rows: The table.
+            max_rows: Take only this many rows, evenly spaced over the table.
         """
         table = rows.table((*_COLUMNS, "stage"))
         has_target = pa.array([bool(np.any(mask)) for mask in _numpy_lists(table["labels_mask"])])
@@ -40,11 +45,11 @@ class RowTable(Dataset[dict[str, np.ndarray]]):
         )
         """Tokens of each row, shape ``(rows,)``."""
         self.stages: np.ndarray[Any, Any] = np.asarray(self._table["stage"].to_numpy())
-        """Curriculum stage of each row, 0 where there is none."""
+        """Curriculum stage of each row, shape ``(rows,)``; 0 without a curriculum."""
 
     @property
     def trained_tokens(self) -> int:
-        """Targets in all rows together."""
+        """Number of targets in all rows."""
         return int(sum(int(mask.sum()) for mask in _numpy_lists(self._table["labels_mask"])))
 
     @property
@@ -58,21 +63,25 @@ class RowTable(Dataset[dict[str, np.ndarray]]):
         return {name: _to_numpy(self._table[name][index]) for name in _COLUMNS}
 
 
-class OrderedRows(Dataset[dict[str, np.ndarray]]):
-    """Rows in the order of a whole run, repeated as its epochs repeat them."""
+class OrderedDataset(Dataset[dict[str, np.ndarray]]):
+    """The rows of all epochs of a run, in the order in which they are trained on."""
 
-    def __init__(self, rows: RowTable, order: np.ndarray[Any, Any]) -> None:
-        """Args: ``order`` holds an index for each place, ``BLANK`` where there is no row."""
+    def __init__(self, rows: RowDataset, indices: np.ndarray[Any, Any]) -> None:
+        """Reorder ``rows``.
+
+        Args:
+            rows: The rows.
+            indices: Index into ``rows`` for each sample; ``PADDING_INDEX`` is a padding row.
+        """
         self._rows = rows
-        self._order = order
+        self._indices = indices
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._indices)
 
-    def __getitem__(self, place: int) -> dict[str, np.ndarray]:
-        index = int(self._order[place])
-        # Two tokens of padding, neither a target: it weighs nothing in loss and gradient.
-        return dict(_BLANK_ROW) if index == BLANK else self._rows[index]
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        index = int(self._indices[position])
+        return dict(_PADDING_ROW) if index == PADDING_INDEX else self._rows[index]
 
 
 def _numpy_lists(column: pa.ChunkedArray) -> Iterator[np.ndarray[Any, Any]]:

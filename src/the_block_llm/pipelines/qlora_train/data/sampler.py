@@ -1,8 +1,8 @@
-"""The order in which a run goes through its rows, fixed before it starts.
+"""The sample order of a run, computed before it starts.
 
-The order depends on the seed and the rows alone: neither on how many rows go through the model
-together nor on how many processes share them. So a run that was cut off, ran out of memory or
-is spread over several processes sees the same rows in the same steps.
+The order depends only on the seed and the rows, not on the micro-batch size or the number of
+processes. A run that is resumed, reduces its micro-batch after running out of memory, or is
+distributed sees the same rows in the same steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,68 +11,68 @@ from typing import Any, Final
 
 import numpy as np
 
-BLANK: Final = -1
-"""A place without a row; it fills up the last step of an epoch."""
+PADDING_INDEX: Final = -1
+"""Index of a padding row; padding rows complete the last batch of an epoch."""
 
 
 @dataclass(frozen=True)
-class RowOrder:
-    """Which row stands at which place of a run."""
+class SampleOrder:
+    """Row indices of a run, in training order."""
 
-    rows: np.ndarray[Any, Any]
-    """Index of the row at each place, ``BLANK`` for none; a step takes ``batch_rows`` places."""
+    indices: np.ndarray[Any, Any]
+    """Row index of each sample, or ``PADDING_INDEX``; shape ``(steps * batch_rows,)``."""
     batch_rows: int
-    epoch_ends: tuple[int, ...]
-    """Optimizer steps after which an epoch of a stage is complete."""
-    stage_ends: dict[int, int]
-    """By curriculum stage, the step after which it is complete."""
+    """Samples of one optimizer step."""
+    epoch_end_steps: tuple[int, ...]
+    """The last optimizer step of each epoch; with a curriculum, of each epoch of each stage."""
+    stage_end_steps: dict[int, int]
+    """The last optimizer step of each curriculum stage."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return len(self.rows) // self.batch_rows
+        """Optimizer steps of the run."""
+        return len(self.indices) // self.batch_rows
 
 
-def order_rows(
+def make_sample_order(
     stages: Sequence[int] | np.ndarray[Any, Any],
     epochs: int | Mapping[int, int],
     batch_rows: int,
     seed: int,
-) -> RowOrder:
-    """Shuffle the rows of each epoch; where rows have stages, finish one before the next.
+) -> SampleOrder:
+    """Shuffle the rows of each epoch, one curriculum stage after the other.
 
     Args:
-        stages: Curriculum stage of each row, shape ``(rows,)``. Stages are gone through in
-            ascending order, each for all its epochs; rows of stage 0 belong to no stage and
-            come with the last.
-        epochs: How often each row is seen, or how often those of each stage; once where a
-            stage has no number.
-        batch_rows: Rows of one optimizer step. An epoch's last step is filled with blanks.
-        seed: Of the shuffling.
+        stages: Curriculum stage of each row, shape ``(rows,)``. Stages are trained in
+            ascending order, each for all its epochs; rows of stage 0 have no stage and are
+            trained with the last one.
+        epochs: Epochs of every stage, or epochs by stage (1 for a stage that is missing).
+        batch_rows: Rows of one optimizer step; an epoch's last batch is padded to this size.
+        seed: Seed of the shuffling.
 
-    >>> order_rows([0, 0, 0], epochs=1, batch_rows=2, seed=0).epoch_ends
+    >>> make_sample_order([0, 0, 0], epochs=1, batch_rows=2, seed=0).epoch_end_steps
     (2,)
     """
-    given = np.asarray(stages)
-    last = int(given.max(initial=0))
-    settled = np.where(given == 0, last, given)
-    places: list[np.ndarray[Any, Any]] = []
-    epoch_ends: list[int] = []
-    stage_ends: dict[int, int] = {}
+    row_stages = np.asarray(stages)
+    last_stage = int(row_stages.max(initial=0))
+    row_stages = np.where(row_stages == 0, last_stage, row_stages)
+    batches: list[np.ndarray[Any, Any]] = []
+    epoch_end_steps: list[int] = []
+    stage_end_steps: dict[int, int] = {}
     steps = 0
-    for stage in sorted({int(stage) for stage in settled}):
-        members = np.flatnonzero(settled == stage)
-        blanks = np.full(-len(members) % batch_rows, BLANK)
-        times = epochs if isinstance(epochs, int) else epochs.get(stage, 1)
-        for epoch in range(times):
+    for stage in sorted({int(stage) for stage in row_stages}):
+        members = np.flatnonzero(row_stages == stage)
+        padding = np.full(-len(members) % batch_rows, PADDING_INDEX)
+        stage_epochs = epochs if isinstance(epochs, int) else epochs.get(stage, 1)
+        for epoch in range(stage_epochs):
             shuffled = np.random.default_rng([seed, stage, epoch]).permutation(members)
-            places += [shuffled, blanks]
-            steps += (len(members) + len(blanks)) // batch_rows
-            epoch_ends.append(steps)
-        stage_ends[stage] = steps
-    return RowOrder(
-        rows=np.concatenate(places) if places else np.empty(0, np.int64),
+            batches += [shuffled, padding]
+            steps += (len(members) + len(padding)) // batch_rows
+            epoch_end_steps.append(steps)
+        stage_end_steps[stage] = steps
+    return SampleOrder(
+        indices=np.concatenate(batches) if batches else np.empty(0, np.int64),
         batch_rows=batch_rows,
-        epoch_ends=tuple(epoch_ends),
-        stage_ends=stage_ends,
+        epoch_end_steps=tuple(epoch_end_steps),
+        stage_end_steps=stage_end_steps,
     )

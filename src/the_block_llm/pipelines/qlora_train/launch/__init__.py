@@ -1,1 +1,1 @@
-"""Starts training processes, here or by a job script, and supervises them."""
+"""Multi-process training: starts and supervises the processes, locally or by a batch job."""

@@ -1,7 +1,7 @@
-"""One training run shared by several processes, which torchrun starts and watches.
+"""Starts a run of several processes with torchrun, and reports their progress and outcome.
 
-Kedro stays in this process. The others run :mod:`the_block_llm.pipelines.qlora_train.launch.worker`
-with the job in a file, and tell what they do as lines of JSON.
+The workers run :mod:`the_block_llm.pipelines.qlora_train.launch.worker`, which does not import
+Kedro. They read the job from a file and write progress and log records as lines of JSON.
 """
 
 import json
@@ -25,7 +25,7 @@ from the_block_llm.errors import (
     WorkerOutOfMemoryError,
 )
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
-from the_block_llm.pipelines.qlora_train.loop.run import (
+from the_block_llm.pipelines.qlora_train.loop.train_run import (
     TrainingOutcome,
     train,
 )
@@ -33,36 +33,38 @@ from the_block_llm.pipelines.qlora_train.runtime.signals import stop_on_signals
 from the_block_llm.progress import ProgressBar, progress_bar
 
 _log = logging.getLogger(__name__)
-WORKER: Final = "the_block_llm.pipelines.qlora_train.launch.worker"
+WORKER_MODULE: Final = "the_block_llm.pipelines.qlora_train.launch.worker"
 OUTCOME_FILE: Final = "outcome.json"
-ENDS_WITH_PARENT: Final = "--ends-with-parent"
+STOP_WITH_PARENT_OPTION: Final = "--ends-with-parent"
 
 
-def train_in_processes(job: TrainingJob) -> TrainingOutcome:
-    """Train in as many processes as the job asks for; one is this process itself.
+def train_distributed(job: TrainingJob) -> TrainingOutcome:
+    """Train in ``job.n_processes`` processes; a single one is this process.
+
+    If a process runs out of memory, all restart from the last checkpoint with half the rows.
 
     Raises:
-        BlockError: As :func:`~the_block_llm.pipelines.qlora_train.loop.run.train` does.
-        ParameterError: The effective batch cannot be shared out.
+        BlockError: As :func:`~the_block_llm.pipelines.qlora_train.loop.train_run.train` does.
+        ParameterError: The number of processes does not divide the effective batch.
     """
     if job.n_processes == 1:
         return train(job)
-    job.rows_of_each(job.n_processes)  # refuse now what no worker could share out
+    job.rows_per_process(job.n_processes)  # fail before any worker starts
     while True:
         try:
             return _launch(job)
         except WorkerOutOfMemoryError as error:
             rows = error.rows or job.values.micro_batch_rows
             if rows == 1:
-                raise TrainingError(f"{error} Not even one row at a time fits.") from error
-            _log.warning("%s Going on from the last checkpoint with %d rows.", error, rows // 2)
-            fewer = {"micro_batch_rows": rows // 2}
+                raise TrainingError(f"{error} Not even a single row fits.") from error
+            _log.warning("%s Resuming from the last checkpoint with %d rows.", error, rows // 2)
+            reduced = {"micro_batch_rows": rows // 2}
             job = job.model_copy(
                 update={
-                    "values": job.values.model_copy(update=fewer),
-                    # The memory plan, which takes what it thinks fits, obeys this one.
-                    "limits": job.limits.model_copy(update=fewer),
-                    # What was discarded once must not be discarded again.
+                    "values": job.values.model_copy(update=reduced),
+                    # Limits the memory plan, which would otherwise choose the same rows again.
+                    "limits": job.limits.model_copy(update=reduced),
+                    # Resume the run; do not discard it a second time.
                     "restart_training": False,
                 }
             )
@@ -74,54 +76,56 @@ def _launch(job: TrainingJob) -> TrainingOutcome:
         (folder / JOB_FILE).write_text(job.model_dump_json(), encoding="utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={job.n_processes}", "--module", WORKER, str(folder),
-            ENDS_WITH_PARENT,
+            f"--nproc-per-node={job.n_processes}", "--module", WORKER_MODULE, str(folder),
+            STOP_WITH_PARENT_OPTION,
         ]  # fmt: skip
         cores = os.cpu_count() or 1
         process = subprocess.Popen(
             command,
-            # torchrun would leave each of several processes a single thread.
+            # By default torchrun sets one thread per process.
             env={"OMP_NUM_THREADS": str(max(1, cores // job.n_processes)), **os.environ},
-            # The workers end when this pipe closes, however this process ends.
+            # The workers stop when this pipe closes, even if this process is killed.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
-            # A Ctrl-C reaches this process, which passes it on once.
+            # Ctrl-C reaches only this process, which forwards it once.
             start_new_session=True,
         )
-        last_words: deque[str] = deque(maxlen=20)
-        reader = threading.Thread(target=last_words.extend, args=(process.stderr,), daemon=True)
+        stderr_tail: deque[str] = deque(maxlen=20)
+        reader = threading.Thread(target=stderr_tail.extend, args=(process.stderr,), daemon=True)
         reader.start()
         stopper = threading.Thread(
-            target=_pass_on, args=(process, lambda: request.signal), daemon=True
+            target=_forward_stop, args=(process, lambda: request.signal), daemon=True
         )
         stopper.start()
         try:
-            assert process.stdout is not None  # noqa: S101  # asked for above
+            assert process.stdout is not None  # noqa: S101  # stdout=PIPE
             with progress_bar("training") as bar:
-                _follow(process.stdout, bar)
+                _relay_messages(process.stdout, bar)
             process.wait()
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
         reader.join(timeout=5)
-        return outcome_of(folder, request.signal, process.returncode, last_words)
+        return read_outcome(folder, request.signal, process.returncode, stderr_tail)
 
 
-def _pass_on(process: "subprocess.Popen[str]", asked: Callable[[], signal.Signals | None]) -> None:
-    """Send the workers on their way once this process is asked to stop."""
+def _forward_stop(
+    process: "subprocess.Popen[str]", received_signal: Callable[[], signal.Signals | None]
+) -> None:
+    """Send SIGTERM to the workers once this process has received a stop signal."""
     while process.poll() is None:
-        if asked() is not None:
+        if received_signal() is not None:
             process.send_signal(signal.SIGTERM)
             return
         threading.Event().wait(0.2)
 
 
-def _follow(lines: Iterable[str], bar: ProgressBar) -> None:
+def _relay_messages(lines: Iterable[str], bar: ProgressBar) -> None:
     for line in lines:
         try:
             message: dict[str, Any] = json.loads(line)
@@ -136,43 +140,52 @@ def _follow(lines: Iterable[str], bar: ProgressBar) -> None:
             _log.log(message["level"], "%s", message["log"], extra={"markup": False})
 
 
-def outcome_of(
-    folder: Path, asked: signal.Signals | None, returncode: int, last_words: Iterable[str]
+def read_outcome(
+    folder: Path,
+    received_signal: signal.Signals | None,
+    returncode: int,
+    stderr_tail: Iterable[str],
 ) -> TrainingOutcome:
-    """What the workers left in ``folder``: their result, or the error that ended them.
+    """Return the outcome that the workers wrote to ``folder``, or raise their error.
+
+    Args:
+        folder: The job folder.
+        received_signal: The stop signal that was forwarded to the workers, if any.
+        returncode: Exit code of torchrun.
+        stderr_tail: Last lines that torchrun and the workers wrote to standard error.
 
     Raises:
-        StoppedOnRequest: They were ``asked`` to end, by this signal.
-        BlockError: One of them failed, as it says.
-        TrainingError: They ended without a word.
+        StoppedOnRequest: A signal stopped the run.
+        BlockError: The error of the worker that failed first.
+        TrainingError: The workers ended without reporting an error.
     """
-    finished = folder / OUTCOME_FILE
-    if finished.is_file():
-        return TrainingOutcome.model_validate_json(finished.read_text(encoding="utf-8"))
-    # The first one is the cause: the others then fail for want of their partner.
-    failures = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in failures]
-    # Memory before all: its end is told late.
-    found.sort(key=lambda failure: failure["kind"] != WorkerOutOfMemoryError.__name__)
-    if found and not (asked and found[0]["kind"] != StoppedOnRequest.__name__):
-        raise _as_error(found[0])
-    if asked is not None:
+    outcome_file = folder / OUTCOME_FILE
+    if outcome_file.is_file():
+        return TrainingOutcome.model_validate_json(outcome_file.read_text(encoding="utf-8"))
+    # The oldest failure is the cause; the other workers fail because their peer is gone.
+    paths = sorted(folder.glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    failures = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    # Except out of memory, which is reported late: it is always the cause.
+    failures.sort(key=lambda failure: failure["kind"] != WorkerOutOfMemoryError.__name__)
+    if failures and not (received_signal and failures[0]["kind"] != StoppedOnRequest.__name__):
+        raise _to_error(failures[0])
+    if received_signal is not None:
         raise StoppedOnRequest(
-            f"Stopped by {asked.name}. Everything up to the last checkpoint is kept; the same "
-            "command goes on from it.",
-            exit_code=128 + asked,
+            f"Stopped by {received_signal.name}. The last checkpoint is kept; run the same command "
+            "to resume from it.",
+            exit_code=128 + received_signal,
         )
-    said = " ".join(line.strip() for line in list(last_words)[-3:])
+    last_lines = " ".join(line.strip() for line in list(stderr_tail)[-3:])
     raise TrainingError(
-        f"A training process ended with exit code {returncode} ({said}). The last checkpoint is "
-        "kept; the same command goes on from it."
+        f"A training process ended with exit code {returncode} ({last_lines}). The last "
+        "checkpoint is kept; run the same command to resume from it."
     )
 
 
-def _as_error(failure: dict[str, Any]) -> BlockError:
+def _to_error(failure: dict[str, Any]) -> BlockError:
     if failure["kind"] == WorkerOutOfMemoryError.__name__:
         return WorkerOutOfMemoryError(failure["message"], failure.get("rows"))
     if failure["kind"] == StoppedOnRequest.__name__:
         return StoppedOnRequest(failure["message"], failure["exit_code"])
-    kind = getattr(errors, failure["kind"], TrainingError)
-    return kind(failure["message"])
+    error_type = getattr(errors, failure["kind"], TrainingError)
+    return error_type(failure["message"])

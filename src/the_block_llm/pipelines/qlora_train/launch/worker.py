@@ -1,8 +1,9 @@
-"""One of several training processes, on one machine or on many; started by torchrun.
+"""Entry point of one training process, started by torchrun on one or more machines.
 
 ``python -m torch.distributed.run --nproc-per-node=2 --module
 the_block_llm.pipelines.qlora_train.launch.worker FOLDER`` reads ``FOLDER/job.json`` and writes
-``FOLDER/outcome.json``. The first process says what happens as lines of JSON.
+``FOLDER/outcome.json``. Rank 0 writes progress and log records to standard output, as lines of
+JSON.
 """
 
 import json
@@ -24,91 +25,99 @@ from the_block_llm.errors import (
     WorkerOutOfMemoryError,
 )
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
-from the_block_llm.pipelines.qlora_train.launch.launcher import ENDS_WITH_PARENT, OUTCOME_FILE
-from the_block_llm.pipelines.qlora_train.loop.run import train
+from the_block_llm.pipelines.qlora_train.launch.launcher import (
+    OUTCOME_FILE,
+    STOP_WITH_PARENT_OPTION,
+)
+from the_block_llm.pipelines.qlora_train.loop.train_run import train
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import is_out_of_memory
 
 
-def main(folder: Path, *, ends_with_parent: bool) -> int:
-    """Train the job in ``folder`` together with the other processes; gives the exit code.
+def main(folder: Path, *, stop_with_parent: bool) -> int:
+    """Train the job in ``folder`` together with the other processes.
 
     Args:
-        folder: Seen by the processes of every machine, with ``job.json`` in it.
-        ends_with_parent: Stop when standard input closes. A batch system has none to close.
+        folder: Folder with ``job.json``, shared by all machines.
+        stop_with_parent: Stop when standard input closes. Not for batch systems, where it is
+            closed from the start.
+
+    Returns:
+        The exit code.
     """
-    if ends_with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-    if distributed.is_first():
-        logging.getLogger("the_block_llm").addHandler(_JsonLines())
+    if stop_with_parent:
+        threading.Thread(target=_terminate_when_parent_exits, daemon=True).start()
+    if distributed.is_main_process():
+        logging.getLogger("the_block_llm").addHandler(_JsonLogHandler())
         logging.getLogger("the_block_llm").setLevel(logging.INFO)
     job = TrainingJob.model_validate_json((folder / JOB_FILE).read_text(encoding="utf-8"))
     try:
-        outcome = train(job, show_progress=_progress_lines)
+        outcome = train(job, show_progress=_json_progress)
     except StoppedOnRequest as error:
-        _fail(folder, type(error).__name__, str(error), exit_code=error.exit_code)
+        _write_failure(folder, type(error).__name__, str(error), exit_code=error.exit_code)
         return 0
     except WorkerOutOfMemoryError as error:
-        _fail(folder, type(error).__name__, str(error), rows=error.rows)
+        _write_failure(folder, type(error).__name__, str(error), rows=error.rows)
         return 1
     except BlockError as error:
-        _fail(folder, type(error).__name__, str(error))
+        _write_failure(folder, type(error).__name__, str(error))
         return 1
-    except Exception as error:  # noqa: BLE001  # told to the process that waits, and ends this one
+    except Exception as error:  # noqa: BLE001  # reported to the launcher
         if is_out_of_memory(error):
-            _fail(folder, WorkerOutOfMemoryError.__name__, f"Out of memory: {error}.")
+            _write_failure(folder, WorkerOutOfMemoryError.__name__, f"Out of memory: {error}.")
             return 1
-        # torchrun's own last words, which are all that else comes through, do not say what it was.
+        # torchrun itself reports only the exit code.
         traceback.print_exc()
-        _fail(folder, TrainingError.__name__, _as_said(error))
+        _write_failure(folder, TrainingError.__name__, _describe_failure(error))
         return 1
-    if distributed.is_first():
+    if distributed.is_main_process():
         (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
-    distributed.leave_processes()
+    distributed.destroy_process_group()
     return 0
 
 
-def _as_said(error: Exception) -> str:
-    where = traceback.extract_tb(error.__traceback__)[-1]
+def _describe_failure(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"A training process failed: {type(error).__name__}: {error} ({Path(where.filename).name}, "
-        f"line {where.lineno}). The last checkpoint is kept; the same command goes on from it."
+        f"A training process failed: {type(error).__name__}: {error} ({Path(frame.filename).name}, "
+        f"line {frame.lineno}). The last checkpoint is kept; run the same command to resume from "
+        "it."
     )
 
 
-class _ProgressLines:
+class _JsonProgress:
     def advance(self, steps: float = 1, note: str | None = None) -> None:
-        _say({"advance": steps, "note": note})
+        _emit({"advance": steps, "note": note})
 
 
 @contextmanager
-def _progress_lines(description: str, total: float | None) -> Iterator[_ProgressLines]:
+def _json_progress(description: str, total: float | None) -> Iterator[_JsonProgress]:
     del description
-    _say({"total": total})
-    yield _ProgressLines()
+    _emit({"total": total})
+    yield _JsonProgress()
 
 
-class _JsonLines(logging.Handler):
+class _JsonLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _say({"log": record.getMessage(), "level": record.levelno})
+        _emit({"log": record.getMessage(), "level": record.levelno})
 
 
-def _say(message: dict[str, Any]) -> None:
-    if distributed.is_first():
+def _emit(message: dict[str, Any]) -> None:
+    if distributed.is_main_process():
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
 
 
-def _fail(folder: Path, kind: str, message: str, **more: Any) -> None:
-    text = json.dumps({"kind": kind, "message": message, **more})
-    (folder / f"failure-{distributed.rank()}.json").write_text(text, encoding="utf-8")
+def _write_failure(folder: Path, kind: str, message: str, **details: Any) -> None:
+    text = json.dumps({"kind": kind, "message": message, **details})
+    (folder / f"failure-{distributed.get_rank()}.json").write_text(text, encoding="utf-8")
 
 
-def _end_with_parent() -> None:
-    """Stop as if asked to, once the process that started all this is gone."""
+def _terminate_when_parent_exits() -> None:
+    """Send SIGTERM to this process once standard input closes: the launcher is gone."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), ends_with_parent=ENDS_WITH_PARENT in sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), stop_with_parent=STOP_WITH_PARENT_OPTION in sys.argv[2:]))

@@ -1,1 +1,1 @@
-"""The training loop: trainer, arguments, callbacks, and the run around them."""
+"""The training loop: Trainer, arguments, callbacks, and the complete run."""

@@ -1,4 +1,4 @@
-"""A few fixed questions after every epoch, so that one can read how the model changes."""
+"""Trainer callback: generates answers to fixed prompts after every epoch."""
 
 import logging
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from the_block_llm.models.factory import TrainableModel
 from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.runtime import distributed
-from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import RandomStates, is_out_of_memory
+from the_block_llm.pipelines.qlora_train.runtime.out_of_memory import RngState, is_out_of_memory
 
 _log = logging.getLogger(__name__)
 _CACHE_GIB: Final = 0.5
 
 
-class EpochProbe(TrainerCallback):
-    """Asks before training, after each epoch, and after the last step."""
+class SampleCallback(TrainerCallback):
+    """Generates samples before training, after each epoch, and after the last step."""
 
     def __init__(
         self,
@@ -31,16 +31,25 @@ class EpochProbe(TrainerCallback):
         questions: Sequence[str],
         tokenizer: PreTrainedTokenizerFast,
         run: RunFolder,
-        epoch_ends: Sequence[int],
+        epoch_end_steps: Sequence[int],
         max_new_tokens: int,
     ) -> None:
-        """Args: ``epoch_ends`` are the optimizer steps after which an epoch is complete."""
+        """Create the callback.
+
+        Args:
+            trainable: The model in training.
+            questions: The prompts.
+            tokenizer: Its tokenizer, whose chat template is applied if there is one.
+            run: The run folder, whose state stores the answers.
+            epoch_end_steps: The last optimizer step of each epoch.
+            max_new_tokens: Maximum length of an answer.
+        """
         self._trainable = trainable
         self._prompts = [_prompt(tokenizer, question) for question in questions]
         self._tokenizer = tokenizer
         self._run = run
-        self._epoch_ends = list(epoch_ends)
-        self._decoding = SamplingParams(max_new_tokens=max_new_tokens)
+        self._epoch_end_steps = list(epoch_end_steps)
+        self._sampling = SamplingParams(max_new_tokens=max_new_tokens)
 
     def on_train_begin(
         self,
@@ -50,10 +59,10 @@ class EpochProbe(TrainerCallback):
         model: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Ask the untrained model."""
+        """Generate samples of the untrained model."""
         del args, control, kwargs
         if state.global_step == 0:
-            self._ask(model, 0)
+            self._generate_samples(model, 0)
 
     def on_step_end(
         self,
@@ -63,28 +72,28 @@ class EpochProbe(TrainerCallback):
         model: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Ask where an epoch, or the run, is complete."""
+        """Generate samples at the end of an epoch or of the run."""
         del args, control, kwargs
-        if state.global_step in self._epoch_ends or state.global_step >= state.max_steps:
-            self._ask(model, state.global_step)
+        if state.global_step in self._epoch_end_steps or state.global_step >= state.max_steps:
+            self._generate_samples(model, state.global_step)
 
-    def _ask(self, model: Any, step: int) -> None:
-        if not self._prompts or not distributed.is_first():
+    def _generate_samples(self, model: Any, step: int) -> None:
+        if not self._prompts or not distributed.is_main_process():
             return
         answers: list[Completion | None] = [None] * len(self._prompts)
-        was_training, states = model.training, RandomStates.now()
+        was_training, rng_state = model.training, RngState.capture()
         model.eval()
         try:
             if self._trainable.is_layerwise:
                 answers[:] = self._trainable.generate_greedy(
-                    self._tokenizer, self._prompts, self._decoding.max_new_tokens
+                    self._tokenizer, self._prompts, self._sampling.max_new_tokens
                 )
             else:
                 generate(
                     model,
                     self._tokenizer,
                     self._prompts,
-                    self._decoding,
+                    self._sampling,
                     batch_rows=len(self._prompts),
                     cache_gib=_CACHE_GIB,
                     on_completion=answers.__setitem__,
@@ -92,19 +101,20 @@ class EpochProbe(TrainerCallback):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            # Questions are asked for information; training must not end of them.
-            _log.warning("There was no memory to ask the probe questions at step %d", step)
+            # Samples are informational; they must not abort the run.
+            _log.warning("Out of memory: no answers to the probe questions at step %d", step)
         model.train(was_training)
-        states.restore()
+        rng_state.restore()
         entry = {
             "step": step,
-            "epoch": sum(end <= step for end in self._epoch_ends),
+            "epoch": sum(end <= step for end in self._epoch_end_steps),
             "answers": [
                 None if a is None else {"text": a.text, "finish": a.finish} for a in answers
             ],
         }
-        kept = [old for old in self._run.state.probe_answers if old["step"] < step]
-        self._run.state.probe_answers = [*kept, entry]
+        # After resuming, entries of later steps are replaced.
+        earlier = [old for old in self._run.state.probe_answers if old["step"] < step]
+        self._run.state.probe_answers = [*earlier, entry]
         self._run.save_state()
 
 

@@ -1,4 +1,4 @@
-"""Curves in TensorBoard, for those who have it."""
+"""Optional TensorBoard logging."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ from the_block_llm.pipelines.qlora_train.runtime import distributed
 
 
 def check_tensorboard() -> None:
-    """Make sure that curves can be written.
+    """Check that TensorBoard is installed.
 
     Raises:
         ParameterError: TensorBoard is not installed.
@@ -19,16 +19,20 @@ def check_tensorboard() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise ParameterError(
             "qlora_train.tensorboard is true, but TensorBoard is not installed. Run "
-            "`python -m pip install tensorboard`, or leave the parameter false; the plots in "
+            "`python -m pip install tensorboard`, or set the parameter to false; the plots in "
             "data/08_reporting show the same curves."
         )
 
 
 def tensorboard_callback(folder: Path | None) -> list[TrainerCallback]:
-    """What writes the curves into ``folder``; nothing where there is none."""
-    if folder is None or not distributed.is_first():
+    """Return the callback that writes to ``folder``; none without a folder or on other ranks.
+
+    Raises:
+        ParameterError: TensorBoard is not installed.
+    """
+    if folder is None or not distributed.is_main_process():
         return []
     check_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # needs the package
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # optional package
 
     return [TensorBoardCallback(SummaryWriter(str(folder)))]

@@ -1,4 +1,4 @@
-"""What the Trainer of transformers is told."""
+"""``TrainingArguments`` of a run."""
 
 import torch
 from transformers import TrainingArguments
@@ -9,14 +9,14 @@ from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 
 
-def micro_batch_rows(job: TrainingJob, run: RunFolder) -> int:
-    """Rows that go through the model together in each process: a divisor of its share.
+def per_device_batch_rows(job: TrainingJob, run: RunFolder) -> int:
+    """Return the micro-batch of each process: the largest that divides its rows of a step.
 
     Raises:
-        ParameterError: The effective batch cannot be shared out over the processes.
+        ParameterError: The number of processes does not divide the effective batch.
     """
-    share = job.rows_of_each(distributed.n_processes())
-    return max(n for n in range(1, run.state.micro_batch_rows + 1) if share % n == 0)
+    step_rows = job.rows_per_process(distributed.world_size())
+    return max(n for n in range(1, run.state.micro_batch_rows + 1) if step_rows % n == 0)
 
 
 def training_arguments(
@@ -27,31 +27,38 @@ def training_arguments(
     resumed: bool,
     layerwise: bool,
 ) -> TrainingArguments:
-    """The run's values in transformers' names; ``layerwise``: which engine computes."""
+    """Translate the run's settings to ``TrainingArguments``.
+
+    Args:
+        job: The run.
+        plan: Its epochs and steps.
+        run: The run folder; its state holds the micro-batch.
+        device: The device to train on.
+        resumed: Whether the run resumes from a checkpoint, so that step 0 is already validated.
+        layerwise: Whether the layerwise engine computes, which handles its dtypes itself.
+    """
     values = job.values
     on_gpu = device.type == "cuda"
-    # The layerwise engine knows its types and recomputes by itself.
-    helped = on_gpu and not layerwise
-    rows = micro_batch_rows(job, run)
+    rows = per_device_batch_rows(job, run)
     arguments = TrainingArguments(
         output_dir=str(run.path),
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=job.rows_of_each(distributed.n_processes()) // rows,
+        gradient_accumulation_steps=job.rows_per_process(distributed.world_size()) // rows,
         max_steps=plan.steps,
         learning_rate=values.learning_rate,
-        # Rounded down: of one step the first, whose rate would be 0, is all there is.
+        # Rounded down: with one warm-up step, a run of one step would have learning rate 0.
         warmup_steps=int(plan.steps * values.warmup_ratio),
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
-        # Not the paged one: its managed memory counts as no one's, and moves unasked.
+        # Not the paged optimizer: its managed memory is not counted, and migrates without notice.
         optim="adamw_8bit" if on_gpu else "adamw_torch",
-        bf16=helped,
+        bf16=on_gpu and not layerwise,
         use_cpu=not on_gpu,
         ddp_backend=distributed.backend(),
         ddp_find_unused_parameters=False,
-        # Every step: what a resumed run logs must not depend on where it was cut off.
+        # Every step, so that the log of a resumed run does not depend on where it was interrupted.
         logging_steps=1,
-        # A loss that is not a number must be seen, not smoothed away.
+        # A NaN loss must be logged, not replaced.
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=values.eval_steps,
@@ -67,7 +74,7 @@ def training_arguments(
         report_to="none",
     )
     if on_gpu:
-        # Where one process sees several GPUs, the Trainer would copy the model to each of them
-        # (DataParallel) and take as many times the rows a step. Ours has one GPU a process.
+        # One GPU per process. If a process sees several, the Trainer would use DataParallel and
+        # multiply the rows of a step.
         arguments._n_gpu = 1
     return arguments

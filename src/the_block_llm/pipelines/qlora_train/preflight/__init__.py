@@ -1,1 +1,1 @@
-"""Checks before training: disk space, memory, parameter count, throughput."""
+"""Checks before training: memory, disk space, parameter count, throughput."""

@@ -1,8 +1,7 @@
-"""The shape of a model without its weights: what an adapter on it would hold."""
+"""Parameter counts of a base model and its adapter, without loading the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -14,44 +13,42 @@ from the_block_llm.models.profiles import ModelProfile
 
 
 @dataclass(frozen=True)
-class AdapterShape:
-    """Sizes of an adapter that is yet to be made."""
+class ParameterCounts:
+    """Numbers of trained and of frozen parameters."""
 
     trained_parameters: int
     base_parameters: int
 
 
-def adapter_shape(
-    profile: ModelProfile, added_tokens: Mapping[str, int] = MappingProxyType({})
-) -> AdapterShape:
-    """Count what would be trained: LoRA, and the vectors of added tokens.
+def count_parameters(profile: ModelProfile, added_tokens: Mapping[str, int]) -> ParameterCounts:
+    """Count the parameters of the base model, of LoRA and of the added tokens' embeddings.
 
     Raises:
-        AdapterTargetError: A target matches no layer; nothing has been loaded yet.
-        ProfileError: The added tokens leave a gap behind the model's own.
-        ModelUnavailableError: Not even the configuration can be had.
+        AdapterTargetError: A target matches no layer.
+        ProfileError: The ids of the added tokens do not follow the vocabulary without a gap.
+        ModelUnavailableError: The model's configuration cannot be loaded.
     """
     with quiet_loading():
         config = load_config(profile)
-        # Shapes without memory.
+        # Shapes only: no memory is allocated.
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     check_targets(model, profile.lora, profile.name)
     head = model.get_output_embeddings()
-    wanted = profile.lora.target_modules
+    targets = profile.lora.target_modules
     trained = sum(
         profile.lora.r * (layer.in_features + layer.out_features)
         for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
         and layer is not head
-        and (wanted == "all-linear" or name.rpartition(".")[2] in wanted)
+        and (targets == "all-linear" or name.rpartition(".")[2] in targets)
     )
     if added_tokens:
         embedding = model.get_input_embeddings().weight
         first_added_id(added_tokens, embedding.shape[0], profile.name)
         matrices = 1 if config.tie_word_embeddings else 2
         trained += matrices * len(added_tokens) * embedding.shape[1]
-    return AdapterShape(
+    return ParameterCounts(
         trained_parameters=trained,
         base_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

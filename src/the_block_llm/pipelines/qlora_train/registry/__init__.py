@@ -1,1 +1,1 @@
-"""Lists, compares and prunes the trained adapters."""
+"""The trained adapters: listing, comparing and pruning versions."""

@@ -1,1 +1,1 @@
-"""The process: signals, out-of-memory errors, memory statistics, distributed ranks."""
+"""Process-level runtime: signals, out-of-memory recovery, memory statistics, process group."""

@@ -1,4 +1,4 @@
-"""What one of several processes of a run has to know about the others."""
+"""The process group of a run: ranks, barriers and collectives, all no-ops in a single process."""
 
 import os
 from datetime import timedelta
@@ -10,72 +10,76 @@ from torch import distributed
 from the_block_llm.errors import ParameterError
 
 _T = TypeVar("_T")
-# While the first process answers probe questions or hashes a checkpoint, the others wait.
-_LONGEST_WAIT: Final = timedelta(hours=2)
+# Long, since the other ranks wait while rank 0 generates samples or hashes a checkpoint.
+_TIMEOUT: Final = timedelta(hours=2)
 
 
-def join_processes() -> None:
-    """Meet the other processes of this run, if torchrun started several.
+def init_process_group() -> None:
+    """Join the process group, if torchrun started several processes.
 
     Raises:
         ParameterError: There are more processes on this machine than GPUs.
     """
-    if n_processes() == 1 or distributed.is_initialized():
+    if world_size() == 1 or distributed.is_initialized():
         return
     device = local_device()
     if device.type == "cuda":
-        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-        if here > gpus:
+        n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        n_gpus = torch.cuda.device_count()
+        if n_local > n_gpus:
             raise ParameterError(
-                f"{here} training processes were started on a machine with {gpus} GPUs. Every "
-                f"process needs one of its own: set qlora_train.n_processes to {gpus}, or start "
-                "the others on more machines."
+                f"{n_local} training processes were started on a machine with {n_gpus} GPUs, but "
+                f"each process needs its own GPU. Set qlora_train.n_processes to {n_gpus}, or "
+                "start the other processes on more machines."
             )
         torch.cuda.set_device(device)
     distributed.init_process_group(
         backend(),
-        timeout=_LONGEST_WAIT,
-        # NCCL else guesses it at the first barrier.
+        timeout=_TIMEOUT,
+        # Otherwise NCCL guesses the device at the first barrier.
         device_id=device if device.type == "cuda" else None,
     )
 
 
-def leave_processes() -> None:
-    """Part from the others after a run that went well; otherwise it could wait for the dead."""
+def destroy_process_group() -> None:
+    """Leave the process group after a successful run.
+
+    After a failure it may hang, waiting for the failed rank.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def backend() -> str | None:
-    """What the processes of this run talk through; none where there is one process."""
-    if n_processes() == 1:
+    """Return the process group's backend, or ``None`` in a single process."""
+    if world_size() == 1:
         return None
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
-def n_processes() -> int:
-    """Processes of this run; 1 where nobody started more."""
+def world_size() -> int:
+    """Return the number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def rank() -> int:
-    """Which of them this is, from 0."""
+def get_rank() -> int:
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
-def is_first() -> bool:
-    """True in the one process that writes and shows."""
-    return rank() == 0
+def is_main_process() -> bool:
+    """Return whether this process is rank 0, which alone writes files and shows progress."""
+    return get_rank() == 0
 
 
-def wait_for_all() -> None:
-    """Go on once every process has come here."""
+def barrier() -> None:
+    """Block until every process has reached this call."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
-def from_first(value: _T) -> _T:
-    """The first process's ``value``, in every process."""
+def broadcast_from_main(value: _T) -> _T:
+    """Return rank 0's ``value`` in every process."""
     if not distributed.is_initialized():
         return value
     values = [value]
@@ -83,15 +87,15 @@ def from_first(value: _T) -> _T:
     return values[0]
 
 
-def sum_over_all(values: torch.Tensor) -> torch.Tensor:
-    """Add up ``values`` over the processes, in place."""
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum ``values`` over all processes, in place."""
     if distributed.is_initialized():
         distributed.all_reduce(values)
     return values
 
 
 def local_device() -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """Return the GPU of this process, or the CPU on a machine without one."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

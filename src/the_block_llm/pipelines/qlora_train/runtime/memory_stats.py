@@ -1,4 +1,4 @@
-"""Memory and speed of a run while it goes."""
+"""Memory statistics of the process, and how durations and devices are displayed."""
 
 import platform
 import resource
@@ -11,50 +11,54 @@ import torch
 
 from the_block_llm.models.plain.memory_plan import resident_bytes
 
-# Of Linux: what a process holds and has held, and how it is told to count anew.
+# Linux only: current and peak resident memory, and the file that resets the peak.
 _STATUS: Final = Path("/proc/self/status")
-_FORGET: Final = Path("/proc/self/clear_refs")
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 
 
-def memory_gib(device: torch.device) -> float:
-    """GiB held: on a GPU the most since the last call, on the CPU what is resident now."""
+def step_memory_gib(device: torch.device) -> float:
+    """Return the memory of the last step in GiB.
+
+    On a GPU the peak allocation since the last call, which this call resets; on the CPU the
+    resident memory now.
+    """
     if device.type != "cuda":
         return float(psutil.Process().memory_info().rss) / 2**30
-    most = float(torch.cuda.max_memory_allocated(device)) / 2**30
+    peak = float(torch.cuda.max_memory_allocated(device)) / 2**30
     torch.cuda.reset_peak_memory_stats(device)
-    return most
+    return peak
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let :func:`peak_memory_gib` count from now on, where the system can do that.
+def reset_peak_memory(device: torch.device) -> None:
+    """Restart the peak that :func:`peak_memory_gib` reports, where the system supports that.
 
-    Peaks of earlier stages, and of loading, are not training's.
+    Otherwise the peak of an earlier stage, or of loading the model, would be reported.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    resident_bytes()  # gives back what loading has let go
-    # Where this may not be written, the peak stays that of the whole process.
+    resident_bytes()  # trims the heap after loading
+    # Without write permission the peak remains that of the whole process.
     with suppress(OSError):
-        _FORGET.write_text("5", encoding="ascii")
+        _CLEAR_REFS.write_text("5", encoding="ascii")
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory this process has held: allocated by torch on a GPU, resident on the CPU."""
+    """Return the process's peak memory in GiB: allocated on a GPU, resident on the CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
-    # Kilobytes elsewhere, bytes on macOS.
+    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def spoken_duration(seconds: float) -> str:
-    """Seconds as a person would say them.
+def format_duration(seconds: float) -> str:
+    """Format seconds with a readable unit.
 
-    >>> spoken_duration(8000)
+    >>> format_duration(8000)
     '2.2 h'
     """
     if seconds < 90:
@@ -65,7 +69,7 @@ def spoken_duration(seconds: float) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a reader of a report knows it."""
+    """Return the device's name as reports show it."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"CPU, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""Going on after memory ran out, with fewer rows at a time."""
+"""Recovery from out-of-memory errors: detection, random state, and a copy of the parameters."""
 
 import gc
 import random
@@ -10,7 +10,7 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True where ``error`` says that a device, or the machine, has no memory left."""
+    """Return whether ``error`` reports exhausted device or host memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -22,8 +22,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @dataclass(frozen=True)
-class RandomStates:
-    """All random generators that training draws from, at one moment."""
+class RngState:
+    """States of all random generators that training draws from."""
 
     python: Any
     numpy: Any
@@ -31,17 +31,17 @@ class RandomStates:
     cuda: list[torch.Tensor]
 
     @classmethod
-    def now(cls) -> "RandomStates":
-        """Note the states."""
+    def capture(cls) -> "RngState":
+        """Return the current states."""
         return cls(
             python=random.getstate(),
-            numpy=np.random.get_state(),  # noqa: NPY002  # the one that libraries use
+            numpy=np.random.get_state(),  # noqa: NPY002  # libraries draw from the global one
             cpu=torch.get_rng_state(),
             cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         )
 
     def restore(self) -> None:
-        """Set the generators back to these states."""
+        """Set the generators to these states."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002
         torch.set_rng_state(self.cpu)
@@ -49,8 +49,8 @@ class RandomStates:
             torch.cuda.set_rng_state_all(self.cuda)
 
 
-def trainable_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of everything that is trained, in host memory."""
+def copy_trainable_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of all trainable parameters, by name, in host memory."""
     return {
         name: parameter.detach().to("cpu", copy=True)
         for name, parameter in model.named_parameters()
@@ -58,16 +58,16 @@ def trainable_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def put_back(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Undo training: write ``tensors`` into the parameters of their names."""
+def restore_parameters(model: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+    """Write ``saved`` into the model's parameters of the same names."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in tensors:
-                parameter.copy_(tensors[name])
+            if name in saved:
+                parameter.copy_(saved[name])
 
 
 def free_memory(model: torch.nn.Module) -> None:
-    """Let go of gradients and of what the allocator holds for later."""
+    """Drop the gradients and release the CUDA allocator's cached blocks."""
     model.zero_grad(set_to_none=True)
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Ending a run before its time, on request, without losing what it has done."""
+"""Graceful shutdown: SIGINT and SIGTERM end a run after its current step, with a checkpoint."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """The signal that asked the run to stop, if any."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,26 +21,30 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first interrupt or termination instead of dying of it; the second one kills."""
+    """Record the first SIGINT or SIGTERM instead of exiting; a second one interrupts.
+
+    Yields:
+        The request, whose ``signal`` is set once one has arrived. Outside the main thread it is
+        never set, since Python delivers signals to the main thread only.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread only; a killed run resumes all the same.
         yield request
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         del frame
         if request.signal is not None:
             raise KeyboardInterrupt
         request.signal = signal.Signals(number)
         _log.warning(
-            "%s: stopping after this step, with a checkpoint. Once more stops at once.",
+            "%s: stopping after this step, with a checkpoint. Send it again to stop immediately.",
             request.signal.name,
         )
 
-    before: dict[signal.Signals, Any] = {s: signal.signal(s, note) for s in _SIGNALS}
+    previous: dict[signal.Signals, Any] = {s: signal.signal(s, handle) for s in _SIGNALS}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
