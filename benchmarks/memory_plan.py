@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from the_block_llm.errors import MemoryPlanError
 from the_block_llm.models.layerwise.architecture import decoder_shape
 from the_block_llm.models.layerwise.planner.cost_model import DeviceRates
-from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
+from the_block_llm.models.layerwise.planner.memory_model import TrainingWorkload
 from the_block_llm.models.layerwise.planner.plan_search import GIB, plan_training
 
 # Of a card with 8 GB, roughly; they only put plans in order. A run measures its own.
@@ -37,7 +37,7 @@ def main() -> None:
         )
     )  # fmt: skip
     assert shape is not None
-    size = TrainingSize(shape, given.rank, TARGETS, given.row_tokens, given.rows)
+    size = TrainingWorkload(shape, given.rank, TARGETS, given.row_tokens, given.rows)
     console = Console()
     try:
         plan = plan_training(

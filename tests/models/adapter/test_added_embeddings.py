@@ -7,11 +7,11 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from tests.models.layerwise.small_models import (
-    MARKS,
-    load,
+    ADDED_TOKENS,
+    load_model,
+    loss_and_grads,
     random_rows,
     save_profiles,
-    step,
 )
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -39,8 +39,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile
 def test_gradients_are_those_of_a_model_with_larger_matrices(
     profiles: dict[str, ModelProfile], name: str
 ) -> None:
-    ours = load(profiles[name], None, MARKS)
-    loss, gradients = step(ours, MARKED)
+    ours = load_model(profiles[name], None, ADDED_TOKENS)
+    loss, gradients = loss_and_grads(ours, MARKED)
     model = ours.model.get_base_model()
     rows = active_added_embeddings(model)
     assert rows is not None
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_a_model_with_larger_matrices(
 def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
     profiles: dict[str, ModelProfile], name: str, tmp_path: Path
 ) -> None:
-    ours = load(profiles[name], None, MARKS)
+    ours = load_model(profiles[name], None, ADDED_TOKENS)
     rows = active_added_embeddings(ours.model)
     assert rows is not None
     for number, own in enumerate(rows.parameters):
@@ -90,7 +90,7 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
     with torch.no_grad():
         ours.model.eval()
         expected = token_nll(ours.model, batch)
-        fresh = load(profiles[name], None, MARKS)
+        fresh = load_model(profiles[name], None, ADDED_TOKENS)
         set_peft_model_state_dict(fresh.model, load_file(tmp_path / "adapter_model.safetensors"))
         assert torch.equal(token_nll(fresh.model.eval(), batch), expected)
         plain = AutoModelForCausalLM.from_pretrained(str(profiles[name].folder))
@@ -108,7 +108,10 @@ def test_saved_rows_come_back_and_plain_peft_reads_them_over_a_resized_base(
 
 
 def test_switched_off_the_base_is_the_base(profiles: dict[str, ModelProfile]) -> None:
-    marked, plain = load(profiles["tied"], None, MARKS), load(profiles["tied"], None)
+    marked, plain = (
+        load_model(profiles["tied"], None, ADDED_TOKENS),
+        load_model(profiles["tied"], None),
+    )
     ids = torch.arange(5, 60)[None]
     with torch.no_grad(), marked.model.disable_adapter(), plain.model.disable_adapter():
         logits = marked.model.get_base_model()(input_ids=ids).logits
@@ -119,10 +122,10 @@ def test_switched_off_the_base_is_the_base(profiles: dict[str, ModelProfile]) ->
 
 
 def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProfile]) -> None:
-    model = load(profiles["tied"], None, MARKS).model.eval()
+    model = load_model(profiles["tied"], None, ADDED_TOKENS).model.eval()
     rows = active_added_embeddings(model)
     assert rows is not None
-    tokenizer = load_tokenizer(profiles["tied"], MARKS)
+    tokenizer = load_tokenizer(profiles["tied"], ADDED_TOKENS)
     prompt = [10, 11, 12]
     with torch.no_grad():
         state = (
@@ -144,7 +147,7 @@ def test_a_model_writes_the_tokens_that_it_learned(profiles: dict[str, ModelProf
 def test_training_begins_at_the_words_that_a_mark_is_spelled_with(
     profiles: dict[str, ModelProfile],
 ) -> None:
-    model = load(profiles["untied"], None, MARKS).model
+    model = load_model(profiles["untied"], None, ADDED_TOKENS).model
     rows = active_added_embeddings(model)
     assert rows is not None
     tokenizer = load_tokenizer(profiles["untied"])
@@ -174,7 +177,7 @@ def test_chats_carry_the_marks_as_the_rows_do(profiles: dict[str, ModelProfile])
         {"role": "user", "content": "r"},
     ]
     plain = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    add_tokens(tokenizer, MARKS)
+    add_tokens(tokenizer, ADDED_TOKENS)
     marked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     expected = plain.replace("q<", "<|question|>q<").replace("r<", "<|question|>r<")
     assert marked == expected.replace("\na<", "\n<|analysis|>a<")
