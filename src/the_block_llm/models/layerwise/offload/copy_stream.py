@@ -10,7 +10,7 @@ class CudaEvent:
     """A CUDA event; on a CPU a no-op."""
 
     def __init__(self, device: torch.device) -> None:
-        """Create an unrecorded event, for which nothing waits."""
+        """Create an unrecorded event; waiting for it has no effect."""
         self._event = torch.cuda.Event() if device.type == "cuda" else None
 
     def record(self) -> None:
