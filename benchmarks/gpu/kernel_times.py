@@ -1,9 +1,9 @@
-"""Where the time of a training step goes on a GPU, kernel by kernel.
+"""Profile a training step on a GPU by kernel.
 
     python benchmarks/gpu/kernel_times.py MODEL [--rows 8] [--tokens 1024] [--cap 7.0]
 
-MODEL is a folder made by random_llama.py, or of any Llama with its tokenizer. Forward and backward of one micro-batch through the
-layerwise engine, on the plan that the preflight would choose.
+MODEL is a folder written by random_llama.py, or any Llama with its tokenizer. Profiles forward and
+backward of one micro-batch in the layerwise engine, with the plan that the preflight would choose.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from the_block_llm.models.layerwise import model as layerwise_model
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.models.resource_limits import MemoryLimits
 
-SETTINGS = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
+PARAMETERS = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
 
 
 def main() -> None:
@@ -37,45 +37,47 @@ def main() -> None:
     parser.add_argument("--cap", type=float, default=7.0)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--layers", choices=["auto", "resident", "streamed"], default="auto")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     enable_expandable_segments()
     device = torch.device("cuda", 0)
-    text = SETTINGS.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
+    text = PARAMETERS.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
     profiles = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
-    model_profile = resolve_profile(profiles, str(asked.model))
+    model_profile = resolve_profile(profiles, str(arguments.model))
     model_profile = model_profile.model_copy(
         update={
-            "cache_folder": str(asked.model.parent / "cache"),
-            "lora": model_profile.lora.model_copy(update={"dropout": asked.dropout}),
+            "cache_folder": str(arguments.model.parent / "cache"),
+            "lora": model_profile.lora.model_copy(update={"dropout": arguments.dropout}),
         }
     )
-    set_memory_fraction(device, asked.cap)
+    set_memory_fraction(device, arguments.cap)
     limits = MemoryLimits(
         engine="layerwise",
-        layers=asked.layers,
-        device_gib=asked.cap,
-        micro_batch_rows=asked.rows,
+        layers=arguments.layers,
+        device_gib=arguments.cap,
+        micro_batch_rows=arguments.rows,
     )
-    plan = plan_memory(model_profile, asked.tokens, asked.rows, device, limits)
+    plan = plan_memory(model_profile, arguments.tokens, arguments.rows, device, limits)
     assert plan is not None
     print(plan.describe())
     tokenizer = load_tokenizer(model_profile)
     torch.cuda.reset_peak_memory_stats(device)
-    weights_peak = _note_peak_of_weights(device)
+    weights_peaks = _record_weights_peak(device)
     trainable = load_trainable(model_profile, 0, device, plan, tokenizer)
-    peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    adapter = sum(p.numel() * p.element_size() for p in trainable.model.parameters())
+    peak_bytes = torch.cuda.max_memory_allocated(device)
+    allocated_bytes = torch.cuda.memory_allocated(device)
+    adapter_bytes = sum(p.numel() * p.element_size() for p in trainable.model.parameters())
     print(
-        f"loading: peak {weights_peak[0] / 2**30:.2f} GiB for the weights, {peak / 2**30:.2f} GiB "
-        f"with the adapter; then {held / 2**30:.2f} GiB, {adapter / 2**30:.2f} of it the adapter"
+        f"loading: peak {weights_peaks[0] / 2**30:.2f} GiB for the weights, "
+        f"{peak_bytes / 2**30:.2f} GiB with the adapter; then {allocated_bytes / 2**30:.2f} GiB, "
+        f"of which {adapter_bytes / 2**30:.2f} for the adapter"
     )
     rows = [
         {
-            "input_ids": torch.randint(len(tokenizer), (asked.tokens,)).tolist(),
-            "labels_mask": [True] * asked.tokens,
-            "segment_lengths": [asked.tokens],
+            "input_ids": torch.randint(len(tokenizer), (arguments.tokens,)).tolist(),
+            "labels_mask": [True] * arguments.tokens,
+            "segment_lengths": [arguments.tokens],
         }
-        for _ in range(asked.rows)
+        for _ in range(arguments.rows)
     ]
     inputs = {
         name: value.to(device) if isinstance(value, torch.Tensor) else value
@@ -90,28 +92,28 @@ def main() -> None:
     for _ in range(2):
         step()
     torch.cuda.synchronize()
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    began.record()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
     step()
-    ended.record()
+    end.record()
     torch.cuda.synchronize()
-    milliseconds = began.elapsed_time(ended)
-    tokens = asked.rows * asked.tokens
+    milliseconds = start.elapsed_time(end)
+    tokens = arguments.rows * arguments.tokens
     print(f"{milliseconds:.1f} ms, {tokens / milliseconds * 1000:,.0f} tokens/s")
     with profile(
         activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], record_shapes=True
-    ) as record:
+    ) as profiler:
         step()
         torch.cuda.synchronize()
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for event in record.events():
+    for event in profiler.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
             totals[event.name][0] += event.device_time / 1000
             totals[event.name][1] += 1
-    for name, (spent, count) in sorted(totals.items(), key=lambda item: -item[1][0])[:32]:
-        print(f"{spent:9.2f} ms {count:6.0f} x  {name[:110]}")
+    for name, (kernel_ms, count) in sorted(totals.items(), key=lambda item: -item[1][0])[:32]:
+        print(f"{kernel_ms:9.2f} ms {count:6.0f} x  {name[:110]}")
     print("By operation and shape:")
-    averages = record.key_averages(group_by_input_shape=True)
+    averages = profiler.key_averages(group_by_input_shape=True)
     for entry in sorted(averages, key=lambda e: -e.self_device_time_total)[:34]:
         if entry.device_type == torch.autograd.DeviceType.CPU:
             print(
@@ -120,16 +122,16 @@ def main() -> None:
             )
 
 
-def _note_peak_of_weights(device: torch.device) -> list[int]:
-    """A list that loading fills with the peak in bytes until every frozen weight is in its place."""
+def _record_weights_peak(device: torch.device) -> list[int]:
+    """Return a list to which loading appends the peak in bytes once the frozen weights are loaded."""
     peaks: list[int] = []
-    made = layerwise_model.LayerwiseDecoder
+    decoder_class = layerwise_model.LayerwiseDecoder
 
-    def make(*arguments: Any, **named: Any) -> Any:
+    def make_decoder(*args: Any, **kwargs: Any) -> Any:
         peaks.append(torch.cuda.max_memory_allocated(device))
-        return made(*arguments, **named)
+        return decoder_class(*args, **kwargs)
 
-    layerwise_model.LayerwiseDecoder = make
+    layerwise_model.LayerwiseDecoder = make_decoder
     return peaks
 
 

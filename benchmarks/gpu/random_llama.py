@@ -1,9 +1,9 @@
-"""Make a folder with a Llama of the exact shape of Llama-3.1-8B and random weights.
+"""Write a Llama with the exact shape of Llama-3.1-8B and random weights.
 
     python benchmarks/gpu/random_llama.py FOLDER [--layers 32] [--tokenizer FOLDER]
 
-Speed and memory do not depend on what the weights say, so no gated download is needed. The
-tokenizer, if one is given, is copied; training wants it, measuring single layers does not.
+Speed and memory do not depend on the values of the weights, so no gated download is needed. The
+tokenizer, if given, is copied; training needs it, measuring single layers does not.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 
-def config(n_layers: int) -> LlamaConfig:
-    """Of Llama-3.1-8B-Instruct, but for the number of layers."""
+def llama_config(n_layers: int) -> LlamaConfig:
+    """Return the config of Llama-3.1-8B-Instruct with ``n_layers`` layers."""
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         dtype="bfloat16",
@@ -44,14 +44,14 @@ def config(n_layers: int) -> LlamaConfig:
     )
 
 
-def write(folder: Path, n_layers: int) -> None:
-    """Write config and weights, a file a layer."""
+def write_model(folder: Path, n_layers: int) -> None:
+    """Write config and weights, one file per layer."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = config(n_layers)
-    shape.save_pretrained(folder)
+    config = llama_config(n_layers)
+    config.save_pretrained(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device=device).manual_seed(0)
-    file_of: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
 
     def normal(*size: int) -> torch.Tensor:
         values = torch.empty(size, device=device, dtype=torch.bfloat16)
@@ -59,32 +59,39 @@ def write(folder: Path, n_layers: int) -> None:
 
     def save(file_name: str, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, str(folder / file_name), metadata={"format": "pt"})
-        file_of.update(dict.fromkeys(tensors, file_name))
+        weight_map.update(dict.fromkeys(tensors, file_name))
 
-    hidden, inner, keys = shape.hidden_size, shape.intermediate_size, 8 * shape.head_dim
-    ones = torch.ones(hidden, dtype=torch.bfloat16)
-    save("embedding.safetensors", {"model.embed_tokens.weight": normal(shape.vocab_size, hidden)})
+    hidden_size, intermediate_size = config.hidden_size, config.intermediate_size
+    kv_size = config.num_key_value_heads * config.head_dim
+    ones = torch.ones(hidden_size, dtype=torch.bfloat16)
+    save(
+        "embedding.safetensors",
+        {"model.embed_tokens.weight": normal(config.vocab_size, hidden_size)},
+    )
     for index in range(n_layers):
         prefix = f"model.layers.{index}."
         save(
             f"layer-{index:02d}.safetensors",
             {
-                f"{prefix}self_attn.q_proj.weight": normal(hidden, hidden),
-                f"{prefix}self_attn.k_proj.weight": normal(keys, hidden),
-                f"{prefix}self_attn.v_proj.weight": normal(keys, hidden),
-                f"{prefix}self_attn.o_proj.weight": normal(hidden, hidden),
-                f"{prefix}mlp.gate_proj.weight": normal(inner, hidden),
-                f"{prefix}mlp.up_proj.weight": normal(inner, hidden),
-                f"{prefix}mlp.down_proj.weight": normal(hidden, inner),
+                f"{prefix}self_attn.q_proj.weight": normal(hidden_size, hidden_size),
+                f"{prefix}self_attn.k_proj.weight": normal(kv_size, hidden_size),
+                f"{prefix}self_attn.v_proj.weight": normal(kv_size, hidden_size),
+                f"{prefix}self_attn.o_proj.weight": normal(hidden_size, hidden_size),
+                f"{prefix}mlp.gate_proj.weight": normal(intermediate_size, hidden_size),
+                f"{prefix}mlp.up_proj.weight": normal(intermediate_size, hidden_size),
+                f"{prefix}mlp.down_proj.weight": normal(hidden_size, intermediate_size),
                 f"{prefix}input_layernorm.weight": ones.clone(),
                 f"{prefix}post_attention_layernorm.weight": ones.clone(),
             },
         )
     save(
         "head.safetensors",
-        {"lm_head.weight": normal(shape.vocab_size, hidden), "model.norm.weight": ones.clone()},
+        {
+            "lm_head.weight": normal(config.vocab_size, hidden_size),
+            "model.norm.weight": ones.clone(),
+        },
     )
-    index_file = {"metadata": {}, "weight_map": file_of}
+    index_file = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_file), encoding="utf-8")
 
 
@@ -94,7 +101,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--tokenizer", type=Path, help="folder whose tokenizer files are copied")
     arguments = parser.parse_args()
-    write(arguments.folder, arguments.layers)
+    write_model(arguments.folder, arguments.layers)
     for file in arguments.tokenizer.glob("*token*") if arguments.tokenizer else ():
         shutil.copy(file, arguments.folder)
 

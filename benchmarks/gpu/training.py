@@ -1,11 +1,11 @@
-"""Memory and speed of training Llama-3.1-8B, ours and its peers, in one run.
+"""Compare memory and speed of training Llama-3.1-8B with other libraries in one run.
 
     python benchmarks/gpu/random_llama.py /tmp/llama --tokenizer FOLDER
     python benchmarks/gpu/training.py /tmp/llama [--only NAME …] [--json FILE]
 
-Each case is a process of its own. Ours goes through the project's own ``train``: load,
-validate, train, save. A peer that is not installed is skipped with a word. Every label of
-every row counts; tokens/s are those of whole optimizer steps after the first.
+Each case runs in a separate process. This project (``ours``) is measured through its ``train``:
+load, validate, train, save. Libraries that are not installed are skipped and reported. Every token
+has a label; tokens/s are those of complete optimizer steps after the first.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 GIB = 2**30
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
-# name, engine, rows at a time, tokens a row, rows of a step, cap in GiB, options
+# Name, engine, micro-batch rows, tokens per row, rows per step, memory cap in GiB, options.
 CASES: list[tuple[str, str, int | None, int, int, float | None, dict[str, Any]]] = [
     ("ours 1024", "ours", None, 1024, 8, 7.0, {"steps": 5}),
     ("ours streamed 1024", "ours", None, 1024, 8, 7.0, {"steps": 4, "layers": "streamed"}),
@@ -40,7 +40,7 @@ CASES: list[tuple[str, str, int | None, int, int, float | None, dict[str, Any]]]
 
 
 def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
-    """Through ``qlora_train``'s own function, from packed rows to a finished adapter."""
+    """Train with ``qlora_train``, from packed rows to a saved adapter."""
     import tempfile
 
     import pyarrow as pa
@@ -54,8 +54,8 @@ def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
     from the_block_llm.pipelines.qlora_train.loop.train_run import train
     from the_block_llm.schemas import ROWS
 
-    settings = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
-    text = settings.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
+    parameters = Path(__file__).parents[2] / "conf" / "base" / "parameters_models.yml"
+    text = parameters.read_text(encoding="utf-8").replace("${project_path:", "").replace("}", "")
     profiles = ModelProfiles.model_validate(yaml.safe_load(text)["models"])
     cache = model.parent / "cache"
     profile = resolve_profile(profiles, str(model)).model_copy(update={"cache_folder": str(cache)})
@@ -110,8 +110,8 @@ def run_ours(model: Path, case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_peer(model: Path, case: dict[str, Any]) -> dict[str, Any]:
-    """The peer's model in a plain loop: its own checkpointing, 8-bit AdamW, no dropout."""
+def run_other(model: Path, case: dict[str, Any]) -> dict[str, Any]:
+    """Train another library's model in a plain loop: its checkpointing, 8-bit AdamW, no dropout."""
     import torch
 
     length = case["row_tokens"]
@@ -121,25 +121,26 @@ def run_peer(model: Path, case: dict[str, Any]) -> dict[str, Any]:
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = bnb.optim.AdamW8bit(trained, lr=2e-4)
     generator = torch.Generator().manual_seed(0)
-    micro, parts = case["micro_rows"], case["effective_rows"] // case["micro_rows"]
+    micro_rows = case["micro_rows"]
+    accumulation_steps = case["effective_rows"] // micro_rows
     seconds, losses = [], []
     network.train()
     for _ in range(case["steps"]):
         torch.cuda.synchronize()
-        began = time.perf_counter()
-        total = 0.0
-        for _ in range(parts):
-            ids = torch.randint(128_000, (micro, length), generator=generator).cuda()
+        start = time.perf_counter()
+        step_loss = 0.0
+        for _ in range(accumulation_steps):
+            ids = torch.randint(128_000, (micro_rows, length), generator=generator).cuda()
             with torch.autocast("cuda", torch.bfloat16):
-                loss = network(input_ids=ids, labels=ids).loss / parts
+                loss = network(input_ids=ids, labels=ids).loss / accumulation_steps
             loss.backward()
-            total += loss.detach()
+            step_loss += loss.detach()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(total))
+        losses.append(float(step_loss))
         torch.cuda.synchronize()
-        seconds.append(round(time.perf_counter() - began, 4))
+        seconds.append(round(time.perf_counter() - start, 4))
     return {"step_seconds": seconds, "loss": losses}
 
 
@@ -195,8 +196,8 @@ def _plain(model: Path, case: dict[str, Any]) -> Any:
     return get_peft_model(network, LoraConfig(r=32, lora_alpha=64, target_modules=TARGETS))
 
 
-def one_case(model: Path, case: dict[str, Any]) -> None:
-    """Run a case in this process and print its figures as one line of JSON."""
+def run_case(model: Path, case: dict[str, Any]) -> None:
+    """Run a case in this process and print its results as one line of JSON."""
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import resource
 
@@ -205,27 +206,27 @@ def one_case(model: Path, case: dict[str, Any]) -> None:
     if case["cap_gib"]:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(case["cap_gib"] * GIB / total)
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
-        result = run_ours(model, case) if case["engine"] == "ours" else run_peer(model, case)
+        result = run_ours(model, case) if case["engine"] == "ours" else run_other(model, case)
     except ImportError as error:
         result = {"skipped": f"not installed: {error}"}
-    except Exception as error:  # a table of what works shows what does not
+    except Exception as error:  # failures are results as well
         result = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
     seconds = result.get("step_seconds", [])
-    # The first step also compiles kernels; where it is the only one, it stands.
-    later = seconds[1:] or seconds
-    if later:
+    # The first step also compiles kernels; it counts only if there is no other.
+    steady = seconds[1:] or seconds
+    if steady:
         tokens = case["effective_rows"] * case["row_tokens"]
-        result["tokens_per_second"] = round(tokens / min(later), 1)
-        result["tokens_per_second_mean"] = round(tokens * len(later) / sum(later), 1)
-    # The run's own figure where there is one: it notes each step's peak and begins again.
+        result["tokens_per_second"] = round(tokens / min(steady), 1)
+        result["tokens_per_second_mean"] = round(tokens * len(steady) / sum(steady), 1)
+    # Prefer the run's own figure: it records each step's peak and resets the statistics.
     result.setdefault("allocated_gib", round(torch.cuda.max_memory_allocated() / GIB, 3))
     result |= {
         "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 3),
         "nvml_gib": _nvml_gib(),
         "host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - start, 1),
     }
     print("RESULT " + json.dumps(result), flush=True)
 
@@ -244,32 +245,32 @@ def _nvml_gib() -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--only", nargs="*", help="cases whose name begins so")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--only", nargs="*", help="prefixes of the names of the cases to run")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        one_case(arguments.model, json.loads(arguments.case))
+        run_case(arguments.model, json.loads(arguments.case))
         return
-    collected = {}
-    for name, engine, micro, length, batch, cap, options in CASES:
-        if arguments.only and not any(name.startswith(start) for start in arguments.only):
+    results = {}
+    for name, engine, micro_rows, row_tokens, effective_rows, cap_gib, options in CASES:
+        if arguments.only and not any(name.startswith(prefix) for prefix in arguments.only):
             continue
         case = {
-            "engine": engine, "micro_rows": micro, "row_tokens": length, "effective_rows": batch,
-            "cap_gib": cap, **options,
+            "engine": engine, "micro_rows": micro_rows, "row_tokens": row_tokens,
+            "effective_rows": effective_rows, "cap_gib": cap_gib, **options,
         }  # fmt: skip
         command = [sys.executable, __file__, str(arguments.model), "--case", json.dumps(case)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         line = next((x for x in run.stdout.splitlines() if x.startswith("RESULT ")), None)
         result = json.loads(line[7:]) if line else {"failed": (run.stderr or run.stdout)[-400:]}
-        collected[name] = {**case, **result}
-        print(_row(name, case, result), flush=True)
+        results[name] = {**case, **result}
+        print(_format_row(name, case, result), flush=True)
         if arguments.json:
-            arguments.json.write_text(json.dumps(collected, indent=1), encoding="utf-8")
+            arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def _row(name: str, case: dict[str, Any], result: dict[str, Any]) -> str:
+def _format_row(name: str, case: dict[str, Any], result: dict[str, Any]) -> str:
     if "tokens_per_second" not in result:
         return f"{name:26} {result.get('skipped') or result.get('failed')}"
     predicted = f" predicted {result['predicted_gib']:.2f}" if result.get("predicted_gib") else ""
@@ -278,7 +279,7 @@ def _row(name: str, case: dict[str, Any], result: dict[str, Any]) -> str:
         f"{name:26} cap {cap}  allocated {result['allocated_gib']:.2f}{predicted}  reserved "
         f"{result['reserved_gib']:.2f} GiB  host {result['host_gib']:.1f} GiB  "
         f"{result['tokens_per_second']:,.0f} tokens/s (mean {result['tokens_per_second_mean']:,.0f})"
-        f"  {result['seconds']:.0f} s in all  {result.get('plan') or ''}"
+        f"  {result['seconds']:.0f} s in total  {result.get('plan') or ''}"
     )
 
 

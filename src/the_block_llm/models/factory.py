@@ -26,7 +26,7 @@ from the_block_llm.models.collate import collate_flat_rows, collate_rows
 from the_block_llm.models.inference.generation import Completion
 from the_block_llm.models.layerwise.model import load_layerwise_model, read_shape
 from the_block_llm.models.layerwise.planner.cost_model import measure_rates
-from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
+from the_block_llm.models.layerwise.planner.memory_model import TrainingWorkload
 from the_block_llm.models.layerwise.planner.plan_search import GIB, MemoryPlan, plan_training
 from the_block_llm.models.plain.fsdp import shard_frozen_layers
 from the_block_llm.models.plain.loss import enable_chunked_loss
@@ -153,19 +153,19 @@ def plan_memory(
         )  # fmt: skip
     targets = profile.lora.target_modules
     linear_names = {linear.name.rpartition(".")[2] for linear in shape.linears()}
-    size = TrainingSize(
+    workload = TrainingWorkload(
         shape=shape,
         rank=profile.lora.r,
         targets=frozenset(linear_names if isinstance(targets, str) else targets),
         row_tokens=row_tokens,
         effective_rows=effective_rows // n_processes,
-        n_added=n_added_tokens,
+        n_added_tokens=n_added_tokens,
         dtype=compute_dtype(device),
     )
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return plan_training(
-        size,
+        workload,
         host_bytes if is_cpu else device_memory_budget(device, limits.device_gib),
         host_bytes,
         measure_rates(device),
@@ -173,7 +173,7 @@ def plan_memory(
         limits.micro_batch_rows,
         # A CPU computes in float32 whatever the adapter's dtype.
         adapter_dtype=torch.float32 if is_cpu else None,
-        one_memory=is_cpu,
+        unified_memory=is_cpu,
     )
 
 

@@ -7,11 +7,11 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from tests.models.layerwise.small_models import (
-    MARKS,
-    load,
+    ADDED_TOKENS,
+    load_model,
+    loss_and_grads,
     random_rows,
     save_profiles,
-    step,
 )
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -39,8 +39,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProfile
 def test_gradients_match_a_model_with_a_resized_vocabulary(
     profiles: dict[str, ModelProfile], name: str
 ) -> None:
-    ours = load(profiles[name], None, MARKS)
-    loss, gradients = step(ours, ROWS_WITH_ADDED_TOKENS)
+    ours = load_model(profiles[name], None, ADDED_TOKENS)
+    loss, gradients = loss_and_grads(ours, ROWS_WITH_ADDED_TOKENS)
     model = ours.model.get_base_model()
     rows = active_added_embeddings(model)
     assert rows is not None
@@ -76,7 +76,7 @@ def test_gradients_match_a_model_with_a_resized_vocabulary(
 def test_saved_rows_load_again_and_in_plain_peft_on_a_resized_base(
     profiles: dict[str, ModelProfile], name: str, tmp_path: Path
 ) -> None:
-    ours = load(profiles[name], None, MARKS)
+    ours = load_model(profiles[name], None, ADDED_TOKENS)
     rows = active_added_embeddings(ours.model)
     assert rows is not None
     for seed, parameter in enumerate(rows.parameters):
@@ -91,7 +91,7 @@ def test_saved_rows_load_again_and_in_plain_peft_on_a_resized_base(
     with torch.no_grad():
         ours.model.eval()
         expected = token_nll(ours.model, batch)
-        fresh = load(profiles[name], None, MARKS)
+        fresh = load_model(profiles[name], None, ADDED_TOKENS)
         set_peft_model_state_dict(fresh.model, load_file(tmp_path / "adapter_model.safetensors"))
         assert torch.equal(token_nll(fresh.model.eval(), batch), expected)
         plain = AutoModelForCausalLM.from_pretrained(str(profiles[name].folder))
@@ -109,7 +109,10 @@ def test_saved_rows_load_again_and_in_plain_peft_on_a_resized_base(
 
 
 def test_disabled_adapter_gives_the_logits_of_the_base(profiles: dict[str, ModelProfile]) -> None:
-    with_tokens, plain = load(profiles["tied"], None, MARKS), load(profiles["tied"], None)
+    with_tokens, plain = (
+        load_model(profiles["tied"], None, ADDED_TOKENS),
+        load_model(profiles["tied"], None),
+    )
     ids = torch.arange(5, 60)[None]
     with torch.no_grad(), with_tokens.model.disable_adapter(), plain.model.disable_adapter():
         logits = with_tokens.model.get_base_model()(input_ids=ids).logits
@@ -120,10 +123,10 @@ def test_disabled_adapter_gives_the_logits_of_the_base(profiles: dict[str, Model
 
 
 def test_model_can_generate_added_tokens(profiles: dict[str, ModelProfile]) -> None:
-    model = load(profiles["tied"], None, MARKS).model.eval()
+    model = load_model(profiles["tied"], None, ADDED_TOKENS).model.eval()
     rows = active_added_embeddings(model)
     assert rows is not None
-    tokenizer = load_tokenizer(profiles["tied"], MARKS)
+    tokenizer = load_tokenizer(profiles["tied"], ADDED_TOKENS)
     prompt = [10, 11, 12]
     with torch.no_grad():
         state = (
@@ -145,7 +148,7 @@ def test_model_can_generate_added_tokens(profiles: dict[str, ModelProfile]) -> N
 def test_added_tokens_start_at_the_mean_of_their_subwords(
     profiles: dict[str, ModelProfile],
 ) -> None:
-    model = load(profiles["untied"], None, MARKS).model
+    model = load_model(profiles["untied"], None, ADDED_TOKENS).model
     rows = active_added_embeddings(model)
     assert rows is not None
     tokenizer = load_tokenizer(profiles["untied"])
@@ -175,7 +178,7 @@ def test_chat_template_contains_the_domain_tokens(profiles: dict[str, ModelProfi
         {"role": "user", "content": "r"},
     ]
     plain = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    add_tokens(tokenizer, MARKS)
+    add_tokens(tokenizer, ADDED_TOKENS)
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     expected = plain.replace("q<", "<|question|>q<").replace("r<", "<|question|>r<")
     assert rendered == expected.replace("\na<", "\n<|analysis|>a<")

@@ -1,4 +1,4 @@
-"""Small models of each architecture, and the plain path that the engine must agree with."""
+"""Small models of each architecture, and comparisons with the plain engine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,40 +18,43 @@ from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 
 CPU = torch.device("cpu")
-EVERY_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
-WHOLE = EngineSettings(
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADDED_TOKENS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
+FULL_MEMORY = EngineSettings(
     n_layers=2,
-    n_resident=9,
-    head_resident=True,
+    n_resident_layers=9,
+    is_head_resident=True,
     activations="device",
-    mlp_tokens=4096,
+    mlp_tile_tokens=4096,
     head_groups=1,
-    loss_positions=256,
-    prefetch_states=True,
+    loss_chunk_tokens=256,
+    prefetch_activations=True,
 )
 
 
 def save_profiles(folder: Path) -> dict[str, ModelProfile]:
-    """A Llama as SmolLM2 is (tied), one with every Linear layer trained, one as Llama 3.1 is
-    (untied, its rotary scaling), and a StarCoder2 with biases and a sliding window."""
+    """Save small models and return their profiles.
+
+    A Llama like SmolLM2 (tied), the same with LoRA on every Linear layer, one like Llama 3.1
+    (untied, with rotary scaling), and a StarCoder2 with biases and a sliding window.
+    """
     tied = tiny_profile(save_tiny_llama(folder / "tied"))
-    every_linear = LoraSettings(r=5, alpha=8, dropout=0.0, target_modules=EVERY_LINEAR)
+    all_linear = LoraSettings(r=5, alpha=8, dropout=0.0, target_modules=ALL_LINEAR)
     return {
         "tied": tied,
         "untied": save_untied_llama(folder / "untied"),
-        "every linear": tied.model_copy(update={"lora": every_linear}),
+        "every linear": tied.model_copy(update={"lora": all_linear}),
         "starcoder2": save_starcoder2(folder / "starcoder2"),
-        # Two rows more than its tokenizer knows tokens, as Qwen has.
-        "spare rows": save_untied_llama(folder / "spare", vocabulary=262),
+        # Two more embedding rows than its tokenizer has tokens, like Qwen.
+        "spare rows": save_untied_llama(folder / "spare", vocab_size=262),
     }
 
 
-def save_untied_llama(folder: Path, vocabulary: int = 260) -> ModelProfile:
+def save_untied_llama(folder: Path, vocab_size: int = 260) -> ModelProfile:
     torch.manual_seed(1)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary,
+            vocab_size=vocab_size,
             hidden_size=128,
             intermediate_size=192,
             num_hidden_layers=3,
@@ -109,7 +112,11 @@ def save_starcoder2(folder: Path) -> ModelProfile:
 
 
 def random_rows(
-    lengths: list[list[int]], seed: int, learned: float = 0.7, first_id: int = 4, n_ids: int = 260
+    lengths: list[list[int]],
+    seed: int,
+    label_fraction: float = 0.7,
+    first_id: int = 4,
+    n_ids: int = 260,
 ) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -120,30 +127,34 @@ def random_rows(
                 "input_ids": torch.randint(
                     first_id, n_ids, (n_tokens,), generator=generator
                 ).tolist(),
-                "labels_mask": (torch.rand(n_tokens, generator=generator) < learned).tolist(),
+                "labels_mask": (
+                    torch.rand(n_tokens, generator=generator) < label_fraction
+                ).tolist(),
                 "segment_lengths": segments,
             }
         )
     return rows
 
 
-def load(
-    profile: ModelProfile, settings: EngineSettings | None, marks: Mapping[str, int] | None = None
+def load_model(
+    profile: ModelProfile,
+    settings: EngineSettings | None,
+    added_tokens: Mapping[str, int] | None = None,
 ) -> TrainableModel:
-    """The profile's model on the CPU, by the engine or, without settings, the plain way."""
+    """Load the profile's model on the CPU, in the layerwise engine or, without settings, plain."""
     plan = None
     if settings is not None:
         plan = MemoryPlan(settings, 1, torch.float32, {}, 0, 0.0)
-    tokenizer = load_tokenizer(profile, marks or {})
-    trainable = load_trainable(profile, 7, CPU, plan, tokenizer, marks or {})
-    # Else some processors round to bfloat16 where no gradient is wanted.
+    tokenizer = load_tokenizer(profile, added_tokens or {})
+    trainable = load_trainable(profile, 7, CPU, plan, tokenizer, added_tokens or {})
+    # Repacked weights make some processors round to bfloat16 in inference.
     disable_inference_repacking(trainable.model)
-    wake(trainable.model)
+    randomize_lora_b(trainable.model)
     return trainable
 
 
-def wake(model: PeftModel) -> PeftModel:
-    """Give the second factor values, so that the first has gradients."""
+def randomize_lora_b(model: PeftModel) -> PeftModel:
+    """Replace B, which is initialized to zero, so that A has gradients."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -152,7 +163,7 @@ def wake(model: PeftModel) -> PeftModel:
 
 
 def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Of everything that is trained."""
+    """Return the gradients of all trained parameters."""
     return {
         name: parameter.grad
         for name, parameter in model.named_parameters()
@@ -160,10 +171,10 @@ def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
-def step(
+def loss_and_grads(
     trainable: TrainableModel, rows: list[dict[str, Any]]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of a micro-batch."""
+    """Compute loss and gradients of a micro-batch."""
     model = trainable.model
     model.zero_grad()
     loss = model(**trainable.collate(rows), num_items_in_batch=torch.tensor(11)).loss
@@ -171,15 +182,17 @@ def step(
     return loss.item(), gradients(model)
 
 
-def assert_same(ours: TrainableModel, plain: TrainableModel, rows: list[dict[str, Any]]) -> None:
-    """One loss and one set of gradients."""
-    expected, wanted = step(plain, rows)
-    loss, got = step(ours, rows)
-    assert loss == pytest.approx(expected, rel=1e-6, abs=1e-6)
-    assert got.keys() == wanted.keys()
-    # Where the only learned token looks at nothing but itself, the gradient of its query is zero,
-    # and both compute what rounding leaves of the others' magnitude.
-    largest = max(gradient.norm().item() for gradient in wanted.values())
-    for name, gradient in wanted.items():
-        off = (got[name] - gradient).norm().item()
-        assert off <= 1e-5 * gradient.norm().item() + 1e-6 * largest, name
+def assert_equal_loss_and_grads(
+    ours: TrainableModel, plain: TrainableModel, rows: list[dict[str, Any]]
+) -> None:
+    """Assert that both models have the same loss and gradients."""
+    expected_loss, expected = loss_and_grads(plain, rows)
+    loss, actual = loss_and_grads(ours, rows)
+    assert loss == pytest.approx(expected_loss, rel=1e-6, abs=1e-6)
+    assert actual.keys() == expected.keys()
+    # If the only label's token attends to nothing but itself, the gradient of its query is zero,
+    # and both compute rounding errors relative to the other gradients.
+    largest = max(gradient.norm().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        error = (actual[name] - gradient).norm().item()
+        assert error <= 1e-5 * gradient.norm().item() + 1e-6 * largest, name

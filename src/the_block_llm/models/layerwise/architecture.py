@@ -1,69 +1,78 @@
-"""What the layerwise engine needs to know of a decoder: sizes, norms, activation, biases."""
+"""Decoder architectures that the layerwise engine supports."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-SUPPORTED: Final = ("llama", "mistral", "starcoder2")
+SUPPORTED_MODEL_TYPES: Final = ("llama", "mistral", "starcoder2")
 
 
 @dataclass(frozen=True)
 class LinearShape:
-    """One frozen Linear layer, as it is called in the checkpoint below ``model.layers.N.``."""
+    """One frozen Linear layer, named as in the checkpoint below ``model.layers.N.``."""
 
     name: str
     out_features: int
     in_features: int
-    biased: bool
+    has_bias: bool
 
     @property
-    def size(self) -> int:
-        """Number of weights."""
+    def n_weights(self) -> int:
+        """Number of weights, without the bias."""
         return self.out_features * self.in_features
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A decoder whose layers are norm, attention, norm, MLP, each with a residual."""
+    """A pre-norm decoder: norm, attention, norm and MLP in each layer, with two residuals."""
 
     model_type: str
     n_layers: int
-    hidden: int
-    intermediate: int
+    hidden_size: int
+    intermediate_size: int
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    vocabulary: int
+    vocab_size: int
     norm: Literal["rms", "layer"]
     norm_eps: float
     mlp: Literal["swiglu", "gelu_tanh"]
-    biased: bool
-    tied: bool
+    has_bias: bool
+    tie_word_embeddings: bool
     sliding_window: int | None
 
+    @property
+    def query_size(self) -> int:
+        """Features of all query heads."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Features of all key heads, or of all value heads."""
+        return self.n_kv_heads * self.head_dim
+
     def linears(self) -> tuple[LinearShape, ...]:
-        """The Linear layers of one decoder layer, in the order in which they compute."""
-        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        """Return the Linear layers of a decoder layer in the order of computation."""
         attention = [
-            ("self_attn.q_proj", queries, self.hidden),
-            ("self_attn.k_proj", keys, self.hidden),
-            ("self_attn.v_proj", keys, self.hidden),
-            ("self_attn.o_proj", self.hidden, queries),
+            ("self_attn.q_proj", self.query_size, self.hidden_size),
+            ("self_attn.k_proj", self.kv_size, self.hidden_size),
+            ("self_attn.v_proj", self.kv_size, self.hidden_size),
+            ("self_attn.o_proj", self.hidden_size, self.query_size),
         ]
         if self.mlp == "swiglu":
             mlp = [
-                ("mlp.gate_proj", self.intermediate, self.hidden),
-                ("mlp.up_proj", self.intermediate, self.hidden),
-                ("mlp.down_proj", self.hidden, self.intermediate),
+                ("mlp.gate_proj", self.intermediate_size, self.hidden_size),
+                ("mlp.up_proj", self.intermediate_size, self.hidden_size),
+                ("mlp.down_proj", self.hidden_size, self.intermediate_size),
             ]
         else:
             mlp = [
-                ("mlp.c_fc", self.intermediate, self.hidden),
-                ("mlp.c_proj", self.hidden, self.intermediate),
+                ("mlp.c_fc", self.intermediate_size, self.hidden_size),
+                ("mlp.c_proj", self.hidden_size, self.intermediate_size),
             ]
-        return tuple(LinearShape(*linear, biased=self.biased) for linear in [*attention, *mlp])
+        return tuple(LinearShape(*linear, has_bias=self.has_bias) for linear in [*attention, *mlp])
 
     def norms(self) -> tuple[str, ...]:
-        """Names of the vectors of the two norms of one decoder layer."""
+        """Return the names of the norm parameters of a decoder layer."""
         suffixes = ("weight",) if self.norm == "rms" else ("weight", "bias")
         return tuple(
             f"{norm}.{suffix}"
@@ -73,24 +82,24 @@ class DecoderShape:
 
 
 def decoder_shape(config: Any) -> DecoderShape | None:
-    """Read the shape off a transformers configuration.
+    """Return the shape described by a transformers config.
 
     Returns:
-        None where the engine does not know the architecture; plain training does.
+        None if the engine does not support the architecture.
     """
-    if config.model_type not in SUPPORTED:
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
         return None
     n_heads = config.num_attention_heads
     common = {
         "model_type": config.model_type,
         "n_layers": config.num_hidden_layers,
-        "hidden": config.hidden_size,
-        "intermediate": config.intermediate_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
         "n_heads": n_heads,
         "n_kv_heads": config.num_key_value_heads,
         "head_dim": getattr(config, "head_dim", None) or config.hidden_size // n_heads,
-        "vocabulary": config.vocab_size,
-        "tied": bool(config.tie_word_embeddings),
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": bool(config.tie_word_embeddings),
         "sliding_window": getattr(config, "sliding_window", None),
     }
     if config.model_type == "starcoder2":
@@ -101,7 +110,7 @@ def decoder_shape(config: Any) -> DecoderShape | None:
             norm="layer",
             norm_eps=config.norm_epsilon,
             mlp="gelu_tanh",
-            biased=config.use_bias,
+            has_bias=config.use_bias,
         )
     attention_bias = bool(getattr(config, "attention_bias", False))
     if config.hidden_act != "silu" or attention_bias != bool(getattr(config, "mlp_bias", False)):
@@ -111,5 +120,5 @@ def decoder_shape(config: Any) -> DecoderShape | None:
         norm="rms",
         norm_eps=config.rms_norm_eps,
         mlp="swiglu",
-        biased=attention_bias,
+        has_bias=attention_bias,
     )

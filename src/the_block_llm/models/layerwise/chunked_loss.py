@@ -1,4 +1,4 @@
-"""The loss from the last hidden states, over the positions that count alone."""
+"""Cross-entropy from the last hidden states, without the logits of all positions at once."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -6,204 +6,221 @@ from typing import Final, NamedTuple
 import torch
 
 from the_block_llm.models.layerwise.added_tokens import AddedTokens
-from the_block_llm.models.layerwise.kernels import fused
-from the_block_llm.models.layerwise.kernels.norms import Norm
-from the_block_llm.models.layerwise.offload.copy_stream import Moment, SideQueue
-from the_block_llm.models.layerwise.offload.weight_streaming import host_buffer
+from the_block_llm.models.layerwise.kernels.cross_entropy import cross_entropy
+from the_block_llm.models.layerwise.kernels.norm import Norm
+from the_block_llm.models.layerwise.offload.copy_stream import CopyStream, CudaEvent
+from the_block_llm.models.layerwise.offload.weight_streaming import allocate_host_buffer
 
-# Rows of the head that visit the device together where it lives in host memory.
-TILE_ROWS: Final = 16_384
+# Rows of an LM head in host memory that are copied to the device together.
+VOCAB_TILE_ROWS: Final = 16_384
 
 
-class HeadLoss(NamedTuple):
-    """A loss, and its gradients where they were asked for."""
+class LossAndGrads(NamedTuple):
+    """A loss, and its gradients if they were requested."""
 
-    total: torch.Tensor
+    loss: torch.Tensor
     """Sum of the cross-entropies, a float32 scalar."""
-    states: torch.Tensor | None
-    """``(n, hidden)``, of the states before the last norm."""
-    added_rows: torch.Tensor | None
-    """float32, ``(tokens, hidden)``, of the head's rows of added tokens, if there are any."""
+    grad_hidden: torch.Tensor | None
+    """``(n, hidden_size)``, of the hidden states before the final norm."""
+    grad_added_head: torch.Tensor | None
+    """float32, ``(n_added_tokens, hidden_size)``, of the head's rows of added tokens."""
 
 
-class VocabularyHead:
-    """The frozen output matrix, on the device or visiting it tile by tile."""
+class LMHead:
+    """The frozen output matrix, resident on the device or copied to it in tiles."""
 
     def __init__(
         self,
         weight: torch.Tensor,
         device: torch.device,
-        resident: bool,
-        added: AddedTokens | None = None,
+        is_resident: bool,
+        added_tokens: AddedTokens | None = None,
     ) -> None:
-        """Place the head.
+        """Place the matrix.
 
         Args:
-            weight: ``(vocabulary, hidden)``, in host memory.
+            weight: ``(vocab_size, hidden_size)``, in host memory.
             device: Where the loss is computed.
-            resident: Whether the head stays there.
-            added: Trained rows beside it.
+            is_resident: Whether the matrix stays on the device.
+            added_tokens: Trained rows beside the matrix.
         """
         self._device = device
-        self._added = added
-        self._in_tiles = not resident
-        self.weight = weight if self._in_tiles else weight.to(device)
-        self._queue = SideQueue(device)
+        self._added_tokens = added_tokens
+        self._is_tiled = not is_resident
+        self.weight = weight if self._is_tiled else weight.to(device)
+        self._copy_stream = CopyStream(device)
 
     def loss(
         self,
-        states: torch.Tensor,
+        hidden_states: torch.Tensor,
         positions: torch.Tensor,
         targets: torch.Tensor,
         norm: Norm,
-        chunk: int,
-        with_slope: bool,
-    ) -> HeadLoss:
-        """Sum of cross-entropies of the targets, and its gradients.
+        chunk_tokens: int,
+        with_grad: bool,
+    ) -> LossAndGrads:
+        """Return the sum of the targets' cross-entropies, and its gradients.
 
         Args:
-            states: Before the last norm, ``(n, hidden)``.
-            positions: Of the states that predict something, ``(n_targets,)``.
-            targets: What they predict.
-            norm: The last norm.
-            chunk: Positions whose logits exist together.
-            with_slope: Whether gradients are wanted.
+            hidden_states: Before the final norm, ``(n, hidden_size)``.
+            positions: Indices of the states that predict a target, ``(n_targets,)``.
+            targets: Token ids, ``(n_targets,)``.
+            norm: The final norm.
+            chunk_tokens: Positions whose logits are in memory together.
+            with_grad: Whether to compute gradients.
         """
-        own = self._added.no_head_slope() if self._added and with_slope else None
-        if self._in_tiles:
-            total, gradient = self._loss_in_tiles(
-                states, positions, targets, norm, chunk, with_slope, own
+        grad_added = (
+            self._added_tokens.zero_head_grad() if self._added_tokens and with_grad else None
+        )
+        if self._is_tiled:
+            loss, grad_hidden = self._tiled_loss(
+                hidden_states, positions, targets, norm, chunk_tokens, with_grad, grad_added
             )
-            return HeadLoss(total, gradient, own)
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
-        gradient = torch.zeros_like(states) if with_slope else None
-        for start in range(0, positions.shape[0], chunk):
-            part = slice(start, start + chunk)
-            rows = states.index_select(0, positions[part])
-            normed = torch.empty_like(rows)
-            norm.write(rows, normed)
-            logits = self._logits(normed, self.weight, 0)
-            total += fused.cross_entropy_rows(logits, targets[part], with_slope).sum()
-            if gradient is not None:
-                normed_slope = torch.zeros_like(rows)
-                self._add_backward(normed_slope, logits, normed, self.weight, 0, own)
-                slope = torch.zeros_like(rows)
-                norm.add_backward(rows, normed_slope, slope)
-                gradient.index_copy_(0, positions[part], slope)
-        return HeadLoss(total, gradient, own)
+            return LossAndGrads(loss, grad_hidden, grad_added)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
+        grad_hidden = torch.zeros_like(hidden_states) if with_grad else None
+        for start in range(0, positions.shape[0], chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            states = hidden_states.index_select(0, positions[chunk])
+            normed = torch.empty_like(states)
+            norm.forward(states, normed)
+            logits = self._tile_logits(normed, self.weight, 0)
+            loss += cross_entropy(logits, targets[chunk], with_grad).sum()
+            if grad_hidden is not None:
+                grad_normed = torch.zeros_like(states)
+                self._accumulate_logits_grad(
+                    grad_normed, logits, normed, self.weight, 0, grad_added
+                )
+                grad_states = torch.zeros_like(states)
+                norm.accumulate_grad(states, grad_normed, grad_states)
+                grad_hidden.index_copy_(0, positions[chunk], grad_states)
+        return LossAndGrads(loss, grad_hidden, grad_added)
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
-        """Logits of a few normed states, ``(n, vocabulary)`` and those of added tokens."""
+        """Return the logits of normed states, ``(n, vocab_size)`` and those of added tokens."""
         return torch.cat(
-            [self._logits(normed, tile, first) for first, tile in self._tiles()], dim=1
+            [
+                self._tile_logits(normed, tile, first_row)
+                for first_row, tile in self._weight_tiles()
+            ],
+            dim=1,
         )
 
-    def _logits(self, normed: torch.Tensor, tile: torch.Tensor, first: int) -> torch.Tensor:
-        if self._added is None:
+    def _tile_logits(
+        self, normed: torch.Tensor, tile: torch.Tensor, first_row: int
+    ) -> torch.Tensor:
+        if self._added_tokens is None:
             return normed @ tile.T
-        return self._added.logits(normed, tile, first)
+        return self._added_tokens.logits(normed, tile, first_row)
 
-    def _add_backward(
+    def _accumulate_logits_grad(
         self,
-        into: torch.Tensor,
-        slope: torch.Tensor,
+        grad_normed: torch.Tensor,
+        grad_logits: torch.Tensor,
         normed: torch.Tensor,
         tile: torch.Tensor,
-        first: int,
-        own: torch.Tensor | None,
+        first_row: int,
+        grad_added: torch.Tensor | None,
     ) -> None:
-        if self._added is None or own is None:
-            into.addmm_(slope, tile)
+        if self._added_tokens is None or grad_added is None:
+            grad_normed.addmm_(grad_logits, tile)
         else:
-            self._added.add_backward(into, slope, normed, tile, first, own)
+            self._added_tokens.accumulate_logits_grad(
+                grad_normed, grad_logits, normed, tile, first_row, grad_added
+            )
 
-    def _loss_in_tiles(
+    def _tiled_loss(
         self,
-        states: torch.Tensor,
+        hidden_states: torch.Tensor,
         positions: torch.Tensor,
         targets: torch.Tensor,
         norm: Norm,
-        chunk: int,
-        with_slope: bool,
-        own: torch.Tensor | None,
+        chunk_tokens: int,
+        with_grad: bool,
+        grad_added: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the loss in two passes over the vocabulary tiles: logsumexp, then gradients."""
         n_targets = positions.shape[0]
-        normed = states.new_empty(n_targets, states.shape[1])
-        for part in _parts(n_targets, chunk):
-            norm.write(states.index_select(0, positions[part]), normed[part])
-        log_total = normed.new_full((n_targets,), float("-inf"), dtype=torch.float32)
-        at_target = torch.zeros_like(log_total)
-        for first, tile in self._tiles():
-            for part in _parts(n_targets, chunk):
-                logits = self._logits(normed[part], tile, first).float()
-                index, inside = _within(targets[part], first, logits.shape[1])
-                at_target[part] += logits.gather(1, index).squeeze(1) * inside
-                log_total[part] = torch.logaddexp(log_total[part], logits.logsumexp(dim=1))
-        total = (log_total - at_target).sum()
-        if not with_slope:
-            return total, None
-        normed_slope = torch.zeros_like(normed)
-        for first, tile in self._tiles():
-            for part in _parts(n_targets, chunk):
-                slope = self._logits(normed[part], tile, first).float()
-                slope.sub_(log_total[part].unsqueeze(1)).exp_()
-                index, inside = _within(targets[part], first, slope.shape[1])
-                slope.scatter_add_(1, index, -inside.unsqueeze(1).float())
-                slope = slope.to(tile.dtype)
-                self._add_backward(normed_slope[part], slope, normed[part], tile, first, own)
+        normed = hidden_states.new_empty(n_targets, hidden_states.shape[1])
+        for chunk in _chunks(n_targets, chunk_tokens):
+            norm.forward(hidden_states.index_select(0, positions[chunk]), normed[chunk])
+        logsumexp = normed.new_full((n_targets,), float("-inf"), dtype=torch.float32)
+        target_logits = torch.zeros_like(logsumexp)
+        for first_row, tile in self._weight_tiles():
+            for chunk in _chunks(n_targets, chunk_tokens):
+                logits = self._tile_logits(normed[chunk], tile, first_row).float()
+                index, is_in_tile = _tile_index(targets[chunk], first_row, logits.shape[1])
+                target_logits[chunk] += logits.gather(1, index).squeeze(1) * is_in_tile
+                logsumexp[chunk] = torch.logaddexp(logsumexp[chunk], logits.logsumexp(dim=1))
+        loss = (logsumexp - target_logits).sum()
+        if not with_grad:
+            return loss, None
+        grad_normed = torch.zeros_like(normed)
+        for first_row, tile in self._weight_tiles():
+            for chunk in _chunks(n_targets, chunk_tokens):
+                grad_logits = self._tile_logits(normed[chunk], tile, first_row).float()
+                grad_logits.sub_(logsumexp[chunk].unsqueeze(1)).exp_()
+                index, is_in_tile = _tile_index(targets[chunk], first_row, grad_logits.shape[1])
+                grad_logits.scatter_add_(1, index, -is_in_tile.unsqueeze(1).float())
+                grad_logits = grad_logits.to(tile.dtype)
+                self._accumulate_logits_grad(
+                    grad_normed[chunk], grad_logits, normed[chunk], tile, first_row, grad_added
+                )
         del normed
-        gradient = torch.zeros_like(states)
-        for part in _parts(n_targets, chunk):
-            rows = states.index_select(0, positions[part])
-            slope = torch.zeros_like(rows)
-            norm.add_backward(rows, normed_slope[part], slope)
-            gradient.index_copy_(0, positions[part], slope)
-        return total, gradient
+        grad_hidden = torch.zeros_like(hidden_states)
+        for chunk in _chunks(n_targets, chunk_tokens):
+            states = hidden_states.index_select(0, positions[chunk])
+            grad_states = torch.zeros_like(states)
+            norm.accumulate_grad(states, grad_normed[chunk], grad_states)
+            grad_hidden.index_copy_(0, positions[chunk], grad_states)
+        return loss, grad_hidden
 
-    def _tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The head's rows, a tile at a time, the next one travelling meanwhile."""
-        if not self._in_tiles:
+    def _weight_tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the matrix in tiles with their first rows, copying the next one concurrently."""
+        if not self._is_tiled:
             yield 0, self.weight
             return
-        parts = list(_parts(self.weight.shape[0], TILE_ROWS))
-        slots = [
-            torch.empty(min(TILE_ROWS, self.weight.shape[0]), self.weight.shape[1],
+        tiles = list(_chunks(self.weight.shape[0], VOCAB_TILE_ROWS))
+        buffers = [
+            torch.empty(min(VOCAB_TILE_ROWS, self.weight.shape[0]), self.weight.shape[1],
                         dtype=self.weight.dtype, device=self._device)
             for _ in range(2)
         ]  # fmt: skip
-        arrived = [Moment(self._device), Moment(self._device)]
+        copied = [CudaEvent(self._device), CudaEvent(self._device)]
 
-        def send(number: int) -> None:
-            part, slot = parts[number], slots[number % 2]
-            self._queue.let_computation_finish()
-            with self._queue.beside():
-                slot[: part.stop - part.start].copy_(self.weight[part], non_blocking=True)
-                arrived[number % 2].mark()
+        def start_copy(index: int) -> None:
+            rows, buffer = tiles[index], buffers[index % 2]
+            self._copy_stream.wait_for_compute()
+            with self._copy_stream.activate():
+                buffer[: rows.stop - rows.start].copy_(self.weight[rows], non_blocking=True)
+                copied[index % 2].record()
 
-        send(0)
-        for number, part in enumerate(parts):
-            if number + 1 < len(parts):
-                send(number + 1)
-            arrived[number % 2].wait()
-            yield part.start, slots[number % 2][: part.stop - part.start]
-        for slot in slots:
-            self._queue.hold(slot)
-
-
-def pinned(weight: torch.Tensor) -> torch.Tensor:
-    """A copy of ``weight`` in pinned host memory, where there is a GPU to read it."""
-    buffer = host_buffer(weight.numel() * weight.element_size())
-    kept = buffer.view(weight.dtype).view(weight.shape)
-    return kept.copy_(weight)
+        start_copy(0)
+        for index, rows in enumerate(tiles):
+            if index + 1 < len(tiles):
+                start_copy(index + 1)
+            copied[index % 2].wait()
+            yield rows.start, buffers[index % 2][: rows.stop - rows.start]
+        for buffer in buffers:
+            self._copy_stream.record_use(buffer)
 
 
-def _parts(n_items: int, size: int) -> Iterator[slice]:
-    for start in range(0, n_items, size):
-        yield slice(start, min(n_items, start + size))
+def pinned_copy(weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy of ``weight`` in pinned host memory, or in pageable if pinning fails."""
+    buffer = allocate_host_buffer(weight.numel() * weight.element_size())
+    copy = buffer.view(weight.dtype).view(weight.shape)
+    return copy.copy_(weight)
 
 
-def _within(targets: torch.Tensor, first: int, n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each target's index within a tile, and whether it is in it."""
-    index = targets - first
-    inside = (index >= 0) & (index < n_rows)
-    return index.clamp(0, n_rows - 1).unsqueeze(1), inside
+def _chunks(n_items: int, chunk_size: int) -> Iterator[slice]:
+    for start in range(0, n_items, chunk_size):
+        yield slice(start, min(n_items, start + chunk_size))
+
+
+def _tile_index(
+    targets: torch.Tensor, first_row: int, n_rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each target's index in a tile, clamped, and whether the target is in the tile."""
+    index = targets - first_row
+    is_in_tile = (index >= 0) & (index < n_rows)
+    return index.clamp(0, n_rows - 1).unsqueeze(1), is_in_tile

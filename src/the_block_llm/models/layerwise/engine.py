@@ -1,4 +1,4 @@
-"""The decoder as the Trainer calls it: a loss, and gradients on the LoRA parameters."""
+"""The decoder as the Trainer calls it: a loss, and gradients of the trained parameters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,240 +8,258 @@ from typing import Any
 
 import torch
 
-from the_block_llm.models.layerwise.added_tokens import AddedPlaces, AddedTokens
+from the_block_llm.models.layerwise.added_tokens import AddedTokenPositions, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.chunked_loss import HeadLoss, VocabularyHead
-from the_block_llm.models.layerwise.kernels import fused
+from the_block_llm.models.layerwise.chunked_loss import LMHead, LossAndGrads
 from the_block_llm.models.layerwise.kernels.attention import Segments
-from the_block_llm.models.layerwise.kernels.norms import Norm
+from the_block_llm.models.layerwise.kernels.embedding import embedding_lookup
+from the_block_llm.models.layerwise.kernels.norm import Norm
 from the_block_llm.models.layerwise.layer import DecoderLayer
-from the_block_llm.models.layerwise.layer_context import Batch, Tiling
-from the_block_llm.models.layerwise.lora_linear import LowRank
+from the_block_llm.models.layerwise.layer_context import BatchMetadata, Tiling
+from the_block_llm.models.layerwise.lora_linear import LoraPair
 from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore, Placement
-from the_block_llm.models.layerwise.offload.weight_streaming import LayerStore
+from the_block_llm.models.layerwise.offload.weight_streaming import WeightStreamer
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How memory is traded for time; the plan chooses, see ``plan.py``."""
+    """Trade-offs between memory and time, chosen by ``planner/plan_search.py``."""
 
     n_layers: int
-    n_resident: int
+    n_resident_layers: int
     """Layers whose weights stay on the device; the others are streamed."""
-    head_resident: bool
-    """Whether the output matrix stays on the device, or visits it in tiles."""
+    is_head_resident: bool
+    """Whether the LM head stays on the device, or is copied to it in tiles."""
     activations: Placement
-    """Where the layers' inputs wait for the backward pass."""
-    mlp_tokens: int
-    """Tokens that go through the MLP together."""
+    """Where the layers' inputs are stored for the backward pass."""
+    mlp_tile_tokens: int
+    """Tokens per tile of the MLP."""
     head_groups: int
-    """Parts into which attention heads are cut."""
-    loss_positions: int
-    """Positions whose logits exist together."""
-    prefetch_states: bool
+    """Groups of attention heads that are computed one after the other."""
+    loss_chunk_tokens: int
+    """Positions whose logits are in memory together."""
+    prefetch_activations: bool
     """Whether the next layer's input is fetched while a layer computes."""
-    keep_unpacked: bool = False
-    """Whether going back a layer's weights are unpacked once, and stay so until it is done."""
+    keep_dequantized: bool = False
+    """Whether the backward pass dequantizes a layer's weights once and keeps them for its
+    duration."""
 
 
 @dataclass(frozen=True)
-class FrozenParts:
-    """The base model's weights, wherever they lie."""
+class FrozenWeights:
+    """The base model's weights, on the device or in host memory."""
 
-    layers: LayerStore
+    layers: WeightStreamer
     embedding: torch.Tensor
-    head: VocabularyHead
-    last_norm: Norm
-    added: AddedTokens | None = None
+    head: LMHead
+    final_norm: Norm
+    added_tokens: AddedTokens | None = None
     """Trained rows beside embedding and head."""
 
 
 @dataclass(frozen=True)
-class FlatRows:
-    """A micro-batch, its rows one behind the other.
+class FlatBatch:
+    """A micro-batch with its rows concatenated.
 
-    All tensors are one-dimensional and on the device, but for ``lengths``.
+    All tensors are one-dimensional and on the device.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    lengths: list[int]
+    segment_lengths: list[int]
     """Tokens of each segment."""
     positions: torch.Tensor
-    """Tokens that predict a target."""
+    """Indices of the tokens that predict a target."""
     targets: torch.Tensor
-    added: AddedPlaces | None = None
-    """Where the added tokens are; ``input_ids`` holds another there."""
+    added_tokens: AddedTokenPositions | None = None
+    """Positions of added tokens; ``input_ids`` holds another id there."""
 
 
 class LayerwiseDecoder:
-    """Computes losses and gradients with one layer's weights unpacked at a time."""
+    """Computes losses and gradients with the dequantized weights of one layer at a time."""
 
     def __init__(
         self,
         shape: DecoderShape,
-        parts: FrozenParts,
+        weights: FrozenWeights,
         settings: EngineSettings,
-        low_ranks: Sequence[dict[str, LowRank]],
-        dropout: float,
+        lora_pairs: Sequence[dict[str, LoraPair]],
+        dropout_probability: float,
         rotary: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
         dtype: torch.dtype,
         disk_folder: Path | None = None,
     ) -> None:
-        """Put the parts together.
+        """Assemble the decoder.
 
         Args:
-            shape: Of the decoder.
-            parts: Frozen weights.
-            settings: Memory against time.
-            low_ranks: By layer, the LoRA pairs by the names of their Linear layers.
-            dropout: Of LoRA's input.
-            rotary: Gives cosine and sine, ``(1, n, head_dim)``, for positions ``(1, n)``.
+            shape: Shape of the decoder.
+            weights: Frozen weights.
+            settings: Trade-offs between memory and time.
+            lora_pairs: Per layer, the LoRA pairs by Linear layer name.
+            dropout_probability: Dropout of LoRA's input.
+            rotary: Returns cosine and sine, ``(1, n, head_dim)``, for positions ``(1, n)``.
             dtype: Of hidden states.
-            disk_folder: For activations on disk.
+            disk_folder: Parent of the temporary folder for activations on disk.
         """
         self.shape = shape
         self.settings = settings
         self.training = True
-        self._parts = parts
-        self._device = parts.layers.device
+        self._weights = weights
+        self._device = weights.layers.device
         self._dtype = dtype
-        self._dropout = dropout
+        self._dropout_probability = dropout_probability
         self._rotary = rotary
-        self._states = ActivationStore(settings.activations, self._device, disk_folder)
-        self._tiling = Tiling(settings.mlp_tokens, settings.head_groups, settings.keep_unpacked)
+        self._activations = ActivationStore(settings.activations, self._device, disk_folder)
+        self._tiling = Tiling(
+            settings.mlp_tile_tokens, settings.head_groups, settings.keep_dequantized
+        )
         self._layers = [
-            DecoderLayer(index, shape, parts.layers.layout, pairs, dropout)
-            for index, pairs in enumerate(low_ranks)
+            DecoderLayer(index, shape, weights.layers.layout, pairs, dropout_probability)
+            for index, pairs in enumerate(lora_pairs)
         ]
-        trained = [
+        lora_parameters = [
             parameter
-            for pairs in low_ranks
+            for pairs in lora_pairs
             for pair in pairs.values()
-            for parameter in (pair.down, pair.up)
+            for parameter in (pair.lora_a, pair.lora_b)
         ]
-        self._trained = [*trained, *(parts.added.parameters if parts.added else [])]
+        added_parameters = weights.added_tokens.parameters if weights.added_tokens else []
+        self._trained = [*lora_parameters, *added_parameters]
         self.returns_gradients = False
-        """Whether gradients go through autograd, which takes room for them twice; so that its
-        hooks, which average them over several processes, see them."""
+        """Whether gradients are returned through autograd, so that its hooks can average them over
+        processes; takes memory for them twice."""
 
-    def loss(self, rows: FlatRows) -> torch.Tensor:
-        """Sum of the cross-entropies of all targets; its backward fills the LoRA gradients."""
+    def loss(self, batch: FlatBatch) -> torch.Tensor:
+        """Return the sum of the targets' cross-entropies; its backward fills ``.grad``."""
         if torch.is_grad_enabled() and self._trained:
             inputs = self._trained if self.returns_gradients else self._trained[:1]
-            total: torch.Tensor = _Loss.apply(self, rows, *inputs)  # type: ignore[no-untyped-call]
-            return total
-        batch = self._batch(rows)
-        return self._head_loss(self._run(rows, batch, keep=False), rows, with_slope=False).total
+            loss: torch.Tensor = _DecoderLoss.apply(self, batch, *inputs)  # type: ignore[no-untyped-call]
+            return loss
+        metadata = self._metadata(batch)
+        hidden_states = self._forward_layers(batch, metadata, save_inputs=False)
+        return self._loss_and_grads(hidden_states, batch, with_grad=False).loss
 
     @torch.no_grad()
     def next_tokens(self, prompts: Sequence[Sequence[int]]) -> list[int]:
-        """The likeliest next token of each prompt; no dropout, and no cache of what came before.
+        """Return the most likely next token of each prompt; without dropout and KV cache.
 
-        All prompts go through the layers together, so that streamed weights travel once.
+        All prompts form one batch, so that streamed weights are copied once.
         """
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.tensor([token for prompt in prompts for token in prompt])
-        added = None
-        if self._parts.added is not None:
-            places = self._parts.added.places_in(ids)
-            added = AddedPlaces(places.positions.to(self._device), places.rows.to(self._device))
-        flat = ids.to(self._device)
-        positions = torch.cat([torch.arange(length, device=self._device) for length in lengths])
-        rows = FlatRows(flat, positions, lengths, flat[:0], flat[:0], added)
+        added_tokens = None
+        if self._weights.added_tokens is not None:
+            found = self._weights.added_tokens.extract_positions(ids)
+            added_tokens = AddedTokenPositions(
+                found.positions.to(self._device), found.rows.to(self._device)
+            )
+        input_ids = ids.to(self._device)
+        position_ids = torch.cat([torch.arange(length, device=self._device) for length in lengths])
+        batch = FlatBatch(
+            input_ids, position_ids, lengths, input_ids[:0], input_ids[:0], added_tokens
+        )
         was_training, self.training = self.training, False
         try:
-            states = self._run(rows, self._batch(rows), keep=False)
+            hidden_states = self._forward_layers(batch, self._metadata(batch), save_inputs=False)
         finally:
             self.training = was_training
-        ends = torch.tensor(lengths, device=self._device).cumsum(0) - 1
-        last = states[ends]
-        normed = torch.empty_like(last)
-        self._parts.last_norm.write(last, normed)
-        best: list[int] = self._parts.head.logits(normed).argmax(dim=1).tolist()
-        return best
+        last_indices = torch.tensor(lengths, device=self._device).cumsum(0) - 1
+        last_states = hidden_states[last_indices]
+        normed = torch.empty_like(last_states)
+        self._weights.final_norm.forward(last_states, normed)
+        token_ids: list[int] = self._weights.head.logits(normed).argmax(dim=1).tolist()
+        return token_ids
 
-    def _batch(self, rows: FlatRows) -> Batch:
-        # A float32 stand-in: the rotary module takes its type and device from it.
+    def _metadata(self, batch: FlatBatch) -> BatchMetadata:
+        # The rotary module takes dtype and device from its first argument.
         like = torch.empty(0, dtype=torch.float32, device=self._device)
-        cosine, sine = self._rotary(like, rows.position_ids.unsqueeze(0))
-        half = self.shape.head_dim // 2
+        cos, sin = self._rotary(like, batch.position_ids.unsqueeze(0))
+        half_dim = self.shape.head_dim // 2
         seed = None
-        if self.training and self._dropout:
-            # From the host's generator, whose state checkpoints keep.
+        if self.training and self._dropout_probability:
+            # From the host's generator, whose state is saved in checkpoints.
             seed = int(torch.randint(2**31, ()).item()) << 31
-        return Batch(
-            Segments.of_lengths(rows.lengths, self._device),
-            cosine[0, :, :half].contiguous(),
-            sine[0, :, :half].contiguous(),
+        return BatchMetadata(
+            Segments.from_lengths(batch.segment_lengths, self._device),
+            cos[0, :, :half_dim].contiguous(),
+            sin[0, :, :half_dim].contiguous(),
             seed,
         )
 
-    def _run(self, rows: FlatRows, batch: Batch, keep: bool) -> torch.Tensor:
-        """Hidden states after the last layer, ``(n, hidden)``."""
-        state = fused.gather_rows(self._parts.embedding, rows.input_ids, self._dtype)
-        if self._parts.added is not None and rows.added is not None:
-            self._parts.added.put(state, rows.added)
-        for index, views in self._parts.layers.walk(range(self.shape.n_layers)):
-            if keep:
-                self._states.put(index, state)
-            state = self._layers[index].forward(state, views, batch, self._tiling)
+    def _forward_layers(
+        self, batch: FlatBatch, metadata: BatchMetadata, save_inputs: bool
+    ) -> torch.Tensor:
+        """Return the hidden states after the last layer, ``(n, hidden_size)``."""
+        state = embedding_lookup(self._weights.embedding, batch.input_ids, self._dtype)
+        if self._weights.added_tokens is not None and batch.added_tokens is not None:
+            self._weights.added_tokens.write_embeddings(state, batch.added_tokens)
+        for index, tensors in self._weights.layers.iterate(range(self.shape.n_layers)):
+            if save_inputs:
+                self._activations.save(index, state)
+            state = self._layers[index].forward(state, tensors, metadata, self._tiling)
         return state
 
-    def _run_backward(self, slope: torch.Tensor, batch: Batch) -> None:
+    def _backward_layers(self, grad: torch.Tensor, metadata: BatchMetadata) -> None:
+        """Turn the gradient of the last hidden states into that of the embeddings, in place."""
         order = range(self.shape.n_layers - 1, -1, -1)
-        for index, views in self._parts.layers.walk(order):
-            self._states.prefetch(index)
-            if self.settings.prefetch_states and index:
-                self._states.prefetch(index - 1)
+        for index, tensors in self._weights.layers.iterate(order):
+            self._activations.prefetch(index)
+            if self.settings.prefetch_activations and index:
+                self._activations.prefetch(index - 1)
             self._layers[index].backward(
-                partial(self._states.fetch, index),
-                slope, views, batch, self._tiling,
+                partial(self._activations.fetch, index),
+                grad, tensors, metadata, self._tiling,
             )  # fmt: skip
-            self._states.drop(index)
+            self._activations.free(index)
 
-    def _head_loss(self, states: torch.Tensor, rows: FlatRows, with_slope: bool) -> HeadLoss:
-        return self._parts.head.loss(
-            states, rows.positions, rows.targets, self._parts.last_norm,
-            self.settings.loss_positions, with_slope,
+    def _loss_and_grads(
+        self, hidden_states: torch.Tensor, batch: FlatBatch, with_grad: bool
+    ) -> LossAndGrads:
+        return self._weights.head.loss(
+            hidden_states, batch.positions, batch.targets, self._weights.final_norm,
+            self.settings.loss_chunk_tokens, with_grad,
         )  # fmt: skip
 
 
-class _Loss(torch.autograd.Function):
-    """The whole decoder as one function; gradients of LoRA are added to ``.grad`` directly."""
+class _DecoderLoss(torch.autograd.Function):
+    """The complete decoder as one autograd function; adds gradients to ``.grad`` directly."""
 
     @staticmethod
     def forward(
-        ctx: Any, decoder: LayerwiseDecoder, rows: FlatRows, *trained: torch.Tensor
+        ctx: Any, decoder: LayerwiseDecoder, batch: FlatBatch, *trained: torch.Tensor
     ) -> torch.Tensor:
-        """Compute the loss, keeping the layers' inputs and the gradient of the last state."""
-        del trained  # one at least, so that autograd calls backward
-        ctx.decoder, ctx.batch, ctx.rows = decoder, decoder._batch(rows), rows
-        total, ctx.slope, ctx.head_slope = decoder._head_loss(
-            decoder._run(rows, ctx.batch, keep=True), rows, with_slope=True
+        """Compute the loss; save the layers' inputs and the gradient of the last hidden states."""
+        del trained  # at least one, so that autograd calls backward
+        ctx.decoder, ctx.batch_metadata, ctx.batch = decoder, decoder._metadata(batch), batch
+        loss, ctx.grad_hidden, ctx.grad_added_head = decoder._loss_and_grads(
+            decoder._forward_layers(batch, ctx.batch_metadata, save_inputs=True),
+            batch,
+            with_grad=True,
         )
-        return total
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Walk the layers from the last to the first."""
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Backpropagate from the last layer to the first."""
         decoder: LayerwiseDecoder = ctx.decoder
         if not decoder.returns_gradients:
-            _Loss._add_gradients(ctx, outputs[0])
+            _DecoderLoss._accumulate_grads(ctx, grad_outputs[0])
             return None, None, None
-        collected = [parameter.grad for parameter in decoder._trained]
+        previous_grads = [parameter.grad for parameter in decoder._trained]
         for parameter in decoder._trained:
             parameter.grad = None
-        _Loss._add_gradients(ctx, outputs[0])
-        given = [parameter.grad for parameter in decoder._trained]
-        for parameter, gradient in zip(decoder._trained, collected, strict=True):
-            parameter.grad = gradient
-        return None, None, *given
+        _DecoderLoss._accumulate_grads(ctx, grad_outputs[0])
+        grads = [parameter.grad for parameter in decoder._trained]
+        for parameter, previous_grad in zip(decoder._trained, previous_grads, strict=True):
+            parameter.grad = previous_grad
+        return None, None, *grads
 
     @staticmethod
-    def _add_gradients(ctx: Any, scale: torch.Tensor) -> None:
-        slope, ctx.slope = ctx.slope, None
-        ctx.decoder._run_backward(slope.mul_(scale), ctx.batch)
-        added = ctx.decoder._parts.added
-        if added is not None:
-            added.finish(slope, ctx.rows.added, ctx.head_slope.mul_(scale))
+    def _accumulate_grads(ctx: Any, grad_loss: torch.Tensor) -> None:
+        grad, ctx.grad_hidden = ctx.grad_hidden, None
+        ctx.decoder._backward_layers(grad.mul_(grad_loss), ctx.batch_metadata)
+        added_tokens = ctx.decoder._weights.added_tokens
+        if added_tokens is not None:
+            added_tokens.accumulate_grads(
+                grad, ctx.batch.added_tokens, ctx.grad_added_head.mul_(grad_loss)
+            )

@@ -1,206 +1,212 @@
-"""Attention of a decoder layer, forward and backward by hand, heads in groups or in one."""
+"""Attention of a decoder layer, forward and backward, for all heads or in groups of heads."""
 
 from dataclasses import dataclass
 
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.kernels import fused
 from the_block_llm.models.layerwise.kernels.attention import (
     AttentionOutput,
-    attend,
-    attend_backward,
+    varlen_attention,
+    varlen_attention_backward,
 )
-from the_block_llm.models.layerwise.layer_context import LayerPass, Tiling
-from the_block_llm.models.layerwise.lora_linear import Projection
+from the_block_llm.models.layerwise.kernels.rotary import apply_rotary_
+from the_block_llm.models.layerwise.layer_context import LayerContext, Tiling
+from the_block_llm.models.layerwise.lora_linear import LoraLinear
 
 
 @dataclass
-class Attended:
-    """What attention gives: the state after it, and what its backward pass needs."""
+class AttentionActivations:
+    """The output of :meth:`AttentionBlock.forward`, and what its backward pass needs."""
 
-    middle: torch.Tensor
-    """``(n, hidden)``: input plus attention's output."""
-    columns: torch.Tensor
-    """Low-rank columns of the output projection."""
+    hidden_states: torch.Tensor
+    """``(n, hidden_size)``: input plus attention's output."""
+    lora_hidden: torch.Tensor
+    """``(n, padded_rank)``: LoRA columns of the output projection."""
     outputs: list[AttentionOutput]
-    """By group of heads."""
-    projected: torch.Tensor | None
-    """Queries, keys and values, turned by position, where all heads are one group."""
+    """Per group of heads."""
+    qkv: torch.Tensor | None
+    """Queries, keys and values after rotation, if all heads are one group."""
 
-    def take_middle(self) -> torch.Tensor:
-        """Hand the state over, so that whoever takes it can free it."""
-        middle, self.middle = self.middle, self.middle.new_empty(0)
-        return middle
+    def take_hidden_states(self) -> torch.Tensor:
+        """Return the hidden states and drop the reference, so that the caller can free them."""
+        states, self.hidden_states = self.hidden_states, self.hidden_states.new_empty(0)
+        return states
 
 
-class AttentionHalf:
-    """The norm, attention and its residual."""
+class AttentionBlock:
+    """The norm, attention and its residual connection."""
 
-    def __init__(self, shape: DecoderShape, qkv: Projection, out: Projection) -> None:
-        """Take the joint projection of queries, keys and values, and that of the output."""
+    def __init__(self, shape: DecoderShape, qkv: LoraLinear, attn_out: LoraLinear) -> None:
+        """Take the fused projection of queries, keys and values, and the output projection."""
         self._shape = shape
         self._qkv = qkv
-        self._out = out
+        self._attn_out = attn_out
 
-    def normed(self, x: torch.Tensor, work: LayerPass) -> torch.Tensor:
-        """Normed ``x`` with the low-rank columns of queries, keys and values behind it."""
-        width = self._shape.hidden
-        normed = x.new_empty(x.shape[0], width + self._qkv.n_columns)
-        work.norm("input_layernorm", x, normed[:, :width])
-        self._qkv.fill_columns(normed[:, :width], normed[:, width:], work.down("qkv"), work.seed(0))
+    def normed(self, x: torch.Tensor, ctx: LayerContext) -> torch.Tensor:
+        """Return the norm of ``x``, augmented with the LoRA columns of the QKV projection."""
+        hidden_size = self._shape.hidden_size
+        normed = x.new_empty(x.shape[0], hidden_size + self._qkv.padded_rank)
+        ctx.norm("input_layernorm", x, normed[:, :hidden_size])
+        self._qkv.lora_a_forward(
+            normed[:, :hidden_size], normed[:, hidden_size:], ctx.lora_a("qkv"), ctx.dropout_seed(0)
+        )
         return normed
 
     def forward(
         self,
         normed: torch.Tensor,
         x: torch.Tensor,
-        work: LayerPass,
+        ctx: LayerContext,
         tiling: Tiling,
-        keep: bool,
-    ) -> Attended:
-        """Attention of all heads, group by group.
+        save_for_backward: bool,
+    ) -> AttentionActivations:
+        """Compute attention one group of heads at a time, and add it to ``x``.
 
-        Several groups with ``keep`` add up in ``x`` itself, which saves a u.
+        With several groups and ``save_for_backward`` the sum is in ``x`` itself, which saves one
+        hidden state.
         """
-        weight = work.weight("out")
-        width = self._n_queries
-        columns = x.new_zeros(x.shape[0], self._out.n_columns)
+        weight = ctx.weight("attn_out")
+        query_size = self._shape.query_size
+        lora_hidden = x.new_zeros(x.shape[0], self._attn_out.padded_rank)
         outputs: list[AttentionOutput] = []
-        in_one = tiling.head_groups == 1
-        middle = x
-        projected: torch.Tensor | None = None
+        is_single_group = tiling.head_groups == 1
+        hidden_states = x
+        qkv: torch.Tensor | None = None
         for group in range(tiling.head_groups):
-            projected = self._project_group(normed, work, tiling, group)
-            output = attend(
-                *self._split(projected, tiling), work.batch.segments, self._shape.sliding_window
+            qkv = self._project_qkv(normed, ctx, tiling, group)
+            output = varlen_attention(
+                *self._split_heads(qkv, tiling), ctx.batch.segments, self._shape.sliding_window
             )
-            values = output.values.flatten(1)
-            inputs = self._group_inputs(tiling, group)
-            product = weight[:, :width][:, inputs].T
-            if middle is x and (in_one or not keep):
-                middle = torch.addmm(x, values, product)
+            group_output = output.output.flatten(1)
+            features = self._group_features(tiling, group)
+            group_weight = weight[:, :query_size][:, features].T
+            if hidden_states is x and (is_single_group or not save_for_backward):
+                hidden_states = torch.addmm(x, group_output, group_weight)
             else:
-                middle.addmm_(values, product)
-            self._out.fill_columns(
-                values, columns, work.down("out")[:, inputs], work.seed(1, group), add=True
-            )
-            if keep:
+                hidden_states.addmm_(group_output, group_weight)
+            self._attn_out.lora_a_forward(
+                group_output, lora_hidden, ctx.lora_a("attn_out")[:, features],
+                ctx.dropout_seed(1, group), accumulate=True,
+            )  # fmt: skip
+            if save_for_backward:
                 outputs.append(output)
-        if self._out.n_columns:
-            middle.addmm_(columns, weight[:, width:].T)
-        work.add_bias("out", middle)
-        return Attended(middle, columns, outputs, projected if keep and in_one else None)
+        if self._attn_out.padded_rank:
+            hidden_states.addmm_(lora_hidden, weight[:, query_size:].T)
+        ctx.add_bias_("attn_out", hidden_states)
+        saved_qkv = qkv if save_for_backward and is_single_group else None
+        return AttentionActivations(hidden_states, lora_hidden, outputs, saved_qkv)
 
-    def _project_group(
-        self, normed: torch.Tensor, work: LayerPass, tiling: Tiling, group: int
+    def _project_qkv(
+        self, normed: torch.Tensor, ctx: LayerContext, tiling: Tiling, group: int
     ) -> torch.Tensor:
-        weight, bias = self._group_weight(work, tiling, group)
-        projected = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
-        turning = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
-        fused.rotate_heads(projected, turning, work.batch.cosine, work.batch.sine)
-        return projected
+        """Return a group's queries, keys and values, rotated by position."""
+        weight, bias = self._group_qkv_weight(ctx, tiling, group)
+        qkv = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
+        n_rotated = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
+        apply_rotary_(qkv, n_rotated, ctx.batch.cos, ctx.batch.sin)
+        return qkv
 
-    def _group_weight(
-        self, work: LayerPass, tiling: Tiling, group: int
+    def _group_qkv_weight(
+        self, ctx: LayerContext, tiling: Tiling, group: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weight = work.weight("qkv")
-        bias = work.bias("qkv")
+        weight = ctx.weight("qkv")
+        bias = ctx.bias("qkv")
         if tiling.head_groups == 1:
             return weight, bias
-        rows = self._group_rows(tiling, group)
+        row_slices = self._group_qkv_rows(tiling, group)
         return (
-            torch.cat([weight[part] for part in rows]),
-            None if bias is None else torch.cat([bias[part] for part in rows]),
+            torch.cat([weight[rows] for rows in row_slices]),
+            None if bias is None else torch.cat([bias[rows] for rows in row_slices]),
         )
 
     def backward(
         self,
         normed: torch.Tensor,
-        attended: Attended,
-        slope: torch.Tensor,
-        work: LayerPass,
+        activations: AttentionActivations,
+        grad_output: torch.Tensor,
+        ctx: LayerContext,
         tiling: Tiling,
     ) -> torch.Tensor:
-        """Gradient of the normed input, given that of attention's output."""
-        hidden = self._shape.hidden
-        out_weight = work.weight("out")
-        column_slope = slope @ out_weight[:, self._n_queries :]
-        whole = slice(None)
-        self._out.low_rank_up_backward(
-            slope, attended.columns, {"self_attn.o_proj": (whole, whole)}
+        """Return the gradient of the normed input, ``(n, hidden_size)``."""
+        hidden_size = self._shape.hidden_size
+        out_weight = ctx.weight("attn_out")
+        grad_lora_hidden = grad_output @ out_weight[:, self._shape.query_size :]
+        all_rows = slice(None)
+        self._attn_out.accumulate_lora_b_grad(
+            grad_output, activations.lora_hidden, {"self_attn.o_proj": (all_rows, all_rows)}
         )
-        gathered = slope.new_empty(0)
-        # From the list's end, so that each group's memory is free as soon as it is done.
+        grad_normed = grad_output.new_empty(0)
+        # Popped from the end of the list, so that each group's output is freed after its use.
         for group in reversed(range(tiling.head_groups)):
-            output = attended.outputs.pop()
-            inputs = self._group_inputs(tiling, group)
-            values_slope = slope @ out_weight[:, inputs]
-            self._out.low_rank_down_backward(
-                output.values.flatten(1), column_slope, values_slope,
-                work.down("out")[:, inputs], work.seed(1, group), inputs,
+            output = activations.outputs.pop()
+            features = self._group_features(tiling, group)
+            grad_group_output = grad_output @ out_weight[:, features]
+            self._attn_out.lora_a_backward(
+                output.output.flatten(1), grad_lora_hidden, grad_group_output,
+                ctx.lora_a("attn_out")[:, features], ctx.dropout_seed(1, group), features,
             )  # fmt: skip
-            projected, attended.projected = attended.projected, None
-            if projected is None:
-                projected = self._project_group(normed, work, tiling, group)
-            flat = attend_backward(
-                values_slope.view_as(output.values), *self._split(projected, tiling),
-                output, work.batch.segments, self._shape.sliding_window,
+            qkv, activations.qkv = activations.qkv, None
+            if qkv is None:
+                qkv = self._project_qkv(normed, ctx, tiling, group)
+            grad_qkv = varlen_attention_backward(
+                grad_group_output.view_as(output.output), *self._split_heads(qkv, tiling),
+                output, ctx.batch.segments, self._shape.sliding_window,
             ).flatten(1)  # fmt: skip
-            del projected, output, values_slope
-            turning = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
-            fused.rotate_heads(flat, turning, work.batch.cosine, work.batch.sine, back=True)
-            self._qkv.low_rank_up_backward(
-                flat, normed[:, hidden:], self._group_places(tiling, group)
+            del qkv, output, grad_group_output
+            n_rotated = (self._shape.n_heads + self._shape.n_kv_heads) // tiling.head_groups
+            apply_rotary_(grad_qkv, n_rotated, ctx.batch.cos, ctx.batch.sin, inverse=True)
+            self._qkv.accumulate_lora_b_grad(
+                grad_qkv, normed[:, hidden_size:], self._group_lora_b_slices(tiling, group)
             )
-            weight, _ = self._group_weight(work, tiling, group)
-            first = group == tiling.head_groups - 1
-            gathered = flat @ weight if first else gathered.addmm_(flat, weight)
-            del flat
-        self._qkv.low_rank_down_backward(
-            normed[:, :hidden], gathered[:, hidden:], gathered[:, :hidden],
-            work.down("qkv"), work.seed(0),
+            weight, _ = self._group_qkv_weight(ctx, tiling, group)
+            is_first = group == tiling.head_groups - 1
+            grad_normed = grad_qkv @ weight if is_first else grad_normed.addmm_(grad_qkv, weight)
+            del grad_qkv
+        self._qkv.lora_a_backward(
+            normed[:, :hidden_size], grad_normed[:, hidden_size:], grad_normed[:, :hidden_size],
+            ctx.lora_a("qkv"), ctx.dropout_seed(0),
         )  # fmt: skip
-        return gathered[:, :hidden]
+        return grad_normed[:, :hidden_size]
 
-    @property
-    def _n_queries(self) -> int:
-        return self._shape.n_heads * self._shape.head_dim
+    def _group_features(self, tiling: Tiling, group: int) -> slice:
+        """Return the group's features of attention's output."""
+        group_size = self._shape.query_size // tiling.head_groups
+        return slice(group * group_size, (group + 1) * group_size)
 
-    def _group_inputs(self, tiling: Tiling, group: int) -> slice:
-        width = self._n_queries // tiling.head_groups
-        return slice(group * width, (group + 1) * width)
+    def _group_qkv_rows(self, tiling: Tiling, group: int) -> list[slice]:
+        """Return the rows of the QKV weight for the group's queries, keys and values."""
+        query_size, kv_size = self._shape.query_size, self._shape.kv_size
+        row_slices = []
+        for start, size in (
+            (0, query_size),
+            (query_size, kv_size),
+            (query_size + kv_size, kv_size),
+        ):
+            group_size = size // tiling.head_groups
+            row_slices.append(slice(start + group * group_size, start + (group + 1) * group_size))
+        return row_slices
 
-    def _group_rows(self, tiling: Tiling, group: int) -> list[slice]:
-        """Rows of the joint weight that make the group's queries, keys and values."""
-        queries = self._n_queries
-        keys = self._shape.n_kv_heads * self._shape.head_dim
-        rows = []
-        for start, total in ((0, queries), (queries, keys), (queries + keys, keys)):
-            width = total // tiling.head_groups
-            rows.append(slice(start + group * width, start + (group + 1) * width))
-        return rows
-
-    def _group_places(self, tiling: Tiling, group: int) -> dict[str, tuple[slice, slice]]:
-        """By layer: its columns among the group's outputs, its rows of its own weight."""
-        places = {}
-        before = column = 0
-        for name, part in zip(self._qkv.names, self._group_rows(tiling, group), strict=True):
-            width = part.stop - part.start
-            places[name] = (
-                slice(column, column + width),
-                slice(part.start - before, part.stop - before),
+    def _group_lora_b_slices(self, tiling: Tiling, group: int) -> dict[str, tuple[slice, slice]]:
+        """Return, by layer, its columns of the group's QKV and the rows of B they are for."""
+        slices = {}
+        layer_start = column = 0
+        for name, rows in zip(self._qkv.names, self._group_qkv_rows(tiling, group), strict=True):
+            group_size = rows.stop - rows.start
+            slices[name] = (
+                slice(column, column + group_size),
+                slice(rows.start - layer_start, rows.stop - layer_start),
             )
-            column += width
-            before += width * tiling.head_groups
-        return places
+            column += group_size
+            layer_start += group_size * tiling.head_groups
+        return slices
 
-    def _split(
-        self, projected: torch.Tensor, tiling: Tiling
+    def _split_heads(
+        self, qkv: torch.Tensor, tiling: Tiling
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values of a group, as heads, without a copy."""
-        shape, parts = self._shape, tiling.head_groups
-        heads = projected.unflatten(1, (-1, shape.head_dim))
-        n_queries, n_keys = shape.n_heads // parts, shape.n_kv_heads // parts
-        queries, keys, values = heads.split([n_queries, n_keys, n_keys], dim=1)
+        """Return a group's queries, keys and values as views, ``(n, heads, head_dim)``."""
+        shape, n_groups = self._shape, tiling.head_groups
+        heads = qkv.unflatten(1, (-1, shape.head_dim))
+        n_heads, n_kv_heads = shape.n_heads // n_groups, shape.n_kv_heads // n_groups
+        queries, keys, values = heads.split([n_heads, n_kv_heads, n_kv_heads], dim=1)
         return queries, keys, values

@@ -1,88 +1,107 @@
-"""The MLP of a decoder layer, forward and backward by hand, a tile of tokens at a time."""
+"""The MLP of a decoder layer, forward and backward, one tile of tokens at a time."""
 
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.kernels import fused
-from the_block_llm.models.layerwise.layer_context import LayerPass
-from the_block_llm.models.layerwise.lora_linear import Projection
+from the_block_llm.models.layerwise.kernels.gelu import gelu, gelu_backward_
+from the_block_llm.models.layerwise.kernels.swiglu import swiglu, swiglu_backward_
+from the_block_llm.models.layerwise.layer_context import LayerContext
+from the_block_llm.models.layerwise.lora_linear import LoraLinear
 
 
-class MlpHalf:
-    """The norm, the MLP and its residual."""
+class MlpBlock:
+    """The norm, the MLP and its residual connection."""
 
-    def __init__(self, shape: DecoderShape, inner: Projection, outer: Projection) -> None:
-        """Take the joint projection into the MLP, and that out of it."""
+    def __init__(self, shape: DecoderShape, mlp_in: LoraLinear, mlp_out: LoraLinear) -> None:
+        """Take the fused Linear layers before and after the activation function."""
         self._shape = shape
-        self._inner = inner
-        self._outer = outer
+        self._mlp_in = mlp_in
+        self._mlp_out = mlp_out
 
-    def forward(self, middle: torch.Tensor, part: slice, work: LayerPass) -> None:
-        """Add the MLP's output for a tile to ``middle``."""
-        normed, inner, active = self._recompute(middle[part], part.start, work)
-        del normed, inner
-        middle[part].addmm_(active, work.weight("outer").T)
-        work.add_bias("outer", middle[part])
+    def forward(self, hidden_states: torch.Tensor, tile: slice, ctx: LayerContext) -> None:
+        """Add the MLP's output for a tile of tokens to ``hidden_states``."""
+        normed, preactivation, activation = self._compute_activations(
+            hidden_states[tile], tile.start, ctx
+        )
+        del normed, preactivation
+        hidden_states[tile].addmm_(activation, ctx.weight("mlp_out").T)
+        ctx.add_bias_("mlp_out", hidden_states[tile])
 
-    def _recompute(
-        self, middle: torch.Tensor, start: int, work: LayerPass
+    def _compute_activations(
+        self, x: torch.Tensor, first_token: int, ctx: LayerContext
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Normed input, inner projection and activation of a tile, with low-rank columns."""
-        hidden, width = self._shape.hidden, self._shape.intermediate
-        normed = middle.new_empty(middle.shape[0], hidden + self._inner.n_columns)
-        work.norm("post_attention_layernorm", middle, normed[:, :hidden])
-        self._inner.fill_columns(
-            normed[:, :hidden], normed[:, hidden:], work.down("inner"), work.seed(2, start)
-        )
-        bias = work.bias("inner")
-        weight = work.weight("inner")
-        inner = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
-        active = middle.new_empty(middle.shape[0], width + self._outer.n_columns)
-        activate = fused.swiglu if self._shape.mlp == "swiglu" else fused.gelu
-        activate(inner, active[:, :width])
-        self._outer.fill_columns(
-            active[:, :width], active[:, width:], work.down("outer"), work.seed(3, start)
-        )
-        return normed, inner, active
+        """Return a tile's normed input, preactivation and activation.
+
+        Normed input and activation are augmented with their LoRA columns.
+        """
+        hidden_size, intermediate_size = self._shape.hidden_size, self._shape.intermediate_size
+        normed = x.new_empty(x.shape[0], hidden_size + self._mlp_in.padded_rank)
+        ctx.norm("post_attention_layernorm", x, normed[:, :hidden_size])
+        self._mlp_in.lora_a_forward(
+            normed[:, :hidden_size], normed[:, hidden_size:],
+            ctx.lora_a("mlp_in"), ctx.dropout_seed(2, first_token),
+        )  # fmt: skip
+        bias = ctx.bias("mlp_in")
+        weight = ctx.weight("mlp_in")
+        preactivation = normed @ weight.T if bias is None else torch.addmm(bias, normed, weight.T)
+        activation = x.new_empty(x.shape[0], intermediate_size + self._mlp_out.padded_rank)
+        activate = swiglu if self._shape.mlp == "swiglu" else gelu
+        activate(preactivation, activation[:, :intermediate_size])
+        self._mlp_out.lora_a_forward(
+            activation[:, :intermediate_size], activation[:, intermediate_size:],
+            ctx.lora_a("mlp_out"), ctx.dropout_seed(3, first_token),
+        )  # fmt: skip
+        return normed, preactivation, activation
 
     def backward(
         self,
-        middle: torch.Tensor,
-        slope: torch.Tensor,
-        start: int,
-        work: LayerPass,
-        frugal: bool,
+        x: torch.Tensor,
+        grad: torch.Tensor,
+        first_token: int,
+        ctx: LayerContext,
+        free_weights: bool,
     ) -> None:
-        """Add to ``slope`` what a tile's input gets through the MLP."""
-        hidden, width = self._shape.hidden, self._shape.intermediate
-        normed, inner, active = self._recompute(middle, start, work)
-        if frugal:
-            work.drop("inner")
-        whole = slice(None)
-        self._outer.low_rank_up_backward(
-            slope, active[:, width:], {self._outer.names[0]: (whole, whole)}
+        """Add the gradient of a tile's input through the MLP to ``grad``.
+
+        Args:
+            x: The tile's input, ``(n, hidden_size)``.
+            grad: Gradient of the tile's output, which becomes that of its input.
+            first_token: Index of the tile's first token.
+            ctx: Of the layer.
+            free_weights: Whether to free each weight after use, and dequantize it again for the
+                next product.
+        """
+        hidden_size, intermediate_size = self._shape.hidden_size, self._shape.intermediate_size
+        normed, preactivation, activation = self._compute_activations(x, first_token, ctx)
+        if free_weights:
+            ctx.free_weights("mlp_in")
+        all_rows = slice(None)
+        self._mlp_out.accumulate_lora_b_grad(
+            grad, activation[:, intermediate_size:], {self._mlp_out.names[0]: (all_rows, all_rows)}
         )
-        active_slope = slope @ work.weight("outer")
-        if frugal:
-            work.drop("outer")
-        self._outer.low_rank_down_backward(
-            active[:, :width], active_slope[:, width:], active_slope[:, :width],
-            work.down("outer"), work.seed(3, start),
+        grad_activation = grad @ ctx.weight("mlp_out")
+        if free_weights:
+            ctx.free_weights("mlp_out")
+        self._mlp_out.lora_a_backward(
+            activation[:, :intermediate_size], grad_activation[:, intermediate_size:],
+            grad_activation[:, :intermediate_size],
+            ctx.lora_a("mlp_out"), ctx.dropout_seed(3, first_token),
         )  # fmt: skip
-        del active
+        del activation
+        # Both overwrite the preactivation with its gradient.
         if self._shape.mlp == "swiglu":
-            fused.swiglu_backward(inner, active_slope[:, :width])
+            swiglu_backward_(preactivation, grad_activation[:, :intermediate_size])
         else:
-            fused.gelu_backward(inner, active_slope[:, :width])
-        del active_slope
-        places = {
-            name: (slice(number * width, (number + 1) * width), whole)
-            for number, name in enumerate(self._inner.names)
+            gelu_backward_(preactivation, grad_activation[:, :intermediate_size])
+        del grad_activation
+        slices = {
+            name: (slice(number * intermediate_size, (number + 1) * intermediate_size), all_rows)
+            for number, name in enumerate(self._mlp_in.names)
         }
-        self._inner.low_rank_up_backward(inner, normed[:, hidden:], places)
-        normed_slope = inner @ work.weight("inner")
-        self._inner.low_rank_down_backward(
-            normed[:, :hidden], normed_slope[:, hidden:], normed_slope[:, :hidden],
-            work.down("inner"), work.seed(2, start),
+        self._mlp_in.accumulate_lora_b_grad(preactivation, normed[:, hidden_size:], slices)
+        grad_normed = preactivation @ ctx.weight("mlp_in")
+        self._mlp_in.lora_a_backward(
+            normed[:, :hidden_size], grad_normed[:, hidden_size:], grad_normed[:, :hidden_size],
+            ctx.lora_a("mlp_in"), ctx.dropout_seed(2, first_token),
         )  # fmt: skip
-        work.add_norm_backward("post_attention_layernorm", middle, normed_slope[:, :hidden], slope)
+        ctx.accumulate_norm_grad("post_attention_layernorm", x, grad_normed[:, :hidden_size], grad)

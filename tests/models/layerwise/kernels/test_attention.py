@@ -1,4 +1,4 @@
-"""How a batch of many short segments is cut for the flash kernel."""
+"""How a batch of many short segments is chunked for the flash kernel."""
 
 from itertools import pairwise
 
@@ -6,43 +6,45 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.models.layerwise.kernels.attention import Segments, room_of_kernel
+from the_block_llm.models.layerwise.kernels.attention import Segments, flash_workspace_tokens
 
 
 def _segments(lengths: list[int]) -> Segments:
-    return Segments.of_lengths(lengths, torch.device("cpu"))
+    return Segments.from_lengths(lengths, torch.device("cpu"))
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=400))
-def test_runs_hold_every_segment_once_and_fit(lengths: list[int]) -> None:
+def test_chunks_contain_every_segment_once_and_fit(lengths: list[int]) -> None:
     segments = _segments(lengths)
 
-    runs = segments.runs
+    chunks = segments.chunks
 
-    bounds = [run.tokens.start + int(start) for run in runs for start in run.starts[:-1]]
+    bounds = [
+        chunk.tokens.start + int(start) for chunk in chunks for start in chunk.cu_seqlens[:-1]
+    ]
     assert (*bounds, sum(lengths)) == segments.bounds
-    assert [b.tokens.start for b in runs[1:]] == [a.tokens.stop for a in runs[:-1]]
-    for run in runs:
-        own = [b - a for a, b in pairwise(run.starts.tolist())]
-        assert run.longest == max(own)
-        # 128 tokens of float32 for a segment are as much as 64 tokens take in all.
-        padded = sum(own) + 64 * len(own)
-        assert padded <= room_of_kernel(sum(lengths)) or len(own) == 1
+    assert [b.tokens.start for b in chunks[1:]] == [a.tokens.stop for a in chunks[:-1]]
+    for chunk in chunks:
+        chunk_lengths = [b - a for a, b in pairwise(chunk.cu_seqlens.tolist())]
+        assert chunk.max_seqlen == max(chunk_lengths)
+        # 128 tokens of a float32 gradient take as much memory as 64 tokens in total.
+        padded_tokens = sum(chunk_lengths) + 64 * len(chunk_lengths)
+        assert padded_tokens <= flash_workspace_tokens(sum(lengths)) or len(chunk_lengths) == 1
 
 
-def test_few_segments_stay_together() -> None:
-    assert len(_segments([65_536]).runs) == 1
+def test_few_segments_are_one_chunk() -> None:
+    assert len(_segments([65_536]).chunks) == 1
     # Eight rows of 1,024 with three documents each.
-    assert len(_segments([300, 400, 324] * 8).runs) == 1
+    assert len(_segments([300, 400, 324] * 8).chunks) == 1
 
 
-def test_a_long_row_of_short_documents_is_cut_into_few_runs() -> None:
-    runs = _segments([46] * 1418).runs
+def test_a_long_row_of_short_documents_is_split_into_few_chunks() -> None:
+    chunks = _segments([46] * 1418).chunks
 
-    assert [len(run.starts) - 1 for run in runs] == [415, 415, 415, 173]
+    assert [len(chunk.cu_seqlens) - 1 for chunk in chunks] == [415, 415, 415, 173]
 
 
-def test_a_long_segment_among_short_ones_is_a_run_of_its_own() -> None:
-    runs = _segments([50] * 300 + [50_000]).runs
+def test_a_long_segment_among_short_ones_is_a_separate_chunk() -> None:
+    chunks = _segments([50] * 300 + [50_000]).chunks
 
-    assert [run.tokens.stop - run.tokens.start for run in runs] == [15_000, 50_000]
+    assert [chunk.tokens.stop - chunk.tokens.start for chunk in chunks] == [15_000, 50_000]

@@ -1,4 +1,4 @@
-"""The quantised copy that the next start reads instead of the weights."""
+"""The cache of quantized layers."""
 
 import logging
 import shutil
@@ -13,70 +13,70 @@ from transformers import AutoConfig
 from the_block_llm.models.layerwise.architecture import decoder_shape
 from the_block_llm.models.layerwise.offload import nf4_layout
 from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles
-from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout, packed_layers
+from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout, quantized_layers
 
 CPU = torch.device("cpu")
-Usage = namedtuple("Usage", "total used free")
+DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
+def weights_folder(tmp_path: Path) -> Path:
     return save_tiny_llama(tmp_path / "weights")
 
 
-def layers(weights: Path, cache: Path | None) -> list[torch.Tensor]:
-    shape = decoder_shape(AutoConfig.from_pretrained(weights))
+def load_layers(weights_folder: Path, cache_folder: Path | None) -> list[torch.Tensor]:
+    shape = decoder_shape(AutoConfig.from_pretrained(weights_folder))
     assert shape is not None
     layout = LayerLayout(shape, torch.float32)
-    return list(packed_layers(CheckpointFiles(weights), layout, CPU, cache))
+    return list(quantized_layers(CheckpointFiles(weights_folder), layout, CPU, cache_folder))
 
 
-def test_the_second_start_reads_the_copy_and_gets_the_same(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_second_load_reads_the_same_layers_from_the_cache(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = layers(weights, None)
-    first = layers(weights, tmp_path / "cache")
+    uncached = load_layers(weights_folder, None)
+    first = load_layers(weights_folder, tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".layers"]
-    monkeypatch.setattr(nf4_layout, "quantise_layer", None)  # calling it would fail
-    second = layers(weights, tmp_path / "cache")
-    for one, two, three in zip(fresh, first, second, strict=True):
-        assert torch.equal(one, two)
-        assert torch.equal(one, three)
+    monkeypatch.setattr(nf4_layout, "quantize_layer", None)  # calling it would fail
+    second = load_layers(weights_folder, tmp_path / "cache")
+    for expected, quantized, cached in zip(uncached, first, second, strict=True):
+        assert torch.equal(expected, quantized)
+        assert torch.equal(expected, cached)
 
 
-def test_other_weights_are_quantised_anew(weights: Path, tmp_path: Path) -> None:
-    before = layers(weights, tmp_path / "cache")
-    shutil.rmtree(weights)
-    save_tiny_llama(weights, seed=4)
-    after = layers(weights, tmp_path / "cache")
+def test_changed_weights_are_quantized_again(weights_folder: Path, tmp_path: Path) -> None:
+    before = load_layers(weights_folder, tmp_path / "cache")
+    shutil.rmtree(weights_folder)
+    save_tiny_llama(weights_folder, seed=4)
+    after = load_layers(weights_folder, tmp_path / "cache")
     assert not torch.equal(before[0], after[0])
-    assert torch.equal(after[0], layers(weights, None)[0])
+    assert torch.equal(after[0], load_layers(weights_folder, None)[0])
 
 
-def test_a_start_that_is_cut_off_leaves_no_copy(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_load_leaves_no_cache_file(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = nf4_layout.quantise_layer
+    quantize_layer = nf4_layout.quantize_layer
 
-    def cut_off(files: CheckpointFiles, layout: LayerLayout, index: int, device: torch.device):
+    def interrupt(files: CheckpointFiles, layout: LayerLayout, index: int, device: torch.device):
         if index == 1:
             raise KeyboardInterrupt
-        return plain(files, layout, index, device)
+        return quantize_layer(files, layout, index, device)
 
-    monkeypatch.setattr(nf4_layout, "quantise_layer", cut_off)
+    monkeypatch.setattr(nf4_layout, "quantize_layer", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        layers(weights, tmp_path / "cache")
+        load_layers(weights_folder, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_without_room_for_a_copy_it_goes_on_without_one(
-    weights: Path,
+def test_without_disk_space_layers_are_loaded_but_not_cached(
+    weights_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(nf4_layout.shutil, "disk_usage", lambda _: Usage(1, 1, 1000))
+    monkeypatch.setattr(nf4_layout.shutil, "disk_usage", lambda _: DiskUsage(1, 1, 1000))
     caplog.set_level(logging.WARNING)
-    assert len(layers(weights, tmp_path / "cache")) == 2
+    assert len(load_layers(weights_folder, tmp_path / "cache")) == 2
     assert list((tmp_path / "cache").iterdir()) == []
-    assert "No quantised copy is kept" in caplog.text
+    assert "Quantized layers are not cached" in caplog.text

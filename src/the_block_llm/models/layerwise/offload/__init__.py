@@ -1,1 +1,1 @@
-"""Keeps weights and activations in host memory and streams them to the GPU."""
+"""Keeps weights and activations in host memory or on disk, and streams them to the device."""

@@ -1,98 +1,96 @@
-"""The layers' inputs between the passes: on the device, in host memory, or in a file."""
+"""Stores the layers' inputs for the backward pass: on the device, in host memory or on disk."""
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from the_block_llm.models.layerwise.offload.copy_stream import Moment, SideQueue
-from the_block_llm.models.layerwise.offload.weight_streaming import host_buffer
+from the_block_llm.models.layerwise.offload.copy_stream import CopyStream, CudaEvent
+from the_block_llm.models.layerwise.offload.weight_streaming import allocate_host_buffer
 
-_log = logging.getLogger(__name__)
 Placement = Literal["device", "host", "disk"]
 
 
 class ActivationStore:
-    """Keeps one hidden state a layer; copies run beside the computation.
+    """Stores one hidden state per layer; copies overlap with computation.
 
-    Host memory, once taken, is used again by the next micro-batch.
+    Host buffers are reused by later micro-batches.
     """
 
     def __init__(
         self, placement: Placement, device: torch.device, disk_folder: Path | None = None
     ) -> None:
-        """Make an empty store.
+        """Create an empty store.
 
         Args:
-            placement: ``device`` costs no copies; ``host`` 2 bytes a number of pinned memory;
-                ``disk`` is for machines that have neither.
+            placement: ``device`` needs no copies; ``host`` takes pinned memory of the states'
+                size; ``disk`` takes files of that size, for machines with too little of both.
             device: Where the states are computed.
-            disk_folder: Where the file of ``disk`` lies; by default the system's folder for
-                temporary files.
+            disk_folder: Parent of the temporary folder for ``disk``; None for the system's.
         """
         self._placement = placement
         self._device = device
-        self._kept: dict[int, torch.Tensor] = {}
+        self._saved: dict[int, torch.Tensor] = {}
         self._buffers: dict[int, torch.Tensor] = {}
-        self._queue = SideQueue(device)
-        self._coming: dict[int, tuple[torch.Tensor, Moment]] = {}
+        self._copy_stream = CopyStream(device)
+        self._in_flight: dict[int, tuple[torch.Tensor, CudaEvent]] = {}
         self._folder = (
             tempfile.TemporaryDirectory(prefix="block-activations-", dir=disk_folder)
             if self._placement == "disk"
             else None
         )
 
-    def put(self, index: int, state: torch.Tensor) -> None:
-        """Keep ``state`` of layer ``index``; it must not be overwritten afterwards."""
+    def save(self, index: int, state: torch.Tensor) -> None:
+        """Save the input of layer ``index``; it must not be overwritten afterwards."""
         if self._placement == "device":
-            self._kept[index] = state
+            self._saved[index] = state
             return
-        place = self._place(index, state)
-        self._queue.let_computation_finish()
-        with self._queue.beside():
-            place.copy_(state, non_blocking=True)
-        self._queue.hold(state)
-        self._kept[index] = place
+        host_state = self._host_view(index, state)
+        self._copy_stream.wait_for_compute()
+        with self._copy_stream.activate():
+            host_state.copy_(state, non_blocking=True)
+        self._copy_stream.record_use(state)
+        self._saved[index] = host_state
 
     def prefetch(self, index: int) -> None:
-        """Start bringing the state of layer ``index`` back."""
-        if self._placement == "device" or index in self._coming or index not in self._kept:
+        """Start copying the input of layer ``index`` to the device."""
+        if self._placement == "device" or index in self._in_flight or index not in self._saved:
             return
-        place = self._kept[index]
-        target = torch.empty_like(place, device=self._device, pin_memory=False)
-        arrived = Moment(self._device)
-        self._queue.let_computation_finish()
-        with self._queue.beside():
-            target.copy_(place, non_blocking=True)
-            arrived.mark()
-        self._coming[index] = target, arrived
+        host_state = self._saved[index]
+        device_state = torch.empty_like(host_state, device=self._device, pin_memory=False)
+        copied = CudaEvent(self._device)
+        self._copy_stream.wait_for_compute()
+        with self._copy_stream.activate():
+            device_state.copy_(host_state, non_blocking=True)
+            copied.record()
+        self._in_flight[index] = device_state, copied
 
-    def fetch(self, index: int, private: bool) -> torch.Tensor:
-        """The state of layer ``index`` on the device; ``private`` where it is overwritten."""
+    def fetch(self, index: int, writable: bool) -> torch.Tensor:
+        """Return the input of layer ``index`` on the device; a copy if it must be ``writable``."""
         if self._placement == "device":
-            state = self._kept[index]
-            return state.clone() if private else state
+            state = self._saved[index]
+            return state.clone() if writable else state
         self.prefetch(index)
-        target, arrived = self._coming.pop(index)
-        arrived.wait()
-        return target
+        device_state, copied = self._in_flight.pop(index)
+        copied.wait()
+        return device_state
 
-    def drop(self, index: int) -> None:
-        """Forget the state of layer ``index``."""
-        self._kept.pop(index, None)
+    def free(self, index: int) -> None:
+        """Free the input of layer ``index``."""
+        self._saved.pop(index, None)
 
-    def _place(self, index: int, state: torch.Tensor) -> torch.Tensor:
+    def _host_view(self, index: int, state: torch.Tensor) -> torch.Tensor:
+        """Return a view of the layer's host buffer with the shape and dtype of ``state``."""
         n_bytes = state.numel() * state.element_size()
         buffer = self._buffers.get(index)
         if buffer is None or buffer.numel() < n_bytes:
             self._buffers.pop(index, None)
-            buffer = self._buffers[index] = self._new_buffer(index, n_bytes)
+            buffer = self._buffers[index] = self._allocate_buffer(index, n_bytes)
         return buffer[:n_bytes].view(state.dtype).view(state.shape)
 
-    def _new_buffer(self, index: int, n_bytes: int) -> torch.Tensor:
+    def _allocate_buffer(self, index: int, n_bytes: int) -> torch.Tensor:
         if self._folder is None:
-            return host_buffer(n_bytes)
+            return allocate_host_buffer(n_bytes)
         file = Path(self._folder.name) / f"{index}.state"
         return torch.from_file(str(file), shared=True, size=n_bytes, dtype=torch.uint8)

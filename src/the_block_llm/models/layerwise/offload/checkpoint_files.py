@@ -1,4 +1,4 @@
-"""Reading single tensors of a saved model, whichever of its files they are in."""
+"""Reads single tensors of a safetensors checkpoint."""
 
 import json
 from pathlib import Path
@@ -14,61 +14,60 @@ from the_block_llm.models.profiles import ModelProfile
 
 
 class CheckpointFiles:
-    """The safetensors files of one model; a tensor is read when it is asked for."""
+    """The safetensors files of a model; each tensor is read on request."""
 
     def __init__(self, folder: Path) -> None:
-        """Open ``folder``.
+        """Index the tensors in ``folder``.
 
         Raises:
-            ModelUnavailableError: There are no safetensors in it.
+            ModelUnavailableError: It contains no safetensors.
         """
         self.folder = folder
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            self._file_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))[
+            self._weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))[
                 "weight_map"
             ]
         else:
-            self._file_of = {
+            self._weight_map = {
                 name: file.name for file in sorted(folder.glob("*.safetensors"))
-                for name in self._handle(file.name).keys()  # noqa: SIM118 - not a mapping
+                for name in self._open(file.name).keys()  # noqa: SIM118 - not a mapping
             }  # fmt: skip
-        if not self._file_of:
+        if not self._weight_map:
             raise ModelUnavailableError(
-                f"{folder} holds no *.safetensors. Save the model with save_pretrained."
+                f"{folder} contains no *.safetensors. Save the model with save_pretrained."
             )
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
-        return name in self._file_of
+        """Return whether the checkpoint has a tensor ``name``."""
+        return name in self._weight_map
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor in host memory, in the type it was saved in.
+        """Read a tensor into host memory, in its stored dtype.
 
         Raises:
-            ModelUnavailableError: There is none of that name.
+            ModelUnavailableError: The checkpoint has no such tensor.
         """
-        if name not in self._file_of:
+        if name not in self._weight_map:
             raise ModelUnavailableError(f"The weights in {self.folder} lack {name}.")
-        # Opened anew for each tensor: pages of a mapping that stays open count as ours.
-        tensor: torch.Tensor = self._handle(self._file_of[name]).get_tensor(name)
+        # Opened again for each tensor: pages of an open mapping count as this process's memory.
+        tensor: torch.Tensor = self._open(self._weight_map[name]).get_tensor(name)
         return tensor
 
-    def stamp(self) -> list[list[Any]]:
-        """Names, sizes and times of the files: what a copy made from them depends on."""
-        names = sorted(set(self._file_of.values()))
-        states = [(self.folder / name).stat() for name in names]
+    def fingerprint(self) -> list[list[Any]]:
+        """Return names, sizes and modification times of the files, a key for derived caches."""
+        names = sorted(set(self._weight_map.values()))
+        stats = [(self.folder / name).stat() for name in names]
         return [
-            [name, state.st_size, state.st_mtime_ns]
-            for name, state in zip(names, states, strict=True)
+            [name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)
         ]
 
-    def _handle(self, file_name: str) -> Any:
+    def _open(self, file_name: str) -> Any:
         return safe_open(str(self.folder / file_name), framework="pt", device="cpu")
 
 
 def open_checkpoint(profile: ModelProfile, location: str) -> CheckpointFiles:
-    """Open the weights at ``location``, a folder or a Hub id, which is downloaded first."""
+    """Open the weights at ``location``, a folder or a Hub id, downloading the latter if needed."""
     folder = Path(location)
     if not folder.is_dir():
         folder = Path(

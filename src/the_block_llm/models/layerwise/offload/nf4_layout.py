@@ -1,8 +1,8 @@
 """Decoder layers as flat buffers: 4-bit weights, their scales, norms and biases.
 
-One buffer a layer, all of one layout, so that a layer travels to the GPU in a single copy
-and a quantised model is one file. Layers are quantised one matrix at a time: neither the
-16-bit nor the 4-bit model is ever whole on the GPU for the sake of loading.
+All layers have the same layout, so that one copy moves a layer to the GPU, and the quantized
+model is one file. Matrices are quantized one at a time: loading never needs the full 16-bit or
+4-bit model on the GPU.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ import numpy as np
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.kernels.fused import NESTED_BLOCK, NF4_BLOCK, PackedLinear
+from the_block_llm.models.layerwise.kernels.nf4 import NESTED_BLOCK_SIZE, NF4_BLOCK_SIZE, NF4Linear
 from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles
 
 _log = logging.getLogger(__name__)
-_ALIGNMENT: Final = 256
-# Part of the cached copy's name: change it when the layout or the quantisation changes.
-_FORMAT: Final = 1
+_ALIGNMENT_BYTES: Final = 256
+# Part of the cache key: increment when the layout or the quantization changes.
+_FORMAT_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorSlot:
     start: int
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -43,136 +43,137 @@ class _Place:
 
 
 class LayerLayout:
-    """Where everything of one layer lies in its buffer."""
+    """Offsets of one layer's tensors in its buffer."""
 
     def __init__(self, shape: DecoderShape, dtype: torch.dtype) -> None:
         self.shape = shape
         self.dtype = dtype
-        self._places: dict[str, _Place] = {}
+        self._slots: dict[str, _TensorSlot] = {}
         self.n_bytes = 0
         for linear in shape.linears():
-            blocks = linear.size // NF4_BLOCK
-            nested = -(-blocks // NESTED_BLOCK)
-            self._add(f"{linear.name}.packed", torch.uint8, linear.size // 2)
-            self._add(f"{linear.name}.scales", torch.uint8, blocks)
-            self._add(f"{linear.name}.nested_scales", torch.float32, nested)
+            n_blocks = linear.n_weights // NF4_BLOCK_SIZE
+            n_nested_blocks = -(-n_blocks // NESTED_BLOCK_SIZE)
+            self._add(f"{linear.name}.packed", torch.uint8, linear.n_weights // 2)
+            self._add(f"{linear.name}.absmax", torch.uint8, n_blocks)
+            self._add(f"{linear.name}.nested_absmax", torch.float32, n_nested_blocks)
             self._add(f"{linear.name}.nested_code", torch.float32, 256)
             self._add(f"{linear.name}.offset", torch.float32, 1)
-            if linear.biased:
+            if linear.has_bias:
                 self._add(f"{linear.name}.bias", dtype, linear.out_features)
         for name in shape.norms():
-            self._add(name, dtype, shape.hidden)
+            self._add(name, dtype, shape.hidden_size)
 
     def _add(self, name: str, dtype: torch.dtype, length: int) -> None:
-        place = _Place(self.n_bytes, dtype, (length,))
-        self._places[name] = place
-        self.n_bytes += -(-place.n_bytes // _ALIGNMENT) * _ALIGNMENT
+        slot = _TensorSlot(self.n_bytes, dtype, (length,))
+        self._slots[name] = slot
+        self.n_bytes += -(-slot.n_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
     def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors in ``buffer``, uint8 of ``n_bytes``, without a copy."""
+        """Return the tensors in ``buffer``, uint8 of ``n_bytes``, as views."""
         return {
-            name: buffer[place.start : place.start + place.n_bytes].view(place.dtype)
-            for name, place in self._places.items()
+            name: buffer[slot.start : slot.start + slot.n_bytes].view(slot.dtype)
+            for name, slot in self._slots.items()
         }
 
-    def linears(self, views: dict[str, torch.Tensor]) -> dict[str, PackedLinear]:
-        """The Linear layers by name."""
+    def linears(self, tensors: dict[str, torch.Tensor]) -> dict[str, NF4Linear]:
+        """Return the Linear layers by name, given :meth:`views`."""
         return {
-            linear.name: PackedLinear(views, linear.name, (linear.out_features, linear.in_features))
+            linear.name: NF4Linear(tensors, linear.name, (linear.out_features, linear.in_features))
             for linear in self.shape.linears()
         }
 
 
-def can_pack(shape: DecoderShape) -> bool:
-    """Whether the engine can hold the weights: blocks of 64 must not cross rows."""
-    return all(linear.in_features % NF4_BLOCK == 0 for linear in shape.linears())
+def supports_nf4(shape: DecoderShape) -> bool:
+    """Return whether the engine can store the weights: no NF4 block may span two rows."""
+    return all(linear.in_features % NF4_BLOCK_SIZE == 0 for linear in shape.linears())
 
 
-def quantise_layer(
+def quantize_layer(
     files: CheckpointFiles, layout: LayerLayout, index: int, device: torch.device
 ) -> torch.Tensor:
-    """Read layer ``index`` and pack it, on ``device``.
+    """Read layer ``index`` and quantize it on ``device``.
 
     Returns:
-        A buffer of ``layout``, on ``device``.
+        A buffer with ``layout``, on ``device``.
     """
     buffer = torch.zeros(layout.n_bytes, dtype=torch.uint8, device=device)
-    views = layout.views(buffer)
+    tensors = layout.views(buffer)
     prefix = f"model.layers.{index}."
     for linear in layout.shape.linears():
         weight = files.read(f"{prefix}{linear.name}.weight").to(device, layout.dtype)
         packed, state = bnb.quantize_4bit(
-            weight, blocksize=NF4_BLOCK, compress_statistics=True, quant_type="nf4"
+            weight, blocksize=NF4_BLOCK_SIZE, compress_statistics=True, quant_type="nf4"
         )
         del weight
-        views[f"{linear.name}.packed"].copy_(packed.view(-1))
-        views[f"{linear.name}.scales"].copy_(state.absmax)
-        views[f"{linear.name}.nested_scales"].copy_(state.state2.absmax)
-        views[f"{linear.name}.nested_code"].copy_(state.state2.code)
-        views[f"{linear.name}.offset"].copy_(state.offset.view(1))
-        if linear.biased:
-            views[f"{linear.name}.bias"].copy_(files.read(f"{prefix}{linear.name}.bias"))
+        tensors[f"{linear.name}.packed"].copy_(packed.view(-1))
+        tensors[f"{linear.name}.absmax"].copy_(state.absmax)
+        tensors[f"{linear.name}.nested_absmax"].copy_(state.state2.absmax)
+        tensors[f"{linear.name}.nested_code"].copy_(state.state2.code)
+        tensors[f"{linear.name}.offset"].copy_(state.offset.view(1))
+        if linear.has_bias:
+            tensors[f"{linear.name}.bias"].copy_(files.read(f"{prefix}{linear.name}.bias"))
     for name in layout.shape.norms():
-        views[name].copy_(files.read(prefix + name))
+        tensors[name].copy_(files.read(prefix + name))
     return buffer
 
 
-def packed_layers(
+def quantized_layers(
     files: CheckpointFiles, layout: LayerLayout, device: torch.device, cache_folder: Path | None
 ) -> Iterator[torch.Tensor]:
-    """Every layer's buffer in turn, from the cached copy where there is one.
+    """Yield the buffer of each layer, from the cache if it has them.
 
     Args:
         files: The 16-bit weights.
-        layout: Of the buffers.
-        device: Where to quantise.
-        cache_folder: Where a quantised copy is kept for the next start; none: nowhere.
+        layout: Layout of the buffers.
+        device: Where to quantize.
+        cache_folder: Where the quantized layers are cached; None for no cache.
 
     Yields:
-        A buffer, on ``device`` or, from the copy, in host memory.
+        A buffer, on ``device`` or, from the cache, in host memory.
     """
     n_layers = layout.shape.n_layers
     if cache_folder is None:
         for index in range(n_layers):
-            yield quantise_layer(files, layout, index, device)
+            yield quantize_layer(files, layout, index, device)
         return
-    copy = cache_folder / f"nf4-{_copy_name(files, layout)}.layers"
-    if copy.is_file() and copy.stat().st_size == n_layers * layout.n_bytes:
-        _log.info("Using the quantised copy %s", copy, extra={"markup": False})
-        with copy.open("rb") as file:
+    cache_file = cache_folder / f"nf4-{_cache_key(files, layout)}.layers"
+    if cache_file.is_file() and cache_file.stat().st_size == n_layers * layout.n_bytes:
+        _log.info("Loading cached quantized layers from %s", cache_file, extra={"markup": False})
+        with cache_file.open("rb") as file:
             for _ in range(n_layers):
                 yield torch.from_numpy(np.fromfile(file, dtype=np.uint8, count=layout.n_bytes))
         return
-    yield from _quantised_and_kept(
-        copy, n_layers, lambda index: quantise_layer(files, layout, index, device)
+    yield from _quantize_and_cache(
+        cache_file, n_layers, lambda index: quantize_layer(files, layout, index, device)
     )
 
 
-def _quantised_and_kept(
-    copy: Path, n_layers: int, quantise: Callable[[int], torch.Tensor]
+def _quantize_and_cache(
+    cache_file: Path, n_layers: int, quantize: Callable[[int], torch.Tensor]
 ) -> Iterator[torch.Tensor]:
-    unfinished = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}.unfinished")
+    """Yield quantized layers; write them to a temporary file that replaces ``cache_file``."""
+    temp_file = cache_file.with_name(f".{cache_file.name}.{uuid.uuid4().hex}.unfinished")
     file = None
     try:
         for index in range(n_layers):
-            buffer = quantise(index)
-            if index == 0 and _has_room(copy.parent, n_layers * buffer.numel()):
-                file = unfinished.open("wb")
+            buffer = quantize(index)
+            if index == 0 and _has_disk_space(cache_file.parent, n_layers * buffer.numel()):
+                file = temp_file.open("wb")
             if file is not None:
                 buffer.cpu().numpy().tofile(file)
             yield buffer
         if file is not None:
             file.flush()
             os.fsync(file.fileno())
-            unfinished.replace(copy)
+            temp_file.replace(cache_file)
     finally:
         if file is not None:
             file.close()
-        unfinished.unlink(missing_ok=True)
+        temp_file.unlink(missing_ok=True)
 
 
-def _has_room(folder: Path, n_bytes: int) -> bool:
-    """Whether a copy may be kept; it saves time only, so a full disk is no error."""
+def _has_disk_space(folder: Path, n_bytes: int) -> bool:
+    """Return whether to cache ``n_bytes``; the cache is optional, so a full disk is no error."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
@@ -181,12 +182,12 @@ def _has_room(folder: Path, n_bytes: int) -> bool:
     if free > 2 * n_bytes:
         return True
     _log.warning(
-        "No quantised copy is kept in %s: it takes %.1f GiB and %.1f GiB are free", folder,
+        "Quantized layers are not cached in %s: they take %.1f GiB and %.1f GiB are free", folder,
         n_bytes / 2**30, free / 2**30, extra={"markup": False},
     )  # fmt: skip
     return False
 
 
-def _copy_name(files: CheckpointFiles, layout: LayerLayout) -> str:
-    decisive = [_FORMAT, str(layout.dtype), str(files.folder.resolve()), files.stamp()]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+def _cache_key(files: CheckpointFiles, layout: LayerLayout) -> str:
+    parts = [_FORMAT_VERSION, str(layout.dtype), str(files.folder.resolve()), files.fingerprint()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How long an optimizer step takes by one plan or another; enough to put plans in order."""
+"""Estimates the time of an optimizer step, accurately enough to rank plans."""
 
 import time
 from dataclasses import dataclass
@@ -8,133 +8,150 @@ import torch
 
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout
-from the_block_llm.models.layerwise.planner.memory_model import TrainingSize
+from the_block_llm.models.layerwise.planner.memory_model import TrainingWorkload
 
-# A guess at an ordinary solid-state disk, good enough to put it last.
-_DISK_BYTES: Final = 1e9
-# Kernel launches of one layer, forward and backward. A small model waits for nothing else, so
-# what multiplies them must not look free.
-_LAUNCHES: Final = 180
-_LAUNCHES_A_GROUP: Final = 40
-_LAUNCHES_A_TILE: Final = 60
-_LAUNCHES_TO_STREAM: Final = 8
-_LAUNCHES_TO_STORE: Final = 6
-# What the host does for a launch of ours, against one tiny operation in a loop of them.
-_HOST_WORK: Final = 3.0
-# Of the memory's rate, what unpacking 4-bit weights reaches.
-_UNPACKING_RATE: Final = 0.6
+# An estimate for a common solid-state disk, good enough to rank it last.
+_DISK_BYTES_PER_S: Final = 1e9
+# Kernel launches of one layer, forward and backward. Small models are launch-bound, so whatever
+# multiplies the launches must have a cost.
+_LAUNCHES_PER_LAYER: Final = 180
+_LAUNCHES_PER_HEAD_GROUP: Final = 40
+_LAUNCHES_PER_MLP_TILE: Final = 60
+_LAUNCHES_PER_STREAMED_LAYER: Final = 8
+_LAUNCHES_PER_OFFLOADED_STATE: Final = 6
+# Host time of an engine launch, relative to a small operation in a tight loop.
+_HOST_OVERHEAD: Final = 3.0
+# Fraction of the memory bandwidth that NF4 dequantization reaches.
+_DEQUANTIZATION_EFFICIENCY: Final = 0.6
 
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """How fast a device is, measured on it (:func:`measure_rates`)."""
+    """Throughput of a device, measured by :func:`measure_rates`."""
 
-    matmul_flops: float
-    """Of large 16-bit matrix products, a second."""
-    memory_bytes: float
-    """Moved within the device, a second."""
-    host_bytes: float
-    """Copied from pinned host memory, a second."""
-    launch_seconds: float = 2e-5
-    """Of the host, for each kernel that it starts."""
+    matmul_flops_per_s: float
+    """Of large 16-bit matrix products."""
+    memory_bytes_per_s: float
+    """Copied within the device."""
+    host_bytes_per_s: float
+    """Copied from pinned host memory."""
+    launch_s: float = 2e-5
+    """Host time per kernel launch."""
 
 
-# A CPU is not measured: its plans differ in what goes to disk alone.
-_NO_RATES: Final = DeviceRates(matmul_flops=5e10, memory_bytes=1e10, host_bytes=1e10)
+# A CPU is not measured: only storage on disk distinguishes its plans.
+_CPU_RATES: Final = DeviceRates(
+    matmul_flops_per_s=5e10, memory_bytes_per_s=1e10, host_bytes_per_s=1e10
+)
 
 
 def measure_rates(device: torch.device) -> DeviceRates:
-    """Time a product, copies within and to the device, and launches: a tenth of a second."""
+    """Measure matrix products, copies and kernel launches; takes a tenth of a second."""
     if device.type == "cpu":
-        return _NO_RATES
-    left = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
-    block = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
-    target = torch.empty_like(block)
-    host = torch.empty(64 * 2**20, dtype=torch.uint8, pin_memory=True)
+        return _CPU_RATES
+    matrix = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+    device_block = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    target_block = torch.empty_like(device_block)
+    host_block = torch.empty(64 * 2**20, dtype=torch.uint8, pin_memory=True)
 
-    def seconds(work: torch.Tensor, other: torch.Tensor | None) -> float:
+    def best_seconds(source: torch.Tensor, target: torch.Tensor | None) -> float:
+        """Time a copy to ``target`` or, without one, a matrix product; the best of four."""
         best = float("inf")
         for _ in range(4):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            if other is None:
-                torch.mm(work, work)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            if target is None:
+                torch.mm(source, source)
             else:
-                other.copy_(work, non_blocking=True)
+                target.copy_(source, non_blocking=True)
             end.record()
             end.synchronize()
-            best = min(best, begin.elapsed_time(end) / 1000)
+            best = min(best, start.elapsed_time(end) / 1000)
         return best
 
     return DeviceRates(
-        matmul_flops=2 * 4096**3 / seconds(left, None),
-        memory_bytes=2 * block.numel() / seconds(block, target),
-        host_bytes=host.numel() / seconds(host, block),
-        launch_seconds=_HOST_WORK * _launch_seconds(device),
+        matmul_flops_per_s=2 * 4096**3 / best_seconds(matrix, None),
+        memory_bytes_per_s=2 * device_block.numel() / best_seconds(device_block, target_block),
+        host_bytes_per_s=host_block.numel() / best_seconds(host_block, device_block),
+        launch_s=_HOST_OVERHEAD * _measure_launch(device),
     )
 
 
-def _launch_seconds(device: torch.device) -> float:
-    """What a tiny operation costs the host; few enough that they wait in the queue for nothing."""
+def _measure_launch(device: torch.device) -> float:
+    """Return the host time of a small operation, in few enough not to fill the launch queue."""
     number = torch.zeros(1, device=device)
     best = float("inf")
     for _ in range(4):
         torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        for _ in range(_LAUNCHES):
+        start = time.perf_counter()
+        for _ in range(_LAUNCHES_PER_LAYER):
             number.add_(1)
-        best = min(best, (time.perf_counter() - began) / _LAUNCHES)
+        best = min(best, (time.perf_counter() - start) / _LAUNCHES_PER_LAYER)
     return best
 
 
 def seconds_per_step(
-    size: TrainingSize, settings: EngineSettings, rows: int, rates: DeviceRates
+    workload: TrainingWorkload,
+    settings: EngineSettings,
+    micro_batch_rows: int,
+    rates: DeviceRates,
 ) -> float:
-    """Expected time of an optimizer step: the longer of computing and copying, and the rest."""
-    shape = size.shape
-    tokens = rows * size.row_tokens
-    weights = sum(linear.size for linear in shape.linears())
-    queries = shape.n_heads * shape.head_dim
-    outer = shape.hidden * shape.intermediate
-    # Forward, gradient of the inputs, and again all but the last product of the MLP.
-    products: float = 2 * tokens * (3 * weights - outer)
-    # Half of all pairs, two products; forward twice, backward two and a half times; the
-    # kernels reach about half of a product's rate.
-    attention = 4.5 * 2 * tokens * size.row_tokens * queries / 0.5
+    """Return the expected time of an optimizer step.
+
+    Of computation and copies the longer one counts fully, and a tenth of the shorter one.
+    """
+    shape = workload.shape
+    tokens = micro_batch_rows * workload.row_tokens
+    n_weights = sum(linear.n_weights for linear in shape.linears())
+    n_mlp_out_weights = shape.hidden_size * shape.intermediate_size
+    # Forward, input gradients, and recomputation of all but the MLP's last product.
+    linear_flops: float = 2 * tokens * (3 * n_weights - n_mlp_out_weights)
+    # Causal: half of all pairs, two products; forward twice, backward two and a half times. The
+    # kernels reach about half of the rate of matrix products.
+    attention_flops = 4.5 * 2 * tokens * workload.row_tokens * shape.query_size / 0.5
     if settings.head_groups > 1:
-        # Queries, keys and values are projected once more, in narrower products.
-        products = 1.03 * (products + 2 * tokens * shape.hidden * 1.5 * queries)
-    if settings.mlp_tokens < tokens:
-        products *= 1 + 0.02 * 2048 / settings.mlp_tokens
-    # Forward and back; the weights that are dropped in between once more.
-    visits = 2.0 if settings.keep_unpacked else 3.0 if settings.mlp_tokens >= tokens else 2.2
-    unpacking = visits * 2.5 * weights / (_UNPACKING_RATE * rates.memory_bytes)
-    passes = 12 * 2 * tokens * shape.intermediate / rates.memory_bytes
-    busy = (products + attention) / rates.matmul_flops + unpacking + passes
-    layer_bytes = LayerLayout(shape, size.dtype).n_bytes
-    streamed = 1 - settings.n_resident / shape.n_layers
-    launches = (
-        _LAUNCHES
-        + _LAUNCHES_A_GROUP * (settings.head_groups - 1)
-        + _LAUNCHES_A_TILE * (-(-tokens // settings.mlp_tokens) - 1)
-        + _LAUNCHES_TO_STREAM * streamed
-        + _LAUNCHES_TO_STORE * (settings.activations != "device")
+        # The QKV projection is computed once more, in narrower products.
+        linear_flops = 1.03 * (
+            linear_flops + 2 * tokens * shape.hidden_size * 1.5 * shape.query_size
+        )
+    if settings.mlp_tile_tokens < tokens:
+        linear_flops *= 1 + 0.02 * 2048 / settings.mlp_tile_tokens
+    # Forward and backward; weights that are freed in between once more.
+    dequantizations = (
+        2.0 if settings.keep_dequantized else 3.0 if settings.mlp_tile_tokens >= tokens else 2.2
     )
-    layer = max(busy, launches * rates.launch_seconds)
-    state = 2 * tokens * shape.hidden
-    # Layers come forward and back; states go and come.
-    copied: float = 2 * layer_bytes * streamed
+    dequantize_s = (
+        dequantizations * 2.5 * n_weights / (_DEQUANTIZATION_EFFICIENCY * rates.memory_bytes_per_s)
+    )
+    elementwise_s = 12 * 2 * tokens * shape.intermediate_size / rates.memory_bytes_per_s
+    device_s = (
+        (linear_flops + attention_flops) / rates.matmul_flops_per_s + dequantize_s + elementwise_s
+    )
+    layer_bytes = LayerLayout(shape, workload.dtype).n_bytes
+    streamed_fraction = 1 - settings.n_resident_layers / shape.n_layers
+    launches = (
+        _LAUNCHES_PER_LAYER
+        + _LAUNCHES_PER_HEAD_GROUP * (settings.head_groups - 1)
+        + _LAUNCHES_PER_MLP_TILE * (-(-tokens // settings.mlp_tile_tokens) - 1)
+        + _LAUNCHES_PER_STREAMED_LAYER * streamed_fraction
+        + _LAUNCHES_PER_OFFLOADED_STATE * (settings.activations != "device")
+    )
+    layer_s = max(device_s, launches * rates.launch_s)
+    state_bytes = 2 * tokens * shape.hidden_size
+    # Layers are copied in both passes; states are written in one and read in the other.
+    copied_bytes: float = 2 * layer_bytes * streamed_fraction
     if settings.activations == "host":
-        copied += 2 * state
-    copying = copied / rates.host_bytes
+        copied_bytes += 2 * state_bytes
+    copy_s = copied_bytes / rates.host_bytes_per_s
     if settings.activations == "disk":
-        copying += 2 * state / _DISK_BYTES
-    waiting = 0.0 if settings.prefetch_states else state / rates.host_bytes
-    together = max(layer, copying) + waiting + 0.1 * min(layer, copying)
-    vocabulary = shape.vocabulary * shape.hidden
-    head = 3 * 2 * tokens * vocabulary / rates.matmul_flops
-    if not settings.head_resident:
-        # Two visits of the matrix, and one product more.
-        head = max(head * 4 / 3, 2 * 2 * vocabulary / rates.host_bytes)
-        head += 6 * 4 * tokens * shape.vocabulary / rates.memory_bytes
-    return (size.effective_rows / rows) * (shape.n_layers * together + head)
+        copy_s += 2 * state_bytes / _DISK_BYTES_PER_S
+    fetch_s = 0.0 if settings.prefetch_activations else state_bytes / rates.host_bytes_per_s
+    overlapped_s = max(layer_s, copy_s) + fetch_s + 0.1 * min(layer_s, copy_s)
+    head_weights = shape.vocab_size * shape.hidden_size
+    head_s = 3 * 2 * tokens * head_weights / rates.matmul_flops_per_s
+    if not settings.is_head_resident:
+        # The matrix is copied twice, and one more product is computed.
+        head_s = max(head_s * 4 / 3, 2 * 2 * head_weights / rates.host_bytes_per_s)
+        head_s += 6 * 4 * tokens * shape.vocab_size / rates.memory_bytes_per_s
+    n_micro_batches = workload.effective_rows / micro_batch_rows
+    return n_micro_batches * (shape.n_layers * overlapped_s + head_s)
