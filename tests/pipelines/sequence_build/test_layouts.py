@@ -14,11 +14,11 @@ from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.errors import ParameterError, ProfileError
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
-from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import with_middles
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
+from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import apply_fim
 from the_block_llm.pipelines.sequence_build.documents.special_tokens import (
-    add_domain_marks,
-    with_domain_marks,
+    add_domain_tokens,
+    insert_domain_tokens,
 )
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
 from the_block_llm.pipelines.sequence_build.params import RowShape, SequenceBuildParams, row_shape
@@ -29,11 +29,11 @@ from the_block_llm.schemas import DOCUMENTS, ROWS
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def draft(kind: Any, source: str, *segments: Segment, split: Any = "train") -> Draft:
-    return Draft(f"{kind}/{source}", kind, split, source, AT, segments)
+def draft(kind: Any, source: str, *segments: Segment, split: Any = "train") -> RenderedDocument:
+    return RenderedDocument(f"{kind}/{source}", kind, split, source, AT, segments)
 
 
-def a_file(text: str, source: str = "a.py", split: Any = "train") -> Draft:
+def a_file(text: str, source: str = "a.py", split: Any = "train") -> RenderedDocument:
     head = Segment(f"File {source}:\n\n", train=False)
     return draft("file", source, head, Segment(text, train=True), split=split)
 
@@ -79,19 +79,19 @@ def test_marks_stand_around_code_and_what_a_model_writes_is_learned(
 ) -> None:
     plain, written, learned = MARKED[name]
     tokenizer = copy.deepcopy(smollm2)
-    assert list(add_domain_marks(tokenizer).values()) == [49152, 49153, 49154, 49155]
-    [document] = DocumentTokenizer(tokenizer, smollm2_profile).encode([with_domain_marks(plain)])
+    assert list(add_domain_tokens(tokenizer).values()) == [49152, 49153, 49154, 49155]
+    [document] = DocumentTokenizer(tokenizer, smollm2_profile).encode([insert_domain_tokens(plain)])
     assert tokenizer.decode(document.input_ids) == written
     assert tokenizer.decode(document.input_ids[document.labels_mask]) == learned
 
 
 def test_a_question_and_its_answer_are_marked(smollm2: Any, smollm2_profile: ModelProfile) -> None:
     tokenizer = copy.deepcopy(smollm2)
-    add_domain_marks(tokenizer)
+    add_domain_tokens(tokenizer)
     # The mark written in a question is text, not the mark.
     asked = Segment("What is <|analysis|>?", train=False)
     chat = draft("chat", "a.py", asked, Segment("A mark.", train=True))
-    [document] = DocumentTokenizer(tokenizer, smollm2_profile).encode([with_domain_marks(chat)])
+    [document] = DocumentTokenizer(tokenizer, smollm2_profile).encode([insert_domain_tokens(chat)])
     assert "user\n<|question|>What is <|analysis|>?" in tokenizer.decode(document.input_ids)
     learned = tokenizer.decode(document.input_ids[document.labels_mask])
     assert learned == "<|analysis|>A mark.<|im_end|>"
@@ -101,12 +101,12 @@ def test_a_question_and_its_answer_are_marked(smollm2: Any, smollm2_profile: Mod
 
 def test_marks_that_a_tokenizer_has_are_not_added_again(smollm2: Any) -> None:
     tokenizer = copy.deepcopy(smollm2)
-    assert len(add_domain_marks(tokenizer)) == 4
-    assert add_domain_marks(tokenizer) == {}
+    assert len(add_domain_tokens(tokenizer)) == 4
+    assert add_domain_tokens(tokenizer) == {}
 
 
-def middle_last(text: str, spm_share: float, context_tokens: int = 400) -> list[Draft]:
-    return list(with_middles([a_file(text)], context_tokens, 1.0, spm_share, seed=1))
+def middle_last(text: str, spm_share: float, context_tokens: int = 400) -> list[RenderedDocument]:
+    return list(apply_fim([a_file(text)], context_tokens, 1.0, spm_share, seed=1))
 
 
 TEXT = "import os\n\n\ndef f():\n    return 1\n\n\ndef g():\n    return 2\n"
@@ -147,7 +147,7 @@ def test_chunks_hold_every_character_once(lines: list[str], spm: float) -> None:
         segment.text for document in documents for segment in document.segments if segment.train
     )
     assert sorted(body) == sorted(text)
-    plain = [document.instead or document for document in documents]
+    plain = [document.fallback or document for document in documents]
     assert "".join(s.text for d in plain for s in d.segments if s.train) == text
 
 
@@ -167,7 +167,7 @@ def test_a_middle_that_does_not_fit_its_row_gives_way_to_the_plain_text(
 
 def test_held_out_files_stay_plain() -> None:
     held_out = a_file(TEXT, split="held_out")
-    assert list(with_middles([held_out], 400, 1.0, 0.5, seed=1)) == [held_out]
+    assert list(apply_fim([held_out], 400, 1.0, 0.5, seed=1)) == [held_out]
 
 
 def test_a_tokenizer_without_middle_marks_is_refused(
@@ -221,7 +221,7 @@ def test_the_three_stages_are_the_default_and_bad_ones_are_refused(
     assert (shape.context_tokens, shape.stage_tokens) == (1024, (256, 512, 1024))
     with pytest.raises(ParameterError, match="last stage .* 1024 tokens.*is 512"):
         row_shape(SequenceBuildParams(curriculum=True, context_tokens=512), smollm2_profile)
-    with pytest.raises(ValueError, match="longer than the last"):
+    with pytest.raises(ValueError, match="longer than the one before"):
         SequenceBuildParams.model_validate(
             {"curriculum": [{"context_tokens": 512}, {"context_tokens": 256}]}
         )

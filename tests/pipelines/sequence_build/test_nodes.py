@@ -60,7 +60,7 @@ def test_a_young_history_gives_rows_on_all_three_sides(
     steps = -(-run.report["train_rows"] // 8)
     # 50 million tokens are never reached with so little text: the profile's most epochs.
     assert (run.report["expected_epochs"], run.report["expected_steps"]) == (12, 12 * steps)
-    assert any("little to learn" in warning for warning in run.report["warnings"])
+    assert any("little training data" in warning for warning in run.report["warnings"])
     assert any("are of the kind 'feature'" in warning for warning in run.report["warnings"])
     json.dumps(run.report, allow_nan=False)
 

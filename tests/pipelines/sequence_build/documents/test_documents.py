@@ -8,20 +8,22 @@ import pytest
 
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.code.docstrings import describe
-from the_block_llm.pipelines.sequence_build.code.imports import used_first
-from the_block_llm.pipelines.sequence_build.code.outline import declarations
-from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
+from the_block_llm.pipelines.sequence_build.code.docstrings import extract_docstrings
+from the_block_llm.pipelines.sequence_build.code.imports import dependencies_first
+from the_block_llm.pipelines.sequence_build.code.outline import extract_declarations
+from the_block_llm.pipelines.sequence_build.code.source_file import SourceFile
 from the_block_llm.pipelines.sequence_build.documents.chat_history import change_chats
 from the_block_llm.pipelines.sequence_build.documents.commits import FileChange
-from the_block_llm.pipelines.sequence_build.documents.completion_pairs import commit_associations
-from the_block_llm.pipelines.sequence_build.documents.filters import why_not_taught
+from the_block_llm.pipelines.sequence_build.documents.completion_pairs import (
+    commit_completion_pairs,
+)
+from the_block_llm.pipelines.sequence_build.documents.filters import exclusion_reason
 from the_block_llm.pipelines.sequence_build.history.commits import (
     Commit,
     History,
     merged_commits,
 )
-from the_block_llm.pipelines.sequence_build.history.messages import headline_of, message_of
+from the_block_llm.pipelines.sequence_build.history.messages import commit_headline, commit_message
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -55,7 +57,7 @@ def a_commit(subject: str, body: str = "", **facts: Any) -> Commit:
     ],
 )
 def test_what_makes_no_document(path: str, text: str, reason: str | None) -> None:
-    assert why_not_taught(path, text) == reason
+    assert exclusion_reason(path, text) == reason
 
 
 @pytest.mark.parametrize(
@@ -75,12 +77,12 @@ def test_what_makes_no_document(path: str, text: str, reason: str | None) -> Non
     ],
 )  # fmt: skip
 def test_what_a_message_says(commit: Commit, message: str) -> None:
-    assert message_of(commit) == message
+    assert commit_message(commit) == message
 
 
 def test_a_headline_is_short() -> None:
-    assert headline_of(a_commit("Pay fees. " + "And so on " * 20)) == "Pay fees."
-    assert headline_of(a_commit("and so on " * 20)).endswith(" and so on …")
+    assert commit_headline(a_commit("Pay fees. " + "And so on " * 20)) == "Pay fees."
+    assert commit_headline(a_commit("and so on " * 20)).endswith(" and so on …")
 
 
 def test_a_merge_on_the_main_line_brought_what_no_earlier_one_did() -> None:
@@ -137,7 +139,7 @@ fn private() {}
 
 
 def test_declarations_stand_in_one_line_as_they_are_written() -> None:
-    assert [(d.name, d.line, d.is_inner) for d in declarations(RUST, "Rust")] == [
+    assert [(d.name, d.line, d.is_nested) for d in extract_declarations(RUST, "Rust")] == [
         ("Account", "pub struct Account", False),
         (
             "Account::pay",
@@ -150,31 +152,31 @@ def test_declarations_stand_in_one_line_as_they_are_written() -> None:
         "impl Header {\n    pub fn id(&self) -> [u8; 32];\n}\n"
         "pub mod rng {\n    pub fn fill(to: &mut [u8]) {}\n}\n"
     )
-    assert [d.line for d in declarations(arrays, "Rust")] == [
+    assert [d.line for d in extract_declarations(arrays, "Rust")] == [
         "pub fn hash(parts: &[u8; 32], of: [u8; 4]) -> [u8; 32]",
         "pub fn Header::id(&self) -> [u8; 32]",
         "pub mod rng",
         "pub fn rng::fill(to: &mut [u8])",
     ]
     python = "class A(B):\n    def f(self, x: int) -> int: ...\n    def _g(self): ...\n"
-    assert [d.line for d in declarations(python, "Python")] == [
+    assert [d.line for d in extract_declarations(python, "Python")] == [
         "class A(B)", "def f(self, x: int) -> int",
     ]  # fmt: skip
-    assert declarations("def broken(", "Python") == []
+    assert extract_declarations("def broken(", "Python") == []
 
 
 def test_descriptions_carry_the_declaration() -> None:
-    found = {d.name: d for d in describe(RUST, "Rust")}
+    found = {d.name: d for d in extract_docstrings(RUST, "Rust")}
     assert found["Account"].declared == "pub struct Account"
     assert found["Account::pay"].declared.startswith("pub fn pay(&mut self")
     assert found[""].text == "Keeps accounts, and moves money between them."
     key = "/// The key of a header, of all its fields.\npub fn key(of: &Header) -> [u8; 32] {\n}\n"
-    assert describe(key, "Rust")[0].declared == "pub fn key(of: &Header) -> [u8; 32]"
+    assert extract_docstrings(key, "Rust")[0].declared == "pub fn key(of: &Header) -> [u8; 32]"
     page = (
         "# Rules\n\nOf all the rules there are two.\n\n---\n\n"
         "## Next\n\nSix plain words are here, too.\n"
     )
-    assert [d.text for d in describe(page, "Markdown")] == [
+    assert [d.text for d in extract_docstrings(page, "Markdown")] == [
         "Of all the rules there are two.", "Six plain words are here, too.",
     ]  # fmt: skip
 
@@ -262,7 +264,7 @@ def test_new_code_is_tied_to_the_file_that_it_was_added_to() -> None:
     existing = frozenset({"app/fees.py", "app/old.py", "app/new.py"})
     found = [
         draft
-        for draft in commit_associations(a_commit("x"), changes, existing, "own", seed=1)
+        for draft in commit_completion_pairs(a_commit("x"), changes, existing, "own", seed=1)
         if draft.document_id.startswith("code-file/")
     ]
     [(shown, learned_part)] = [draft.segments for draft in found]
@@ -275,7 +277,7 @@ def test_the_message_of_a_sweep_is_not_told_of_one_patch() -> None:
     patch = "@@ -1 +1 @@\n" + "".join(f"+line {n} of the change\n" for n in range(9))
     for n_files, n_told in ((8, 2), (9, 0)):
         changes = [FileChange(f"app/{n}.py", None, "M", patch) for n in range(n_files)]
-        found = commit_associations(a_commit("Add fees"), changes, frozenset(), "own", seed=1)
+        found = commit_completion_pairs(a_commit("Add fees"), changes, frozenset(), "own", seed=1)
         assert len([d for d in found if d.document_id.startswith("commit-message/")]) == n_told
 
 
@@ -309,14 +311,14 @@ def test_nothing_of_validation_or_later_is_in_an_association(
 
 def test_files_come_folder_by_folder_and_what_is_used_before_what_uses_it() -> None:
     paths = ["a.py", "p/a.py", "p/b.py", "p/c.py", "p/q/x.py", "p/q/y.py", "p/z.py", "r/a.py"]
-    files = [SnapshotFile(path, "Python", "") for path in paths]
+    files = [SourceFile(path, "Python", "") for path in paths]
     depends_on = {
         "p/a.py": ["p/z.py", "a.py", "p/b.py"],
         "p/b.py": ["p/c.py"],
         "p/c.py": ["p/a.py"],  # in a ring
         "p/q/x.py": ["p/q/y.py", "p/a.py"],
     }
-    assert [file.path for file in used_first(files, depends_on)] == [
+    assert [file.path for file in dependencies_first(files, depends_on)] == [
         "p/q/y.py", "p/q/x.py", "p/z.py", "p/c.py", "p/b.py", "p/a.py", "r/a.py", "a.py",
     ]  # fmt: skip
-    assert list(used_first([], {})) == []
+    assert list(dependencies_first([], {})) == []

@@ -16,10 +16,10 @@ from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
 from the_block_llm.pipelines.sequence_build.inspect import cli
 from the_block_llm.pipelines.sequence_build.inspect.nearest import (
-    Neighbour,
+    Neighbor,
     nearest_training_documents,
 )
-from the_block_llm.pipelines.sequence_build.inspect.row_view import marked_lines, show_row
+from the_block_llm.pipelines.sequence_build.inspect.row_view import plain_text, render_row
 from the_block_llm.pipelines.sequence_build.packing.chunking import Piece, fill_up
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
@@ -37,13 +37,13 @@ def test_a_row_shows_its_segments_and_what_is_learned(tmp_path: Path, smollm2: A
         "stage": 0,
     }
     rows = save_table(tmp_path, ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
-    text = show_row(rows, 0, smollm2)
+    text = render_row(rows, 0, smollm2)
     assert "file/b.py · 5 tokens, 5 learned" in text.plain
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
     assert styles["File a.py:\n"] == "dim"
     assert styles["x = 1\n"] == "green"
     with pytest.raises(ParameterError, match="no row 1 .*rows 0 to 0"):
-        show_row(rows, 1, smollm2)
+        render_row(rows, 1, smollm2)
 
 
 def documents(folder: Path, **texts: tuple[str, str]) -> ParquetTable:
@@ -75,14 +75,14 @@ def test_the_nearest_training_document_is_named_with_its_similarity(tmp_path: Pa
         new=("held_out", "one two three four\nfive six seven eight\n"),
     )
     assert nearest_training_documents(table, "file/new", 2) == [
-        Neighbour("file/same", 1.0, 1.0),
-        Neighbour("file/half", 0.2, 0.5),
+        Neighbor("file/same", 1.0, 1.0),
+        Neighbor("file/half", 0.2, 0.5),
     ]
 
 
 def test_only_held_back_documents_are_audited(tmp_path: Path) -> None:
     table = documents(tmp_path, a=("train", "text\n"))
-    with pytest.raises(ParameterError, match="is trained on"):
+    with pytest.raises(ParameterError, match="is a training document"):
         nearest_training_documents(table, "file/a")
     with pytest.raises(ParameterError, match="is not in the table"):
         nearest_training_documents(table, "file/b")
@@ -102,7 +102,7 @@ def test_room_goes_to_context_first_and_then_to_the_text_that_follows() -> None:
 
 def test_without_colours_lines_that_are_learned_are_marked() -> None:
     text = Text("rule\n", "bold").append("shown\n", "dim").append("one\ntwo", "green").append("\n")
-    assert marked_lines(text) == "  rule\n  shown\n▸ one\n▸ two"
+    assert plain_text(text) == "  rule\n  shown\n▸ one\n▸ two"
 
 
 def prepared(folder: Path, model: Any = None) -> Any:
@@ -124,7 +124,7 @@ def test_the_command_rows_writes_a_row_into_a_pipe(
     }
     save_table(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
     cli.rows(
-        prepared(tmp_path, smollm2_profile), split="held_out", row=0, samples=None, sort="",
+        prepared(tmp_path, smollm2_profile), split="held_out", row=0, samples=None, type_prefix="",
         profile=None, env=None,
     )  # fmt: skip
     out = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_samples_show_segments_of_each_sort_once(
     ]
     save_table(tmp_path / "train_rows", ROWS, [pa.RecordBatch.from_pylist(rows, ROWS)])
     choices = {"split": "train", "row": 0, "samples": 10, "profile": None, "env": None}
-    cli.rows(prepared(tmp_path, smollm2_profile), sort="", **choices)
+    cli.rows(prepared(tmp_path, smollm2_profile), type_prefix="", **choices)
     page = capsys.readouterr().out
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## file", "## chat/why",
@@ -157,10 +157,10 @@ def test_samples_show_segments_of_each_sort_once(
     assert page.count("── file/a.py · ") == 1
     assert "  Asked\n▸ Said\n" in page
     assert "  … 26 more lines\n````" in page  # a rule, Asked and 60 lines are 62
-    cli.rows(prepared(tmp_path, smollm2_profile), sort="chat", **choices)
+    cli.rows(prepared(tmp_path, smollm2_profile), type_prefix="chat", **choices)
     assert "## file" not in capsys.readouterr().out
-    with pytest.raises(ParameterError, match=r"sort 'commit'.*There are: chat/why, file"):
-        cli.rows(prepared(tmp_path, smollm2_profile), sort="commit", **choices)
+    with pytest.raises(ParameterError, match=r"type 'commit'.*Available types: chat/why, file"):
+        cli.rows(prepared(tmp_path, smollm2_profile), type_prefix="commit", **choices)
 
 
 def test_the_command_audit_names_the_nearest_or_lists(
@@ -172,14 +172,14 @@ def test_the_command_audit_names_the_nearest_or_lists(
         new=("held_out", "one two three four\nfive six seven eight\n"),
         newer=("held_out", "something else\n"),
     )
-    command = {"neighbours": 5, "removed": False, "profile": None, "env": None}
+    command = {"n_neighbors": 5, "removed": False, "profile": None, "env": None}
     cli.audit(prepared(tmp_path), item=None, **command)
     assert capsys.readouterr().out == "file/new\nfile/newer\n"
     cli.audit(prepared(tmp_path), item="file/new", **command)
     assert "1.000    1.000        1.000  file/same" in capsys.readouterr().out
-    with pytest.raises(ParameterError, match="'file/n' is in the id of 2 held-back documents"):
+    with pytest.raises(ParameterError, match="'file/n' is part of 2 document ids"):
         cli.audit(prepared(tmp_path), item="file/n", **command)
-    with pytest.raises(ParameterError, match="of none"):
+    with pytest.raises(ParameterError, match="is not part of any document id"):
         cli.audit(prepared(tmp_path), item="absent", **command)
 
 
@@ -194,7 +194,7 @@ def test_the_command_audit_names_what_was_removed_and_why(
     twice = {"train": {"chat/file/e": "chat/file/d"}}
     found = Screening(leaks, twice, {}, validation_repeats=False)
     (tmp_path / "screening").write_text(json.dumps(found.to_json()))
-    command = {"neighbours": 5, "profile": None, "env": None}
+    command = {"n_neighbors": 5, "profile": None, "env": None}
     cli.audit(prepared(tmp_path), item=None, removed=True, **command)
     assert capsys.readouterr().out.split("\n")[1:] == [
         "     1.000  revert           commit/1f (1f)",
@@ -206,9 +206,9 @@ def test_the_command_audit_names_what_was_removed_and_why(
         "",
     ]
     cli.audit(prepared(tmp_path), item="chat/file/c", removed=False, **command)
-    assert capsys.readouterr().out.startswith("chat/file/c was removed: training says")
+    assert capsys.readouterr().out.startswith("chat/file/c was removed: it leaks into training.")
     cli.audit(prepared(tmp_path), item="chat/file/e", removed=False, **command)
-    assert capsys.readouterr().out.startswith("chat/file/e was removed: another says the same.")
+    assert capsys.readouterr().out.startswith("chat/file/e was removed: it duplicates")
     earlier = (
         {"leaks": [{"document_id": "commit/1f"}]},
         {"leaks": [], "duplicates": {"train": []}},
