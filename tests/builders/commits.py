@@ -1,0 +1,19 @@
+"""Commits as sequence_build reads them."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from the_block_llm.pipelines.sequence_build.history.commits import Commit
+
+AUTHORED_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
+    """Return a commit with the given message; ``fields`` override the other defaults."""
+    values: dict[str, Any] = {
+        "sha": "c0ffee00" * 5, "authored_at": AUTHORED_AT, "committed_at": AUTHORED_AT,
+        "subject": subject, "body": body, "kind": "other", "is_merge": False, "is_bot": False,
+        "reverts": None, "informative": True, "insertions": 3, "deletions": 1, "parents": (),
+        **fields,
+    }  # fmt: skip
+    return Commit(**values)
