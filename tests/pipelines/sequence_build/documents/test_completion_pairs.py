@@ -1,4 +1,4 @@
-from tests.builders.commits import make_commit
+from tests.builders.documents import make_commit
 
 from the_block_llm.pipelines.sequence_build.documents.commits import FileChange
 from the_block_llm.pipelines.sequence_build.documents.completion_pairs import (

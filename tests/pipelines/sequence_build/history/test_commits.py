@@ -1,4 +1,4 @@
-from tests.builders.commits import AUTHORED_AT, make_commit
+from tests.builders.documents import AUTHORED_AT, make_commit
 
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.pipelines.sequence_build.history.commits import History, merged_commits

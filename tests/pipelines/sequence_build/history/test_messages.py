@@ -1,5 +1,5 @@
 import pytest
-from tests.builders.commits import make_commit
+from tests.builders.documents import make_commit
 
 from the_block_llm.pipelines.sequence_build.history.commits import Commit
 from the_block_llm.pipelines.sequence_build.history.messages import commit_headline, commit_message

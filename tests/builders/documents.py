@@ -1,8 +1,10 @@
-"""Commits as sequence_build reads them."""
+"""Commits and documents of sequence_build."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
+from the_block_llm.pipelines.sequence_build.documents.files import file_header
 from the_block_llm.pipelines.sequence_build.history.commits import Commit
 
 AUTHORED_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -17,3 +19,15 @@ def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
         **fields,
     }  # fmt: skip
     return Commit(**values)
+
+
+def make_document(
+    kind: Any, source: str, *segments: Segment, split: Any = "train"
+) -> RenderedDocument:
+    return RenderedDocument(f"{kind}/{source}", kind, split, source, AUTHORED_AT, segments)
+
+
+def make_file_document(text: str, source: str = "a.py", split: Any = "train") -> RenderedDocument:
+    """Return a file document: the header as context, the text as target."""
+    segments = (file_header(source), Segment(text, train=True))
+    return make_document("file", source, *segments, split=split)
