@@ -85,7 +85,7 @@ def test_every_target_token_is_in_exactly_one_row(
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
     for split, table in run.rows.items():
-        learned: dict[str, list[int]] = {}
+        targets: dict[str, list[int]] = {}
         for row in table.rows():
             assert len(row["input_ids"]) == sum(row["segment_lengths"]) == row["n_tokens"] <= 256
             start = 0
@@ -95,7 +95,7 @@ def test_every_target_token_is_in_exactly_one_row(
                 ids = row["input_ids"][start : start + length]
                 mask = row["labels_mask"][start : start + length]
                 assert not mask[0]
-                learned.setdefault(document_id, []).extend(
+                targets.setdefault(document_id, []).extend(
                     id_ for id_, target in zip(ids, mask, strict=True) if target
                 )
                 start += length
@@ -108,7 +108,7 @@ def test_every_target_token_is_in_exactly_one_row(
             if row["split"] == split and not (row["kind"] == "chat" and row["n_tokens"] > 256)
         }
         # Chunks of a document may be in any order.
-        assert {name: sorted(ids) for name, ids in learned.items()} == {
+        assert {name: sorted(ids) for name, ids in targets.items()} == {
             name: sorted(ids) for name, ids in wanted.items()
         }
 
@@ -119,13 +119,13 @@ def test_target_tokens_decode_to_the_target_segments(
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
     specials = set(smollm2.all_special_ids)
     for row in run.documents.rows():
-        learned = [
+        targets = [
             id_
             for id_, target in zip(row["input_ids"], row["labels_mask"], strict=True)
             if target and id_ not in specials
         ]
         text = "".join(segment["text"] for segment in row["segments"] if segment["train"])
-        assert smollm2.decode(learned, clean_up_tokenization_spaces=False) == text
+        assert smollm2.decode(targets, clean_up_tokenization_spaces=False) == text
 
 
 def test_output_is_deterministic(
@@ -201,7 +201,7 @@ def test_lines_added_by_validation_commits_are_not_training_targets(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
-    learned = "".join(
+    targets = "".join(
         segment["text"]
         for row in run.documents.rows(["split", "segments"])
         for segment in row["segments"]
@@ -217,7 +217,7 @@ def test_lines_added_by_validation_commits_are_not_training_targets(
     added = set("".join(long_story.trees[number].values()).splitlines()) - before
     names = [line for line in added if line.startswith("def ")]
     assert names
-    assert not [line for line in names if line in learned]
+    assert not [line for line in names if line in targets]
 
 
 def test_plots_show_every_kind_and_split(
@@ -336,12 +336,12 @@ def test_commits_shared_with_a_fork_are_rendered_once(
     assert len({sha for _, sha in commit_documents}) == 12
     # Unchanged files of the fork are duplicates.
     assert run.report["train_duplicates_removed_documents"] > 0
-    learned = [
+    targets = [
         row["source"].split("/")[0]
         for row in run.documents.rows(["document_id", "split", "source"])
         if row["document_id"].startswith("file/") and row["split"] == "train"
     ]
-    assert set(learned) == {"story"}
+    assert set(targets) == {"story"}
     # Held-out files of the fork are duplicates, too.
     assert run.report["held_out_duplicates_removed_documents"] > 0
     held_out_files = [

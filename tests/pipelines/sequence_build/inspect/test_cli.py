@@ -27,13 +27,13 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_row_view_shows_segments_targets_and_context(tmp_path: Path, smollm2: Any) -> None:
-    shown, learned = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = 1\n"))
+    context, target = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = 1\n"))
     row = {
-        "input_ids": [*shown, *learned, *learned],
-        "labels_mask": [False] * len(shown) + [True] * len(learned) * 2,
-        "segment_lengths": [len(shown) + len(learned), len(learned)],
+        "input_ids": [*context, *target, *target],
+        "labels_mask": [False] * len(context) + [True] * len(target) * 2,
+        "segment_lengths": [len(context) + len(target), len(target)],
         "document_ids": ["file/a.py", "file/b.py"],
-        "n_tokens": len(shown) + 2 * len(learned),
+        "n_tokens": len(context) + 2 * len(target),
         "stage": 0,
     }
     rows = save_table(tmp_path, ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
@@ -113,13 +113,13 @@ def project_opener(folder: Path, model: Any = None) -> Any:
 def test_rows_command_prints_plain_text_to_a_pipe(
     tmp_path: Path, smollm2: Any, smollm2_profile: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, learned = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = '[red]'\n"))
+    context, target = (smollm2(text)["input_ids"] for text in ("File a.py:\n", "x = '[red]'\n"))
     row = {
-        "input_ids": [*shown, *learned],
-        "labels_mask": [False] * len(shown) + [True] * len(learned),
-        "segment_lengths": [len(shown) + len(learned)],
+        "input_ids": [*context, *target],
+        "labels_mask": [False] * len(context) + [True] * len(target),
+        "segment_lengths": [len(context) + len(target)],
         "document_ids": ["file/a.py"],
-        "n_tokens": len(shown) + len(learned),
+        "n_tokens": len(context) + len(target),
         "stage": 0,
     }
     save_table(tmp_path / "held_out_rows", ROWS, [pa.RecordBatch.from_pylist([row], ROWS)])
@@ -134,15 +134,15 @@ def test_rows_command_prints_plain_text_to_a_pipe(
 def test_samples_have_every_document_type_and_no_document_twice(
     tmp_path: Path, smollm2: Any, smollm2_profile: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, learned = (smollm2(text)["input_ids"] for text in ("Asked\n", "Said\n" * 60))
+    context, target = (smollm2(text)["input_ids"] for text in ("Asked\n", "Said\n" * 60))
     names = ["file/a.py", "file/b.py", "chat/why/1", "file/a.py"]
     rows = [
         {
-            "input_ids": [*shown, *learned] * 2,
-            "labels_mask": ([False] * len(shown) + [True] * len(learned)) * 2,
-            "segment_lengths": [len(shown) + len(learned)] * 2,
+            "input_ids": [*context, *target] * 2,
+            "labels_mask": ([False] * len(context) + [True] * len(target)) * 2,
+            "segment_lengths": [len(context) + len(target)] * 2,
             "document_ids": names[at : at + 2],
-            "n_tokens": 2 * (len(shown) + len(learned)),
+            "n_tokens": 2 * (len(context) + len(target)),
             "stage": 0,
         }
         for at in (0, 2)
