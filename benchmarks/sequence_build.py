@@ -25,8 +25,8 @@ import numpy as np
 from chosen_profile import chosen_profile
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.base.sources import load_tokenizer
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
-from the_block_llm.pipelines.sequence_build.documents.files import head
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
+from the_block_llm.pipelines.sequence_build.documents.files import file_header
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
@@ -148,7 +148,11 @@ def _trl(
 
 
 def _in_turn(
-    alone: Any, tokenizer: DocumentTokenizer, drafts: list[Draft], shape: RowShape, folder: Path
+    alone: Any,
+    tokenizer: DocumentTokenizer,
+    drafts: list[RenderedDocument],
+    shape: RowShape,
+    folder: Path,
 ) -> tuple[float, float]:
     """Seconds of the bare tokenizer, and ours, over all documents."""
     alone.model._clear_cache()
@@ -164,8 +168,8 @@ def _in_turn(
     return bare, ours
 
 
-def _slices(drafts: list[Draft]) -> Iterator[list[Draft]]:
-    some: list[Draft] = []
+def _slices(drafts: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
+    some: list[RenderedDocument] = []
     n_bytes = 0
     for draft in drafts:
         some.append(draft)
@@ -177,13 +181,13 @@ def _slices(drafts: list[Draft]) -> Iterator[list[Draft]]:
         yield some
 
 
-def _bare(backend: Any, drafts: list[Draft]) -> None:
+def _bare(backend: Any, drafts: list[RenderedDocument]) -> None:
     texts = [segment.text for draft in drafts for segment in draft.segments]
     backend.encode_batch_fast(texts, add_special_tokens=False)
 
 
 def _build(
-    tokenizer: DocumentTokenizer, drafts: list[Draft], shape: RowShape, folder: Path
+    tokenizer: DocumentTokenizer, drafts: list[RenderedDocument], shape: RowShape, folder: Path
 ) -> None:
     documents = save_table(
         folder / "documents", DOCUMENTS, document_batches(drafts, tokenizer, shape.context_tokens)
@@ -199,16 +203,16 @@ def _timed(work: Any) -> float:
     return time.process_time() - started
 
 
-def _drafts(corpus: Path, most_bytes: int) -> list[Draft]:
-    drafts: list[Draft] = []
+def _drafts(corpus: Path, most_bytes: int) -> list[RenderedDocument]:
+    drafts: list[RenderedDocument] = []
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for path in sorted(corpus.rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
         if not text or len(text) > 1_000_000:
             continue
         name = path.relative_to(corpus).as_posix()
-        segments = (head(name), Segment(text, train=True))
-        drafts.append(Draft(f"file/{name}", "file", "train", name, at, segments))
+        segments = (file_header(name), Segment(text, train=True))
+        drafts.append(RenderedDocument(f"file/{name}", "file", "train", name, at, segments))
         most_bytes -= len(text)
         if most_bytes <= 0:
             break

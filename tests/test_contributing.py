@@ -93,14 +93,14 @@ def test_a_kind_of_document_reaches_the_rows(
     given: dict[str, Any] = {}
     exec(snippets("a kind of document")[0], given)
     # The toy repository has no TODO, so the first line of each file becomes one.
-    todo_chat, before = given["todo_chat"], Corpus._chats_about
+    todo_chat, before = given["todo_chat"], Corpus._file_chats
 
     def with_todos(self: Corpus, file: Any, split: Any, at: Any) -> Iterator[Any]:
         yield from before(self, file, split, at)
         text = "\n".join(f"TODO {line}" for line in file.text.splitlines()[:1])
         yield from todo_chat(SimpleNamespace(path=file.path, text=text), split, at)
 
-    monkeypatch.setattr(Corpus, "_chats_about", with_todos)
+    monkeypatch.setattr(Corpus, "_file_chats", with_todos)
     project = tmp_path / "project"
     shutil.copytree(finished_project, project)
     run_project(project, "sequence_build")

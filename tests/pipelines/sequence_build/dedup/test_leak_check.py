@@ -11,12 +11,12 @@ from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCh
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import note_words
 from the_block_llm.pipelines.sequence_build.dedup.screening import screen
 from the_block_llm.pipelines.sequence_build.dedup.signatures import worded
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.history.commits import (
     History,
-    current_cutoff,
     read_history,
+    require_cutoff,
 )
 
 MODULE = "".join(
@@ -34,7 +34,7 @@ def run_here(jobs: Any) -> Any:
     return [function(*arguments) for function, arguments in jobs]
 
 
-def check_of(held_back: list[Draft], *seen: Draft) -> list[Leak]:
+def check_of(held_back: list[RenderedDocument], *seen: RenderedDocument) -> list[Leak]:
     check = LeakCheck([worded(held_back, NO_HISTORY)] if held_back else [], 0.7)
     for draft in seen:
         check.see(worded([draft], NO_HISTORY))
@@ -47,9 +47,9 @@ def check_of(held_back: list[Draft], *seen: Draft) -> list[Leak]:
 
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:
     tables = story.tables(folder, cutoff)
-    history = read_history(tables.commits, current_cutoff(tables.repository, cutoff), 0.05)
+    history = read_history(tables.commits, require_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
-    noted = [note_words(((history, draft) for draft in corpus.drafts()), folder / "words")]
+    noted = [note_words(((history, draft) for draft in corpus.documents()), folder / "words")]
     found = screen(noted, run_here, 0.7, holds_out=True)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in found.leaks}
 
@@ -154,11 +154,11 @@ def test_near_copies_go_by_how_near_they_are(changed: int, is_leak: bool) -> Non
     assert found == (["file/later"] if is_leak else [])
 
 
-def _file(name: str, split: Any, words: list[str]) -> Draft:
+def _file(name: str, split: Any, words: list[str]) -> RenderedDocument:
     # One line, so that lines cannot give it away.
     segments = (Segment("head\n", train=False), Segment(" ".join(words), train=True))
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    return Draft(f"file/{name}", "file", split, name, at, segments)
+    return RenderedDocument(f"file/{name}", "file", split, name, at, segments)
 
 
 def test_a_line_of_many_held_back_documents_is_known_in_all_of_them() -> None:

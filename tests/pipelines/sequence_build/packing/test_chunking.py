@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.pipelines.sequence_build.code.boundaries import Signposts, borders
+from the_block_llm.pipelines.sequence_build.code.boundaries import ScopeHeaders, boundary_strengths
 from the_block_llm.pipelines.sequence_build.packing.chunking import cut, token_strength
 
 
@@ -66,13 +66,13 @@ def test_the_line_that_says_where_one_is_is_repeated() -> None:
 def test_where_in_a_document_one_is(kind: Any, source: str, text: bytes, place: bytes) -> None:
     inside = text.replace(b"\n@", b"\n    z = 2\n")
     offset = max(0, len(inside) - len(b"    z = 2\n"))
-    first, last = Signposts(inside, kind, source).before(offset)
+    first, last = ScopeHeaders(inside, kind, source).header_before(offset)
     assert inside[first:last] == place
 
 
 def test_code_that_is_not_indented_stands_in_nothing() -> None:
     text = b"def f():\n    pass\n\n\ndef g():\n    pass\n"
-    assert Signposts(text, "file", "a.py").before(text.index(b"def g")) == (0, 0)
+    assert ScopeHeaders(text, "file", "a.py").header_before(text.index(b"def g")) == (0, 0)
 
 
 @given(
@@ -134,6 +134,6 @@ def test_a_border_inside_a_token_counts_for_the_cut_before_it() -> None:
 def test_the_best_cut_is_where_something_begins(
     kind: str, source: str, text: bytes, best: bytes
 ) -> None:
-    strength = borders(text, kind, source)  # type: ignore[arg-type]
+    strength = boundary_strengths(text, kind, source)  # type: ignore[arg-type]
     inside = strength[1:]
     assert text[1 + int(np.argmax(inside)) :].startswith(best)

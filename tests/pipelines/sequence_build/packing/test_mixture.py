@@ -48,7 +48,7 @@ def test_something_always_stays(tokens: tuple[int, ...], caps: tuple[float, ...]
 
 
 def test_shares_that_leave_room_for_nothing_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must add up to 1 or more"):
+    with pytest.raises(ValidationError, match="must sum to at least 1"):
         Mix(file=0.2, commit=0.2, chat=0.2)
 
 

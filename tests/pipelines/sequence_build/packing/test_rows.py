@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
@@ -51,7 +51,7 @@ def literal(request: pytest.FixtureRequest) -> Literal:
 
 
 def rows_of(
-    written: list[Draft], tokenizer: DocumentTokenizer, shape: RowShape, folder: Path
+    written: list[RenderedDocument], tokenizer: DocumentTokenizer, shape: RowShape, folder: Path
 ) -> tuple[ParquetTable, ParquetTable]:
     documents = save_table(
         folder / "documents", DOCUMENTS, document_batches(written, tokenizer, shape.context_tokens)
@@ -75,7 +75,7 @@ def test_decoding_what_is_learned_gives_back_every_text_once(
 ) -> None:
     tokenizer = literal()
     written = [
-        Draft(
+        RenderedDocument(
             f"{kind}/{number}/{source}", kind, "train", source, AT,
             (Segment(f"File {source}:\n\n", train=False),
              *(Segment(text, train=train) for text, train in segments)),
@@ -130,7 +130,7 @@ def _chains(ids: list[int], pieces: list[list[int]]) -> bool:
 
 
 def test_an_empty_document_makes_no_row(literal: Literal, tmp_path: Path) -> None:
-    empty = Draft(
+    empty = RenderedDocument(
         "commit/1", "commit", "train", "1", AT,
         (Segment("Commit 1:\n\n", train=False), Segment("", train=False)),
     )  # fmt: skip
@@ -141,7 +141,9 @@ def test_an_empty_document_makes_no_row(literal: Literal, tmp_path: Path) -> Non
 def test_lone_surrogates_become_question_marks(literal: Literal, tmp_path: Path) -> None:
     text = "before \ud800 after \udfff\n"
     head = Segment("File odd.txt:\n\n", train=False)
-    draft = Draft("file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True)))
+    draft = RenderedDocument(
+        "file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True))
+    )
     tokenizer = literal()
     documents, rows = rows_of([draft], tokenizer, RowShape(64, 16), tmp_path)
     [row] = rows.rows()
@@ -157,7 +159,9 @@ def test_characters_that_the_tokenizer_lacks_are_replaced_and_said(
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     text = "group\x1dseparator, end\x04 and \U00050000, but \x01 and é\n"
     head = Segment("File odd.txt:\n\n", train=False)
-    draft = Draft("file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True)))
+    draft = RenderedDocument(
+        "file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True))
+    )
     _, rows = rows_of([draft], tokenizer, RowShape(64, 16), tmp_path)
     [row] = rows.rows()
     learned = _learned(row["input_ids"], row["labels_mask"])[:-1]
@@ -172,7 +176,9 @@ def test_a_line_of_a_million_characters_is_cut_into_rows(
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     text = "".join(f"{number * 7919 % 1000:03d} " for number in range(250_000))
     head = Segment("File long.txt:\n\n", train=False)
-    draft = Draft("file/long.txt", "file", "train", "long.txt", AT, (head, Segment(text, True)))
+    draft = RenderedDocument(
+        "file/long.txt", "file", "train", "long.txt", AT, (head, Segment(text, True))
+    )
     documents, rows = rows_of([draft], tokenizer, RowShape(8192, 64), tmp_path)
     [whole] = documents.rows(["labels_mask"])
     learned = [sum(row["labels_mask"]) for row in rows.rows(["labels_mask"])]
@@ -187,7 +193,7 @@ def test_rows_are_full(
 ) -> None:
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     written = [
-        Draft(
+        RenderedDocument(
             f"file/m{number % 5}/f{number}.py", "file", "train", f"m{number % 5}/f{number}.py", AT,
             (Segment(f"File m{number % 5}/f{number}.py:\n\n", train=False),
              Segment("".join(f"def f{n}(x):\n    return x + {n * number}\n\n\n"
@@ -206,7 +212,7 @@ def test_rows_are_full_beside_questions_that_are_never_cut(
 ) -> None:
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     asked = [
-        Draft(
+        RenderedDocument(
             f"chat/{number}", "chat", "train", f"m{number % 3}/f.py", AT,
             (Segment("What is it for?", train=False),
              Segment("It is there. " * (40 + number % 9), train=True)),
@@ -214,7 +220,7 @@ def test_rows_are_full_beside_questions_that_are_never_cut(
         for number in range(40)
     ]  # fmt: skip
     files = [
-        Draft(
+        RenderedDocument(
             f"file/{number}", "file", "train", f"m{number % 3}/g{number}.py", AT,
             (Segment(f"File m{number % 3}/g{number}.py:\n\n", train=False),
              Segment("".join(f"def f{n}(x):\n    return x\n" for n in range(80)), train=True)),

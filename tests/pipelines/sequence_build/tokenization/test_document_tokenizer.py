@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,14 +45,14 @@ def _copy(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return copy.deepcopy(tokenizer)
 
 
-def _chat(question: str, answer: str) -> Draft:
+def _chat(question: str, answer: str) -> RenderedDocument:
     segments = (Segment(question, train=False), Segment(answer, train=True))
-    return Draft("chat/x", "chat", "train", "x", AT, segments)
+    return RenderedDocument("chat/x", "chat", "train", "x", AT, segments)
 
 
-def _file(text: str) -> Draft:
+def _file(text: str) -> RenderedDocument:
     segments = (Segment("File a.py:\n\n", train=False), Segment(text, train=True))
-    return Draft("file/a.py", "file", "train", "a.py", AT, segments)
+    return RenderedDocument("file/a.py", "file", "train", "a.py", AT, segments)
 
 
 def test_a_chat_is_what_the_chat_template_writes(pair: tuple[Any, DocumentTokenizer]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.tokenization import token_cache
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
@@ -17,9 +17,9 @@ from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer impo
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def drafts(n: int, first: int = 0) -> list[Draft]:
+def drafts(n: int, first: int = 0) -> list[RenderedDocument]:
     return [
-        Draft(
+        RenderedDocument(
             f"file/{k}.py", "file", "train", f"{k}.py", AT,
             (Segment(f"File {k}.py:\n\n", train=False),
              Segment(f"def f{k}(x):\n    return x + {k}\n" * 20, train=True)),
@@ -31,14 +31,14 @@ def drafts(n: int, first: int = 0) -> list[Draft]:
 @pytest.fixture
 def counting(
     smollm2: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[list[Draft], Path | None], tuple[list[Any], int]]:
+) -> Callable[[list[RenderedDocument], Path | None], tuple[list[Any], int]]:
     """Makes documents, and counts the long texts that went through the tokenizer."""
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     seen: list[str] = []
     plain = tokenizer._encode
     monkeypatch.setattr(tokenizer, "_encode", lambda texts: (seen.extend(texts), plain(texts))[1])
 
-    def made(wanted: list[Draft], folder: Path | None) -> tuple[list[Any], int]:
+    def made(wanted: list[RenderedDocument], folder: Path | None) -> tuple[list[Any], int]:
         seen.clear()
         batches = list(document_batches(wanted, tokenizer, 256, token_cache_folder=folder))
         return batches, sum(len(text) >= 256 for text in seen)

@@ -7,7 +7,7 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from tests.builders.without_torch import load_and_look
 
 from the_block_llm.execution.local_jobs import run_in_subprocess
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import (
     LoadedTokenizer,
     loaded_tokenizer,
@@ -53,7 +53,9 @@ def encoded(loaded: LoadedTokenizer) -> list[int]:
     # A mark that is written in a text is a handful of ordinary tokens.
     mark = next(iter(loaded.added_tokens))
     segments = (Segment(f"What is {mark}?", train=False), Segment(f"A mark: {mark}.", train=True))
-    draft = Draft("d", "chat", "train", "a.py", datetime(2026, 1, 1, tzinfo=UTC), segments)
+    draft = RenderedDocument(
+        "d", "chat", "train", "a.py", datetime(2026, 1, 1, tzinfo=UTC), segments
+    )
     [document] = loaded.tokenizer.encode([draft])
     ids: list[int] = document.input_ids.tolist()
     assert loaded.added_tokens[mark] not in ids

@@ -1,4 +1,4 @@
-"""Where a text may be cut: before a definition, a heading, a hunk, a paragraph, a line."""
+"""Boundaries at which a text may be cut: definitions, headings, hunks, paragraphs, lines."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from the_block_llm.schemas import DocumentKind
 LINE: Final = 1
 PARAGRAPH: Final = 2
 INNER: Final = 3  # a method, a hunk, a heading below the second level
-OUTER: Final = 4  # a top-level definition, a chapter, the patch of another file
+OUTER: Final = 4  # a top-level definition, a heading of level 1 or 2, the patch of another file
 
 _Rules = Sequence[tuple[int, npt.NDArray[np.bool_], re.Pattern[bytes]]]
 
@@ -25,8 +25,8 @@ def _rule(
     return strength, is_first, re.compile(pattern)
 
 
-# By first byte of a line, what it must go on with. Code of any language: a method or a comment
-# inside something, after a blank line.
+# A line matches a rule if its first byte is in the set and the pattern matches. Code of any
+# language: an indented definition or comment, after a blank line.
 _CODE: Final[_Rules] = (
     _rule(INNER, b" \t", rb"[ \t]+(?:[@#/*]|async |def |class |pub |fn |func |function )"),
 )
@@ -36,85 +36,87 @@ _PATCH: Final[_Rules] = (
     _rule(OUTER, b"-cdm", rb"--- |created |deleted |moved "),
 )
 _NEWLINE: Final = ord("\n")
-# By first byte: a line that begins so belongs to what is above it.
-_INSIDE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r})]", np.uint8))
-_NEW_NAME: Final = re.compile(rb"(?<=\n)\+\+\+ (?=b/)")
+# By first byte of a line: it continues or closes the block above.
+_CONTINUES_BLOCK: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r})]", np.uint8))
+_NEW_PATH: Final = re.compile(rb"(?<=\n)\+\+\+ (?=b/)")
 _HASH: Final = ord("#")
-# By first byte: a line that closes something, a comment, an attribute, a string's end.
-_TELLS_NO_PLACE: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r\n})]/#*@'\"<", np.uint8))
+# By first byte of a line: indentation, a closing bracket, a comment, an attribute, the end of a
+# string.
+_NO_SCOPE_HEADER: Final = np.isin(np.arange(256), np.frombuffer(b" \t\r\n})]/#*@'\"<", np.uint8))
 PROSE_SUFFIXES: Final = frozenset({".md", ".markdown", ".rst", ".txt", ".adoc", ""})
 
 
-def borders(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8]:
-    r"""Say how good a cut before each byte would be.
+def boundary_strengths(text: bytes, kind: DocumentKind, source: str) -> npt.NDArray[np.int8]:
+    r"""Return the strength of the boundary before each byte.
 
     Args:
         text: UTF-8, ``n`` bytes.
-        kind: Of the document.
-        source: Path of a file, whose suffix tells prose from code.
+        kind: Kind of the document.
+        source: Path of a file; its suffix decides between prose and code.
 
     Returns:
-        Strength of a cut, shape ``(n,)``, 0 where there is no border.
+        Strength of the boundary, shape ``(n,)``; 0 where there is none.
 
-    >>> borders(b"# A\n\nb\n\n## C\n", "file", "x.md").tolist()
+    >>> boundary_strengths(b"# A\n\nb\n\n## C\n", "file", "x.md").tolist()
     [4, 0, 0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 0]
     """
     strength = np.zeros(len(text), np.int8)
-    starts, of_starts = border_lines(text, kind, source)
-    strength[starts] = of_starts
+    starts, start_strengths = line_boundaries(text, kind, source)
+    strength[starts] = start_strengths
     return strength
 
 
-def border_lines(
+def line_boundaries(
     text: bytes, kind: DocumentKind, source: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
-    """The same as :func:`borders`, of the bytes alone that have a border before them.
+    """Return the boundaries of :func:`boundary_strengths` in sparse form.
 
     Returns:
-        Where lines begin that are not empty, ascending, shape ``(lines,)``; and the strength of
-        a cut before each, of the same shape.
+        Byte offsets at which non-empty lines begin, ascending, shape ``(lines,)``; and the
+        strength of the boundary before each, of the same shape.
     """
     rules = _rules(kind, source)
-    in_code = rules is _CODE
-    starts, firsts, strength = _lines(text, code=in_code)
-    # Numpy picks the lines, so that patterns are tried on few of them.
-    tried = np.flatnonzero(strength >= (PARAGRAPH if in_code else LINE))
+    is_code = rules is _CODE
+    starts, firsts, strength = _find_lines(text, is_code=is_code)
+    # Lines are preselected with numpy: regular expressions then run on few of them.
+    candidates = np.flatnonzero(strength >= (PARAGRAPH if is_code else LINE))
     for value, is_first, pattern in rules:
-        lines = tried[is_first[firsts[tried]]]
+        lines = candidates[is_first[firsts[candidates]]]
         found = [pattern.match(text, start) is not None for start in starts[lines].tolist()]
         matching = lines[np.array(found, np.bool_)]
         strength[matching] = np.maximum(strength[matching], value)
     return starts, strength
 
 
-class Signposts:
-    """The lines of a text that say where in it one is.
+class ScopeHeaders:
+    """Lines that name the scope of the text that follows them.
 
-    Of a patch these are the names of files, of prose its headings, of code what is not indented
-    and so holds what follows: the head of a class, an implementation or a function.
+    In a patch these are the new file names, in prose the headings, in code the unindented lines,
+    such as the head of a class or function.
     """
 
     def __init__(self, text: bytes, kind: DocumentKind, source: str) -> None:
-        """Find them; see :func:`borders` for what is given."""
+        """Find the headers; the arguments are those of :func:`boundary_strengths`."""
         self._text = text
         rules = _rules(kind, source)
-        self._in_code = rules is _CODE
+        self._is_code = rules is _CODE
         if rules is _PATCH:
-            found = [match.start() for match in _NEW_NAME.finditer(text)]
+            found = [match.start() for match in _NEW_PATH.finditer(text)]
             self._starts = np.array(found, np.int64)
         else:
-            at = np.frombuffer(text, np.uint8)
-            lines = np.flatnonzero(at[:-1] == _NEWLINE) + 1
-            firsts = at[lines]
-            telling = ~_TELLS_NO_PLACE[firsts] if self._in_code else firsts == _HASH
-            self._starts = lines[telling]
+            codes = np.frombuffer(text, np.uint8)
+            lines = np.flatnonzero(codes[:-1] == _NEWLINE) + 1
+            firsts = codes[lines]
+            is_header = ~_NO_SCOPE_HEADER[firsts] if self._is_code else firsts == _HASH
+            self._starts = lines[is_header]
 
-    def before(self, offset: int) -> tuple[int, int]:
-        """The bytes ``[first, last)`` of the last such line before ``offset``; empty for none.
+    def header_before(self, offset: int) -> tuple[int, int]:
+        """Return the byte range ``[first, last)`` of the last header before ``offset``.
 
-        What is not indented stands in nothing, so code that goes on so has none.
+        The range is empty if there is none. Unindented code has no enclosing scope and therefore
+        no header.
         """
-        if self._in_code and self._text[offset : offset + 1] not in {b" ", b"\t", b"\n"}:
+        if self._is_code and self._text[offset : offset + 1] not in {b" ", b"\t", b"\n"}:
             return 0, 0
         number = int(np.searchsorted(self._starts, offset, side="left")) - 1
         if number < 0:
@@ -124,33 +126,33 @@ class Signposts:
         return (first, last + 1) if 0 <= last < offset else (0, 0)
 
 
-def _lines(
-    text: bytes, *, code: bool
+def _find_lines(
+    text: bytes, *, is_code: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """Lines and paragraphs; these are many, so no Python loop goes over them.
+    """Find lines and paragraphs, vectorized since there are many.
 
-    In code of any language, what is not indented after a blank line begins something of its
-    own, the comments and attributes before a definition included.
+    In code of any language, an unindented line after a blank line begins a top-level definition,
+    including the comments and attributes before it.
 
     Returns:
-        Where lines begin that are not empty, the first byte of each, and its strength.
+        Offsets at which non-empty lines begin, the first byte of each, and its strength.
     """
-    at = np.frombuffer(text, np.uint8)
-    newlines = np.flatnonzero(at == _NEWLINE)
+    codes = np.frombuffer(text, np.uint8)
+    newlines = np.flatnonzero(codes == _NEWLINE)
     starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])
-    # A line is empty where the next begins one byte after it.
-    ends = np.concatenate([newlines, np.full(1, len(at))])
+    # An empty line ends where it starts.
+    ends = np.concatenate([newlines, np.full(1, len(codes))])
     is_line = ends > starts
     after_blank = np.zeros(len(starts), np.bool_)
     after_blank[1:] = ~is_line[:-1]
     if len(starts) > 1:
-        after_blank[1] = False  # what stands first begins anyway
+        after_blank[1] = False  # a blank first line separates nothing
     starts, after_blank = starts[is_line], after_blank[is_line]
-    firsts = at[starts]
+    firsts = codes[starts]
     strength = np.full(len(starts), LINE, np.int8)
     strength[after_blank] = PARAGRAPH
-    if code:
-        strength[after_blank & ~_INSIDE[firsts]] = OUTER
+    if is_code:
+        strength[after_blank & ~_CONTINUES_BLOCK[firsts]] = OUTER
     return starts, firsts, strength
 
 

@@ -1,4 +1,4 @@
-"""Which file of a snapshot uses which, as far as imports tell."""
+"""Import graph of the files of a snapshot."""
 
 import re
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
+from the_block_llm.pipelines.sequence_build.code.source_file import SourceFile
 
 _PYTHON_IMPORT: Final = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<source>[.\w]+)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n#]+)"
@@ -16,34 +16,34 @@ _PYTHON_IMPORT: Final = re.compile(
 _RUST_USE: Final = re.compile(
     r"^[ \t]*(?:pub(?:\([^)]*\))?[ \t]+)?use[ \t]+(?P<path>\w+(?:::\w+)*)", re.MULTILINE
 )
-_AMBIGUOUS: Final = ""  # two files answer to one name: then neither does
+_AMBIGUOUS: Final = ""  # several files have the same module name, so it resolves to none of them
 
 
-def dependencies(files: Iterable[SnapshotFile]) -> dict[str, list[str]]:
-    """Read the imports of Python and Rust files and find the files they mean.
+def import_graph(files: Iterable[SourceFile]) -> dict[str, list[str]]:
+    """Resolve the imports of Python and Rust files to files of the same snapshot.
 
     Args:
-        files: Of one snapshot; gone through once.
+        files: Files of one snapshot; iterated once.
 
     Returns:
-        For each importing path the paths it uses, in order. Imports of other projects' code,
-        and names that several files answer to, are not in it.
+        For each importing path the imported paths, sorted. Imports from outside the snapshot and
+        ambiguous module names are left out.
     """
     imported: dict[str, list[tuple[str, ...]]] = {}
-    named: dict[tuple[str, ...], str] = {}
+    path_by_module: dict[tuple[str, ...], str] = {}
     for file in files:
-        for name in _names_of(file.path):
-            named[name] = _AMBIGUOUS if name in named else file.path
+        for module in _module_names(file.path):
+            path_by_module[module] = _AMBIGUOUS if module in path_by_module else file.path
         if file.language == "Python":
             imported[file.path] = list(_python_imports(file))
         elif file.language == "Rust":
             imported[file.path] = list(_rust_imports(file))
-    found = {path: _resolve(names, named) - {path} for path, names in imported.items()}
-    return {path: sorted(used) for path, used in found.items() if used}
+    found = {path: _resolve(names, path_by_module) - {path} for path, names in imported.items()}
+    return {path: sorted(paths) for path, paths in found.items() if paths}
 
 
-def reverse(depends_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """By path, what uses it."""
+def reverse_graph(depends_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return for each imported path the paths that import it."""
     used_by: dict[str, list[str]] = defaultdict(list)
     for path, others in depends_on.items():
         for other in others:
@@ -51,86 +51,89 @@ def reverse(depends_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     return dict(used_by)
 
 
-def used_first(
-    files: Iterable[SnapshotFile], depends_on: Mapping[str, Iterable[str]]
-) -> Iterator[SnapshotFile]:
-    """The files folder by folder, subfolders first; within one, what a file uses before the file.
+def dependencies_first(
+    files: Iterable[SourceFile], depends_on: Mapping[str, Iterable[str]]
+) -> Iterator[SourceFile]:
+    """Order files by folder, subfolders first, and within a folder topologically by imports.
 
     Args:
-        files: Of one snapshot, in the order of their paths. Those of open folders are held.
-        depends_on: By path the paths that it uses.
+        files: Files of one snapshot, sorted by path. Those of the current folder and its parents
+            are held in memory.
+        depends_on: For each path the paths that it imports.
     """
-    waiting: list[tuple[str, dict[str, SnapshotFile]]] = []
+    open_folders: list[tuple[str, dict[str, SourceFile]]] = []
     for file in files:
         folder = _folder(file.path)
-        while waiting and not f"{folder}/".startswith(waiting[-1][0]):
-            yield from _in_order(waiting.pop()[1], depends_on)
-        start = f"{folder}/" if folder else ""
-        if not waiting or waiting[-1][0] != start:
-            waiting.append((start, {}))
-        waiting[-1][1][file.path] = file
-    while waiting:
-        yield from _in_order(waiting.pop()[1], depends_on)
+        while open_folders and not f"{folder}/".startswith(open_folders[-1][0]):
+            yield from _topological_order(open_folders.pop()[1], depends_on)
+        prefix = f"{folder}/" if folder else ""
+        if not open_folders or open_folders[-1][0] != prefix:
+            open_folders.append((prefix, {}))
+        open_folders[-1][1][file.path] = file
+    while open_folders:
+        yield from _topological_order(open_folders.pop()[1], depends_on)
 
 
-def _in_order(
-    files: Mapping[str, SnapshotFile], depends_on: Mapping[str, Iterable[str]]
-) -> Iterator[SnapshotFile]:
+def _topological_order(
+    files: Mapping[str, SourceFile], depends_on: Mapping[str, Iterable[str]]
+) -> Iterator[SourceFile]:
     done: set[str] = set()
     for start in files:
-        # Without recursion: a chain of imports may be longer than Python's stack.
-        trail = [(start, iter(depends_on.get(start, ())))]
+        # Iterative: a chain of imports may exceed the recursion limit.
+        stack = [(start, iter(depends_on.get(start, ())))]
         seen = {start}
-        while trail and start not in done:
-            path, used = trail[-1]
-            other = next((u for u in used if u in files and u not in done and u not in seen), None)
+        while stack and start not in done:
+            path, imports = stack[-1]
+            other = next(
+                (i for i in imports if i in files and i not in done and i not in seen), None
+            )
             if other is not None:
                 seen.add(other)
-                trail.append((other, iter(depends_on.get(other, ()))))
+                stack.append((other, iter(depends_on.get(other, ()))))
                 continue
-            # Of files that use each other, the one that comes first in the alphabet is last.
+            # In an import cycle the file that is first alphabetically comes last.
             done.add(path)
             yield files[path]
-            trail.pop()
+            stack.pop()
 
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _names_of(path: str) -> Iterator[tuple[str, ...]]:
-    """The dotted names by which code can mean a file: each suffix of its path, from a root."""
+def _module_names(path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the module names that may refer to a file: every suffix of its dotted path."""
     parts = PurePosixPath(path).parts
     stem = PurePosixPath(path).stem
     if path.endswith(".py"):
-        whole = parts[:-1] if stem == "__init__" else (*parts[:-1], stem)
+        module = parts[:-1] if stem == "__init__" else (*parts[:-1], stem)
     elif path.endswith(".rs"):
-        # crate a/b/src/c/d.rs is b::c::d; mod.rs, lib.rs and main.rs stand for their folder.
+        # a/b/src/c/d.rs in crate b is b::c::d; mod.rs, lib.rs and main.rs name their folder.
         folder = tuple(part for part in parts[:-1] if part != "src")
-        whole = folder if stem in {"mod", "lib", "main"} else (*folder, stem)
+        module = folder if stem in {"mod", "lib", "main"} else (*folder, stem)
     else:
         return
-    yield from (whole[at:] for at in range(len(whole)))
+    yield from (module[start:] for start in range(len(module)))
 
 
-def _python_imports(file: SnapshotFile) -> Iterator[tuple[str, ...]]:
+def _python_imports(file: SourceFile) -> Iterator[tuple[str, ...]]:
     package = PurePosixPath(file.path).parts[:-1]
     for match in _PYTHON_IMPORT.finditer(file.text):
         if match["modules"]:
-            for module in match["modules"].split(","):
-                if words := module.split():
+            for clause in match["modules"].split(","):
+                if words := clause.split():
                     yield tuple(words[0].split("."))
             continue
         source = match["source"]
         dots = len(source) - len(source.lstrip("."))
-        base = package[: len(package) - dots + 1] if dots else ()
-        start = (*base, *(part for part in source.lstrip(".").split(".") if part))
-        for name in match["names"].strip("()").split(","):
-            if words := name.split():
-                yield (*start, words[0])
+        parent = package[: len(package) - dots + 1] if dots else ()
+        module = (*parent, *(part for part in source.lstrip(".").split(".") if part))
+        for clause in match["names"].strip("()").split(","):
+            if words := clause.split():
+                yield (*module, words[0])
 
 
-def _rust_imports(file: SnapshotFile) -> Iterator[tuple[str, ...]]:
+def _rust_imports(file: SourceFile) -> Iterator[tuple[str, ...]]:
     parts = PurePosixPath(file.path).parts
     crate = parts[parts.index("src") - 1 : parts.index("src")] if "src" in parts[1:] else ()
     for match in _RUST_USE.finditer(file.text):
@@ -141,12 +144,14 @@ def _rust_imports(file: SnapshotFile) -> Iterator[tuple[str, ...]]:
             yield (first, *rest)
 
 
-def _resolve(names: Iterable[tuple[str, ...]], named: Mapping[tuple[str, ...], str]) -> set[str]:
+def _resolve(
+    names: Iterable[tuple[str, ...]], path_by_module: Mapping[tuple[str, ...], str]
+) -> set[str]:
     found: set[str] = set()
     for name in names:
-        # The last parts may be things inside a file.
+        # The last components may be names defined inside a module.
         for length in range(len(name), 0, -1):
-            if path := named.get(name[:length]):
+            if path := path_by_module.get(name[:length]):
                 found.add(path)
                 break
     return found

@@ -1,4 +1,4 @@
-"""What a source file defines, in order, each with the line that declares it."""
+"""Outlines of source files: the public declarations in order, with their signatures."""
 
 import ast
 import re
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-_MOST_CHARACTERS: Final = 200  # of a declaration; a longer one is cut
+_MAX_CHARACTERS: Final = 200  # of a signature; a longer one is truncated
 _RUST_ITEM: Final = re.compile(
     r"^(?P<indent>[ ]{0,4})(?P<line>(?:pub(?:\([^)]*\))?[ \t]+)(?:async[ \t]+|unsafe[ \t]+"
-    r"|const[ \t]+)*(?P<what>fn|struct|enum|trait|mod|type)[ \t]+(?P<name>\w+)"
-    # A semicolon in brackets is that of an array, [u8; 32].
+    r"|const[ \t]+)*(?:fn|struct|enum|trait|mod|type)[ \t]+(?P<name>\w+)"
+    # A semicolon in brackets belongs to an array type, [u8; 32].
     r"(?:\[[^\]{]*\]|[^{;\[])*)",
     re.MULTILINE,
 )
-RUST_OWNER: Final = re.compile(
+RUST_CONTAINER: Final = re.compile(
     r"^(?:pub(?:\([^)]*\))?[ \t]+)?(?:unsafe[ \t]+)?"
     r"(?:trait[ \t]+|mod[ \t]+(?=\w+[ \t]*\{)"
     r"|impl(?:<[^{\n]*?>)?[ \t]+(?:[^{\n]*?[ \t]for[ \t]+)?)(?P<name>\w+)",
@@ -27,35 +27,38 @@ RUST_OWNER: Final = re.compile(
 
 @dataclass(frozen=True)
 class Declaration:
-    """A public thing of a file."""
+    """A public declaration in a file."""
 
     name: str
-    line: str
-    """As it is written, up to its body, in one line."""
-    is_inner: bool
+    signature: str
+    """Source text up to the body, on one line."""
+    is_nested: bool
     """True for a method."""
 
 
-def declarations(text: str, language: str | None) -> list[Declaration]:
-    """The public declarations of a Python or Rust file, in order; none of other languages."""
-    finders = {"Python": _python, "Rust": _rust}
-    finder = finders.get(language or "")
-    return list(finder(text)) if finder is not None else []
+def extract_declarations(text: str, language: str | None) -> list[Declaration]:
+    """Return the public declarations of a Python or Rust file, in order.
+
+    Files in other languages have none.
+    """
+    extractors = {"Python": _python, "Rust": _rust}
+    extract = extractors.get(language or "")
+    return list(extract(text)) if extract is not None else []
 
 
-@lru_cache(maxsize=1)  # descriptions and declarations of a file are asked for one after the other
-def parsed(text: str) -> ast.Module | None:
-    """A Python file's syntax tree; none where it does not parse."""
+@lru_cache(maxsize=1)  # docstrings and declarations of a file are extracted in succession
+def parse_python(text: str) -> ast.Module | None:
+    """Return the syntax tree of a Python file, or ``None`` if it does not parse."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in other people's strings
+            warnings.simplefilter("ignore")  # invalid escape sequences in the parsed file
             return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def _python(text: str) -> Iterator[Declaration]:
-    tree = parsed(text)
+    tree = parse_python(text)
     for node in tree.body if tree is not None else []:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             bases = ", ".join(ast.unparse(base) for base in node.bases)
@@ -65,38 +68,39 @@ def _python(text: str) -> Iterator[Declaration]:
                     not member.name.startswith("_")
                 ):
                     name = f"{node.name}.{member.name}"
-                    yield _declaration(name, signature(member), is_inner=True)
+                    yield _declaration(name, python_signature(member), is_nested=True)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (
             not node.name.startswith("_")
         ):
-            yield _declaration(node.name, signature(node))
+            yield _declaration(node.name, python_signature(node))
 
 
-def signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """A function's head as code."""
+def python_signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Return the signature of a function as source code."""
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    before = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    return f"{before} {node.name}({ast.unparse(node.args)}){returns}"
+    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    return f"{keyword} {node.name}({ast.unparse(node.args)}){returns}"
 
 
 def _rust(text: str) -> Iterator[Declaration]:
-    owners = [(owner.start(), owner["name"]) for owner in RUST_OWNER.finditer(text)]
+    containers = [(match.start(), match["name"]) for match in RUST_CONTAINER.finditer(text)]
     for item in _RUST_ITEM.finditer(text):
-        name, line = item["name"], item["line"]
-        at = bisect(owners, (item.start(), "")) - 1
-        if item["indent"] and at >= 0:
-            # An impl may stand far from its type, so a method says whose it is.
-            begin = item.start("name") - item.start("line")
-            name = f"{owners[at][1]}::{name}"
-            line = f"{line[:begin]}{owners[at][1]}::{line[begin:]}"
-        yield _declaration(name, line, is_inner=bool(item["indent"]))
+        name, signature = item["name"], item["line"]
+        index = bisect(containers, (item.start(), "")) - 1
+        if item["indent"] and index >= 0:
+            # An impl may be far from its type, so the name of a method includes the type.
+            container = containers[index][1]
+            name_start = item.start("name") - item.start("line")
+            name = f"{container}::{name}"
+            signature = f"{signature[:name_start]}{container}::{signature[name_start:]}"
+        yield _declaration(name, signature, is_nested=bool(item["indent"]))
 
 
-def _declaration(name: str, line: str, *, is_inner: bool = False) -> Declaration:
-    return Declaration(name, in_one_line(line), is_inner)
+def _declaration(name: str, signature: str, *, is_nested: bool = False) -> Declaration:
+    return Declaration(name, collapse_whitespace(signature), is_nested)
 
 
-def in_one_line(declaration: str) -> str:
-    """A declaration without its line breaks, cut where it is long."""
-    flat = " ".join(declaration.split()).replace("( ", "(").replace(", )", ")")
-    return flat if len(flat) <= _MOST_CHARACTERS else f"{flat[:_MOST_CHARACTERS]} …"
+def collapse_whitespace(signature: str) -> str:
+    """Put a signature on one line and truncate it if it is long."""
+    flat = " ".join(signature.split()).replace("( ", "(").replace(", )", ")")
+    return flat if len(flat) <= _MAX_CHARACTERS else f"{flat[:_MAX_CHARACTERS]} …"

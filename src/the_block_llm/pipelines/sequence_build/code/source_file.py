@@ -1,11 +1,11 @@
-"""One file of a tree, as the parsers of code read it."""
+"""The input type of the source code parsers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class SnapshotFile:
-    """A kept file of one tree."""
+class SourceFile:
+    """A file of a snapshot that has text."""
 
     path: str
     language: str | None

@@ -24,7 +24,7 @@ from the_block_llm.pipelines.sequence_build.dedup.signatures import (
     sides_of,
     worded_batches,
 )
-from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.pipelines.sequence_build.history.commits import History
 
 # Some 150 MB, and nearly as much again while they are indexed.
@@ -43,13 +43,15 @@ class Noted:
     """Sources that no document was made of, by reason."""
 
 
-def note_words(drafts: Iterable[tuple[History, Draft | Dropped]], folder: StorageLocation) -> Noted:
+def note_words(
+    drafts: Iterable[tuple[History, RenderedDocument | Dropped]], folder: StorageLocation
+) -> Noted:
     """Write down what documents say, below ``folder``."""
     dropped: Counter[str] = Counter()
 
-    def made() -> Iterator[tuple[History, Draft]]:
+    def made() -> Iterator[tuple[History, RenderedDocument]]:
         for history, draft in drafts:
-            if isinstance(draft, Draft):
+            if isinstance(draft, RenderedDocument):
                 yield history, draft
             else:
                 dropped[draft.reason] += 1

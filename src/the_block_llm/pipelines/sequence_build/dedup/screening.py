@@ -19,7 +19,7 @@ from the_block_llm.pipelines.sequence_build.dedup.leak_scan import (
     compare,
     stretches,
 )
-from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.schemas import Split
 
 
@@ -108,14 +108,16 @@ def screen(
     )
 
 
-def usable(drafts: Iterator[Draft | Dropped], screening: Screening) -> Iterator[Draft]:
+def usable(
+    drafts: Iterator[RenderedDocument | Dropped], screening: Screening
+) -> Iterator[RenderedDocument]:
     """The documents that may be used."""
     refused = screening.refused
     return (draft for draft in _documents(drafts) if draft.document_id not in refused)
 
 
-def _documents(drafts: Iterator[Draft | Dropped]) -> Iterator[Draft]:
-    return (draft for draft in drafts if isinstance(draft, Draft))
+def _documents(drafts: Iterator[RenderedDocument | Dropped]) -> Iterator[RenderedDocument]:
+    return (draft for draft in drafts if isinstance(draft, RenderedDocument))
 
 
 def _questions_about(leaks: Sequence[Leak], parts: Sequence[StorageLocation]) -> Iterator[Leak]:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from the_block_llm.pipelines.sequence_build.document import Draft
-from the_block_llm.pipelines.sequence_build.history.line_normalization import telling
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument
+from the_block_llm.pipelines.sequence_build.history.line_normalization import normalize_line
 
 _WORD: Final = re.compile(r"\w+")
 _HEADER_MARKS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
@@ -25,7 +25,7 @@ class Wording:
     """Runs of three words; of a commit, of its patch only, since a revert has words of its own."""
 
 
-def wording(draft: Draft) -> Wording:
+def wording(draft: RenderedDocument) -> Wording:
     """Read a document's own words out of it; text that is shown only does not count."""
     text = "".join(segment.text for segment in draft.segments if segment.train)
     if draft.kind == "commit":
@@ -58,7 +58,7 @@ def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _telling(lines: list[str]) -> frozenset[str]:
-    return frozenset([bare for line in lines if (bare := telling(line)) is not None])
+    return frozenset([bare for line in lines if (bare := normalize_line(line)) is not None])
 
 
 def _shingles(words: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from rensa import RMinHash
 
 from the_block_llm.pipelines.sequence_build.dedup.inverted_index import spread
 from the_block_llm.pipelines.sequence_build.dedup.shingling import Wording, wording
-from the_block_llm.pipelines.sequence_build.document import Draft
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument
 from the_block_llm.pipelines.sequence_build.history.commits import History
 from the_block_llm.schemas import SPLITS, Split
 
@@ -134,13 +134,13 @@ class Worded:
         )
 
 
-def worded_batches(drafts: Iterable[tuple[History, Draft]]) -> Iterator[pa.RecordBatch]:
+def worded_batches(drafts: Iterable[tuple[History, RenderedDocument]]) -> Iterator[pa.RecordBatch]:
     """Put documents, each with the history of its repository, into numbers.
 
     Yields:
         Batches of the schema ``WORDED``, in the order of the documents.
     """
-    some: list[tuple[History, Draft]] = []
+    some: list[tuple[History, RenderedDocument]] = []
     n_characters = 0
     for history, draft in drafts:
         some.append((history, draft))
@@ -152,7 +152,7 @@ def worded_batches(drafts: Iterable[tuple[History, Draft]]) -> Iterator[pa.Recor
         yield _record_batch(some)
 
 
-def worded(drafts: Iterable[Draft], history: History) -> Worded:
+def worded(drafts: Iterable[RenderedDocument], history: History) -> Worded:
     """The same of a few documents at once, all of one repository."""
     return Worded.read(_record_batch([(history, draft) for draft in drafts]))
 
@@ -163,7 +163,7 @@ def sides_of(splits: pa.Array) -> npt.NDArray[np.uint8]:
     return np.array([place[split] for split in splits.to_pylist()], np.uint8)
 
 
-def _record_batch(drafts: Sequence[tuple[History, Draft]]) -> pa.RecordBatch:
+def _record_batch(drafts: Sequence[tuple[History, RenderedDocument]]) -> pa.RecordBatch:
     wordings = [wording(draft) for _, draft in drafts]
     lines = [_ordered(one) for one in wordings]
     n_lines = np.fromiter(map(len, lines), np.int64, len(lines))
@@ -174,7 +174,7 @@ def _record_batch(drafts: Sequence[tuple[History, Draft]]) -> pa.RecordBatch:
         np.uint32,
     ).reshape(-1, _PERMUTATIONS)
     wholes = [
-        f"{draft.kind} {draft.shown if draft.completes else ''} {one.whole}"
+        f"{draft.kind} {draft.context_text if draft.is_completion_pair else ''} {one.whole}"
         for (_, draft), one in zip(drafts, wordings, strict=True)
     ]
     columns: dict[str, Any] = {
@@ -237,16 +237,16 @@ def _fixed(column: pa.Array, dtype: Any) -> npt.NDArray[Any]:
     return data.view(dtype).reshape(len(column), width // np.dtype(dtype).itemsize)
 
 
-def _named_source(draft: Draft, history: History) -> tuple[str, str] | None:
+def _named_source(draft: RenderedDocument, history: History) -> tuple[str, str] | None:
     """The earlier commit that a held-back commit says it undoes or repeats."""
     commit = None if draft.split == "train" else history.commits.get(draft.source)
     if commit is None:
         return None
     earlier: Sequence[Split] = ("train", "validation") if draft.split == "held_out" else ("train",)
-    if commit.reverts and history.side_of(commit.reverts) in earlier:
+    if commit.reverts and history.find_split(commit.reverts) in earlier:
         return "revert", commit.reverts
     for match in _PICKED.finditer(commit.body):
-        for sha, split in history.like(match[1]):
+        for sha, split in history.find_by_prefix(match[1]):
             if split in earlier:
                 return "cherry_pick", sha
     return None

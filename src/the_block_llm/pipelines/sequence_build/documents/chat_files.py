@@ -1,23 +1,23 @@
-"""Questions about files: what a part is for, where it lives, what depends on what."""
+"""Questions about files: purpose, location, outline and dependencies."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Final
 
-from the_block_llm.pipelines.sequence_build.code.docstrings import Description
+from the_block_llm.pipelines.sequence_build.code.docstrings import Docstring
 from the_block_llm.pipelines.sequence_build.code.outline import Declaration
-from the_block_llm.pipelines.sequence_build.document import Draft
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument
 from the_block_llm.pipelines.sequence_build.documents.chat import (
-    bulleted,
+    bulleted_list,
     chat_document,
-    choose_wording,
-    listed,
+    choose_template,
+    join_names,
 )
 from the_block_llm.schemas import Split
 
-_MOST_NAMED: Final = 12
-_WHAT_FOR: Final = {
+_MAX_PATHS: Final = 12
+_PURPOSE_QUESTIONS: Final = {
     "file": (
         "What is {path} for?",
         "What does the file {path} contain, and what is its purpose?",
@@ -34,56 +34,58 @@ _WHAT_FOR: Final = {
         "Explain {name} of {path}.",
     ),
 }
-_WHERE: Final = (
+_LOCATION_QUESTIONS: Final = (
     "Where is {name} defined?",
     "In which file do I find {name}?",
     "Where does {name} live in this project?",
 )
-_DEPENDS_ON: Final = (
+_DEPENDENCY_QUESTIONS: Final = (
     "What does {path} depend on?",
     "Which parts of this project does {path} use?",
 )
-_USED_BY: Final = (
+_USAGE_QUESTIONS: Final = (
     "What depends on {path}?",
     "Which files are affected if the interface of {path} changes?",
 )
-_DEFINES: Final = (
+_OUTLINE_QUESTIONS: Final = (
     "What does {path} define?",
     "Give me an outline of {path}.",
     "Which types and functions are in {path}?",
 )
-_IN_FOLDER: Final = (
+_FOLDER_QUESTIONS: Final = (
     "What is in the folder {folder}?",
     "Which files does {folder} hold, and what are they for?",
     "How is {folder} laid out?",
 )
-_FEWEST_DECLARED: Final = 2
-_LINES_LISTED: Final = 14
-_FILES_LISTED: Final = 20
-_SENTENCE_CHARACTERS: Final = 140
+_MIN_ITEMS: Final = 2
+_MAX_DECLARATIONS: Final = 14
+_MAX_FILES: Final = 20
+_MAX_SENTENCE_CHARACTERS: Final = 140
 
 
-def description_chat(
-    description: Description, path: str, split: Split, written_at: datetime, seed: int
-) -> Draft:
-    """Ask what a part of a file is for."""
-    key = f"{description.of}:{path}:{description.name}"
-    wording = choose_wording(_WHAT_FOR[description.of], key, seed)
-    question = wording.format(path=path, name=description.name)
-    subject = path if description.of == "file" else f"{description.name} ({path})"
-    declared = f"`{description.declared}`\n\n" if description.declared else ""
-    answer = f"{subject}: {declared}{description.text}"
-    return chat_document(description.of, key, split, path, written_at, question, answer)
+def docstring_chat(
+    docstring: Docstring, path: str, split: Split, written_at: datetime, seed: int
+) -> RenderedDocument:
+    """Ask for the purpose of a file, section or definition."""
+    key = f"{docstring.kind}:{path}:{docstring.name}"
+    template = choose_template(_PURPOSE_QUESTIONS[docstring.kind], key, seed)
+    question = template.format(path=path, name=docstring.name)
+    subject = path if docstring.kind == "file" else f"{docstring.name} ({path})"
+    declaration = f"`{docstring.declaration}`\n\n" if docstring.declaration else ""
+    answer = f"{subject}: {declaration}{docstring.text}"
+    return chat_document(docstring.kind, key, split, path, written_at, question, answer)
 
 
-def where_chat(
-    description: Description, path: str, split: Split, written_at: datetime, seed: int
-) -> Draft:
-    """Ask where a definition lives; its name must be the only one of its kind."""
-    sentence = first_sentence(description.text)
-    question = choose_wording(_WHERE, description.name, seed).format(name=description.name)
-    answer = f"{description.name} is defined in {path}. {sentence}"
-    key = f"{path}:{description.name}"
+def location_chat(
+    docstring: Docstring, path: str, split: Split, written_at: datetime, seed: int
+) -> RenderedDocument:
+    """Ask in which file a definition is; its name must be unique."""
+    sentence = first_sentence(docstring.text)
+    question = choose_template(_LOCATION_QUESTIONS, docstring.name, seed).format(
+        name=docstring.name
+    )
+    answer = f"{docstring.name} is defined in {path}. {sentence}"
+    key = f"{path}:{docstring.name}"
     return chat_document("where", key, split, path, written_at, question, answer)
 
 
@@ -94,76 +96,79 @@ def dependency_chats(
     split: Split,
     written_at: datetime,
     seed: int,
-) -> Iterator[Draft]:
-    """Ask what a file uses, and what uses it."""
-    for topic, wordings, others, verb in (
-        ("depends-on", _DEPENDS_ON, depends_on, "uses"),
-        ("used-by", _USED_BY, used_by, "is used by"),
+) -> Iterator[RenderedDocument]:
+    """Ask which files a file imports, and which import it."""
+    for topic, templates, others, verb in (
+        ("depends-on", _DEPENDENCY_QUESTIONS, depends_on, "uses"),
+        ("used-by", _USAGE_QUESTIONS, used_by, "is used by"),
     ):
         if others:
-            question = choose_wording(wordings, path, seed).format(path=path)
-            answer = f"{path} {verb} {listed(sorted(others), _MOST_NAMED)}."
+            question = choose_template(templates, path, seed).format(path=path)
+            answer = f"{path} {verb} {join_names(sorted(others), _MAX_PATHS)}."
             yield chat_document(topic, path, split, path, written_at, question, answer)
 
 
 def outline_chat(
     path: str,
-    declared: Sequence[Declaration],
-    described: Mapping[str, str],
+    declarations: Sequence[Declaration],
+    docstrings: Mapping[str, str],
     split: Split,
     written_at: datetime,
     seed: int,
-) -> Iterator[Draft]:
-    """Ask what a file defines; files that define next to nothing are not asked about.
+) -> Iterator[RenderedDocument]:
+    """Ask what a file defines, unless it has fewer than two declarations.
 
     Args:
-        path: Of the file.
-        declared: Its declarations, in order.
-        described: What they are for, by name.
-        split: Side of the cut-off.
-        written_at: When it was written.
-        seed: Of the wording.
+        path: Path of the file.
+        declarations: Declarations in the file, in order.
+        docstrings: Text of their docstrings by name.
+        split: Split of the document.
+        written_at: When the file was written.
+        seed: Chooses the phrasing.
     """
-    outer = [declaration for declaration in declared if not declaration.is_inner]
-    listed_ones = declared if len(declared) <= _LINES_LISTED else outer
-    if len(listed_ones) < _FEWEST_DECLARED:
+    top_level = [declaration for declaration in declarations if not declaration.is_nested]
+    shown = declarations if len(declarations) <= _MAX_DECLARATIONS else top_level
+    if len(shown) < _MIN_ITEMS:
         return
     lines = []
-    for declaration in listed_ones:
-        purpose = first_sentence(described.get(declaration.name, ""))
-        indent = "  " if declaration.is_inner else ""
-        lines.append(f"{indent}- `{declaration.line}`" + (f": {purpose}" if purpose else ""))
-    answer = f"{path} defines:\n{bulleted(lines, _LINES_LISTED)}"
-    question = choose_wording(_DEFINES, path, seed).format(path=path)
+    for declaration in shown:
+        purpose = first_sentence(docstrings.get(declaration.name, ""))
+        indent = "  " if declaration.is_nested else ""
+        lines.append(f"{indent}- `{declaration.signature}`" + (f": {purpose}" if purpose else ""))
+    answer = f"{path} defines:\n{bulleted_list(lines, _MAX_DECLARATIONS)}"
+    question = choose_template(_OUTLINE_QUESTIONS, path, seed).format(path=path)
     yield chat_document("outline", path, split, path, written_at, question, answer)
 
 
-def folder_chats(purposes: Mapping[str, str], written_at: datetime, seed: int) -> Iterator[Draft]:
+def folder_chats(
+    purposes: Mapping[str, str], written_at: datetime, seed: int
+) -> Iterator[RenderedDocument]:
     """Ask what is in each folder of the training snapshot.
 
     Args:
-        purposes: By path of every file, what it says it is for; empty where it does not.
-        written_at: The cut-off.
-        seed: Of the wording.
+        purposes: Purpose of every file by path; empty for a file that does not document it.
+        written_at: Time of the cutoff.
+        seed: Chooses the phrasing.
     """
     by_folder: dict[str, list[str]] = {}
     for path in sorted(purposes):
         by_folder.setdefault(str(PurePosixPath(path).parent), []).append(path)
     for folder, paths in by_folder.items():
-        if folder == "." or len(paths) < _FEWEST_DECLARED:
+        if folder == "." or len(paths) < _MIN_ITEMS:
             continue
         lines = [
-            f"- {PurePosixPath(path).name}" + (f": {said}" if (said := purposes[path]) else "")
+            f"- {PurePosixPath(path).name}"
+            + (f": {purpose}" if (purpose := purposes[path]) else "")
             for path in paths
         ]
-        answer = f"{folder} holds {len(paths)} files:\n{bulleted(lines, _FILES_LISTED)}"
-        question = choose_wording(_IN_FOLDER, folder, seed).format(folder=f"{folder}/")
+        answer = f"{folder} holds {len(paths)} files:\n{bulleted_list(lines, _MAX_FILES)}"
+        question = choose_template(_FOLDER_QUESTIONS, folder, seed).format(folder=f"{folder}/")
         source = f"{folder}/{PurePosixPath(paths[0]).name}"
         yield chat_document("folder", folder, "train", source, written_at, question, answer)
 
 
 def first_sentence(text: str) -> str:
-    r"""The first sentence of a description, in one line and cut where it is long.
+    r"""Return the first sentence of a docstring on one line, truncated if it is long.
 
     >>> first_sentence("Adds numbers.  Slowly.\n\nMore.")
     'Adds numbers.'
@@ -171,11 +176,11 @@ def first_sentence(text: str) -> str:
     line = " ".join(text.split("\n\n", maxsplit=1)[0].split())
     sentence, stop, _ = line.partition(". ")
     line = f"{sentence}." if stop else line
-    if len(line) <= _SENTENCE_CHARACTERS:
+    if len(line) <= _MAX_SENTENCE_CHARACTERS:
         return line
-    return f"{line[:_SENTENCE_CHARACTERS].rpartition(' ')[0]} …"
+    return f"{line[:_MAX_SENTENCE_CHARACTERS].rpartition(' ')[0]} …"
 
 
-def newly_described(descriptions: Sequence[Description], before: Set[str]) -> Iterator[Description]:
-    """Descriptions whose text was not there before."""
-    return (description for description in descriptions if description.text not in before)
+def new_docstrings(docstrings: Sequence[Docstring], known_texts: Set[str]) -> Iterator[Docstring]:
+    """Return the docstrings whose text is not in ``known_texts``."""
+    return (docstring for docstring in docstrings if docstring.text not in known_texts)

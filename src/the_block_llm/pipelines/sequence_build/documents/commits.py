@@ -1,120 +1,126 @@
-"""Documents of the kind ``commit``: what was said and what was changed."""
+"""Documents of kind ``commit``: messages and patches."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from the_block_llm.pipelines.sequence_build.document import Draft, Dropped, Segment
+from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.history.commits import Commit
-from the_block_llm.pipelines.sequence_build.history.messages import headline_of, message_of
+from the_block_llm.pipelines.sequence_build.history.messages import commit_headline, commit_message
 from the_block_llm.schemas import Split
 
-_COMMITS_LISTED: Final = 12
-_PATHS_LISTED: Final = 20
+_MAX_COMMITS: Final = 12
+_MAX_PATHS: Final = 20
 
 
 @dataclass(frozen=True)
 class FileChange:
-    """A change to one file; ``patch`` is none where it was not kept."""
+    """A change to one file."""
 
     path: str
     old_path: str | None
     status: str
+    """Letter of ``git diff --name-status``: A, D, M or R."""
     patch: str | None
+    """Hunks, if the patch was kept."""
 
 
 def commit_document(
     commit: Commit,
     split: Split,
     changes: Sequence[FileChange],
-    shown_whole: Set[str],
-    earlier: Sequence[Commit],
-) -> Draft | Dropped:
+    rendered_paths: Set[str],
+    earlier_commits: Sequence[Commit],
+) -> RenderedDocument | Dropped:
     """Render a commit, grouped by file.
 
-    A message that says nothing is left out. So is the body of a file that the commit created
-    and that a ``file`` document shows anyway, or every file would be learned twice.
+    An uninformative message is left out. So is the content of a file that the commit created and
+    that also has a ``file`` document: every file would otherwise be trained on twice.
 
     Args:
-        commit: Message and facts.
-        split: Side of the cut-off.
-        changes: One entry a file.
-        shown_whole: Paths that have a ``file`` document.
-        earlier: Changes to the same files before this one, oldest first.
+        commit: Message and metadata.
+        split: Split of the document.
+        changes: One entry per file.
+        rendered_paths: Paths that have a ``file`` document.
+        earlier_commits: Earlier commits that changed the same files, oldest first.
 
     Returns:
-        The document, or that it was dropped, where neither message nor patch is left.
+        The document, or that it was dropped because neither message nor patch is left.
     """
-    patches = [block for change in changes if (block := _block(change, shown_whole))]
-    message = message_of(commit)
-    if not message and not any("\n@@" in block for block in patches):
+    patches = [patch for change in changes if (patch := _render_change(change, rendered_paths))]
+    message = commit_message(commit)
+    if not message and not any("\n@@" in patch for patch in patches):
         return Dropped("nothing_said_or_shown", commit.sha)
-    learned = "\n\n".join(part for part in (message, "\n".join(patches)) if part)
-    named = [f"{c.short_sha} {headline_of(c)}" for c in earlier]
-    before = [f"Earlier changes to these files: {'; '.join(named)}\n\n"] if named else []
-    return _draft(commit, split, f"Commit {dated(commit)}:\n\n", before, learned)
+    target = "\n\n".join(part for part in (message, "\n".join(patches)) if part)
+    headlines = [f"{c.short_sha} {commit_headline(c)}" for c in earlier_commits]
+    context = [f"Earlier changes to these files: {'; '.join(headlines)}\n\n"] if headlines else []
+    return _document(commit, split, f"Commit {commit_label(commit)}:\n\n", context, target)
 
 
 def merge_document(
-    merge: Commit, split: Split, brought: Sequence[Commit], paths: Sequence[str]
-) -> Draft | Dropped:
-    """Render a merge by what its author says of it, as in the description of a pull request.
+    merge: Commit, split: Split, merged: Sequence[Commit], paths: Sequence[str]
+) -> RenderedDocument | Dropped:
+    """Render a merge by its message, which may be the description of a pull request.
 
     Args:
-        merge: It has no patch of its own.
-        split: The latest side that it or what it brought is on.
-        brought: The commits that came in with it, oldest first.
-        paths: What these changed, most often changed first.
+        merge: The merge commit; it has no patch.
+        split: The latest split of the merge and the merged commits.
+        merged: The merged commits, oldest first.
+        paths: The paths that they changed, most often changed first.
 
     Returns:
-        The document, or that it was dropped, where the merge says no more than its commits.
+        The document, or that it was dropped because its message repeats that of a commit.
     """
-    message = message_of(merge)
-    if not message or any(message in message_of(commit) for commit in brought):
+    message = commit_message(merge)
+    if not message or any(message in commit_message(commit) for commit in merged):
         return Dropped("merge", merge.sha)
     commits = [
-        f"- {commit.short_sha} {subject}" for commit in brought if (subject := headline_of(commit))
+        f"- {commit.short_sha} {headline}"
+        for commit in merged
+        if (headline := commit_headline(commit))
     ]
     parts = [message]
     if commits:
-        parts.append("Commits:\n" + "\n".join(_first(commits, _COMMITS_LISTED)))
+        parts.append("Commits:\n" + "\n".join(_truncate(commits, _MAX_COMMITS)))
     if paths:
-        parts.append("Files:\n" + "\n".join(_first([f"- {p}" for p in paths], _PATHS_LISTED)))
-    return _draft(merge, split, f"Merge {dated(merge)}:\n\n", [], "\n\n".join(parts))
+        parts.append("Files:\n" + "\n".join(_truncate([f"- {p}" for p in paths], _MAX_PATHS)))
+    return _document(merge, split, f"Merge {commit_label(merge)}:\n\n", [], "\n\n".join(parts))
 
 
-def dated(commit: Commit) -> str:
-    """How documents name a commit, with its kind where the message tells it."""
+def commit_label(commit: Commit) -> str:
+    """Return sha and date of a commit as documents write them, with its kind if classified."""
     kind = "" if commit.kind in {"other", "merge"} else f" ({commit.kind})"
     return f"{commit.short_sha} of {commit.authored_at:%Y-%m-%d}{kind}"
 
 
-def _draft(commit: Commit, split: Split, head: str, shown: Sequence[str], learned: str) -> Draft:
-    # The head alone is repeated where the document goes on, so it is short.
-    return Draft(
+def _document(
+    commit: Commit, split: Split, header: str, context: Sequence[str], target: str
+) -> RenderedDocument:
+    # The header is a separate, short segment: it is repeated in every row of the document.
+    return RenderedDocument(
         document_id=f"commit/{commit.sha}",
         kind="commit",
         split=split,
         source=commit.sha,
         authored_at=commit.authored_at,
         segments=(
-            Segment(head, train=False),
-            *(Segment(text, train=False) for text in shown),
-            Segment(f"{learned}\n", train=True),
+            Segment(header, train=False),
+            *(Segment(text, train=False) for text in context),
+            Segment(f"{target}\n", train=True),
         ),
     )
 
 
-def _first(lines: Sequence[str], most: int) -> list[str]:
-    left = len(lines) - most
-    return [*lines[:most], *([f"- {left} more"] if left > 0 else [])]
+def _truncate(lines: Sequence[str], limit: int) -> list[str]:
+    left = len(lines) - limit
+    return [*lines[:limit], *([f"- {left} more"] if left > 0 else [])]
 
 
-def _block(change: FileChange, shown_whole: Set[str]) -> str:
+def _render_change(change: FileChange, rendered_paths: Set[str]) -> str:
     old = change.old_path or change.path
     if change.status == "D":
         return f"deleted {change.path}"
-    if change.status == "A" and change.path in shown_whole:
+    if change.status == "A" and change.path in rendered_paths:
         return f"created {change.path}"
     lines = [f"moved {old} to {change.path}"] if change.status == "R" else []
     if change.patch:

@@ -1,4 +1,4 @@
-"""Several repositories in the same tables: each with its own trees, told apart by its name."""
+"""Documents of one or several repositories that share the ingested tables."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,199 +9,209 @@ from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.datasets.repository_rows import RepositoryRowIndex, RowSource
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.history.commits import (
     History,
     read_commits,
     read_history,
 )
-from the_block_llm.pipelines.sequence_build.history.splits import Sides, read_sides
+from the_block_llm.pipelines.sequence_build.history.splits import CommitSplits, assign_splits
 from the_block_llm.schemas import SPLITS, Split
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The tables of git_ingest, of all repositories or of one, and the facts of each."""
+class IngestedTables:
+    """The tables of git_ingest for one or several repositories, and their metadata."""
 
     repository: Mapping[str, Any]
+    """The dataset ``repository``."""
     commits: RowSource
     file_changes: RowSource
     snapshot_files: RowSource
 
     @property
-    def each(self) -> Sequence[Mapping[str, Any]]:
-        """The facts of every repository."""
+    def repositories(self) -> Sequence[Mapping[str, Any]]:
+        """Metadata of each repository."""
         return self.repository.get("repositories") or [self.repository]
 
 
 def project_name(repository_name: str) -> str:
-    """What documents call the project."""
+    """Return the name that documents use for the project."""
     return repository_name.removesuffix(".git") or "this project"
 
 
-def chosen_tables(
+def select_tables(
     repository: Mapping[str, Any],
     commits: ParquetTable,
     file_changes: ParquetTable,
     snapshot_files: ParquetTable,
     only: str | None,
-) -> Tables:
-    """All repositories as one corpus, or the one named ``only``.
+) -> IngestedTables:
+    """Select all repositories as one corpus, or only the one named ``only``.
 
     Raises:
-        ParameterError: There is none of that name.
+        ParameterError: No repository has that name.
     """
     if only is None:
-        return Tables(repository, commits, file_changes, snapshot_files)
-    each = repository.get("repositories") or [repository]
-    facts = next((facts for facts in each if facts["name"] == only), None)
-    if facts is None:
-        named = ", ".join(facts["name"] for facts in each[:8])
+        return IngestedTables(repository, commits, file_changes, snapshot_files)
+    repositories = repository.get("repositories") or [repository]
+    metadata = next((entry for entry in repositories if entry["name"] == only), None)
+    if metadata is None:
+        names = ", ".join(entry["name"] for entry in repositories[:8])
         raise ParameterError(
-            f"sequence_build.only_repository={only!r} is none of the {len(each)} repositories "
-            f"that were read ({named}{', …' if len(each) > 8 else ''})."
+            f"sequence_build.only_repository={only!r} is none of the {len(repositories)} "
+            f"ingested repositories ({names}{', …' if len(repositories) > 8 else ''})."
         )
     tables = (
         RepositoryRowIndex(table).rows_of(only) for table in (commits, file_changes, snapshot_files)
     )
-    return Tables({**facts, "repositories": [facts]}, *tables)
+    return IngestedTables({**metadata, "repositories": [metadata]}, *tables)
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """The documents of several repositories, one repository after the other."""
+    """Documents of several repositories, one repository after the other."""
 
-    tables: Tables
-    sides: Sides
+    tables: IngestedTables
+    splits: CommitSplits
     members: range
-    """Numbers of the repositories that are meant."""
-    choices: Mapping[str, Any]
-    """Handed on to ``Corpus``."""
+    """Indices of the repositories to render."""
+    corpus_options: Mapping[str, Any]
+    """Keyword arguments for ``Corpus``."""
 
-    def drafts(self) -> Iterator[Draft | Dropped]:
-        """Render everything; a commit that several hold, as forks do, is rendered once."""
-        return (draft for _, draft in self.with_histories())
+    def documents(self) -> Iterator[RenderedDocument | Dropped]:
+        """Render all documents; a commit that several repositories share is rendered once."""
+        return (document for _, document in self.documents_with_history())
 
-    def with_histories(self) -> Iterator[tuple[History, Draft | Dropped]]:
-        """The same, each with the history of its repository."""
+    def documents_with_history(self) -> Iterator[tuple[History, RenderedDocument | Dropped]]:
+        """Render all documents, each with the history of its repository."""
         commits, changes, files = (
             RepositoryRowIndex(table)
             for table in (self.tables.commits, self.tables.file_changes, self.tables.snapshot_files)
             if isinstance(table, ParquetTable)
         )
         for number in self.members:
-            facts = self.tables.each[number]
-            name, prefix = facts["name"], f"{facts['name']}/"
-            own = read_commits(commits.rows_of(name))
-            sides = self.sides.each([commit.sha for commit in own])
+            metadata = self.tables.repositories[number]
+            name, prefix = metadata["name"], f"{metadata['name']}/"
+            repository_commits = read_commits(commits.rows_of(name))
+            splits = self.splits.lookup([commit.sha for commit in repository_commits])
             history = History(
-                {commit.sha: commit for commit in own},
-                {commit.sha: side for commit, (side, _) in zip(own, sides, strict=True)},
-                read_cutoff(facts),
-                self.sides,
+                {commit.sha: commit for commit in repository_commits},
+                {
+                    commit.sha: split
+                    for commit, (split, _) in zip(repository_commits, splits, strict=True)
+                },
+                read_cutoff(metadata),
+                self.splits,
             )
-            elsewhere = {
+            rendered_elsewhere = {
                 commit.sha
-                for commit, (_, holder) in zip(own, sides, strict=True)
-                if holder < number
+                for commit, (_, first_repository) in zip(repository_commits, splits, strict=True)
+                if first_repository < number
             }
             corpus = Corpus(
                 project=project_name(name),
                 history=history,
                 file_changes=changes.rows_of(name, prefix),
                 snapshot_files=files.rows_of(name, prefix),
-                **self.choices,
+                **self.corpus_options,
             )
-            for draft in corpus.drafts():
+            for document in corpus.documents():
                 # The source of a document about a commit is its sha; of others it is a path.
-                if not (isinstance(draft, Draft) and draft.source in elsewhere):
-                    yield history, draft
+                if not (
+                    isinstance(document, RenderedDocument) and document.source in rendered_elsewhere
+                ):
+                    yield history, document
 
 
 @dataclass(frozen=True)
-class OneCorpus:
-    """The documents of one repository."""
+class SingleCorpus:
+    """Documents of one repository."""
 
     corpus: Corpus
 
-    def drafts(self) -> Iterator[Draft | Dropped]:
-        """Render everything."""
-        return self.corpus.drafts()
+    def documents(self) -> Iterator[RenderedDocument | Dropped]:
+        """Render all documents."""
+        return self.corpus.documents()
 
-    def with_histories(self) -> Iterator[tuple[History, Draft | Dropped]]:
-        """The same, each with the history of its repository."""
-        return ((self.corpus.history, draft) for draft in self.corpus.drafts())
+    def documents_with_history(self) -> Iterator[tuple[History, RenderedDocument | Dropped]]:
+        """Render all documents, each with the history of its repository."""
+        return ((self.corpus.history, document) for document in self.corpus.documents())
 
 
-def corpora(
-    tables: Tables,
+def build_corpora(
+    tables: IngestedTables,
     cutoff: Cutoff,
     validation_fraction: float,
     members: range | None = None,
-    **choices: Any,
-) -> Corpora | OneCorpus:
-    """One corpus for each repository of the tables.
+    **corpus_options: Any,
+) -> Corpora | SingleCorpus:
+    """Return the corpora of the repositories in the tables.
 
     Args:
-        tables: What git_ingest read.
-        cutoff: The same time divides every repository.
-        validation_fraction: Of all commits together.
-        members: Numbers of the repositories that are meant; none: all.
-        **choices: Handed on to ``Corpus``.
+        tables: The ingested tables.
+        cutoff: Shared by all repositories.
+        validation_fraction: Fraction of the commits of all repositories together.
+        members: Indices of the repositories to render; default: all.
+        **corpus_options: Keyword arguments for ``Corpus``.
     """
-    each = tables.each
-    if len(each) == 1:
-        return OneCorpus(
+    repositories = tables.repositories
+    if len(repositories) == 1:
+        return SingleCorpus(
             Corpus(
-                project=project_name(str(each[0].get("name") or "")),
+                project=project_name(str(repositories[0].get("name") or "")),
                 history=read_history(tables.commits, cutoff, validation_fraction),
                 file_changes=tables.file_changes,
                 snapshot_files=tables.snapshot_files,
-                **choices,
+                **corpus_options,
             )
         )
-    assert isinstance(tables.commits, ParquetTable)  # noqa: S101, one alone was handled above
-    sides = _sides(tables.commits, tuple(facts["name"] for facts in each), cutoff,
-                   validation_fraction)  # fmt: skip
-    return Corpora(tables, sides, members or range(len(each)), choices)
+    assert isinstance(tables.commits, ParquetTable)  # noqa: S101, one repository: handled above
+    names = tuple(metadata["name"] for metadata in repositories)
+    splits = _cached_splits(tables.commits, names, cutoff, validation_fraction)
+    return Corpora(tables, splits, members or range(len(repositories)), corpus_options)
 
 
 @dataclass(frozen=True)
 class CommitCounts:
-    """What the report says of commits."""
+    """Commit counts for the report."""
 
     by_split: Mapping[Split, int]
     train_kinds: Mapping[str, int]
-    """Of those that are trained on, merges aside."""
+    """Training commits by kind, without merges."""
 
 
-def count_commits(tables: Tables, cutoff: Cutoff, validation_fraction: float) -> CommitCounts:
-    """Count the commits of each side, and the kinds of those that are trained on."""
-    if len(tables.each) == 1 or not isinstance(tables.commits, ParquetTable):
+def count_commits(
+    tables: IngestedTables, cutoff: Cutoff, validation_fraction: float
+) -> CommitCounts:
+    """Count commits by split, and training commits by kind."""
+    if len(tables.repositories) == 1 or not isinstance(tables.commits, ParquetTable):
         history = read_history(tables.commits, cutoff, validation_fraction)
-        kinds = Counter(commit.kind for commit in history.on("train") if not commit.is_merge)
-        return CommitCounts(Counter(history.split_of.values()), kinds)
-    names = tuple(facts["name"] for facts in tables.each)
-    sides = _sides(tables.commits, names, cutoff, validation_fraction)
+        kinds = Counter(
+            commit.kind for commit in history.commits_in("train") if not commit.is_merge
+        )
+        return CommitCounts(Counter(history.split_by_sha.values()), kinds)
+    names = tuple(metadata["name"] for metadata in tables.repositories)
+    splits = _cached_splits(tables.commits, names, cutoff, validation_fraction)
     kinds = Counter()
     for batch in tables.commits.batches(["sha", "kind", "is_merge"]):
         rows = batch.to_pylist()
-        for row, (split, _) in zip(rows, sides.each([r["sha"] for r in rows]), strict=True):
+        for row, (split, _) in zip(rows, splits.lookup([r["sha"] for r in rows]), strict=True):
             kinds[row["kind"]] += split == "train" and not row["is_merge"]
-    return CommitCounts({split: sides.count(split) for split in SPLITS}, kinds)
+    return CommitCounts({split: splits.count(split) for split in SPLITS}, kinds)
 
 
-_REMEMBERED: dict[tuple[Any, ...], Sides] = {}
+_SPLITS_CACHE: dict[tuple[Any, ...], CommitSplits] = {}
 
 
-def _sides(
+def _cached_splits(
     commits: ParquetTable, names: tuple[str, ...], cutoff: Cutoff, validation_fraction: float
-) -> Sides:
-    """The sides of all commits; a worker that does many groups reads them once."""
-    # A part has the id of the save that wrote it in its name.
+) -> CommitSplits:
+    """Assign splits once per process: a worker renders several batches of repositories."""
+    # The name of a part contains the id of the save that wrote it.
     key = (str(commits.folder), commits.parts[0].name, names, cutoff, validation_fraction)
-    if key not in _REMEMBERED:
-        _REMEMBERED.clear()
-        _REMEMBERED[key] = read_sides(commits, names, cutoff, validation_fraction)
-    return _REMEMBERED[key]
+    if key not in _SPLITS_CACHE:
+        _SPLITS_CACHE.clear()
+        _SPLITS_CACHE[key] = assign_splits(commits, names, cutoff, validation_fraction)
+    return _SPLITS_CACHE[key]

@@ -1,4 +1,4 @@
-"""From the tables of git_ingest to drafts, each on its side of the cut-off."""
+"""Renders all documents of one repository from the tables of git_ingest."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,29 +10,29 @@ from itertools import chain, groupby
 from typing import Any, Final
 
 from the_block_llm.datasets.repository_rows import RowSource
-from the_block_llm.pipelines.sequence_build.code.docstrings import Description, describe
+from the_block_llm.pipelines.sequence_build.code.docstrings import Docstring, extract_docstrings
 from the_block_llm.pipelines.sequence_build.code.imports import (
-    dependencies,
-    reverse,
-    used_first,
+    dependencies_first,
+    import_graph,
+    reverse_graph,
 )
-from the_block_llm.pipelines.sequence_build.code.outline import declarations
-from the_block_llm.pipelines.sequence_build.code.source_file import SnapshotFile
-from the_block_llm.pipelines.sequence_build.document import Draft, Dropped
+from the_block_llm.pipelines.sequence_build.code.outline import extract_declarations
+from the_block_llm.pipelines.sequence_build.code.source_file import SourceFile
+from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.pipelines.sequence_build.documents.chat_files import (
     dependency_chats,
-    description_chat,
+    docstring_chat,
     first_sentence,
     folder_chats,
-    newly_described,
+    location_chat,
+    new_docstrings,
     outline_chat,
-    where_chat,
 )
 from the_block_llm.pipelines.sequence_build.documents.chat_history import (
-    TrainedHistory,
+    TrainingHistory,
     change_chats,
-    history_chats,
-    together_chats,
+    co_change_chats,
+    file_history_chats,
 )
 from the_block_llm.pipelines.sequence_build.documents.commits import (
     FileChange,
@@ -40,286 +40,319 @@ from the_block_llm.pipelines.sequence_build.documents.commits import (
     merge_document,
 )
 from the_block_llm.pipelines.sequence_build.documents.completion_pairs import (
-    commit_associations,
-    folder_associations,
+    commit_completion_pairs,
+    folder_completion_pairs,
 )
-from the_block_llm.pipelines.sequence_build.documents.files import held_out_file, training_file
+from the_block_llm.pipelines.sequence_build.documents.files import (
+    held_out_file_document,
+    training_file_document,
+)
 from the_block_llm.pipelines.sequence_build.documents.filters import (
-    Untaught,
-    why_not_taught,
-    why_path_not_taught,
+    ExclusionReason,
+    exclusion_reason,
+    path_exclusion_reason,
 )
-from the_block_llm.pipelines.sequence_build.history.change_index import Changes, read_changes
+from the_block_llm.pipelines.sequence_build.history.change_index import (
+    ChangeIndex,
+    build_change_index,
+)
 from the_block_llm.pipelines.sequence_build.history.commits import Commit, History, merged_commits
-from the_block_llm.pipelines.sequence_build.history.line_normalization import lines_of
-from the_block_llm.pipelines.sequence_build.history.messages import message_of
+from the_block_llm.pipelines.sequence_build.history.line_normalization import significant_lines
+from the_block_llm.pipelines.sequence_build.history.messages import commit_message
 from the_block_llm.schemas import Split
 
-_PATHS_LOOKED_UP: Final = 20  # of a commit, when looking for earlier changes to the same files
+_MAX_LOOKUP_PATHS: Final = 20  # paths of a commit for which earlier changes are looked up
 _LATEST_FIRST: Final[tuple[Split, ...]] = ("held_out", "validation", "train")
-_DEFINED: Final = re.compile(r"\b(?:def|class|fn|struct|enum|trait|mod|type)\s+(\w+)")
+_DEFINED_NAME: Final = re.compile(r"\b(?:def|class|fn|struct|enum|trait|mod|type)\s+(\w+)")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The repository's tables and the choices that turn them into drafts."""
+    """The documents of one repository."""
 
     project: str
+    """Name of the project in documents."""
     history: History
     file_changes: RowSource
     snapshot_files: RowSource
     with_chats: bool
+    """Whether to render chats and completion pairs."""
     incremental_context_sequences: int
+    """Number of earlier changes to the same files listed at the head of a commit."""
     seed: int
 
-    def drafts(self) -> Iterator[Draft | Dropped]:
-        """Render everything, in an order that only depends on the tables."""
-        for draft in chain(self._files(), self._commits(), self._merges()):
-            if isinstance(draft, Draft) and not draft.has_target:
-                yield Dropped("nothing_new", draft.source)
+    def documents(self) -> Iterator[RenderedDocument | Dropped]:
+        """Render all documents, in an order that depends on the tables only."""
+        for document in chain(
+            self._file_documents(), self._commit_documents(), self._merge_documents()
+        ):
+            if isinstance(document, RenderedDocument) and not document.has_target:
+                yield Dropped("nothing_new", document.source)
             else:
-                yield draft
+                yield document
 
-    def _files(self) -> Iterator[Draft | Dropped]:
+    def _file_documents(self) -> Iterator[RenderedDocument | Dropped]:
         cutoff = self.history.cutoff
-        for path, reason in sorted(self._listed.untaught.items()):
+        for path, reason in sorted(self._paths.excluded.items()):
             yield Dropped(reason, path)
-        for file in used_first(self._tree(cutoff.sha), self._surveyed.depends_on):
-            written_at = self._changes.written_before.get(file.path, cutoff.time)
-            draft = training_file(file, written_at, self._changes.held_back)
-            yield draft
+        for file in dependencies_first(self._files_at(cutoff.sha), self._summary.depends_on):
+            written_at = self._changes.modified_before.get(file.path, cutoff.time)
+            document = training_file_document(file, written_at, self._changes.validation_edits)
+            yield document
             if self.with_chats:
-                yield from self._chats_about(file, draft.split, written_at)
+                yield from self._file_chats(file, document.split, written_at)
         if self.with_chats:
-            yield from folder_chats(self._surveyed.purposes, cutoff.time, self.seed)
-            learned = (f for f in self._tree(cutoff.sha) if f.path in self._surveyed.purposes)
-            yield from folder_associations(learned, cutoff.time, self.project, self.seed)
+            yield from folder_chats(self._summary.purposes, cutoff.time, self.seed)
+            training_files = (
+                file for file in self._files_at(cutoff.sha) if file.path in self._summary.purposes
+            )
+            yield from folder_completion_pairs(training_files, cutoff.time, self.project, self.seed)
         if not cutoff.holds_out:
             return
-        for file in self._tree(cutoff.head_sha):
-            if file.path in self._changes.written_after:
-                written_at = self._changes.written_after[file.path]
-                before = self._texts_at_cutoff.get(file.path)
-                yield held_out_file(file, written_at, before)
+        for file in self._files_at(cutoff.head_sha):
+            if file.path in self._changes.modified_after:
+                written_at = self._changes.modified_after[file.path]
+                text_at_cutoff = self._texts_at_cutoff.get(file.path)
+                yield held_out_file_document(file, written_at, text_at_cutoff)
                 if self.with_chats:
-                    yield from self._new_chats_about(file, written_at, before)
+                    yield from self._held_out_file_chats(file, written_at, text_at_cutoff)
 
-    def _chats_about(self, file: SnapshotFile, split: Split, at: datetime) -> Iterator[Draft]:
-        held_back = self._changes.held_back.added.get(file.path, frozenset())
-        described = describe(file.text, file.language)
-        for description in described:
-            is_new = not held_back.isdisjoint(lines_of(description.text))
-            side: Split = "validation" if is_new else split
-            yield description_chat(description, file.path, side, at, self.seed)
-            # Private names are many, and nobody asks where they are.
-            is_known = description.of == "definition" and not description.name.startswith("_")
-            if is_known and self._surveyed.definitions[description.name] == 1:
-                yield where_chat(description, file.path, side, at, self.seed)
-        new_names = frozenset(_DEFINED.findall("\n".join(held_back)))
+    def _file_chats(
+        self, file: SourceFile, split: Split, written_at: datetime
+    ) -> Iterator[RenderedDocument]:
+        validation_lines = self._changes.validation_edits.added_lines.get(file.path, frozenset())
+        docstrings = extract_docstrings(file.text, file.language)
+        for docstring in docstrings:
+            is_edited = not validation_lines.isdisjoint(significant_lines(docstring.text))
+            docstring_split: Split = "validation" if is_edited else split
+            yield docstring_chat(docstring, file.path, docstring_split, written_at, self.seed)
+            # Private names are numerous, and their location is of little interest.
+            is_public = docstring.kind == "definition" and not docstring.name.startswith("_")
+            if is_public and self._summary.definition_counts[docstring.name] == 1:
+                yield location_chat(docstring, file.path, docstring_split, written_at, self.seed)
+        validation_names = frozenset(_DEFINED_NAME.findall("\n".join(validation_lines)))
         yield from outline_chat(
             file.path,
-            [d for d in declarations(file.text, file.language) if _last(d.name) not in new_names],
-            {d.name: d.text for d in described if held_back.isdisjoint(lines_of(d.text))},
+            [
+                declaration
+                for declaration in extract_declarations(file.text, file.language)
+                if _unqualified(declaration.name) not in validation_names
+            ],
+            {
+                docstring.name: docstring.text
+                for docstring in docstrings
+                if validation_lines.isdisjoint(significant_lines(docstring.text))
+            },
             split,
-            at,
+            written_at,
             self.seed,
         )
         yield from dependency_chats(
             file.path,
-            self._surveyed.depends_on.get(file.path, ()),
-            self._surveyed.used_by.get(file.path, ()),
+            self._summary.depends_on.get(file.path, ()),
+            self._summary.used_by.get(file.path, ()),
             split,
-            at,
+            written_at,
             self.seed,
         )
 
-    def _new_chats_about(
-        self, file: SnapshotFile, at: datetime, before: str | None
-    ) -> Iterator[Draft]:
-        known = {description.text for description in describe(before or "", file.language)}
-        for description in newly_described(describe(file.text, file.language), known):
-            yield description_chat(description, file.path, "held_out", at, self.seed)
+    def _held_out_file_chats(
+        self, file: SourceFile, written_at: datetime, text_at_cutoff: str | None
+    ) -> Iterator[RenderedDocument]:
+        earlier = extract_docstrings(text_at_cutoff or "", file.language)
+        known_texts = {docstring.text for docstring in earlier}
+        for docstring in new_docstrings(extract_docstrings(file.text, file.language), known_texts):
+            yield docstring_chat(docstring, file.path, "held_out", written_at, self.seed)
 
-    def _commits(self) -> Iterator[Draft | Dropped]:
-        whole = self._shown_whole
+    def _commit_documents(self) -> Iterator[RenderedDocument | Dropped]:
+        rendered_paths = self._rendered_paths
         columns = ["sha", "path", "old_path", "status", "patch", "kept"]
         rows = self.file_changes.rows(columns)
         for sha, group in groupby(rows, key=lambda row: row["sha"]):
             changes = [
                 FileChange(row["path"], row["old_path"], row["status"], row["patch"])
                 for row in group
-                if row["kept"] and self._is_taught(row["path"])
+                if row["kept"] and self._is_included(row["path"])
             ]
             commit = self.history.commits.get(sha)
             if commit is None or commit.is_merge:
                 continue
-            split = self.history.split_of[sha]
-            yield commit_document(commit, split, changes, whole[split], self._earlier(commit))
+            split = self.history.split_by_sha[sha]
+            yield commit_document(
+                commit, split, changes, rendered_paths[split], self._earlier_commits(commit)
+            )
             if self.with_chats:
-                told = sorted(changes, key=lambda change: (-len(change.patch or ""), change.path))
-                yield from change_chats(commit, split, [c.path for c in told], self.seed)
+                longest_first = sorted(
+                    changes, key=lambda change: (-len(change.patch or ""), change.path)
+                )
+                yield from change_chats(commit, split, [c.path for c in longest_first], self.seed)
                 if split == "train":
-                    yield from commit_associations(
-                        commit, changes, whole["train"], self.project, self.seed
+                    yield from commit_completion_pairs(
+                        commit, changes, rendered_paths["train"], self.project, self.seed
                     )
         if self.with_chats:
-            trained = TrainedHistory(
-                self._changes.paths_of,
-                self.history.on("train"),
-                whole["train"],
+            training_history = TrainingHistory(
+                self._changes.paths_by_commit,
+                self.history.commits_in("train"),
+                rendered_paths["train"],
                 self.history.cutoff.time,
                 self.seed,
             )
-            yield from together_chats(trained)
-            yield from history_chats(trained)
+            yield from co_change_chats(training_history)
+            yield from file_history_chats(training_history)
 
-    def _merges(self) -> Iterator[Draft | Dropped]:
-        brought_by = merged_commits(self.history)
+    def _merge_documents(self) -> Iterator[RenderedDocument | Dropped]:
+        shas_by_merge = merged_commits(self.history)
         for merge in self.history.commits.values():
             if not merge.is_merge:
                 continue
-            brought = [self.history.commits[sha] for sha in brought_by.get(merge.sha, ())]
-            # Its words are about what it brought, so it belongs where the latest of that is.
-            sides = {self.history.split_of[commit.sha] for commit in (merge, *brought)}
-            split = next(side for side in _LATEST_FIRST if side in sides)
-            times = Counter(
+            merged = [self.history.commits[sha] for sha in shas_by_merge.get(merge.sha, ())]
+            # The message describes the merged commits, so the latest of their splits applies.
+            splits = {self.history.split_by_sha[commit.sha] for commit in (merge, *merged)}
+            split = next(split for split in _LATEST_FIRST if split in splits)
+            n_commits = Counter(
                 path
-                for commit in brought
-                for path in self._changes.paths_of.get(commit.sha, ())
-                if self._is_taught(path)
+                for commit in merged
+                for path in self._changes.paths_by_commit.get(commit.sha, ())
+                if self._is_included(path)
             )
-            paths = sorted(times, key=lambda path: (-times[path], path))
-            document = merge_document(merge, split, brought, paths)
+            paths = sorted(n_commits, key=lambda path: (-n_commits[path], path))
+            document = merge_document(merge, split, merged, paths)
             yield document
-            if self.with_chats and isinstance(document, Draft):
+            if self.with_chats and isinstance(document, RenderedDocument):
                 yield from change_chats(merge, split, paths, self.seed)
 
-    def _is_taught(self, path: str) -> bool:
-        return why_path_not_taught(path) is None and path not in self._listed.untaught
+    def _is_included(self, path: str) -> bool:
+        return path_exclusion_reason(path) is None and path not in self._paths.excluded
 
-    def _earlier(self, commit: Commit) -> Sequence[Commit]:
-        wanted = self.incremental_context_sequences
-        if not wanted:
+    def _earlier_commits(self, commit: Commit) -> Sequence[Commit]:
+        """Return the last earlier commits with a message that changed the same files."""
+        limit = self.incremental_context_sequences
+        if not limit:
             return ()
-        changes, order = self._changes, self._order
-        at = order[commit.sha]
-        before = {
+        changes, order = self._changes, self._commit_order
+        position = order[commit.sha]
+        earlier = {
             order[sha]
-            for path in changes.paths_of.get(commit.sha, ())[:_PATHS_LOOKED_UP]
-            for sha in changes.commits_of[path]
-            if order[sha] < at and message_of(self.history.commits[sha])
+            for path in changes.paths_by_commit.get(commit.sha, ())[:_MAX_LOOKUP_PATHS]
+            for sha in changes.commits_by_path[path]
+            if order[sha] < position and commit_message(self.history.commits[sha])
         }
-        by_order = self._by_order
-        return [by_order[number] for number in sorted(before)[-wanted:]]
+        return [self._commit_list[index] for index in sorted(earlier)[-limit:]]
 
-    def _tree(self, sha: str | None) -> Iterator[SnapshotFile]:
-        """The files of a snapshot that are worth a document."""
-        untaught = self._listed.untaught
-        for row in self._kept_files():
-            if row["sha"] == sha and row["path"] not in untaught:
-                yield SnapshotFile(row["path"], row["language"], row["text"])
+    def _files_at(self, sha: str | None) -> Iterator[SourceFile]:
+        """Yield the included files of a snapshot."""
+        excluded = self._paths.excluded
+        for row in self._snapshot_rows():
+            if row["sha"] == sha and row["path"] not in excluded:
+                yield SourceFile(row["path"], row["language"], row["text"])
 
-    def _kept_files(self) -> Iterator[dict[str, Any]]:
+    def _snapshot_rows(self) -> Iterator[dict[str, Any]]:
         columns = ["sha", "path", "language", "text", "kept"]
         return (row for row in self.snapshot_files.rows(columns) if row["kept"] and row["text"])
 
     @cached_property
-    def _listed(self) -> "_Listed":
-        """Which paths there are in each snapshot, and which of them make no document."""
-        reasons: dict[str, Untaught] = {}
+    def _paths(self) -> "_SnapshotPaths":
+        excluded: dict[str, ExclusionReason] = {}
         paths: dict[str, set[str]] = defaultdict(set)
-        for row in self._kept_files():
+        for row in self._snapshot_rows():
             paths[row["sha"]].add(row["path"])
-            if reason := why_not_taught(row["path"], row["text"]):
-                reasons[row["path"]] = reason
-        # A path that makes a document in one snapshot and none in the other makes none.
-        taught = {sha: frozenset(of_tree - reasons.keys()) for sha, of_tree in paths.items()}
-        return _Listed(reasons, taught)
+            if reason := exclusion_reason(row["path"], row["text"]):
+                excluded[row["path"]] = reason
+        # A path that is excluded in one snapshot is excluded in all.
+        included = {
+            sha: frozenset(snapshot_paths - excluded.keys())
+            for sha, snapshot_paths in paths.items()
+        }
+        return _SnapshotPaths(excluded, included)
 
     @cached_property
-    def _surveyed(self) -> "_Surveyed":
-        """What all files of the training snapshot say of themselves, in one pass over them."""
-        held_back = self._changes.held_back
+    def _summary(self) -> "_SnapshotSummary":
+        """Summary of the training snapshot, from one pass over its files."""
+        validation_edits = self._changes.validation_edits
         purposes: dict[str, str] = {}
-        definitions: Counter[str] = Counter()
+        definition_counts: Counter[str] = Counter()
 
-        def seen() -> Iterator[SnapshotFile]:
-            for file in self._tree(self.history.cutoff.sha):
-                described = describe(file.text, file.language)
-                definitions.update(d.name for d in described if d.of == "definition")
-                if file.path not in held_back.created:
-                    added = held_back.added.get(file.path, frozenset())
-                    purposes[file.path] = _purpose(described, added)
+        def summarized_files() -> Iterator[SourceFile]:
+            for file in self._files_at(self.history.cutoff.sha):
+                docstrings = extract_docstrings(file.text, file.language)
+                definition_counts.update(d.name for d in docstrings if d.kind == "definition")
+                if file.path not in validation_edits.created_paths:
+                    added = validation_edits.added_lines.get(file.path, frozenset())
+                    purposes[file.path] = _file_purpose(docstrings, added)
                 yield file
 
-        depends_on = dependencies(seen())
-        return _Surveyed(purposes, definitions, depends_on, reverse(depends_on))
+        depends_on = import_graph(summarized_files())
+        return _SnapshotSummary(purposes, definition_counts, depends_on, reverse_graph(depends_on))
 
     @cached_property
-    def _by_order(self) -> list[Commit]:
+    def _commit_list(self) -> list[Commit]:
         return list(self.history.commits.values())
 
     @cached_property
-    def _order(self) -> Mapping[str, int]:
-        return {commit.sha: number for number, commit in enumerate(self._by_order)}
+    def _commit_order(self) -> Mapping[str, int]:
+        return {commit.sha: index for index, commit in enumerate(self._commit_list)}
 
     @cached_property
-    def _shown_whole(self) -> Mapping[Split, frozenset[str]]:
-        cutoff, taught = self.history.cutoff, self._listed.taught
-        at_cutoff = taught.get(cutoff.sha or "", frozenset())
-        after = taught.get(cutoff.head_sha, frozenset()) & self._changes.written_after.keys()
+    def _rendered_paths(self) -> Mapping[Split, frozenset[str]]:
+        """Paths that have a ``file`` document that a commit of the split may rely on."""
+        cutoff, included = self.history.cutoff, self._paths.included
+        at_cutoff = included.get(cutoff.sha or "", frozenset())
+        after = included.get(cutoff.head_sha, frozenset()) & self._changes.modified_after.keys()
         return {"train": at_cutoff, "validation": at_cutoff, "held_out": after}
 
     @cached_property
     def _texts_at_cutoff(self) -> Mapping[str, str]:
-        """Texts at the cut-off of files that were changed after it, by their path now."""
-        later = {
-            self._changes.path_before.get(path, path): path for path in self._changes.written_after
+        """Texts at the cutoff of files that were changed after it, by their current path."""
+        current_path = {
+            self._changes.path_at_cutoff.get(path, path): path
+            for path in self._changes.modified_after
         }
         return {
-            later[file.path]: file.text
-            for file in self._tree(self.history.cutoff.sha)
-            if file.path in later
+            current_path[file.path]: file.text
+            for file in self._files_at(self.history.cutoff.sha)
+            if file.path in current_path
         }
 
     @cached_property
-    def _changes(self) -> Changes:
-        return read_changes(self.file_changes, self.history)
+    def _changes(self) -> ChangeIndex:
+        return build_change_index(self.file_changes, self.history)
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """The paths of the snapshots."""
+class _SnapshotPaths:
+    """Paths of the snapshots."""
 
-    untaught: Mapping[str, Untaught]
+    excluded: Mapping[str, ExclusionReason]
     """Why a file makes no document, by path."""
-    taught: Mapping[str, frozenset[str]]
-    """Paths of files that make one, by sha of the snapshot."""
+    included: Mapping[str, frozenset[str]]
+    """Paths of files that make a document, by sha of the snapshot."""
 
 
 @dataclass(frozen=True)
-class _Surveyed:
-    """What the files of the training snapshot say of themselves."""
+class _SnapshotSummary:
+    """Docstrings and imports of the files of the training snapshot."""
 
     purposes: Mapping[str, str]
-    """Of every file that is learned, in a few words what it is for, where it says so."""
-    definitions: Mapping[str, int]
-    """How often each name is defined, of those that say what they are for."""
+    """Purpose of every training file by path; empty if it does not document it."""
+    definition_counts: Mapping[str, int]
+    """Number of documented definitions by name."""
     depends_on: Mapping[str, list[str]]
     used_by: Mapping[str, list[str]]
 
 
-def _purpose(described: Sequence[Description], added: Set[str]) -> str:
-    """What a file is for, in words that no held-back commit brought."""
+def _file_purpose(docstrings: Sequence[Docstring], validation_lines: Set[str]) -> str:
+    """Return the purpose of a file, from a docstring or heading that validation did not add."""
     return next(
         (
-            first_sentence(d.text) if d.of == "file" else d.name
-            for d in described
-            if d.of in {"file", "section"} and added.isdisjoint(lines_of(f"{d.name}\n{d.text}"))
+            first_sentence(d.text) if d.kind == "file" else d.name
+            for d in docstrings
+            if d.kind in {"file", "section"}
+            and validation_lines.isdisjoint(significant_lines(f"{d.name}\n{d.text}"))
         ),
         "",
     )
 
 
-def _last(name: str) -> str:
+def _unqualified(name: str) -> str:
     return re.split(r"\.|::", name)[-1]

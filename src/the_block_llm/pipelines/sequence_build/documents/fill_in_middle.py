@@ -1,8 +1,8 @@
-"""Documents whose middle comes last, for models that complete code between what stands around.
+"""Fill-in-the-middle documents, for completion models.
 
-A share of the files is cut into chunks that fit a row; of each chunk one part, from a natural
-border to another, is moved behind the rest (Bavarian et al. 2022). A chunk takes the place of
-the plain text, so nothing is learned twice.
+A fraction of the files is cut into chunks that fit a row; in each chunk one span between two
+boundaries is moved to the end (Bavarian et al. 2022). A chunk replaces the plain text, so nothing
+is trained on twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,142 +13,167 @@ from typing import Any, Final
 import numpy as np
 
 from the_block_llm.errors import ProfileError
-from the_block_llm.pipelines.sequence_build.code.boundaries import borders
-from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE, Draft, Segment
+from the_block_llm.pipelines.sequence_build.code.boundaries import boundary_strengths
+from the_block_llm.pipelines.sequence_build.document import FIM_ID_PREFIX, RenderedDocument, Segment
 
-PREFIX: Final = "<fim_prefix>"
-SUFFIX: Final = "<fim_suffix>"
-MIDDLE: Final = "<fim_middle>"
+FIM_PREFIX: Final = "<fim_prefix>"
+FIM_SUFFIX: Final = "<fim_suffix>"
+FIM_MIDDLE: Final = "<fim_middle>"
 
-_BYTES_PER_TOKEN: Final = 2.5  # denser text than code is: most chunks then fit their row
-_SEARCHED: Final = 4  # a chunk ends in its last quarter
-_LONGEST_MIDDLE: Final = 2  # half of a chunk
+_BYTES_PER_TOKEN: Final = 2.5  # fewer than code has on average, so that most chunks fit their row
+_SEARCH_DIVISOR: Final = 4  # a chunk ends in its last quarter
+_MAX_MIDDLE_DIVISOR: Final = 2  # a middle is at most half of a chunk
 
 
-def require_middle_marks(vocabulary: Iterable[str], profile_name: str) -> None:
-    """Refuse a tokenizer that has no marks for a middle.
+def require_fim_tokens(vocabulary: Iterable[str], profile_name: str) -> None:
+    """Check that the tokenizer has the fill-in-the-middle tokens.
 
     Raises:
         ProfileError: One of them is missing.
     """
     known = set(vocabulary)
-    missing = [mark for mark in (PREFIX, SUFFIX, MIDDLE) if mark not in known]
+    missing = [token for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE) if token not in known]
     if missing:
         raise ProfileError(
-            f"The tokenizer of {profile_name} lacks {', '.join(missing)}, so no documents for "
-            "filling in the middle can be made. Use a completion model that has them, such as "
+            f"The tokenizer of {profile_name} lacks {', '.join(missing)}, so fill-in-the-middle "
+            "documents cannot be rendered. Use a completion model that has these tokens, such as "
             "StarCoder2, or set sequence_build.fim_share to 0."
         )
 
 
-def with_middles(
-    drafts: Iterable[Draft], context_tokens: int, share: float, spm_share: float, seed: int
-) -> Iterator[Draft]:
-    """Move the middles of a share of the files behind the rest.
+def apply_fim(
+    documents: Iterable[RenderedDocument],
+    context_tokens: int,
+    fim_fraction: float,
+    spm_fraction: float,
+    seed: int,
+) -> Iterator[RenderedDocument]:
+    """Convert a fraction of the files to fill-in-the-middle chunks.
 
-    Held-out files stay plain, so that they measure the same in every model.
+    Held-out files stay plain, so that every model is measured on the same text.
 
     Args:
-        drafts: Any documents; those that are not files pass through.
+        documents: Documents of any kind; those that are not files are passed through.
         context_tokens: Capacity of a row.
-        share: Of the files, 0 to 1.
-        spm_share: Of their chunks, those in the order suffix, prefix, middle; the others are
-            in the order prefix, suffix, middle.
-        seed: Decides, with the id of a document, what is moved.
+        fim_fraction: Fraction of the files to convert, 0 to 1.
+        spm_fraction: Fraction of their chunks in suffix-prefix-middle order; the others are in
+            prefix-suffix-middle order.
+        seed: Together with the document id, seeds all random choices.
     """
-    for draft in drafts:
-        rng = Random(f"{seed}:middle:{draft.document_id}")  # noqa: S311 - nothing secret
-        if draft.kind == "file" and draft.split != "held_out" and rng.random() < share:
-            yield from _chunks(draft, int(context_tokens * _BYTES_PER_TOKEN), spm_share, rng)
+    for document in documents:
+        rng = Random(f"{seed}:middle:{document.document_id}")  # noqa: S311 - not for security
+        if document.kind == "file" and document.split != "held_out" and rng.random() < fim_fraction:
+            yield from _chunks(document, int(context_tokens * _BYTES_PER_TOKEN), spm_fraction, rng)
         else:
-            yield draft
+            yield document
 
 
-def _chunks(draft: Draft, chunk_bytes: int, spm_share: float, rng: Random) -> Iterator[Draft]:
-    head, *body = draft.segments
+def _chunks(
+    document: RenderedDocument, chunk_bytes: int, spm_fraction: float, rng: Random
+) -> Iterator[RenderedDocument]:
+    header, *body = document.segments
     text = "".join(segment.text for segment in body).encode()
-    strength = borders(text, "file", draft.source)
+    strength = boundary_strengths(text, "file", document.source)
     begin = number = 0
     while begin < len(text):
         end = _chunk_end(text, strength, begin, chunk_bytes)
         plain = replace(
-            draft,
-            document_id=f"file-part/{draft.source}#{number}",
-            segments=(head, *_slice(body, begin, end)),
+            document,
+            document_id=f"file-part/{document.source}#{number}",
+            segments=(header, *_slice_segments(body, begin, end)),
         )
-        span = _middle(strength[begin:end], rng)
-        is_spm = rng.random() < spm_share
+        span = _choose_middle(strength[begin:end], rng)
+        is_spm = rng.random() < spm_fraction
         if plain.has_target:
             yield (
                 plain
                 if span is None
-                else _rearranged(
+                else _fim_document(
                     plain, body, (begin, begin + span[0], begin + span[1], end), is_spm=is_spm
                 )
             )
         begin, number = end, number + 1
 
 
-def _rearranged(
-    plain: Draft, body: Sequence[Segment], at: tuple[int, int, int, int], *, is_spm: bool
-) -> Draft:
-    begin, middle_begin, middle_end, end = at
-    prefix = [plain.segments[0], *_slice(body, begin, middle_begin)]
-    suffix = _slice(body, middle_end, end) or [Segment("", train=True)]
-    middle = _slice(body, middle_begin, middle_end)
+def _fim_document(
+    plain: RenderedDocument,
+    body: Sequence[Segment],
+    offsets: tuple[int, int, int, int],
+    *,
+    is_spm: bool,
+) -> RenderedDocument:
+    begin, middle_begin, middle_end, end = offsets
+    prefix = [plain.segments[0], *_slice_segments(body, begin, middle_begin)]
+    suffix = _slice_segments(body, middle_end, end) or [Segment("", train=True)]
+    middle = _slice_segments(body, middle_begin, middle_end)
     if is_spm:
-        parts = [*_after((PREFIX, SUFFIX), suffix), *_after((MIDDLE,), prefix), *middle]
+        segments = [
+            *_with_leading((FIM_PREFIX, FIM_SUFFIX), suffix),
+            *_with_leading((FIM_MIDDLE,), prefix),
+            *middle,
+        ]
     else:
-        parts = [
-            *_after((PREFIX,), prefix), *_after((SUFFIX,), suffix), *_after((MIDDLE,), middle),
-        ]  # fmt: skip
+        segments = [
+            *_with_leading((FIM_PREFIX,), prefix),
+            *_with_leading((FIM_SUFFIX,), suffix),
+            *_with_leading((FIM_MIDDLE,), middle),
+        ]
     identity = plain.document_id.removeprefix("file-part/")
     return replace(
-        plain, document_id=f"{IN_THE_MIDDLE}{identity}", segments=tuple(parts), instead=plain
+        plain,
+        document_id=f"{FIM_ID_PREFIX}{identity}",
+        segments=tuple(segments),
+        fallback=plain,
     )
 
 
-def _after(marks: tuple[str, ...], segments: Sequence[Segment]) -> list[Segment]:
-    return [replace(segments[0], shown_before=marks), *segments[1:]]
+def _with_leading(tokens: tuple[str, ...], segments: Sequence[Segment]) -> list[Segment]:
+    return [replace(segments[0], leading_context_tokens=tokens), *segments[1:]]
 
 
 def _chunk_end(text: bytes, strength: Any, begin: int, chunk_bytes: int) -> int:
     end = begin + chunk_bytes
     if end >= len(text):
         return len(text)
-    first = end - chunk_bytes // _SEARCHED
+    first = end - chunk_bytes // _SEARCH_DIVISOR
     window = strength[first : end + 1]
     if window.any():
         return first + len(window) - 1 - int(np.argmax(window[::-1]))
-    while text[end] & 0xC0 == 0x80:  # inside a character
+    while text[end] & 0xC0 == 0x80:  # UTF-8 continuation byte
         end -= 1
     return end
 
 
-def _middle(strength: Any, rng: Random) -> tuple[int, int] | None:
-    """From a border to the next that is as strong; none where a chunk has no border inside."""
-    at = [int(place) for place in np.flatnonzero(strength[1:]) + 1]
-    if not at:
+def _choose_middle(strength: Any, rng: Random) -> tuple[int, int] | None:
+    """Choose a span from a boundary to the next one that is at least as strong.
+
+    Returns:
+        The span, or ``None`` if a chunk has no boundary inside.
+    """
+    boundaries = [int(offset) for offset in np.flatnonzero(strength[1:]) + 1]
+    if not boundaries:
         return None
-    begin = rng.choices(at, weights=[int(strength[place]) for place in at])[0]
-    furthest = begin + max(1, len(strength) // _LONGEST_MIDDLE)
-    later = [place for place in (*at, len(strength)) if begin < place <= furthest]
-    closing = (
-        place for place in later if place == len(strength) or strength[place] >= strength[begin]
+    begin = rng.choices(boundaries, weights=[int(strength[offset]) for offset in boundaries])[0]
+    max_end = begin + max(1, len(strength) // _MAX_MIDDLE_DIVISOR)
+    candidates = [offset for offset in (*boundaries, len(strength)) if begin < offset <= max_end]
+    as_strong = (
+        offset
+        for offset in candidates
+        if offset == len(strength) or strength[offset] >= strength[begin]
     )
-    end = next(closing, later[-1] if later else None)
+    end = next(as_strong, candidates[-1] if candidates else None)
     return None if end is None else (begin, end)
 
 
-def _slice(body: Sequence[Segment], begin: int, end: int) -> list[Segment]:
-    """The bytes ``[begin, end)`` of the body; neither lies inside a character."""
+def _slice_segments(body: Sequence[Segment], begin: int, end: int) -> list[Segment]:
+    """Return the bytes ``[begin, end)`` of the body; neither offset is inside a character."""
     found: list[Segment] = []
     start = 0
     for segment in body:
         data = segment.text.encode()
         part = data[max(0, begin - start) : max(0, end - start)]
         if part:
-            # Marks around a whole text have no place in its parts.
+            # Special tokens around the full text are dropped: they do not apply to its parts.
             found.append(Segment(part.decode(), segment.train))
         start += len(data)
     return found

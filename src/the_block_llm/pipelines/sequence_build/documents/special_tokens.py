@@ -1,8 +1,7 @@
-"""Marks of this project's own: where code begins and ends, what is asked, what is answered.
+"""Special tokens that mark code, questions and answers in documents.
 
-A tokenizer does not have them. They are added to it, and the tokens that were added stand
-beside the rows, since a model must train their rows of embedding and head: an added token that
-is not trained keeps a random vector for ever.
+They are added to the tokenizer. The ids of the added tokens are stored with the rows, since a model
+must train their rows of the embedding and of the head: an untrained token keeps its random vector.
 """
 
 import re
@@ -18,59 +17,59 @@ from the_block_llm.models.base.special_tokens import (
     QUESTION,
 )
 from the_block_llm.pipelines.sequence_build.code.boundaries import PROSE_SUFFIXES
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_PATCH: Final = re.compile(r"^(?=--- (?:a/|/dev/null$))", re.MULTILINE)
+_PATCH_START: Final = re.compile(r"^(?=--- (?:a/|/dev/null$))", re.MULTILINE)
 
 
-def add_domain_marks(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
-    """Add the marks that the tokenizer lacks.
+def add_domain_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """Add the special tokens that the tokenizer lacks.
 
     Returns:
-        Ids of the tokens that were added, by token, in ascending order.
+        Ids of the added tokens by token, in ascending order.
     """
-    before = tokenizer.get_vocab()
-    missing = [mark for mark in DOMAIN_TOKENS if mark not in before]
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in DOMAIN_TOKENS if token not in vocabulary]
     tokenizer.add_tokens(missing, special_tokens=True)
-    return {mark: int(tokenizer.convert_tokens_to_ids(mark)) for mark in missing}
+    return {token: int(tokenizer.convert_tokens_to_ids(token)) for token in missing}
 
 
-def with_domain_marks(draft: Draft) -> Draft:
-    """Put the marks into a document: around code and patches, before question and answer.
+def insert_domain_tokens(document: RenderedDocument) -> RenderedDocument:
+    """Insert special tokens around code and patches, and before question and answer.
 
-    The marks that a model writes itself are learned: the one that opens an answer, and the one
-    that closes code. The others are shown only.
+    The tokens that a model has to generate, the one before an answer and the one after code, are
+    in the loss. The others are context.
     """
-    if draft.kind == "chat":
-        question, answer = draft.segments
+    if document.kind == "chat":
+        question, answer = document.segments
         segments: tuple[Segment, ...] = (
-            replace(question, shown_before=(QUESTION,)),
-            replace(answer, before=(ANALYSIS,)),
+            replace(question, leading_context_tokens=(QUESTION,)),
+            replace(answer, leading_tokens=(ANALYSIS,)),
         )
-    elif draft.kind == "commit":
-        segments = tuple(part for segment in draft.segments for part in _patch_marked(segment))
-    elif PurePosixPath(draft.source).suffix.lower() in PROSE_SUFFIXES:
-        segments = draft.segments
+    elif document.kind == "commit":
+        segments = tuple(part for segment in document.segments for part in _mark_patch(segment))
+    elif PurePosixPath(document.source).suffix.lower() in PROSE_SUFFIXES:
+        segments = document.segments
     else:
-        head, *body = draft.segments
-        segments = (head, *_code(body))
-    return replace(draft, segments=segments)
+        header, *body = document.segments
+        segments = (header, *_mark_code(body))
+    return replace(document, segments=segments)
 
 
-def _patch_marked(segment: Segment) -> list[Segment]:
-    patch = _PATCH.search(segment.text) if segment.train else None
+def _mark_patch(segment: Segment) -> list[Segment]:
+    patch = _PATCH_START.search(segment.text) if segment.train else None
     if patch is None:
         return [segment]
     message = [Segment(segment.text[: patch.start()], train=True)] if patch.start() else []
-    return [*message, *_code([Segment(segment.text[patch.start() :], train=True)])]
+    return [*message, *_mark_code([Segment(segment.text[patch.start() :], train=True)])]
 
 
-def _code(body: list[Segment]) -> list[Segment]:
+def _mark_code(body: list[Segment]) -> list[Segment]:
     marked = list(body)
     if marked:
-        marked[0] = replace(marked[0], shown_before=(CODE_START,))
-        marked[-1] = replace(marked[-1], after=(CODE_END,))
+        marked[0] = replace(marked[0], leading_context_tokens=(CODE_START,))
+        marked[-1] = replace(marked[-1], trailing_tokens=(CODE_END,))
     return marked

@@ -1,4 +1,4 @@
-"""What the changes say of paths: which commits touched them, when, and what validation added."""
+"""Index of file changes: which commits changed a path, when, and what validation commits added."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
@@ -11,60 +11,66 @@ from the_block_llm.pipelines.sequence_build.history.line_normalization import ad
 
 
 @dataclass(frozen=True)
-class HeldBack:
-    """What validation commits brought into the files of the training snapshot."""
+class ValidationEdits:
+    """What validation commits added to the files of the training snapshot."""
 
-    created: Mapping[str, datetime]
-    """Paths that did not exist before, and when they appeared."""
-    added: Mapping[str, Set[str]]
-    """Telling lines by path."""
+    created_paths: Set[str]
+    """Paths that validation commits created."""
+    added_lines: Mapping[str, Set[str]]
+    """Normalized lines that they added to other files, by path."""
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What one pass over the changes tells of paths."""
+class ChangeIndex:
+    """Changes of paths and commits, collected in one pass over ``file_changes``."""
 
-    paths_of: Mapping[str, Sequence[str]]
-    """By commit."""
-    commits_of: Mapping[str, Sequence[str]]
-    """By path, in the order of the table."""
-    written_before: Mapping[str, datetime]
-    """By path, the last time up to the cut-off that it was written."""
-    written_after: Mapping[str, datetime]
-    """The same, after it."""
-    path_before: Mapping[str, str]
-    """Of a file that was moved after the cut-off, where it stood before."""
-    held_back: HeldBack
+    paths_by_commit: Mapping[str, Sequence[str]]
+    """Changed paths by commit sha."""
+    commits_by_path: Mapping[str, Sequence[str]]
+    """Commit shas by path, in table order."""
+    modified_before: Mapping[str, datetime]
+    """By path, the time of the last change up to the cutoff."""
+    modified_after: Mapping[str, datetime]
+    """By path, the time of the last change after the cutoff."""
+    path_at_cutoff: Mapping[str, str]
+    """For a file renamed after the cutoff, its earlier path."""
+    validation_edits: ValidationEdits
 
 
-def read_changes(table: RowSource, history: History) -> Changes:
-    """Go through ``file_changes`` once; commits that ``history`` lacks are passed over."""
-    paths_of: dict[str, list[str]] = defaultdict(list)
-    commits_of: dict[str, list[str]] = defaultdict(list)
-    written: dict[bool, dict[str, datetime]] = {False: {}, True: {}}
-    path_before: dict[str, str] = {}
-    created: dict[str, datetime] = {}
+def build_change_index(table: RowSource, history: History) -> ChangeIndex:
+    """Index ``file_changes`` in one pass, skipping commits that ``history`` does not contain."""
+    paths_by_commit: dict[str, list[str]] = defaultdict(list)
+    commits_by_path: dict[str, list[str]] = defaultdict(list)
+    modified: dict[bool, dict[str, datetime]] = {False: {}, True: {}}
+    path_at_cutoff: dict[str, str] = {}
+    created: set[str] = set()
     added: dict[str, set[str]] = defaultdict(set)
-    known: dict[str, str] = {}
+    interned: dict[str, str] = {}
     for row in table.rows(["sha", "path", "old_path", "status", "patch"]):
         commit = history.commits.get(row["sha"])
         if commit is None:
             continue
-        # A path that a thousand commits change is one string, not a thousand.
-        path, split = known.setdefault(row["path"], row["path"]), history.split_of[commit.sha]
-        paths_of[commit.sha].append(path)
-        commits_of[path].append(commit.sha)
+        # A path that many commits change is held as one string.
+        path = interned.setdefault(row["path"], row["path"])
+        split = history.split_by_sha[commit.sha]
+        paths_by_commit[commit.sha].append(path)
+        commits_by_path[path].append(commit.sha)
         if row["status"] == "D":
             continue
-        times = written[split == "held_out"]
+        times = modified[split == "held_out"]
         times[path] = max(times.get(path, commit.committed_at), commit.committed_at)
         if split == "held_out" and row["status"] == "R":
-            path_before[path] = row["old_path"]
+            path_at_cutoff[path] = row["old_path"]
         if split == "validation":
             if row["status"] == "A":
-                created[path] = commit.committed_at
+                created.add(path)
             elif row["patch"]:
                 added[path] |= added_lines(row["patch"])
-    return Changes(
-        paths_of, commits_of, written[False], written[True], path_before, HeldBack(created, added)
+    return ChangeIndex(
+        paths_by_commit,
+        commits_by_path,
+        modified[False],
+        modified[True],
+        path_at_cutoff,
+        ValidationEdits(created, added),
     )

@@ -1,4 +1,4 @@
-"""The history as this stage needs it: commits in order, each on its side of the cut-off."""
+"""Commits of a repository in chronological order, each assigned to a split."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import Split
 
-_FEWEST_COMMITS: Final = 3  # one each to train on, to choose a checkpoint by, to evaluate with
+_MIN_COMMITS: Final = 3  # one each for training, validation and evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What documents say of a commit."""
+    """A row of the table ``commits``."""
 
     sha: str
     authored_at: datetime
@@ -40,73 +40,77 @@ class Commit:
         return self.sha[:8]
 
 
-class EverySide(Protocol):
-    """The sides of all commits, where a history holds those of one repository of several."""
+class SplitLookup(Protocol):
+    """Splits of the commits of all repositories."""
 
-    def of(self, sha: str) -> Split | None: ...
+    def get(self, sha: str) -> Split | None: ...
 
-    def like(self, start: str) -> Sequence[tuple[str, Split]]: ...
+    def find_by_prefix(self, sha_prefix: str) -> Sequence[tuple[str, Split]]: ...
 
 
 @dataclass(frozen=True)
 class History:
-    """Commits by sha, oldest first, and the side that each is on."""
+    """Commits of one repository by sha, oldest first, and the split of each."""
 
     commits: Mapping[str, Commit]
-    split_of: Mapping[str, Split]
+    split_by_sha: Mapping[str, Split]
     cutoff: Cutoff
-    everywhere: EverySide | None = None
-    """Of the other repositories too; forks take over commits of each other."""
+    all_repositories: SplitLookup | None = None
+    """Splits across repositories, if there are several: forks share commits."""
 
-    def side_of(self, sha: str) -> Split | None:
-        """The side of a commit, of whichever repository."""
-        return self.everywhere.of(sha) if self.everywhere else self.split_of.get(sha)
+    def find_split(self, sha: str) -> Split | None:
+        """Return the split of a commit of any repository, or ``None`` if it is unknown."""
+        return (
+            self.all_repositories.get(sha) if self.all_repositories else self.split_by_sha.get(sha)
+        )
 
-    def like(self, start: str) -> Sequence[tuple[str, Split]]:
-        """Commits whose names begin so, with their sides."""
-        if self.everywhere:
-            return self.everywhere.like(start)
-        return [(sha, split) for sha, split in self.split_of.items() if sha.startswith(start)]
+    def find_by_prefix(self, sha_prefix: str) -> Sequence[tuple[str, Split]]:
+        """Return the commits whose sha starts with ``sha_prefix``, with their splits."""
+        if self.all_repositories:
+            return self.all_repositories.find_by_prefix(sha_prefix)
+        return [
+            (sha, split) for sha, split in self.split_by_sha.items() if sha.startswith(sha_prefix)
+        ]
 
-    def on(self, split: Split) -> list[Commit]:
-        return [commit for sha, commit in self.commits.items() if self.split_of[sha] == split]
+    def commits_in(self, split: Split) -> list[Commit]:
+        return [commit for sha, commit in self.commits.items() if self.split_by_sha[sha] == split]
 
 
-def current_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cutoff:
-    """The cut-off that the snapshot on disk was made for, if it is the one now asked for.
+def require_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> Cutoff:
+    """Return the cutoff of the ingested tables after checking that it is the requested one.
 
     Raises:
-        StaleDataError: It is another.
+        StaleDataError: The tables were made for another cutoff.
     """
     made_for = repository["cutoff"]["spec"]
     if made_for != spec:
         raise StaleDataError(
-            f"The tables on disk were made for the cut-off {made_for}, and "
-            f"sequence_build.cutoff is now {spec}. Run `kedro run --pipeline=git_ingest` again."
+            f"The tables on disk were made for the cutoff {made_for}, but sequence_build.cutoff "
+            f"is {spec}. Run `kedro run --pipeline=git_ingest` again."
         )
     return read_cutoff(repository)
 
 
 def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -> History:
-    """Read the commits and put each on its side.
+    """Read the commits of one repository and assign each to a split.
 
     Raises:
-        TooLittleDataError: There are too few commits for three sides.
+        TooLittleDataError: There are too few commits for three splits.
     """
     commits = read_commits(table)
     before = [commit for commit in commits if commit.committed_at <= cutoff.time]
-    split_of: dict[str, Split] = {
+    split_by_sha: dict[str, Split] = {
         commit.sha: "train" if commit.committed_at <= cutoff.time else "held_out"
         for commit in commits
     }
-    require_enough(len(commits), len(before), cutoff)
-    chosen = choose_validation(
+    require_enough_commits(len(commits), len(before), cutoff)
+    selected = select_validation_commits(
         np.array([commit.insertions for commit in before], np.int64),
         np.array([commit.is_merge for commit in before], np.bool_),
         validation_fraction,
     )
-    split_of.update((before[number].sha, "validation") for number in chosen)
-    return History({commit.sha: commit for commit in commits}, split_of, cutoff)
+    split_by_sha.update((before[index].sha, "validation") for index in selected)
+    return History({commit.sha: commit for commit in commits}, split_by_sha, cutoff)
 
 
 def read_commits(table: RowSource) -> list[Commit]:
@@ -116,76 +120,76 @@ def read_commits(table: RowSource) -> list[Commit]:
 
 
 def merged_commits(history: History) -> dict[str, list[str]]:
-    """By sha of a merge on the main line, the commits that it brought, oldest first.
+    """Return for each merge on the main line the commits that it merged, oldest first.
 
-    The main line is what one comes to from the head by first parents. Merges beside it brought
-    nothing that a merge on it does not bring.
+    The main line is the first-parent history of the head. Merges off the main line are left out:
+    what they merged reached the main line through a later merge.
     """
-    line: list[str] = []
+    main_line: list[str] = []
     commit = history.commits.get(history.cutoff.head_sha)
     while commit is not None:
-        line.append(commit.sha)
+        main_line.append(commit.sha)
         commit = history.commits.get(commit.parents[0]) if commit.parents else None
-    order = {sha: number for number, sha in enumerate(history.commits)}
-    seen = set(line)
-    brought: dict[str, list[str]] = {}
-    for sha in reversed(line):
-        waiting = list(history.commits[sha].parents[1:])
+    order = {sha: index for index, sha in enumerate(history.commits)}
+    seen = set(main_line)
+    merged: dict[str, list[str]] = {}
+    for sha in reversed(main_line):
+        stack = list(history.commits[sha].parents[1:])
         found: list[str] = []
-        while waiting:
-            other = waiting.pop()
+        while stack:
+            other = stack.pop()
             if other in history.commits and other not in seen:
                 seen.add(other)
                 found.append(other)
-                waiting.extend(history.commits[other].parents)
+                stack.extend(history.commits[other].parents)
         if found:
-            brought[sha] = sorted(found, key=order.__getitem__)
-    return brought
+            merged[sha] = sorted(found, key=order.__getitem__)
+    return merged
 
 
-def choose_validation(
+def select_validation_commits(
     insertions: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
 ) -> list[int]:
-    """Choose the last commits that together are ``fraction`` of the history.
+    """Select the most recent commits that make up ``fraction`` of the history.
 
-    A commit so large that it would take more than ``fraction`` of all inserted lines with it
-    stays in training, or one import of a whole subsystem would leave nothing to learn from.
+    A commit that would take more than ``fraction`` of all inserted lines stays in training:
+    otherwise one import of a whole subsystem would leave nothing to train on.
 
     Args:
-        insertions: Lines that each commit before the cut-off inserted, oldest first.
-        is_merge: Of the same shape; merges are not chosen.
-        fraction: Of the commits, and of the lines.
+        insertions: Inserted lines of each commit before the cutoff, oldest first, shape ``(n,)``.
+        is_merge: Shape ``(n,)``; merges are not selected.
+        fraction: Maximum fraction of the commits, and of the inserted lines.
 
     Returns:
-        Their numbers, newest first; at least one.
+        Indices of the selected commits, newest first; at least one.
     """
-    usable = np.flatnonzero(~is_merge[1:]) + 1
-    if not len(usable):
-        usable = np.array([len(insertions) - 1])
-    wanted = max(1, math.ceil(fraction * len(usable)))
+    eligible = np.flatnonzero(~is_merge[1:]) + 1
+    if not len(eligible):
+        eligible = np.array([len(insertions) - 1])
+    n_wanted = max(1, math.ceil(fraction * len(eligible)))
     lines_left = fraction * float(insertions.sum())
-    chosen: list[int] = []
-    for number in usable[::-1].tolist():
-        if len(chosen) == wanted:
+    selected: list[int] = []
+    for index in eligible[::-1].tolist():
+        if len(selected) == n_wanted:
             break
-        if 0 < insertions[number] <= lines_left:
-            chosen.append(number)
-            lines_left -= float(insertions[number])
-    smallest = min(usable.tolist(), key=lambda n: (insertions[n] == 0, insertions[n], n))
-    return chosen or [smallest]
+        if 0 < insertions[index] <= lines_left:
+            selected.append(index)
+            lines_left -= float(insertions[index])
+    smallest = min(eligible.tolist(), key=lambda n: (insertions[n] == 0, insertions[n], n))
+    return selected or [smallest]
 
 
-def require_enough(n_commits: int, n_before: int, cutoff: Cutoff) -> None:
-    """Raise TooLittleDataError where there are too few commits for three sides."""
+def require_enough_commits(n_commits: int, n_before: int, cutoff: Cutoff) -> None:
+    """Raise TooLittleDataError if there are too few commits for three splits."""
     n_after = n_commits - n_before
-    needed_before = _FEWEST_COMMITS - 1
-    if n_before >= needed_before and (n_after or not cutoff.holds_out):
+    min_before = _MIN_COMMITS - 1
+    if n_before >= min_before and (n_after or not cutoff.holds_out):
         return
     raise TooLittleDataError(
-        f"There are {n_commits} commits, {n_before} of them up to the cut-off at "
-        f"{cutoff.time:%Y-%m-%d %H:%M} UTC. It takes {needed_before} before it, to train on and "
-        "to choose a checkpoint by, and one after it, to evaluate with. Commit more work, fetch "
-        "the whole history (git fetch --unshallow), or move sequence_build.cutoff."
+        f"There are {n_commits} commits, {n_before} of them up to the cutoff at "
+        f"{cutoff.time:%Y-%m-%d %H:%M} UTC. At least {min_before} are needed before it, for "
+        "training and validation, and one after it, for evaluation. Commit more work, fetch the "
+        "full history (git fetch --unshallow), or move sequence_build.cutoff."
     )
 
 

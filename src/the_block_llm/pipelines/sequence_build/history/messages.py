@@ -1,7 +1,7 @@
-"""What a commit says of itself, without what says nothing.
+"""Commit messages without boilerplate.
 
-A subject such as "local changes" or "Merge pull request #7" is left out, and so are trailers;
-the body under it may still say what was done, as the description of a pull request does.
+Trailers and uninformative subjects such as "local changes" or "Merge pull request #7" are removed.
+The body is kept even then, since it may be the description of a pull request.
 """
 
 import re
@@ -14,37 +14,37 @@ _TRAILER: Final = re.compile(
     r"|Pull-Request|PR-URL|Reviewed-on|git-svn-id):[^\n]*$\n?",
     re.MULTILINE | re.IGNORECASE,
 )
-_MERGED: Final = re.compile(
+_MERGE_SUBJECT: Final = re.compile(
     r"^(?:merge|merging|bring|bringing|sync|syncing|update from)\b[^\n]{0,100}"
     r"\b(?:branch|remote|main|master|up to date|pull request)\b[^\n]*$",
     re.IGNORECASE,
 )
-_HEADLINE_CHARACTERS: Final = 120
-_FEWEST_WORDS: Final = 5  # of a body whose subject says nothing
+_MAX_HEADLINE_CHARACTERS: Final = 120
+_MIN_BODY_WORDS: Final = 5  # of a body under an uninformative subject
 
 
-def message_of(commit: Commit) -> str:
-    """Subject and body as far as they say something; empty where they do not."""
-    body = _plain(commit.body)
-    subject = _plain(commit.subject)
-    if commit.informative and not _MERGED.match(subject):
-        # A subject that git broke in two goes on in the body.
+def commit_message(commit: Commit) -> str:
+    """Return subject and body without uninformative parts; may be empty."""
+    body = _clean(commit.body)
+    subject = _clean(commit.subject)
+    if commit.informative and not _MERGE_SUBJECT.match(subject):
+        # A long subject may continue in the body.
         return f"{subject}\n\n{body}".strip()
-    says_nothing = len(body.split()) < _FEWEST_WORDS or _MERGED.match(body) is not None
-    return "" if says_nothing else body
+    is_uninformative = len(body.split()) < _MIN_BODY_WORDS or _MERGE_SUBJECT.match(body) is not None
+    return "" if is_uninformative else body
 
 
-def headline_of(commit: Commit) -> str:
-    """The first line of the message, cut after a sentence or a word where it is long."""
-    line = message_of(commit).partition("\n")[0].strip()
-    if len(line) <= _HEADLINE_CHARACTERS:
+def commit_headline(commit: Commit) -> str:
+    """Return the first line of the message, truncated after a sentence or word if it is long."""
+    line = commit_message(commit).partition("\n")[0].strip()
+    if len(line) <= _MAX_HEADLINE_CHARACTERS:
         return line
-    start = line[:_HEADLINE_CHARACTERS]
+    start = line[:_MAX_HEADLINE_CHARACTERS]
     sentence, stop, _ = start.rpartition(". ")
     return f"{sentence}." if stop else f"{start.rpartition(' ')[0]} …"
 
 
-def _plain(text: str) -> str:
-    # Some tools write the two characters \n where a line should end.
+def _clean(text: str) -> str:
+    # Some tools write a literal backslash and n instead of a newline.
     lines = text.replace("\\n", "\n") if "\\n" in text and "\n" not in text.strip() else text
     return _TRAILER.sub("", lines).strip()

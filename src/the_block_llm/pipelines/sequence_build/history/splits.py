@@ -1,4 +1,4 @@
-"""On which side of the cut-off every commit of several repositories is, some 50 bytes each."""
+"""Splits of the commits of several repositories, about 50 bytes per commit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.pipelines.sequence_build.history.commits import (
-    choose_validation,
-    require_enough,
+    require_enough_commits,
+    select_validation_commits,
 )
 from the_block_llm.schemas import SPLITS, Split
 
@@ -22,77 +22,85 @@ _BATCH_ROWS: Final = 65_536
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Commits by sha; a commit that several repositories hold, as forks do, is one."""
+class CommitSplits:
+    """Commits sorted by sha; a commit that several repositories (forks) share appears once."""
 
     shas: npt.NDArray[np.bytes_]
     """Ascending, shape ``(commits,)``."""
-    sides: npt.NDArray[np.uint8]
-    """Of each its place in train, validation, held_out."""
-    holders: npt.NDArray[np.int32]
-    """Of each the number of the repository that holds it first."""
+    splits: npt.NDArray[np.uint8]
+    """Index of each commit's split in ``SPLITS``, shape ``(commits,)``."""
+    first_repositories: npt.NDArray[np.int32]
+    """Index of the first repository that contains each commit, shape ``(commits,)``."""
 
-    def of(self, sha: str) -> Split | None:
-        """The side of a commit; none where there is none of that name."""
-        found = self.like(sha)
+    def get(self, sha: str) -> Split | None:
+        """Return the split of a commit, or ``None`` if it is unknown."""
+        found = self.find_by_prefix(sha)
         return found[0][1] if found and found[0][0] == sha else None
 
-    def like(self, start: str) -> list[tuple[str, Split]]:
-        """Commits whose names begin so, with their sides."""
-        at, found = int(np.searchsorted(self.shas, start.encode())), []
-        while at < len(self.shas) and self.shas[at].startswith(start.encode()):
-            found.append((self.shas[at].decode(), SPLITS[self.sides[at]]))
-            at += 1
+    def find_by_prefix(self, sha_prefix: str) -> list[tuple[str, Split]]:
+        """Return the commits whose sha starts with ``sha_prefix``, with their splits."""
+        prefix = sha_prefix.encode()
+        index, found = int(np.searchsorted(self.shas, prefix)), []
+        while index < len(self.shas) and self.shas[index].startswith(prefix):
+            found.append((self.shas[index].decode(), SPLITS[self.splits[index]]))
+            index += 1
         return found
 
-    def each(self, shas: Sequence[str]) -> list[tuple[Split, int]]:
-        """The side of each of some commits, and the number of the first that holds it."""
-        at = np.searchsorted(self.shas, np.array(shas, self.shas.dtype))
-        return [(SPLITS[self.sides[n]], int(self.holders[n])) for n in at.tolist()]
+    def lookup(self, shas: Sequence[str]) -> list[tuple[Split, int]]:
+        """Return the split and the first repository of each of several known commits."""
+        indices = np.searchsorted(self.shas, np.array(shas, self.shas.dtype))
+        return [(SPLITS[self.splits[i]], int(self.first_repositories[i])) for i in indices.tolist()]
 
     def count(self, split: Split) -> int:
-        return int(np.count_nonzero(self.sides == SPLITS.index(split)))
+        return int(np.count_nonzero(self.splits == SPLITS.index(split)))
 
 
-def read_sides(
+def assign_splits(
     commits: ParquetTable, names: Sequence[str], cutoff: Cutoff, validation_fraction: float
-) -> Sides:
-    """Put every commit on its side.
+) -> CommitSplits:
+    """Assign the commits of all repositories to splits.
 
     Args:
-        commits: The table of all repositories.
-        names: Of the repositories, in order.
-        cutoff: One time divides them all.
+        commits: The table ``commits`` of all repositories.
+        names: Names of the repositories, in order.
+        cutoff: Shared by all repositories.
         validation_fraction: See
-            :func:`~the_block_llm.pipelines.sequence_build.history.commits.choose_validation`.
+            :func:`~the_block_llm.pipelines.sequence_build.history.commits.select_validation_commits`.
 
     Raises:
-        TooLittleDataError: There are too few commits for three sides.
+        TooLittleDataError: There are too few commits for three splits.
     """
-    shas, numbers = [np.empty(0, np.bytes_)], [np.empty(0, np.int32)]
-    rest: list[npt.NDArray[np.int64]] = [np.empty((3, 0), np.int64)]
+    sha_batches, repository_batches = [np.empty(0, np.bytes_)], [np.empty(0, np.int32)]
+    value_batches: list[npt.NDArray[np.int64]] = [np.empty((3, 0), np.int64)]
     known = pa.array(names)
     for batch in commits.batches(_COLUMNS, _BATCH_ROWS):
-        shas.append(np.array(batch["sha"].to_pylist(), np.bytes_))
-        numbers.append(pc.index_in(batch["repo"], value_set=known).to_numpy(zero_copy_only=False))
-        seconds = pc.divide(batch["committed_at"].cast(pa.int64()), _ticks(batch["committed_at"]))
+        sha_batches.append(np.array(batch["sha"].to_pylist(), np.bytes_))
+        repository_batches.append(
+            pc.index_in(batch["repo"], value_set=known).to_numpy(zero_copy_only=False)
+        )
+        seconds = pc.divide(
+            batch["committed_at"].cast(pa.int64()), _ticks_per_second(batch["committed_at"])
+        )
         columns = (seconds, batch["is_merge"].cast(pa.int64()), batch["insertions"])
-        rest.append(np.stack([column.to_numpy() for column in columns]))
-    names_of, holder_of = np.concatenate(shas), np.concatenate(numbers).astype(np.int32)
-    order = np.lexsort((holder_of, names_of))
-    sorted_names = names_of[order]
-    first = order[np.concatenate([[True], sorted_names[1:] != sorted_names[:-1]])[: len(order)]]
-    times, is_merge, insertions = np.concatenate(rest, axis=1)[:, first]
+        value_batches.append(np.stack([column.to_numpy() for column in columns]))
+    shas = np.concatenate(sha_batches)
+    repositories = np.concatenate(repository_batches).astype(np.int32)
+    order = np.lexsort((repositories, shas))
+    sorted_shas = shas[order]
+    first = order[np.concatenate([[True], sorted_shas[1:] != sorted_shas[:-1]])[: len(order)]]
+    times, is_merge, insertions = np.concatenate(value_batches, axis=1)[:, first]
     is_before = times <= int(cutoff.time.timestamp())
-    require_enough(len(first), int(is_before.sum()), cutoff)
-    sides = np.where(is_before, 0, 2).astype(np.uint8)
+    require_enough_commits(len(first), int(is_before.sum()), cutoff)
+    splits = np.where(is_before, 0, 2).astype(np.uint8)
     before = np.flatnonzero(is_before)
-    # Names are ascending already, so that a stable sort by time settles equal times by them.
+    # Commits are sorted by sha already, so a stable sort by time breaks ties by sha.
     before = before[np.argsort(times[before], kind="stable")]
-    chosen = choose_validation(insertions[before], is_merge[before] != 0, validation_fraction)
-    sides[before[chosen]] = 1
-    return Sides(names_of[first], sides, holder_of[first])
+    selected = select_validation_commits(
+        insertions[before], is_merge[before] != 0, validation_fraction
+    )
+    splits[before[selected]] = 1
+    return CommitSplits(shas[first], splits, repositories[first])
 
 
-def _ticks(column: pa.Array) -> int:
+def _ticks_per_second(column: pa.Array) -> int:
     return {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[column.type.unit]

@@ -1,4 +1,4 @@
-"""``kedro rows`` and ``kedro audit``: see what is trained, and what comes nearest to a text."""
+"""Commands ``kedro rows`` and ``kedro audit``, which inspect rows and leaks."""
 
 import contextlib
 import json
@@ -19,24 +19,24 @@ from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
 from the_block_llm.pipelines.sequence_build.inspect.nearest import nearest_training_documents
-from the_block_llm.pipelines.sequence_build.inspect.row_view import marked_lines, show_row
+from the_block_llm.pipelines.sequence_build.inspect.row_view import plain_text, render_row
 from the_block_llm.pipelines.sequence_build.inspect.samples import sample_page
 
 _SPLITS: Final = ("train", "validation", "held_out")
 _SAMPLE_SEED: Final = 0  # the same rows give the same page
-_PROFILE: Final[list[click.Parameter]] = [
+_COMMON_OPTIONS: Final[list[click.Parameter]] = [
     click.Option(
         ["--model", "profile"],
         metavar="NAME",
-        help="Profile of the rows; by default the chosen one.",
+        help="Profile of the rows; default: the selected one.",
     ),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]
 
 ROWS_HELP: Final = """Show a packed row as the model reads it.
 
-What is learned is green, what is shown only is dim; a rule opens each segment. Where there are
-no colours, in a pipe, lines with learned tokens begin with a mark.
+Learned tokens are green, context tokens are dim, and a rule precedes each segment. Without colors,
+as in a pipe, lines with learned tokens start with a marker.
 
 \b
 Examples:
@@ -46,22 +46,21 @@ Examples:
 """
 ROWS_OPTIONS: Final[list[click.Parameter]] = [
     click.Option(["--split"], type=click.Choice(_SPLITS), default="train", show_default=True,
-                 help="Side of the cut-off."),
+                 help="Split of the rows."),
     click.Option(["--row"], type=int, default=0, show_default=True, metavar="N",
-                 help="Number of the row, from 0."),
+                 help="Index of the row, from 0."),
     click.Option(["--samples"], type=click.IntRange(min=1), metavar="N",
-                 help="Instead of a row, a Markdown page of N segments of every sort."),
-    click.Option(["--sort"], default="", metavar="SORT",
-                 help="Of the samples: how their ids begin, such as commit or chat/why."),
-    *_PROFILE,
+                 help="Instead of a row, a Markdown page with N segments of every document type."),
+    click.Option(["--sort", "type_prefix"], default="", metavar="SORT",
+                 help="Type of the samples, the prefix of their ids, such as commit or chat/why."),
+    *_COMMON_OPTIONS,
 ]  # fmt: skip
 
-AUDIT_HELP: Final = """Name what training says nearest to a held-back document.
+AUDIT_HELP: Final = """Show the training documents nearest to a validation or held-out document.
 
-ITEM is the id of a document of validation or held-out; part of an id will do where it is the
-only one. Without ITEM, the ids are listed. --removed lists the documents that went, each with the
-reason and what gave it away: held-back ones because training says the same already, and of every
-side duplicates, with the document that stays and says it.
+ITEM is the id of a validation or held-out document, or an unambiguous part of one. Without ITEM,
+the ids are listed. --removed lists the removed documents, each with the reason and the document it
+matches: validation and held-out documents that leak into training, and duplicates in every split.
 
 \b
 Examples:
@@ -72,11 +71,12 @@ Examples:
 """
 AUDIT_OPTIONS: Final[list[click.Parameter]] = [
     click.Argument(["item"], required=False),
-    click.Option(["--neighbours"], type=click.IntRange(min=1), default=5, show_default=True,
-                 metavar="N", help="How many to name, nearest first."),
+    click.Option(["--neighbours", "n_neighbors"], type=click.IntRange(min=1), default=5,
+                 show_default=True, metavar="N",
+                 help="Number of documents to show, nearest first."),
     click.Option(["--removed"], is_flag=True,
-                 help="List what had to go: leaks and duplicates, and why."),
-    *_PROFILE,
+                 help="List the removed leaks and duplicates, with reasons."),
+    *_COMMON_OPTIONS,
 ]  # fmt: skip
 
 
@@ -86,28 +86,28 @@ def rows(
     split: str,
     row: int,
     samples: int | None,
-    sort: str,
+    type_prefix: str,
     profile: str | None,
     env: str | None,
 ) -> None:
-    """Print one row.
+    """Print a row, or a page of samples.
 
     Args:
-        open_project: Gives the project, for an environment and a profile.
-        split: Side of the cut-off.
-        row: From 0.
-        samples: Instead of the row, so many segments of every sort, as Markdown.
-        sort: Of the samples; empty for all.
-        profile: Whose rows.
+        open_project: Opens the project for an environment and a profile.
+        split: Split of the rows.
+        row: Index of the row, from 0.
+        samples: Number of segments per document type to print as Markdown instead of the row.
+        type_prefix: Document type of the samples; empty for all.
+        profile: Profile of the rows.
         env: Configuration environment.
 
     Raises:
-        BlockError: There is no such row, or no rows yet.
+        BlockError: There is no such row, or there are no rows yet.
     """
-    # Here, so that --help need not wait for torch.
+    # Imported here so that --help does not import torch.
     from the_block_llm.models.base.sources import load_tokenizer  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build.documents.special_tokens import (  # noqa: PLC0415
-        add_domain_marks,
+        add_domain_tokens,
     )
 
     project = open_project(env, profile)
@@ -115,133 +115,145 @@ def rows(
     models = ModelProfiles.model_validate(project.parameters["models"])
     tokenizer = load_tokenizer(resolve_profile(models, project.parameters["model"]))
     if (project.parameters.get("sequence_build") or {}).get("domain_marks"):
-        add_domain_marks(tokenizer)
+        add_domain_tokens(tokenizer)
     if samples is not None:
-        with _reader_may_leave():
-            for part in sample_page(table, tokenizer, samples, sort, _SAMPLE_SEED):
+        with _ignore_broken_pipe():
+            for part in sample_page(table, tokenizer, samples, type_prefix, _SAMPLE_SEED):
                 click.echo(part)
         return
     console = Console(highlight=False, soft_wrap=True)
-    text = show_row(table, row, tokenizer)
-    with _reader_may_leave():
-        console.print(text if console.color_system else Text(marked_lines(text)))
-        notes = f"row {row} of {table.num_rows} in {split}: green is learned, dim is shown only"
-        Console(stderr=True, highlight=False).print(Text(notes, style="dim"))
+    text = render_row(table, row, tokenizer)
+    with _ignore_broken_pipe():
+        console.print(text if console.color_system else Text(plain_text(text)))
+        legend = f"row {row} of {table.num_rows} in {split}: learned green, context dim"
+        Console(stderr=True, highlight=False).print(Text(legend, style="dim"))
 
 
 def audit(
     open_project: OpenProject,
     *,
     item: str | None,
-    neighbours: int,
+    n_neighbors: int,
     removed: bool,
     profile: str | None,
     env: str | None,
 ) -> None:
-    """Print what training says nearest to a held-back document, or list those there are.
+    """Print the training documents most similar to a document, or list document ids.
 
     Args:
-        open_project: Gives the project, for an environment and a profile.
-        item: Id, or a part of one.
-        neighbours: How many to name.
-        removed: List what had to go instead; of these, only those with ``item`` in the id.
-        profile: Whose documents.
+        open_project: Opens the project for an environment and a profile.
+        item: Id of a validation or held-out document, or a part of one.
+        n_neighbors: Number of documents to print.
+        removed: List the removed documents instead, those with ``item`` in their name.
+        profile: Profile of the documents.
         env: Configuration environment.
 
     Raises:
-        BlockError: No document, or several, are meant; or there are none yet.
+        BlockError: No document or several match, or there are no documents yet.
     """
     project = open_project(env, profile)
     documents = ParquetTable(project.folder_of("documents"))
-    removed_ones = _removed(project.folder_of("screening"))
+    removed_documents = _read_removed(project.folder_of("screening"))
     console = Console(highlight=False, soft_wrap=True)
-    held_back = (
+    evaluation_ids = (
         row["document_id"]
         for row in documents.rows(["document_id", "split"])
         if row["split"] != "train"
     )
-    with _reader_may_leave():
+    with _ignore_broken_pipe():
         if removed:
-            _print_removed(console, [one for one in removed_ones if (item or "") in one.name])
+            _print_removed(console, [doc for doc in removed_documents if (item or "") in doc.name])
             return
         if item is None:
-            for document_id in held_back:
+            for document_id in evaluation_ids:
                 console.print(document_id, markup=False)
             return
-        gone = {one.document_id: one for one in removed_ones}
-        wanted = _the_one(item, [*held_back, *gone])
-        if wanted in gone:
-            says = "another" if gone[wanted].reason == "duplicate" else "training"
-            console.print(Text(f"{wanted} was removed: {says} says the same.", style="bold"))
-            _print_removed(console, [gone[wanted]])
+        removed_by_id = {document.document_id: document for document in removed_documents}
+        selected = _match_id(item, [*evaluation_ids, *removed_by_id])
+        if selected in removed_by_id:
+            document = removed_by_id[selected]
+            cause = (
+                "it duplicates a document of its split"
+                if document.reason == "duplicate"
+                else "it leaks into training"
+            )
+            console.print(Text(f"{selected} was removed: {cause}.", style="bold"))
+            _print_removed(console, [document])
             return
-        console.print(Text(f"Nearest to {wanted} in training:", style="bold"))
-        console.print("similarity  wording  known lines  document", markup=False)
-        for near in nearest_training_documents(documents, wanted, neighbours):
+        console.print(Text(f"Training documents nearest to {selected}:", style="bold"))
+        console.print("similarity  jaccard  known lines  document", markup=False)
+        for neighbor in nearest_training_documents(documents, selected, n_neighbors):
             console.print(
-                f"{near.similarity:10.3f}  {near.likeness:7.3f}  {near.known_lines:11.3f}  "
-                f"{near.document_id}",
+                f"{neighbor.similarity:10.3f}  {neighbor.jaccard:7.3f}  "
+                f"{neighbor.known_line_fraction:11.3f}  {neighbor.document_id}",
                 markup=False,
             )
 
 
 @dataclass(frozen=True)
-class _Removed:
-    """A document that had to go."""
+class _RemovedDocument:
+    """A document that was removed as a leak or duplicate."""
 
     document_id: str
-    about: str
+    source: str
+    """Path or sha; empty for a duplicate."""
     reason: str
     similarity: float
-    nearest: str
+    match: str
+    """The document that it repeats."""
 
     @property
     def name(self) -> str:
-        return f"{self.document_id} ({self.about})" if self.about else self.document_id
+        return f"{self.document_id} ({self.source})" if self.source else self.document_id
 
 
-def _removed(screening: StorageLocation) -> Sequence[_Removed]:
-    # The tables may have been brought here without it.
+def _read_removed(screening: StorageLocation) -> Sequence[_RemovedDocument]:
+    # The tables may have been copied without the screening.
     if not screening.exists():
         return ()
     found = Screening.from_json(json.loads(screening.read_text(encoding="utf-8")))
     leaks = [
-        _Removed(leak.document_id, leak.source, leak.reason, leak.similarity, leak.nearest)
+        _RemovedDocument(leak.document_id, leak.source, leak.reason, leak.similarity, leak.nearest)
         for leak in found.leaks
     ]
     duplicates = [
-        _Removed(document_id, "", "duplicate", 1.0, kept)
-        for twice in found.duplicates.values()
-        for document_id, kept in twice.items()
+        _RemovedDocument(document_id, "", "duplicate", 1.0, original)
+        for originals in found.duplicates.values()
+        for document_id, original in originals.items()
     ]
     return [*leaks, *duplicates]
 
 
-def _print_removed(console: Console, removed: Sequence[_Removed]) -> None:
-    console.print("similarity  reason           document (about), and what gave it away")
-    for one in removed:
+def _print_removed(console: Console, documents: Sequence[_RemovedDocument]) -> None:
+    console.print("similarity  reason           document (source), and the document it matches")
+    for document in documents:
         console.print(
-            Text(f"{one.similarity:10.3f}  {one.reason:15}  {one.name}\n{'':29}{one.nearest}")
+            Text(
+                f"{document.similarity:10.3f}  {document.reason:15}  {document.name}\n"
+                f"{'':29}{document.match}"
+            )
         )
 
 
-def _the_one(item: str, ids: list[str]) -> str:
+def _match_id(item: str, ids: list[str]) -> str:
     if item in ids:
         return item
     found = [document_id for document_id in ids if item in document_id]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} held-back documents, the first {found[0]}" if found else "none"
-    raise ParameterError(
-        f"{item!r} is in the id of {what}. Name one whole; `kedro audit` lists them."
+    problem = (
+        f"is part of {len(found)} document ids, the first {found[0]}"
+        if found
+        else "is not part of any document id"
     )
+    raise ParameterError(f"{item!r} {problem}. Give a full id; `kedro audit` lists them.")
 
 
 @contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
+def _ignore_broken_pipe() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has seen enough (kedro rows | head).
+        # The reader closed the pipe (kedro rows | head).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

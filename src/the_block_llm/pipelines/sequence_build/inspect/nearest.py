@@ -1,4 +1,4 @@
-"""For a held-back document, what training says that comes nearest to it."""
+"""Search for the training documents most similar to a validation or held-out document."""
 
 import heapq
 from collections.abc import Mapping
@@ -8,68 +8,71 @@ from typing import Any
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
 from the_block_llm.pipelines.sequence_build.dedup.shingling import wording
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 
 _COLUMNS = ["document_id", "kind", "split", "source", "authored_at", "segments"]
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A training document, and how much of the held-back one it says already."""
+class Neighbor:
+    """A training document and its similarity to the given document."""
 
     document_id: str
-    likeness: float
-    """Jaccard index of their runs of three words, computed exactly."""
-    known_lines: float
-    """Share of the held-back document's own lines that this one holds verbatim."""
+    jaccard: float
+    """Exact Jaccard index of their sets of three-word shingles."""
+    known_line_fraction: float
+    """Fraction of the given document's new lines that this one contains verbatim."""
 
     @property
     def similarity(self) -> float:
-        return max(self.likeness, self.known_lines)
+        return max(self.jaccard, self.known_line_fraction)
 
 
 def nearest_training_documents(
-    documents: ParquetTable, document_id: str, n_neighbours: int = 5
-) -> list[Neighbour]:
-    """Compare one document with everything on an earlier side of the cut-off.
+    documents: ParquetTable, document_id: str, n_neighbors: int = 5
+) -> list[Neighbor]:
+    """Compare a document with all documents of earlier splits.
 
     Args:
         documents: The table ``documents``.
-        document_id: Of a validation or held-out document.
-        n_neighbours: How many to name, nearest first.
+        document_id: Id of a validation or held-out document.
+        n_neighbors: Number of documents to return, most similar first.
 
     Raises:
-        ParameterError: There is no such document, or it is trained on.
+        ParameterError: There is no such document, or it is a training document.
     """
-    named = (_draft(row) for row in documents.rows(_COLUMNS) if row["document_id"] == document_id)
-    wanted = next(named, None)
-    if wanted is None or wanted.split == "train":
-        what = "is trained on" if wanted else "is not in the table"
+    matches = (
+        _document(row) for row in documents.rows(_COLUMNS) if row["document_id"] == document_id
+    )
+    query = next(matches, None)
+    if query is None or query.split == "train":
+        problem = "is a training document" if query else "is not in the table"
         raise ParameterError(
-            f"The document {document_id} {what} ({documents.folder}). Name one whose split is "
+            f"The document {document_id} {problem} ({documents.folder}). Name one whose split is "
             "validation or held_out."
         )
-    own = wording(wanted)
-    shingles = frozenset(own.shingles)
-    earlier = ("train", "validation") if wanted.split == "held_out" else ("train",)
-    found: list[tuple[float, str, Neighbour]] = []
+    query_features = wording(query)
+    query_shingles = frozenset(query_features.shingles)
+    earlier = ("train", "validation") if query.split == "held_out" else ("train",)
+    found: list[tuple[float, str, Neighbor]] = []
     for row in documents.rows(_COLUMNS):
         if row["split"] not in earlier:
             continue
-        other = wording(_draft(row))
-        theirs = frozenset(other.shingles)
-        either = len(shingles | theirs)
-        neighbour = Neighbour(
+        features = wording(_document(row))
+        shingles = frozenset(features.shingles)
+        n_union = len(query_shingles | shingles)
+        n_known = len(query_features.new_lines & features.lines)
+        neighbor = Neighbor(
             row["document_id"],
-            round(len(shingles & theirs) / either, 3) if either else 0.0,
-            round(len(own.new_lines & other.lines) / max(1, len(own.new_lines)), 3),
+            round(len(query_shingles & shingles) / n_union, 3) if n_union else 0.0,
+            round(n_known / max(1, len(query_features.new_lines)), 3),
         )
-        heapq.heappush(found, (neighbour.similarity, neighbour.document_id, neighbour))
-        if len(found) > n_neighbours:
+        heapq.heappush(found, (neighbor.similarity, neighbor.document_id, neighbor))
+        if len(found) > n_neighbors:
             heapq.heappop(found)
-    return [neighbour for _, _, neighbour in sorted(found, reverse=True)]
+    return [neighbor for _, _, neighbor in sorted(found, reverse=True)]
 
 
-def _draft(row: Mapping[str, Any]) -> Draft:
+def _document(row: Mapping[str, Any]) -> RenderedDocument:
     segments = tuple(Segment(**segment) for segment in row["segments"])
-    return Draft(**{**row, "segments": segments})
+    return RenderedDocument(**{**row, "segments": segments})

@@ -1,4 +1,4 @@
-"""Rows made readable: which tokens are learned, which are shown, where segments begin."""
+"""Decoded view of packed rows: segments, target tokens and context tokens."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -12,17 +12,17 @@ from the_block_llm.errors import ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_LEARNED: Final = "green"
-_SHOWN: Final = "dim"
+_TARGET_STYLE: Final = "green"
+_CONTEXT_STYLE: Final = "dim"
 
 
-def show_row(rows: ParquetTable, number: int, tokenizer: "PreTrainedTokenizerFast") -> Text:
-    """Decode one row: learned tokens in colour, shown ones dim, a rule before each segment.
+def render_row(rows: ParquetTable, number: int, tokenizer: "PreTrainedTokenizerFast") -> Text:
+    """Decode one row: target tokens green, context tokens dim, a rule before each segment.
 
     Args:
         rows: The table ``train``, ``validation`` or ``held_out``.
-        number: Of the row, from 0.
-        tokenizer: The one the rows were made with.
+        number: Index of the row, from 0.
+        tokenizer: The tokenizer of the rows.
 
     Raises:
         ParameterError: There is no such row.
@@ -30,36 +30,36 @@ def show_row(rows: ParquetTable, number: int, tokenizer: "PreTrainedTokenizerFas
     row = _row(rows, number)
     text = Text()
     for segment in range(len(row["document_ids"])):
-        text.append_text(show_segment(row, segment, tokenizer))
+        text.append_text(render_segment(row, segment, tokenizer))
     return text
 
 
-def show_segment(
+def render_segment(
     row: Mapping[str, Any], segment: int, tokenizer: "PreTrainedTokenizerFast"
 ) -> Text:
-    """Decode one segment of a row, as :func:`show_row` does with all of them."""
+    """Decode one segment of a row as :func:`render_row` does."""
     start = sum(row["segment_lengths"][:segment])
     end = start + row["segment_lengths"][segment]
-    ids, learned = row["input_ids"][start:end], row["labels_mask"][start:end]
+    ids, is_target = row["input_ids"][start:end], row["labels_mask"][start:end]
     text = Text()
     document_id = row["document_ids"][segment]
-    text.append(f"── {document_id} · {len(ids)} tokens, {sum(learned)} learned ──\n", "bold")
-    for is_learned, run in groupby(zip(ids, learned, strict=True), key=lambda pair: pair[1]):
+    text.append(f"── {document_id} · {len(ids)} tokens, {sum(is_target)} learned ──\n", "bold")
+    for target, run in groupby(zip(ids, is_target, strict=True), key=lambda pair: pair[1]):
         decoded = tokenizer.decode([id_ for id_, _ in run], clean_up_tokenization_spaces=False)
-        text.append(decoded, _LEARNED if is_learned else _SHOWN)
+        text.append(decoded, _TARGET_STYLE if target else _CONTEXT_STYLE)
     text.append("\n")
     return text
 
 
-def marked_lines(text: Text) -> str:
-    """A row without colours: lines that hold something learned begin with a mark."""
-    learned = [(span.start, span.end) for span in text.spans if span.style == _LEARNED]
+def plain_text(text: Text) -> str:
+    """Return the text without colors; lines with target tokens start with ``▸``."""
+    targets = [(span.start, span.end) for span in text.spans if span.style == _TARGET_STYLE]
     lines: list[str] = []
     start = 0
     for line in text.plain.split("\n"):
         end = start + len(line) + 1
-        is_learned = any(begin < end and start < stop for begin, stop in learned)
-        lines.append(f"{'▸' if is_learned else ' '} {line}".rstrip())
+        has_target = any(begin < end and start < stop for begin, stop in targets)
+        lines.append(f"{'▸' if has_target else ' '} {line}".rstrip())
         start = end
     return "\n".join(lines).rstrip("\n")
 
@@ -67,12 +67,12 @@ def marked_lines(text: Text) -> str:
 def _row(rows: ParquetTable, number: int) -> dict[str, Any]:
     if not 0 <= number < rows.num_rows:
         raise ParameterError(
-            f"There is no row {number} in {rows.folder}: it has rows 0 to {rows.num_rows - 1}."
+            f"There is no row {number} in {rows.folder}, which has rows 0 to {rows.num_rows - 1}."
         )
-    left = number
+    offset = number
     for batch in rows.batches(batch_rows=256):
-        if left < batch.num_rows:
-            found: dict[str, Any] = batch.slice(left, 1).to_pylist()[0]
+        if offset < batch.num_rows:
+            found: dict[str, Any] = batch.slice(offset, 1).to_pylist()[0]
             return found
-        left -= batch.num_rows
-    raise AssertionError("num_rows counts the rows of all batches")
+        offset -= batch.num_rows
+    raise AssertionError("num_rows exceeds the rows of all batches")

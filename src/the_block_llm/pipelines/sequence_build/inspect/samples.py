@@ -1,4 +1,4 @@
-"""A page of samples: what rows say, segment by segment, a few of every sort of document."""
+"""Markdown page with sampled segments of every type of document."""
 
 import random
 from collections import defaultdict
@@ -8,85 +8,92 @@ from typing import TYPE_CHECKING, Any, Final
 
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.sequence_build.inspect.row_view import marked_lines, show_segment
+from the_block_llm.pipelines.sequence_build.inspect.row_view import plain_text, render_segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_MOST_LINES: Final = 36  # of one sample; the rest is counted
+_MAX_LINES: Final = 36  # per sample; the rest is counted
 _FENCE: Final = "````"
-_SENTENCES: Final = {
-    "file": "A file of the snapshot, or the part of one that fits a row.",
-    "file-in-the-middle": "A part of a file whose middle comes last.",
-    "file-part": "A part of a file that has no border inside to take a middle at.",
-    "file-folder": "How a file begins, and the folder it stands in.",
-    "commit": "A commit or a merge: what was said and what was changed.",
+_DESCRIPTIONS: Final = {
+    "file": "A file of the snapshot, or a part of it that fits a row.",
+    "file-in-the-middle": "A part of a file with its middle moved to the end.",
+    "file-part": "A part of a file without a boundary at which to take out a middle.",
+    "file-folder": "The beginning of a file, and its folder.",
+    "commit": "A commit or merge: message and changes.",
     "commit-files": "Paths that one commit changed.",
     "commit-message": "A patch and its message.",
-    "code-file": "What a commit added to a file, and the file.",
+    "code-file": "A definition that a commit added, and the path of the file.",
     "chat/why": "Why a change was made.",
     "chat/together": "What else changes with a file.",
-    "chat/history": "What was done to a file, and when.",
-    "chat/file": "What a file is for.",
-    "chat/definition": "What a type or function is for.",
-    "chat/where": "Where something lives.",
-    "chat/section": "What a section of the documentation says.",
+    "chat/history": "The history of a file.",
+    "chat/file": "The purpose of a file.",
+    "chat/definition": "The purpose of a type or function.",
+    "chat/where": "The file in which something is defined.",
+    "chat/section": "The content of a documentation section.",
     "chat/outline": "What a file defines.",
-    "chat/folder": "What a folder holds.",
+    "chat/folder": "What a folder contains.",
     "chat/depends-on": "What a file uses.",
     "chat/used-by": "What uses a file.",
 }
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SegmentLocation:
     row: int
     segment: int
 
 
 def sample_page(
-    rows: ParquetTable, tokenizer: "PreTrainedTokenizerFast", n_samples: int, sort: str, seed: int
+    rows: ParquetTable,
+    tokenizer: "PreTrainedTokenizerFast",
+    n_samples: int,
+    type_prefix: str,
+    seed: int,
 ) -> Iterator[str]:
-    """Choose segments of every sort of document, and write them as Markdown.
+    """Sample segments of every type of document and format them as Markdown.
 
     Args:
         rows: The table ``train``, ``validation`` or ``held_out``.
-        tokenizer: The one the rows were made with.
-        n_samples: How many of each sort, at most; no document is shown twice.
-        sort: How the ids of the documents begin ("commit", "chat/why"); empty: every sort.
-        seed: Chooses them.
+        tokenizer: The tokenizer of the rows.
+        n_samples: Maximum number of documents of each type; no document is repeated.
+        type_prefix: Type of the documents, such as "commit", or its first part, such as "chat";
+            empty for all types.
+        seed: Seeds the sampling.
 
     Yields:
         Parts of the page, in order.
 
     Raises:
-        ParameterError: No document is of that sort.
+        ParameterError: No document is of that type.
     """
-    found: dict[str, dict[str, list[_Place]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[_SegmentLocation]]] = defaultdict(lambda: defaultdict(list))
     for number, row in enumerate(rows.rows(["document_ids"])):
         for segment, document_id in enumerate(row["document_ids"]):
-            found[sort_of(document_id)][document_id].append(_Place(number, segment))
-    wanted = [name for name in sorted(found) if name == sort or name.startswith(f"{sort}/")]
-    if not sort:
-        wanted = sorted(found, key=lambda name: (name not in _SENTENCES, _order(name), name))
-    if not wanted:
+            found[document_type(document_id)][document_id].append(_SegmentLocation(number, segment))
+    types = [
+        name for name in sorted(found) if name == type_prefix or name.startswith(f"{type_prefix}/")
+    ]
+    if not type_prefix:
+        types = sorted(found, key=lambda name: (name not in _DESCRIPTIONS, _order(name), name))
+    if not types:
         raise ParameterError(
-            f"No document in {rows.folder} is of the sort {sort!r}. There are: "
+            f"No document in {rows.folder} is of the type {type_prefix!r}. Available types: "
             f"{', '.join(sorted(found))}."
         )
-    for name in wanted:
-        rng = random.Random(f"{seed}:samples:{name}")  # noqa: S311 - nothing secret
+    for name in types:
+        rng = random.Random(f"{seed}:samples:{name}")  # noqa: S311 - not for security
         chosen = rng.sample(sorted(found[name]), min(n_samples, len(found[name])))
-        places = [rng.choice(found[name][document_id]) for document_id in chosen]
-        yield f"## {name}\n\n{_SENTENCES.get(name, '')} {len(found[name]):,} documents.\n"
-        for text in _segments(rows, places, tokenizer):
+        locations = [rng.choice(found[name][document_id]) for document_id in chosen]
+        yield f"## {name}\n\n{_DESCRIPTIONS.get(name, '')} {len(found[name]):,} documents.\n"
+        for text in _segments(rows, locations, tokenizer):
             yield f"{_FENCE}text\n{text}\n{_FENCE}\n"
 
 
-def sort_of(document_id: str) -> str:
-    """The sort of a document, out of its id.
+def document_type(document_id: str) -> str:
+    """Return the type of a document, a prefix of its id.
 
-    >>> sort_of("chat/why/0c1d"), sort_of("file-after-cutoff/a/b.py")
+    >>> document_type("chat/why/0c1d"), document_type("file-after-cutoff/a/b.py")
     ('chat/why', 'file-after-cutoff')
     """
     first, second, *_ = document_id.split("/")
@@ -94,19 +101,22 @@ def sort_of(document_id: str) -> str:
 
 
 def _order(name: str) -> int:
-    return list(_SENTENCES).index(name) if name in _SENTENCES else 0
+    return list(_DESCRIPTIONS).index(name) if name in _DESCRIPTIONS else 0
 
 
 def _segments(
-    rows: ParquetTable, places: Sequence[_Place], tokenizer: "PreTrainedTokenizerFast"
+    rows: ParquetTable,
+    locations: Sequence[_SegmentLocation],
+    tokenizer: "PreTrainedTokenizerFast",
 ) -> Iterator[str]:
-    wanted = {place.row for place in places}
-    read: dict[int, dict[str, Any]] = {
-        number: row for number, row in enumerate(rows.rows()) if number in wanted
+    row_numbers = {location.row for location in locations}
+    needed: dict[int, dict[str, Any]] = {
+        number: row for number, row in enumerate(rows.rows()) if number in row_numbers
     }
-    for place in places:
-        lines = marked_lines(show_segment(read[place.row], place.segment, tokenizer)).split("\n")
-        left = len(lines) - _MOST_LINES
+    for location in locations:
+        segment = render_segment(needed[location.row], location.segment, tokenizer)
+        lines = plain_text(segment).split("\n")
+        left = len(lines) - _MAX_LINES
         if left > 1:
-            lines = [*lines[:_MOST_LINES], f"  … {left} more lines"]
+            lines = [*lines[:_MAX_LINES], f"  … {left} more lines"]
         yield "\n".join(lines)

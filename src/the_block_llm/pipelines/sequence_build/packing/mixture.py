@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.pipelines.sequence_build.document import IN_THE_MIDDLE
+from the_block_llm.pipelines.sequence_build.document import FIM_ID_PREFIX
 from the_block_llm.pipelines.sequence_build.params import Mix
 from the_block_llm.schemas import DOCUMENT_KINDS
 
@@ -73,7 +73,7 @@ def _sharing(
         kind = pc.index_in(batch["kind"], value_set=named).to_numpy().astype(np.int8)
         stays_whole = pc.or_(
             pc.equal(batch["kind"], "chat"),
-            pc.starts_with(batch["document_id"], pattern=IN_THE_MIDDLE),
+            pc.starts_with(batch["document_id"], pattern=FIM_ID_PREFIX),
         )
         fits = (n_tokens <= context_tokens) | ~stays_whole.to_numpy(zero_copy_only=False)
         is_train = pc.equal(batch["split"], "train").to_numpy(zero_copy_only=False)

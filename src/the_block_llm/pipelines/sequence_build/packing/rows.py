@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.pipelines.sequence_build.code.boundaries import Signposts, border_lines
-from the_block_llm.pipelines.sequence_build.document import must_stay_whole
+from the_block_llm.pipelines.sequence_build.code.boundaries import ScopeHeaders, line_boundaries
+from the_block_llm.pipelines.sequence_build.document import is_atomic
 from the_block_llm.pipelines.sequence_build.packing.backfill import lend_beginnings
 from the_block_llm.pipelines.sequence_build.packing.chunking import (
     Piece,
@@ -109,7 +109,7 @@ def _cut_documents(
             kind, source, n_tokens = kinds[row], sources[row], len(ids[row])
             if n_tokens <= shape.context_tokens:
                 pieces = [Piece(number, 0, 0, 0, n_tokens)]
-            elif must_stay_whole(kind, document_id):
+            elif is_atomic(kind, document_id):
                 continue  # the report counts them
             else:
                 texts = _texts(chosen["segments"], row)
@@ -139,14 +139,14 @@ def _cut_long(
 ) -> list[Piece]:
     text = "".join(texts).encode()
     token_ends = np.cumsum(token_bytes)
-    strength = token_strength(*border_lines(text, kind, source), token_ends)
+    strength = token_strength(*line_boundaries(text, kind, source), token_ends)
     head_bytes = len(texts[0].encode())
     head_tokens = int(np.searchsorted(token_ends, head_bytes, side="left")) + 1
     token_starts = token_ends - token_bytes
-    signs = Signposts(text, kind, source)
+    signs = ScopeHeaders(text, kind, source)
 
     def place_before(token: int) -> tuple[int, int]:
-        begin, end = signs.before(int(token_ends[token - 1]))
+        begin, end = signs.header_before(int(token_ends[token - 1]))
         if begin == end:
             return 0, 0
         first, last = token_starts.searchsorted((begin, end))

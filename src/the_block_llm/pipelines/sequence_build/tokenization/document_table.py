@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from the_block_llm.memory import raise_gc_threshold
-from the_block_llm.pipelines.sequence_build.document import Draft, writable
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, replace_unencodable
 from the_block_llm.pipelines.sequence_build.tokenization.curriculum import stage_of
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import (
     DocumentTokenizer,
@@ -27,7 +27,7 @@ _BATCH_CHARACTERS = 4 * 1024 * 1024
 
 
 def document_batches(
-    drafts: Iterable[Draft],
+    drafts: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int] = (),
@@ -52,7 +52,7 @@ def document_batches(
 
 
 def _batches(
-    drafts: Iterable[Draft],
+    drafts: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int],
@@ -61,18 +61,20 @@ def _batches(
     for batch, encodings in _encoded_ahead(_batched(drafts, tokenizer), tokenizer, earlier):
         documents = tokenizer.assemble(batch, encodings)
         for at, draft in enumerate(batch):
-            if draft.instead is not None and len(documents[at].input_ids) > context_tokens:
-                batch[at] = writable(draft.instead, tokenizer.unknown_bytes)
+            if draft.fallback is not None and len(documents[at].input_ids) > context_tokens:
+                batch[at] = replace_unencodable(draft.fallback, tokenizer.unknown_bytes)
                 [documents[at]] = tokenizer.encode([batch[at]])
         yield _record_batch(batch, documents, stage_tokens)
 
 
 def _encoded_ahead(
-    batches: Iterator[list[Draft]], tokenizer: DocumentTokenizer, earlier: TokenisedTexts | None
-) -> Iterator[tuple[list[Draft], list[Ids]]]:
+    batches: Iterator[list[RenderedDocument]],
+    tokenizer: DocumentTokenizer,
+    earlier: TokenisedTexts | None,
+) -> Iterator[tuple[list[RenderedDocument], list[Ids]]]:
     """Tokenise one batch while the one before it is put together and written."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        waiting: deque[tuple[list[Draft], Future[list[Ids]]]] = deque()
+        waiting: deque[tuple[list[RenderedDocument], Future[list[Ids]]]] = deque()
         for batch in batches:
             waiting.append((batch, worker.submit(tokenizer.encode_texts, batch, earlier)))
             if len(waiting) > 1:
@@ -82,11 +84,13 @@ def _encoded_ahead(
             yield ready, encodings.result()
 
 
-def _batched(drafts: Iterable[Draft], tokenizer: DocumentTokenizer) -> Iterator[list[Draft]]:
-    batch: list[Draft] = []
+def _batched(
+    drafts: Iterable[RenderedDocument], tokenizer: DocumentTokenizer
+) -> Iterator[list[RenderedDocument]]:
+    batch: list[RenderedDocument] = []
     characters = n_changed = 0
     for draft in drafts:
-        written = writable(draft, tokenizer.unknown_bytes)
+        written = replace_unencodable(draft, tokenizer.unknown_bytes)
         n_changed += written is not draft
         batch.append(written)
         characters += sum(len(segment.text) for segment in draft.segments)
@@ -103,7 +107,9 @@ def _batched(drafts: Iterable[Draft], tokenizer: DocumentTokenizer) -> Iterator[
 
 
 def _record_batch(
-    drafts: Sequence[Draft], documents: Sequence[TokenisedDocument], stage_tokens: Sequence[int]
+    drafts: Sequence[RenderedDocument],
+    documents: Sequence[TokenisedDocument],
+    stage_tokens: Sequence[int],
 ) -> pa.RecordBatch:
     lengths = np.array([len(document.input_ids) for document in documents], np.int32)
     columns = {
@@ -128,7 +134,7 @@ def _record_batch(
     )
 
 
-def _segments(drafts: Sequence[Draft]) -> pa.ListArray:
+def _segments(drafts: Sequence[RenderedDocument]) -> pa.ListArray:
     """The column ``segments``, without a dictionary a segment."""
     column: pa.ListType = DOCUMENTS.field("segments").type
     every = [segment for draft in drafts for segment in draft.segments]
@@ -142,7 +148,7 @@ def _segments(drafts: Sequence[Draft]) -> pa.ListArray:
     )
 
 
-def _stage(draft: Draft, n_tokens: int, stage_tokens: Sequence[int]) -> int:
+def _stage(draft: RenderedDocument, n_tokens: int, stage_tokens: Sequence[int]) -> int:
     # Only what is learned has a course to follow.
     if not stage_tokens or draft.split != "train":
         return 0

@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.document import Draft, Segment
+from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.tokenization.token_cache import TokenisedTexts
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ class DocumentTokenizer:
         # No part of what the library writes down of a tokenizer, so pickle does not keep it.
         self.backend.encode_special_tokens = True
 
-    def encode(self, drafts: Sequence[Draft]) -> list[TokenisedDocument]:
+    def encode(self, drafts: Sequence[RenderedDocument]) -> list[TokenisedDocument]:
         """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
         return self.assemble(drafts, self.encode_texts(drafts))
 
     def encode_texts(
-        self, drafts: Sequence[Draft], earlier: TokenisedTexts | None = None
+        self, drafts: Sequence[RenderedDocument], earlier: TokenisedTexts | None = None
     ) -> list[Ids]:
         """Tokenise every segment, without holding up other Python threads.
 
@@ -109,7 +109,9 @@ class DocumentTokenizer:
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
 
-    def assemble(self, drafts: Sequence[Draft], ids: Sequence[Ids]) -> list[TokenisedDocument]:
+    def assemble(
+        self, drafts: Sequence[RenderedDocument], ids: Sequence[Ids]
+    ) -> list[TokenisedDocument]:
         """Put the marks around encoded segments, and say what is learned.
 
         Raises:
@@ -131,12 +133,16 @@ class DocumentTokenizer:
         return documents
 
     def _marked(self, segment: Segment, ids: Ids) -> _Runs:
-        runs = [(self._marks(segment.shown_before), False)] if segment.shown_before else []
-        if segment.before:
-            runs.append((self._marks(segment.before), segment.train))
+        runs = (
+            [(self._marks(segment.leading_context_tokens), False)]
+            if segment.leading_context_tokens
+            else []
+        )
+        if segment.leading_tokens:
+            runs.append((self._marks(segment.leading_tokens), segment.train))
         runs.append((ids, segment.train))
-        if segment.after:
-            runs.append((self._marks(segment.after), segment.train))
+        if segment.trailing_tokens:
+            runs.append((self._marks(segment.trailing_tokens), segment.train))
         return runs
 
     def _framed_text(self, segments: Sequence[_Runs]) -> TokenisedDocument:

@@ -14,7 +14,7 @@ from typing import Final
 
 from the_block_llm.execution.local_jobs import run_in_subprocess
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.documents.special_tokens import add_domain_marks
+from the_block_llm.pipelines.sequence_build.documents.special_tokens import add_domain_tokens
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 
 _Key = tuple[str, bool]
@@ -79,7 +79,7 @@ def _read(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
 
     file = Path(prepare_base_model(profile), "tokenizer.json")
     tokenizer = load_tokenizer(profile)
-    added = add_domain_marks(tokenizer) if domain_marks else {}
+    added = add_domain_tokens(tokenizer) if domain_marks else {}
     return LoadedTokenizer(DocumentTokenizer(tokenizer, profile), added, file, _written_at(file))
 
 
