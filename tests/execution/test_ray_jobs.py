@@ -26,7 +26,7 @@ from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
-from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 from the_block_llm.pipelines.sequence_build import nodes as sequences
 from the_block_llm.pipelines.sequence_build.packing import repository_batches, windows
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
@@ -80,9 +80,9 @@ def test_of_several_in_a_task_only_the_one_that_kills_its_worker_is_lost(
     jobs: list[Call] = [(square, (n,)) for n in range(6)]
     jobs[3] = (die, (tmp_path, 99))
     once = ExecutionParams(engine="ray", retries=1)
-    found = list(one_by_one(jobs, 1, once, "Trying"))
+    found = list(fan_out(jobs, 1, once, "Trying"))
     assert [found[n] for n in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
-    assert isinstance(found[3], Failed)
+    assert isinstance(found[3], Failure)
     assert "died" in found[3].reason
 
 

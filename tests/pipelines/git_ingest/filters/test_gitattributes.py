@@ -12,19 +12,19 @@ from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.languages import known_language
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
-    FileMarks,
-    marks_of,
-    parse_attributes,
+    FileAttributes,
+    attribute_matcher,
+    parse_gitattributes,
 )
 
 
-def _marks(path: bytes, **files: str) -> FileMarks:
+def _marks(path: bytes, **files: str) -> FileAttributes:
     """Marks of ``path``; keywords are folders (``root`` for the outermost) and their lines."""
     given = [
         (b"" if name == "root" else name.encode().replace(b"__", b"/") + b"/", text.encode())
         for name, text in files.items()
     ]
-    return marks_of(parse_attributes(given))(path)
+    return attribute_matcher(parse_gitattributes(given))(path)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_git_itself_says_the_same(
         check=True,
     ).stdout.split(b"\0")
     by_git = dict(zip(zip(said[::3], said[1::3], strict=False), said[2::3], strict=False))
-    marks = marks_of(parse_attributes(files.items()))
+    marks = attribute_matcher(parse_gitattributes(files.items()))
     truth = {b"set": True, b"unset": False, b"unspecified": None, b"false": False}
     for path in map(str.encode, paths):
         got = marks(path)

@@ -8,8 +8,8 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.pipelines.git_ingest.git import diff_parser
-from the_block_llm.pipelines.git_ingest.git.diff_parser import PatchReader
-from the_block_llm.pipelines.git_ingest.git.sandbox import GitStoppedError
+from the_block_llm.pipelines.git_ingest.git.diff_parser import DiffParser
+from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError
 from the_block_llm.pipelines.git_ingest.history import damaged_commits
 
 _ZERO, _ONE, _TWO = b"0" * 40, b"1" * 40, b"2" * 40
@@ -33,7 +33,7 @@ _PATCH = (
 _NEXT = b"3" * 40 + b"\0"
 
 
-class _InBlocks(PatchReader):
+class _InBlocks(DiffParser):
     def __init__(self, data: bytes, seed: int) -> None:
         super().__init__()
         self._rest = data
@@ -41,7 +41,7 @@ class _InBlocks(PatchReader):
 
     def _read_block(self) -> bytes:
         if not self._rest:
-            raise GitStoppedError
+            raise GitProcessError
         n_bytes = self._dice.randint(1, 60)
         block, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
         return block
@@ -80,9 +80,9 @@ def test_a_commit_is_cut_the_same_however_it_arrives(
 def test_more_patches_than_changes_is_no_answer_of_git(
     monkeypatch: pytest.MonkeyPatch, at_hand_bytes: int
 ) -> None:
-    monkeypatch.setattr(PatchReader, "_at_hand_bytes", at_hand_bytes)
-    reader = PatchReader(_CHANGES[: _CHANGES.index(b":1")] + _PATCH + _NEXT)
-    with pytest.raises(GitStoppedError, match="more patches"):
+    monkeypatch.setattr(DiffParser, "_at_hand_bytes", at_hand_bytes)
+    reader = DiffParser(_CHANGES[: _CHANGES.index(b":1")] + _PATCH + _NEXT)
+    with pytest.raises(GitProcessError, match="more patches"):
         list(reader.patches(reader.changes(), b"\n" + _NEXT))
 
 

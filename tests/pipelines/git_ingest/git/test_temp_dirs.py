@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import own_name
+from the_block_llm.pipelines.git_ingest.git.temp_dirs import temp_dir_name
 
 
 def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -14,13 +14,13 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     repository.commit("One", {"a.py": "x = 1\n"})
     ended = subprocess.Popen(["true"])
     ended.wait()
-    mine = own_name("view").rpartition("-")[2]
+    mine = temp_dir_name("view").rpartition("-")[2]
     folders = {
         name: tmp_path / "out" / where / name.replace(mine, str(ended.pid) if is_gone else mine)
         for where, name, is_gone in (
-            ("cache", own_name("view") + "-abc", True),
-            ("clones", own_name("project.git"), True),
-            ("cache", own_name("other view") + "-def", False),
+            ("cache", temp_dir_name("view") + "-abc", True),
+            ("clones", temp_dir_name("project.git"), True),
+            ("cache", temp_dir_name("other view") + "-def", False),
         )
     }
     for folder in folders.values():

@@ -183,7 +183,7 @@ def test_fewer_than_one_false_mark_in_a_thousand_lines_of_this_project() -> None
         if file.suffix in {".py", ".yml", ".md", ".toml"}
     ]
     texts = [file.read_text(encoding="utf-8") for file in files]
-    found = Redactor(secrets=True, addresses=False).redact(texts, [str(f) for f in files])
+    found = Redactor(secrets=True, emails=False).redact(texts, [str(f) for f in files])
     n_marks = sum(len(redacted.findings) for redacted in found.values())
     n_lines = sum(text.count("\n") for text in texts)
     assert n_lines > 10_000
@@ -203,12 +203,12 @@ def test_fewer_than_one_false_mark_in_a_thousand_lines_of_this_project() -> None
     ],
 )
 def test_names_alphabets_and_digests_are_no_secrets(line: str) -> None:
-    assert Redactor(secrets=True, addresses=False).redact([line], ["notes.yml"]) == {}
+    assert Redactor(secrets=True, emails=False).redact([line], ["notes.yml"]) == {}
 
 
 def test_the_host_after_a_password_stays() -> None:
     line = "url = 'http://user:" + "hunter2@db.corp.dev/x'"
-    redacted = Redactor(secrets=True, addresses=True).redact([line], ["a.py"])[0]
+    redacted = Redactor(secrets=True, emails=True).redact([line], ["a.py"])[0]
     text = redacted.text if isinstance(redacted.text, str) else redacted.text.decode()
     assert text == "url = 'http://user:[REDACTED:url-password]@db.corp.dev/x'"
     assert [finding.kind for finding in redacted.findings] == ["url-password"]

@@ -9,20 +9,20 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.pipelines.git_ingest.sharding.thread_pool import (
-    Stretch,
-    Stretches,
-    in_stretches,
+    IndexScheduler,
+    ThreadIndices,
+    run_in_threads,
     run_jobs,
 )
 
 
 def test_two_threads_walk_along_neighbours_from_both_ends() -> None:
-    stretches = Stretches(5, n_threads=2)
+    stretches = IndexScheduler(5, n_threads=2)
     assert [stretches.take(thread) for thread in (0, 1, 1, 0, 1, 0)] == [0, 4, 3, 1, 2, None]
 
 
 def test_a_thread_whose_stretch_is_done_helps_with_the_longest_one() -> None:
-    stretches = Stretches(8, n_threads=3)
+    stretches = IndexScheduler(8, n_threads=3)
     assert [stretches.take(2) for _ in range(4)] == [4, 5, 6, 7]
     assert stretches.peek(2) == 0
     assert [stretches.take(thread) for thread in (0, 2, 1, 2, 0)] == [0, 1, 3, 2, None]
@@ -31,16 +31,16 @@ def test_a_thread_whose_stretch_is_done_helps_with_the_longest_one() -> None:
 @pytest.mark.parametrize("n_items", [0, 1, 7, 40])
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_every_item_is_worked_on_once(n_items: int, n_threads: int) -> None:
-    def work(numbers: Stretch) -> Iterator[int]:
+    def work(numbers: ThreadIndices) -> Iterator[int]:
         yield from numbers
 
-    assert sorted(in_stretches(n_items, n_threads, work)) == list(range(n_items))
+    assert sorted(run_in_threads(n_items, n_threads, work)) == list(range(n_items))
 
 
 def test_the_error_of_a_thread_is_raised_and_the_others_stop() -> None:
     failed = threading.Event()
 
-    def work(numbers: Stretch) -> Iterator[int]:
+    def work(numbers: ThreadIndices) -> Iterator[int]:
         for number in numbers:
             if number == 0:
                 failed.set()
@@ -50,7 +50,7 @@ def test_the_error_of_a_thread_is_raised_and_the_others_stop() -> None:
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="zero"):
-        list(in_stretches(1_000_000, 2, work))
+        list(run_in_threads(1_000_000, 2, work))
     assert threading.active_count() == before
 
 

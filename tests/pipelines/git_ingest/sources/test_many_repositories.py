@@ -9,7 +9,7 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import Ingested, ingest
 
 from the_block_llm.errors import ParameterError, RepositoryError
-from the_block_llm.pipelines.git_ingest.sources.repository_list import listed
+from the_block_llm.pipelines.git_ingest.sources.repository_list import expand_repositories
 
 
 def good(path: Path, n_commits: int = 3) -> GitRepository:
@@ -89,14 +89,14 @@ def test_a_repository_that_breaks_while_it_is_read_leaves_no_rows(
 ) -> None:
     from the_block_llm.pipelines.git_ingest import tables
 
-    original = tables.read_history
+    original = tables.extract_history
 
-    def read_history(view: Any, order: Any, options: Any, *more: Any) -> Any:
+    def extract_history(view: Any, order: Any, options: Any, *more: Any) -> Any:
         if options.repo == "omega":
             raise ZeroDivisionError("what a repository provoked")
         return original(view, order, options, *more)
 
-    monkeypatch.setattr(tables, "read_history", read_history)
+    monkeypatch.setattr(tables, "extract_history", extract_history)
     got = ingest(".", tmp_path / "out", repositories=str(organisation))
     assert subjects(got) == {"alpha": 3, "hostile": 3}
     assert {repo for (repo,) in got.rows("snapshot_files", "repo")} == {"alpha", "hostile"}
@@ -121,7 +121,7 @@ def test_a_large_repository_is_read_in_shares(
     large, small = good(tmp_path / "large", 60), good(tmp_path / "small")
     monkeypatch.setattr(rev_list, "_MEAN_COMMITS_FROM", {0: 4})
     whole = ingest(".", tmp_path / "whole", repositories=[large.path, small.path])
-    monkeypatch.setattr(shards, "COMMITS_A_SHARE", 20)
+    monkeypatch.setattr(shards, "COMMITS_PER_ASSIGNMENT", 20)
     key = tmp_path / "shared"
     key.mkdir()
     shutil.copy(tmp_path / "whole" / "pseudonym.key", key)
@@ -148,7 +148,7 @@ def test_a_repository_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
 def test_a_file_lists_repositories(tmp_path: Path) -> None:
     lines = "# the team's\nclones/one\n\nhttps://example.org/two.git # by URL\n/srv/three\n"
     (tmp_path / "list.txt").write_text(lines)
-    assert listed(str(tmp_path / "list.txt")) == [
+    assert expand_repositories(str(tmp_path / "list.txt")) == [
         str(tmp_path / "clones/one"),
         "https://example.org/two.git",
         "/srv/three",
@@ -160,12 +160,14 @@ def test_a_folder_of_clones_is_searched(tmp_path: Path, organisation: Path) -> N
     bundled = good(tmp_path / "elsewhere")
     bundled.git("bundle", "create", str(organisation / "whole.bundle"), "--all")
     (organisation / "loop").symlink_to(organisation)
-    names = [str(Path(one).relative_to(organisation)) for one in listed(str(organisation))]
+    names = [
+        str(Path(one).relative_to(organisation)) for one in expand_repositories(str(organisation))
+    ]
     assert names == [
         "alpha", "broken", "empty", "host/team/bare.git", "hostile", "lost", "team/omega",
         "whole.bundle",
     ]  # fmt: skip
-    assert listed(str(bare.path)) == [str(bare.path)]
+    assert expand_repositories(str(bare.path)) == [str(bare.path)]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_a_list_that_names_nothing(tmp_path: Path, content: str | None, says: st
     if content is not None:
         (tmp_path / "list").write_text(content)
     with pytest.raises(ParameterError, match=says):
-        listed(str(tmp_path / "list"))
+        expand_repositories(str(tmp_path / "list"))
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ParameterError, match="holds no git repository"):
-        listed(str(tmp_path / "nothing"))
+        expand_repositories(str(tmp_path / "nothing"))
