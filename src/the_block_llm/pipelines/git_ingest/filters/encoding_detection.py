@@ -38,9 +38,9 @@ def decode(data: bytes) -> DecodedText | None:
     A byte order mark is kept in the text as U+FEFF.
 
     >>> decode("naïve".encode())
-    Decoded(text='naïve', encoding='utf-8')
+    DecodedText(text='naïve', encoding='utf-8')
     >>> decode(b"\xff\xfea\x00")
-    Decoded(text='\ufeffa', encoding='utf-16-le')
+    DecodedText(text='\ufeffa', encoding='utf-16-le')
     """
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         try:

@@ -19,10 +19,10 @@ _MAX_ASSIGNMENTS: Final = 64  # each lists all commits first: more would cost mo
 
 
 class ShardAssignment(NamedTuple):
-    """One of ``count`` equal parts of a repository's shards."""
+    """One of ``n_parts`` equal parts of a repository's shards."""
 
-    index: int
-    count: int
+    part: int
+    n_parts: int
 
     def select(self, shards: Sequence[_T]) -> Sequence[_T]:
         """Return the assigned shards: consecutive ones, which git reads faster.
@@ -31,7 +31,7 @@ class ShardAssignment(NamedTuple):
         'cde'
         """
         n_shards = len(shards)
-        begin, end = (n_shards * i // self.count for i in (self.index, self.index + 1))
+        begin, end = (n_shards * i // self.n_parts for i in (self.part, self.part + 1))
         return shards[begin:end]
 
 
@@ -56,18 +56,18 @@ def run_sharded(
     Returns:
         For each repository the result of its full job, or a :class:`Failure`; in order.
     """
-    n_parts = [
+    n_parts_of = [
         min(_MAX_ASSIGNMENTS, r["n_commits"] // COMMITS_PER_ASSIGNMENT) for r in repositories
     ]
     assignments = [
         (index, ShardAssignment(part, n))
-        for index, n in enumerate(n_parts)
+        for index, n in enumerate(n_parts_of)
         if n > 1
         for part in range(n)
     ]
     # Largest first: the jobs that start last should be short.
     by_size = sorted(range(len(repositories)), key=lambda i: -repositories[i]["n_commits"])
-    large = [index for index in by_size if n_parts[index] > 1]
+    large = [index for index in by_size if n_parts_of[index] > 1]
     small = by_size[len(large) :]
     # Both rounds end with small repositories, which keeps the workers busy until their end.
     n_first = len(small) // 2 if large else len(small)
@@ -85,7 +85,10 @@ def run_sharded(
 
     first = run(
         [partial_job(repositories[index], assignment) for index, assignment in assignments],
-        [repositories[index]["n_commits"] // part.count for index, part in assignments],
+        [
+            repositories[index]["n_commits"] // assignment.n_parts
+            for index, assignment in assignments
+        ],
         small[:n_first],
     )
     # A failed partial job is ignored: the full job meets the same error and reports it.

@@ -130,7 +130,7 @@ def _extract_snapshot(
 
     def jobs() -> Iterator[Job]:
         for index, shard in enumerate(_split_tree(list_tree(sandbox, sha), statistics)):
-            if assignment is not None and index % assignment.count != assignment.index:
+            if assignment is not None and index % assignment.n_parts != assignment.part:
                 continue
             name = digest_of(version, options, gitattributes, sandbox.max_file_bytes, shard)
             shards.append((name, len(shard.entries)))
