@@ -41,7 +41,7 @@ from the_block_llm.pipelines.git_ingest import nodes
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding import fan_out
 
-guarded = fan_out._guarded
+guarded = fan_out._run_guarded
 FEWER = {"quarter": 4, "half": 2}
 CASES = (
     "local 1", "local 2", "ray 2",
@@ -148,7 +148,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         log = out / "cpu.log"
         log.touch()
         # The same job, timed; workers find this module by its name.
-        fan_out._guarded = Timed(log)
+        fan_out._run_guarded = Timed(log)
         begin, own_begin, all_begin = time.perf_counter(), own_cpu_s(), all_cpu_s()
         marks = {}
         facts = nodes.find_repositories(".", [line for line in listed if line], params, 0.85,

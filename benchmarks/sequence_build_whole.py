@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from git_ingest import _command_of, _family, _pss_kib
+from git_ingest import _command_of, _process_tree, _pss_kib
 
 _WANTED_GB = 1.5
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -91,7 +91,7 @@ def _watched(folder: Path, engine: str) -> dict[str, tuple[float, float]]:
     while process.poll() is None:
         stage = _now(folder)
         if stage and stage not in before:
-            every = _family(process.pid)
+            every = _process_tree(process.pid)
             workers = [one for one in every if _command_of(one).startswith(b"ray::")]
             kib = (
                 max(map(_pss_kib, workers), default=0),

@@ -17,7 +17,7 @@ import pytest
 from tests.builders.git_repository import GitRepository
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from tests.execution.simple_jobs import die, fail, square
-from tests.pipelines.git_ingest.ingesting import Ingested, ingest
+from tests.pipelines.git_ingest.ingesting import IngestResult, ingest
 
 from the_block_llm.datasets.object_store import resolve_location
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
@@ -26,7 +26,7 @@ from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
-from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 from the_block_llm.pipelines.sequence_build import nodes as sequences
 from the_block_llm.pipelines.sequence_build.packing import repository_batches, windows
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
@@ -80,9 +80,9 @@ def test_of_several_in_a_task_only_the_one_that_kills_its_worker_is_lost(
     jobs: list[Call] = [(square, (n,)) for n in range(6)]
     jobs[3] = (die, (tmp_path, 99))
     once = ExecutionParams(engine="ray", retries=1)
-    found = list(one_by_one(jobs, 1, once, "Trying"))
+    found = list(fan_out(jobs, 1, once, "Trying"))
     assert [found[n] for n in (0, 1, 2, 4, 5)] == [0, 1, 4, 16, 25]
-    assert isinstance(found[3], Failed)
+    assert isinstance(found[3], Failure)
     assert "died" in found[3].reason
 
 
@@ -171,7 +171,7 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> IngestResult:
     """What the local engine reads of them."""
     folder = tmp_path_factory.mktemp("local")
     return ingest(".", folder, repositories=str(clones), n_processes=1, cutoff=0.8)
@@ -202,7 +202,7 @@ def a_node_that_dies(cluster: Any, folder: Path, finished: str) -> Iterator[list
 
 @pytest.mark.slow
 def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
-    cluster: Any, tmp_path: Path, clones: Path, local: Ingested
+    cluster: Any, tmp_path: Path, clones: Path, local: IngestResult
 ) -> None:
     shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
     with a_node_that_dies(cluster, tmp_path / "cache", "*/history/*.json") as finished_before:
@@ -220,7 +220,7 @@ def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
 def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     cluster: Any,
     tmp_path: Path,
-    local: Ingested,
+    local: IngestResult,
     credentials: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Nodes of the pipeline ``git_ingest``: thin calls."""
+"""Nodes of the pipeline ``git_ingest``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any, Final
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
-from the_block_llm.pipelines.git_ingest.report import ingest_report
-from the_block_llm.pipelines.git_ingest.sources.fork_detection import overlaps
-from the_block_llm.pipelines.git_ingest.sources.resolve import describe_repositories
+from the_block_llm.pipelines.git_ingest.report import build_report
+from the_block_llm.pipelines.git_ingest.sources.fork_detection import find_overlaps
+from the_block_llm.pipelines.git_ingest.sources.resolve import resolve_repositories
 from the_block_llm.pipelines.git_ingest.tables import history_tables, snapshot_table
 
-_HERE: Final = ExecutionParams()
+_LOCAL: Final = ExecutionParams()
 
 
 def find_repositories(
@@ -20,18 +20,18 @@ def find_repositories(
     repositories: str | list[str],
     git_ingest: GitIngestParams,
     cutoff: Any,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL,
 ) -> dict[str, Any]:
-    """Pin what is read: repositories, commits, cut-off."""
-    return describe_repositories(repository, repositories, git_ingest, cutoff, execution)
+    """Find the repositories, pin the commits to read, and determine the cut-off."""
+    return resolve_repositories(repository, repositories, git_ingest, cutoff, execution)
 
 
 def read_commits(
     repository: Mapping[str, Any],
     git_ingest: GitIngestParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL,
 ) -> tuple[list[Path], list[Path], list[dict[str, Any]]]:
-    """Read the history into finished parts of ``commits`` and ``file_changes``."""
+    """Extract the history into parts of ``commits`` and ``file_changes``."""
     return history_tables(repository, git_ingest, execution)
 
 
@@ -39,9 +39,9 @@ def read_files(
     repository: Mapping[str, Any],
     git_ingest: GitIngestParams,
     history: Sequence[Mapping[str, Any]] = (),
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL,
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Read the files at the cut-off and at the ref into finished parts of ``snapshot_files``."""
+    """Extract the files at the cut-off and at the ref into parts of ``snapshot_files``."""
     return snapshot_table(repository, git_ingest, execution, history)
 
 
@@ -50,10 +50,10 @@ def compare_repositories(
     commits: ParquetTable,
     snapshot_files: ParquetTable,
     git_ingest: GitIngestParams,
-    execution: ExecutionParams = _HERE,
+    execution: ExecutionParams = _LOCAL,
 ) -> list[dict[str, Any]]:
     """Find forks and copied files among several repositories."""
-    return overlaps(repository, commits, snapshot_files, git_ingest.n_workers, execution)
+    return find_overlaps(repository, commits, snapshot_files, git_ingest.n_workers, execution)
 
 
 def report_ingest(
@@ -62,19 +62,19 @@ def report_ingest(
     snapshots: Sequence[Mapping[str, Any]],
     overlaps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Say what was read, kept and left out."""
-    return ingest_report(repository, history, snapshots, overlaps)
+    """Report what was read, kept and dropped."""
+    return build_report(repository, history, snapshots, overlaps)
 
 
 def plot_ingest(
     repository: Mapping[str, Any], commits: ParquetTable, report: Mapping[str, Any]
 ) -> tuple[Any, Any, Any]:
-    """Draw the history, what is kept and what was left out; gives three matplotlib figures."""
-    # Here, so that looking at the project's pipelines need not wait for matplotlib.
+    """Plot the history, kept text and dropped text as three matplotlib figures."""
+    # Imported here, as listing the pipelines should not wait for matplotlib.
     from the_block_llm.pipelines.git_ingest.plots import (  # noqa: PLC0415
+        plot_dropped,
         plot_history,
         plot_kept,
-        plot_left_out,
     )
 
-    return plot_history(commits, repository), plot_kept(report), plot_left_out(report)
+    return plot_history(commits, repository), plot_kept(report), plot_dropped(report)

@@ -1,4 +1,4 @@
-"""Wiring of ``git_ingest``: from a repository to its commits, changes and files."""
+"""Pipeline definition: from a repository to its commits, changes and files."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -13,7 +13,7 @@ from the_block_llm.pipelines.git_ingest.nodes import (
 
 
 def create_pipeline() -> Pipeline:
-    """Repository in, three tables and a report out."""
+    """Create the pipeline from a repository to three tables and a report."""
     return Pipeline(
         [
             Node(

@@ -1,8 +1,8 @@
-"""The tables of the pipeline, as finished parts, and the counts that the report shows."""
+"""Extracts the tables of the pipeline as finished Parquet parts, with counts for the report."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version as version_of
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,43 +12,46 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.errors import RepositoryError
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.git_ingest.filters.gitattributes import read_attributes
+from the_block_llm.pipelines.git_ingest.filters.gitattributes import read_gitattributes
 from the_block_llm.pipelines.git_ingest.git.program import require_git
 from the_block_llm.pipelines.git_ingest.git.tree import list_tree
-from the_block_llm.pipelines.git_ingest.history.extract import History, read_history
+from the_block_llm.pipelines.git_ingest.history.extract import ExtractedHistory, extract_history
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.history.revert_detection import commit_batches
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
-from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import AuthorNaming, load_naming
-from the_block_llm.pipelines.git_ingest.report import describe_tally
-from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed
+from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import (
+    Pseudonymizer,
+    load_pseudonymizer,
+)
+from the_block_llm.pipelines.git_ingest.report import describe_counts
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
-    PieceCache,
+    ShardCache,
     code_digest,
     digest_of,
-    finish_piece,
+    finish_shard,
 )
-from the_block_llm.pipelines.git_ingest.sharding.shards import Share, in_shares
+from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment, run_sharded
 from the_block_llm.pipelines.git_ingest.snapshot.extract import (
     Snapshot,
     SnapshotOptions,
-    read_snapshots,
+    extract_snapshots,
 )
 from the_block_llm.pipelines.git_ingest.sources.resolve import (
     cache_folder,
-    commit_order,
-    opened,
+    open_repository,
+    read_commit_order,
 )
 from the_block_llm.schemas import COMMITS
 
 
 class HistoryTables(NamedTuple):
-    """Parts of ``commits`` and of ``file_changes``, both in the order of time."""
+    """Parts of ``commits`` and ``file_changes``, both ordered by time in each repository."""
 
     commits: list[Path]
     file_changes: list[Path]
     counts: list[dict[str, Any]]
-    """One entry a repository; of one that could not be read its name and why it ``failed``."""
+    """One entry per repository; of one that could not be read its name and why it ``failed``."""
 
 
 class SnapshotTable(NamedTuple):
@@ -56,11 +59,11 @@ class SnapshotTable(NamedTuple):
 
     snapshot_files: list[Path]
     counts: list[dict[str, Any]]
-    """One entry a snapshot; of a repository that could not be read one that says so."""
+    """One entry per snapshot; of a repository that could not be read its name and why."""
 
 
-class _History(NamedTuple):
-    """The finished parts of one repository's history."""
+class _RepositoryHistory(NamedTuple):
+    """Finished parts and counts of one repository's history."""
 
     commits: Path
     changes: list[Path]
@@ -73,22 +76,23 @@ def history_tables(
     """Read the history of every repository in ``repository``.
 
     Raises:
-        RepositoryError: There is none whose history can be read.
+        RepositoryError: No repository's history can be read.
     """
-    naming = load_naming(params.pseudonymise, Path(params.pseudonym_key_file))
+    pseudonymizer = load_pseudonymizer(params.pseudonymise, Path(params.pseudonym_key_file))
     tables = HistoryTables([], [], [])
-    every = repository["repositories"]
-    for facts, read in zip(every, _histories(every, params, naming, execution), strict=True):
-        if isinstance(read, Failed):
-            tables.counts.append({"repo": facts["name"], "failed": read.reason})
+    repositories = repository["repositories"]
+    results = _extract_histories(repositories, params, pseudonymizer, execution)
+    for info, result in zip(repositories, results, strict=True):
+        if isinstance(result, Failure):
+            tables.counts.append({"repo": info["name"], "failed": result.reason})
             continue
-        tables.commits.append(read.commits)
-        tables.file_changes.extend(read.changes)
-        tables.counts.append(read.counts)
+        tables.commits.append(result.commits)
+        tables.file_changes.extend(result.changes)
+        tables.counts.append(result.counts)
     if not tables.commits:
         raise RepositoryError(
-            f"The history of none of the {len(every)} repositories can be read. "
-            f"{every[0]['source']}: {tables.counts[0]['failed']}"
+            f"The history of none of the {len(repositories)} repositories can be read. "
+            f"{repositories[0]['source']}: {tables.counts[0]['failed']}"
         )
     return tables
 
@@ -102,159 +106,171 @@ def snapshot_table(
     """Read the files of every repository at the cut-off and at the ref.
 
     Args:
-        repository: Facts of the repositories.
-        params: Of this pipeline.
-        execution: Where the work is done.
-        history: Counts of :func:`history_tables`; a repository that failed there is left out.
+        repository: As in ``repository.json``.
+        params: Parameters of this pipeline.
+        execution: Engine to run on.
+        history: Counts of :func:`history_tables`; repositories that failed there are skipped.
     """
     table = SnapshotTable([], [])
     failed = {counts["repo"] for counts in history if "failed" in counts}
-    every = [facts for facts in repository["repositories"] if facts["name"] not in failed]
-    for facts, read in zip(every, _snapshots(every, params, execution), strict=True):
-        if isinstance(read, Failed):
-            table.counts.append({"repo": facts["name"], "failed": read.reason})
+    repositories = [info for info in repository["repositories"] if info["name"] not in failed]
+    results = _extract_all_snapshots(repositories, params, execution)
+    for info, result in zip(repositories, results, strict=True):
+        if isinstance(result, Failure):
+            table.counts.append({"repo": info["name"], "failed": result.reason})
             continue
-        for snapshot in read:
+        for snapshot in result:
             table.snapshot_files.extend(snapshot.parts)
             table.counts.append(
-                {"repo": facts["name"], "sha": snapshot.sha, **describe_tally(snapshot.tally)}
+                {"repo": info["name"], "sha": snapshot.sha, **describe_counts(snapshot.counts)}
             )
     return table
 
 
-def _histories(
-    every: Sequence[Mapping[str, Any]],
+def _extract_histories(
+    repositories: Sequence[Mapping[str, Any]],
     params: GitIngestParams,
-    naming: AuthorNaming,
+    pseudonymizer: Pseudonymizer,
     execution: ExecutionParams,
-) -> Iterator[_History | Failed]:
-    if len(every) == 1 and execution.engine == "local":
-        return iter([_history_of(every[0], params, naming, params.n_workers)])
-    return in_shares(
-        every,
-        whole=lambda facts: (_history_of, (facts, params, naming, 1)),
-        share=lambda facts, share: (_read_share_of_history, (facts, params, naming, share)),
+) -> Iterator[_RepositoryHistory | Failure]:
+    if len(repositories) == 1 and execution.engine == "local":
+        history = _repository_history(repositories[0], params, pseudonymizer, params.n_workers)
+        return iter([history])
+    return run_sharded(
+        repositories,
+        full_job=lambda info: (_repository_history, (info, params, pseudonymizer, 1)),
+        partial_job=lambda info, assignment: (
+            _cache_history_shards,
+            (info, params, pseudonymizer, assignment),
+        ),
         n_workers=params.n_workers,
         execution=execution,
         description="Reading histories",
     )
 
 
-def _snapshots(
-    every: Sequence[Mapping[str, Any]], params: GitIngestParams, execution: ExecutionParams
-) -> Iterator[list[Snapshot] | Failed]:
-    if len(every) == 1 and execution.engine == "local":
-        return iter([_snapshots_of(every[0], params, params.n_workers)])
-    return in_shares(
-        every,
-        whole=lambda facts: (_snapshots_of, (facts, params, 1)),
-        share=lambda facts, share: (_read_share_of_snapshots, (facts, params, share)),
+def _extract_all_snapshots(
+    repositories: Sequence[Mapping[str, Any]], params: GitIngestParams, execution: ExecutionParams
+) -> Iterator[list[Snapshot] | Failure]:
+    if len(repositories) == 1 and execution.engine == "local":
+        return iter([_repository_snapshots(repositories[0], params, params.n_workers)])
+    return run_sharded(
+        repositories,
+        full_job=lambda info: (_repository_snapshots, (info, params, 1)),
+        partial_job=lambda info, assignment: (_cache_snapshot_shards, (info, params, assignment)),
         n_workers=params.n_workers,
         execution=execution,
         description="Reading files",
     )
 
 
-def _history_of(
-    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, n_threads: int
-) -> _History:
-    history = _read_history(facts, params, naming, n_threads, None)
+def _repository_history(
+    info: Mapping[str, Any], params: GitIngestParams, pseudonymizer: Pseudonymizer, n_threads: int
+) -> _RepositoryHistory:
+    history = _extract_history(info, params, pseudonymizer, n_threads, None)
     commits, counts = _commits_table(
-        history.commits, PieceCache(cache_folder(facts["key"], params, "commits"))
+        history.commits, ShardCache(cache_folder(info["key"], params, "commits"))
     )
-    return _History(
+    return _RepositoryHistory(
         commits,
         history.changes,
         {
-            "repo": facts["name"],
+            "repo": info["name"],
             **counts,
             "commits_read_now": history.n_read,
             "attributes_left_out": history.attributes_left_out,
-            **describe_tally(history.tally),
+            **describe_counts(history.counts),
         },
     )
 
 
-def _read_share_of_history(
-    facts: Mapping[str, Any], params: GitIngestParams, naming: AuthorNaming, share: Share
-) -> None:
-    _read_history(facts, params, naming, 1, share)
-
-
-def _read_history(
-    facts: Mapping[str, Any],
+def _cache_history_shards(
+    info: Mapping[str, Any],
     params: GitIngestParams,
-    naming: AuthorNaming,
+    pseudonymizer: Pseudonymizer,
+    assignment: ShardAssignment,
+) -> None:
+    _extract_history(info, params, pseudonymizer, 1, assignment)
+
+
+def _extract_history(
+    info: Mapping[str, Any],
+    params: GitIngestParams,
+    pseudonymizer: Pseudonymizer,
     n_threads: int,
-    share: Share | None,
-) -> History:
-    cache = PieceCache(cache_folder(facts["key"], params, "history"))
-    with opened(facts, params) as view:
-        order = commit_order(view, facts, params)
+    assignment: ShardAssignment | None,
+) -> ExtractedHistory:
+    cache = ShardCache(cache_folder(info["key"], params, "history"))
+    with open_repository(info, params) as sandbox:
+        order = read_commit_order(sandbox, info, params)
         options = HistoryOptions(
-            repo=facts["name"],
-            naming=naming,
+            repo=info["name"],
+            pseudonymizer=pseudonymizer,
             redact=params.redact,
             max_patch_bytes=params.max_patch_bytes,
             max_message_bytes=params.max_message_bytes,
-            attributes=read_attributes(view, list_tree(view, facts["head"])),
+            gitattributes=read_gitattributes(sandbox, list_tree(sandbox, info["head"])),
         )
-        return read_history(view, order, options, cache, _version(facts), n_threads, share)
+        return extract_history(
+            sandbox, order, options, cache, _version(info), n_threads, assignment
+        )
 
 
-def _snapshots_of(
-    facts: Mapping[str, Any],
+def _repository_snapshots(
+    info: Mapping[str, Any],
     params: GitIngestParams,
     n_threads: int,
-    share: Share | None = None,
+    assignment: ShardAssignment | None = None,
 ) -> list[Snapshot]:
-    shas = dict.fromkeys(sha for sha in (facts["cutoff"]["sha"], facts["head"]) if sha)
-    options = SnapshotOptions(facts["name"], params.redact, params.pseudonymise)
-    cache = PieceCache(cache_folder(facts["key"], params, "snapshot"))
-    with opened(facts, params) as view:
-        return read_snapshots(view, list(shas), options, cache, _version(facts), n_threads, share)
+    shas = dict.fromkeys(sha for sha in (info["cutoff"]["sha"], info["head"]) if sha)
+    options = SnapshotOptions(info["name"], params.redact, params.pseudonymise)
+    cache = ShardCache(cache_folder(info["key"], params, "snapshot"))
+    with open_repository(info, params) as sandbox:
+        return extract_snapshots(
+            sandbox, list(shas), options, cache, _version(info), n_threads, assignment
+        )
 
 
-def _read_share_of_snapshots(
-    facts: Mapping[str, Any], params: GitIngestParams, share: Share
+def _cache_snapshot_shards(
+    info: Mapping[str, Any], params: GitIngestParams, assignment: ShardAssignment
 ) -> None:
-    _snapshots_of(facts, params, 1, share)
+    _repository_snapshots(info, params, 1, assignment)
 
 
-def _version(facts: Mapping[str, Any]) -> str:
-    """Return a digest of everything but options and commits that decides the rows."""
+def _version(info: Mapping[str, Any]) -> str:
+    """Return a digest of what decides the rows besides options and commits."""
     return digest_of(
         code_digest(),
         require_git(),
-        version_of("detect-secrets"),
-        version_of("pygments"),
-        facts["name"],
+        package_version("detect-secrets"),
+        package_version("pygments"),
+        info["name"],
     )
 
 
-def _commits_table(pieces: Sequence[Path], cache: PieceCache) -> tuple[Path, dict[str, Any]]:
-    name = digest_of([piece.name for piece in pieces])
+def _commits_table(shards: Sequence[Path], cache: ShardCache) -> tuple[Path, dict[str, Any]]:
+    name = digest_of([shard.name for shard in shards])
     part = cache.folder / f"{name}.parquet"
-    notes = cache.notes(name)
-    if notes is None:
+    manifest = cache.manifest(name)
+    if manifest is None:
         counts = _CommitCounts()
-        write_part(part, COMMITS, map(counts.counted, commit_batches(pieces)))
-        notes = finish_piece(cache.stem(name), [part], {"counts": counts.as_json()})
-    cache.sweep([name])
-    return part, notes["counts"]
+        write_part(part, COMMITS, map(counts.add, commit_batches(shards)))
+        manifest = finish_shard(cache.stem(name), [part], {"counts": counts.as_json()})
+    cache.prune([name])
+    return part, manifest["counts"]
 
 
 class _CommitCounts:
-    """What the report says of the commits of a repository."""
+    """Counts of the commits of a repository."""
 
     def __init__(self) -> None:
-        self._numbers = Counter[str]()
-        self._months, self._telling_months = Counter[str](), Counter[str]()
+        self._totals = Counter[str]()
+        self._months, self._informative_months = Counter[str](), Counter[str]()
         self._kinds, self._authors = Counter[str](), Counter[str]()
 
-    def counted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count the rows of ``batch`` and return it."""
-        self._numbers.update(
+        self._totals.update(
             commits=batch.num_rows,
             merges=batch["is_merge"].true_count,
             by_bots=batch["is_bot"].true_count,
@@ -262,10 +278,10 @@ class _CommitCounts:
             reverts=batch.num_rows - batch["reverts"].null_count,
         )
         month = batch["committed_at"].cast(pa.int64()).to_numpy().astype("M8[s]").astype("M8[M]")
-        telling = batch["informative"].to_numpy(zero_copy_only=False)
+        informative = batch["informative"].to_numpy(zero_copy_only=False)
         for counter, values in (
             (self._months, pa.array(month.astype(str))),
-            (self._telling_months, pa.array(month[telling].astype(str))),
+            (self._informative_months, pa.array(month[informative].astype(str))),
             (self._kinds, batch["kind"]),
             (self._authors, batch["author_id"]),
         ):
@@ -274,15 +290,15 @@ class _CommitCounts:
         return batch
 
     def as_json(self) -> dict[str, Any]:
-        numbers = self._numbers
+        totals = self._totals
         return {
-            "commits": numbers["commits"],
-            "merges": numbers["merges"],
-            "by_bots": numbers["by_bots"],
-            "reverts": numbers["reverts"],
+            "commits": totals["commits"],
+            "merges": totals["merges"],
+            "by_bots": totals["by_bots"],
+            "reverts": totals["reverts"],
             "authors": len(self._authors),
-            "informative_share": numbers["informative"] / max(1, numbers["commits"]),
+            "informative_share": totals["informative"] / max(1, totals["commits"]),
             "kinds": dict(self._kinds.most_common()),
             "commits_by_month": dict(sorted(self._months.items())),
-            "informative_by_month": dict(sorted(self._telling_months.items())),
+            "informative_by_month": dict(sorted(self._informative_months.items())),
         }

@@ -1,4 +1,4 @@
-"""`.gitattributes` mark files as generated, vendored, documentation or of a language."""
+"""`.gitattributes` declare files as generated, vendored, documentation or of a language."""
 
 import os
 import subprocess
@@ -12,19 +12,19 @@ from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.languages import canonical_language
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
-    FileMarks,
-    marks_of,
-    parse_attributes,
+    FileAttributes,
+    attribute_matcher,
+    parse_gitattributes,
 )
 
 
-def _marks(path: bytes, **files: str) -> FileMarks:
-    """Marks of ``path``; keywords are folders (``root`` for the outermost) and their lines."""
-    given = [
+def _attributes(path: bytes, **files: str) -> FileAttributes:
+    """Return the attributes of ``path``; keywords are folders (``root`` for the top) and lines."""
+    sources = [
         (b"" if name == "root" else name.encode().replace(b"__", b"/") + b"/", text.encode())
         for name, text in files.items()
     ]
-    return marks_of(parse_attributes(given))(path)
+    return attribute_matcher(parse_gitattributes(sources))(path)
 
 
 @pytest.mark.parametrize(
@@ -58,31 +58,36 @@ def _marks(path: bytes, **files: str) -> FileMarks:
         ("!a.c", "a.c", False),
     ],
 )
-def test_patterns(line: str, path: str, matches: bool) -> None:
-    marks = _marks(path.encode(), root=f"{line} linguist-generated")
-    assert marks.generated is (True if matches else None)
+def test_patterns_match_as_in_git(line: str, path: str, matches: bool) -> None:
+    attributes = _attributes(path.encode(), root=f"{line} linguist-generated")
+    assert attributes.generated is (True if matches else None)
 
 
-def test_the_last_line_and_the_inner_folder_decide() -> None:
+def test_the_last_line_and_the_deepest_folder_take_precedence() -> None:
     root = "* linguist-generated\n*.py -linguist-generated\n"
-    assert _marks(b"a.rs", root=root).generated is True
-    assert _marks(b"a.py", root=root).generated is False
-    assert _marks(b"src/a.py", root=root, src="*.py linguist-generated=true\n").generated is True
-    assert _marks(b"src/a.py", root=root, src="a.py !linguist-generated\n").generated is None
-    assert _marks(b"src/a.py", root=root, src="a.py linguist-generated=false\n").generated is False
+    assert _attributes(b"a.rs", root=root).generated is True
+    assert _attributes(b"a.py", root=root).generated is False
+    assert (
+        _attributes(b"src/a.py", root=root, src="*.py linguist-generated=true\n").generated is True
+    )
+    assert _attributes(b"src/a.py", root=root, src="a.py !linguist-generated\n").generated is None
+    assert (
+        _attributes(b"src/a.py", root=root, src="a.py linguist-generated=false\n").generated
+        is False
+    )
 
 
-def test_macros_count_where_git_counts_them() -> None:
+def test_macros_are_defined_in_the_root_only() -> None:
     root = "*.gen made\n[attr]made linguist-generated -diff\nkeep.gen -made\n"
-    assert _marks(b"a.gen", root=root).generated is True
-    assert _marks(b"keep.gen", root=root).generated is None
-    assert _marks(b"src/a.x", src="*.x made\n[attr]made linguist-generated").generated is None
+    assert _attributes(b"a.gen", root=root).generated is True
+    assert _attributes(b"keep.gen", root=root).generated is None
+    assert _attributes(b"src/a.x", src="*.x made\n[attr]made linguist-generated").generated is None
 
 
-def test_languages_by_any_of_their_names() -> None:
-    assert _marks(b"a.inc", root="*.inc linguist-language=php").language == "PHP"
-    assert _marks(b"a.l", root="*.l linguist-language=Common-Lisp").language == "Common Lisp"
-    assert _marks(b"a.l", root="*.l linguist-language=Nonsuch").language is None
+def test_languages_are_known_by_name_and_alias() -> None:
+    assert _attributes(b"a.inc", root="*.inc linguist-language=php").language == "PHP"
+    assert _attributes(b"a.l", root="*.l linguist-language=Common-Lisp").language == "Common Lisp"
+    assert _attributes(b"a.l", root="*.l linguist-language=Nonsuch").language is None
     assert canonical_language("C++") == "C++"
 
 
@@ -105,7 +110,7 @@ _LINES = st.lists(st.tuples(_PATTERN, _SETTING).map(" ".join), max_size=5)
 )
 @given(root=_LINES, inner=_LINES, macro=st.booleans())
 @example(root=["a**/b linguist-generated"], inner=[], macro=False)
-def test_git_itself_says_the_same(
+def test_attributes_agree_with_git_check_attr(
     tmp_path_factory: pytest.TempPathFactory, root: list[str], inner: list[str], macro: bool
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "attributes"
@@ -117,7 +122,7 @@ def test_git_itself_says_the_same(
     (folder / ".gitattributes").write_bytes(files[b""])
     (folder / "a" / ".gitattributes").write_bytes(files[b"a/"])
     paths = [f"{p}{n}" for p in ("", "a/", "b/", "a/a/", "ab/b/") for n in _NAMES]
-    said = subprocess.run(
+    output = subprocess.run(
         ["git", "check-attr", "-z", "--stdin", "linguist-generated", "linguist-vendored"],
         cwd=folder,
         input="\0".join(paths).encode(),
@@ -125,16 +130,16 @@ def test_git_itself_says_the_same(
         capture_output=True,
         check=True,
     ).stdout.split(b"\0")
-    by_git = dict(zip(zip(said[::3], said[1::3], strict=False), said[2::3], strict=False))
-    marks = marks_of(parse_attributes(files.items()))
+    by_git = dict(zip(zip(output[::3], output[1::3], strict=False), output[2::3], strict=False))
+    attributes_of = attribute_matcher(parse_gitattributes(files.items()))
     truth = {b"set": True, b"unset": False, b"unspecified": None, b"false": False}
     for path in map(str.encode, paths):
-        got = marks(path)
+        actual = attributes_of(path)
         expected = [
             truth.get(by_git[path, name], True)
             for name in (b"linguist-generated", b"linguist-vendored")
         ]
-        assert [got.generated, got.vendored] == expected, path
+        assert [actual.generated, actual.vendored] == expected, path
 
 
 def test_files_and_patches_follow_the_attributes_of_their_tree(tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ def test_files_and_patches_follow_the_attributes_of_their_tree(tmp_path: Path) -
             "third_party/ours.c": "int y;\n",
         },
     )
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
     expected = {
         "api/client.py": ("Python", "generated"),
         "api/own.py": ("Python", None),
@@ -165,27 +170,27 @@ def test_files_and_patches_follow_the_attributes_of_their_tree(tmp_path: Path) -
         "third_party/ours.c": ("C", None),
     }
     for table in ("snapshot_files", "file_changes"):
-        rows = got.rows(table, "path", "language", "drop_reason")
+        rows = result.rows(table, "path", "language", "drop_reason")
         found = {path: rest for path, *rest in rows if ".gitattributes" not in path}
         assert {path: tuple(rest) for path, rest in found.items()} == expected
-    assert got.report["snapshots"][0]["kept_bytes_by_language"]["documentation"] == 6
+    assert result.report["snapshots"][0]["kept_bytes_by_language"]["documentation"] == 6
 
 
-def test_changed_attributes_are_noticed_and_the_cutoff_has_its_own(tmp_path: Path) -> None:
+def test_changed_attributes_are_read_again_and_each_snapshot_uses_its_own(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     repository.commit("One", {"api.py": "x = 1\n"})
     ingest(repository.path, tmp_path / "out", cutoff=0.5)
     repository.commit("Two", {".gitattributes": "api.py linguist-generated\n"})
-    got = ingest(repository.path, tmp_path / "out", cutoff=0.5)
-    assert got.rows("snapshot_files", "path", "drop_reason") == [
+    result = ingest(repository.path, tmp_path / "out", cutoff=0.5)
+    assert result.rows("snapshot_files", "path", "drop_reason") == [
         ("api.py", None),
         (".gitattributes", None),
         ("api.py", "generated"),
     ]
-    assert got.rows("file_changes", "path", "drop_reason")[0] == ("api.py", "generated")
+    assert result.rows("file_changes", "path", "drop_reason")[0] == ("api.py", "generated")
 
 
-def test_a_symlink_or_a_huge_file_of_attributes_says_nothing(tmp_path: Path) -> None:
+def test_a_symlink_or_a_huge_gitattributes_file_is_ignored(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     outside = tmp_path / "outside"
     outside.write_text("* linguist-generated\n")
@@ -197,16 +202,16 @@ def test_a_symlink_or_a_huge_file_of_attributes_says_nothing(tmp_path: Path) -> 
             "huge/a.py": "x = 1\n",
         },
     )
-    got = ingest(repository.path, tmp_path / "out")
-    assert dict(got.rows("snapshot_files", "path", "drop_reason"))["huge/a.py"] is None
+    result = ingest(repository.path, tmp_path / "out")
+    assert dict(result.rows("snapshot_files", "path", "drop_reason"))["huge/a.py"] is None
 
 
-def test_beyond_a_thousand_rules_the_report_says_so(tmp_path: Path) -> None:
+def test_the_report_warns_above_a_thousand_rules(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     lines = "".join(f"f{i}.py linguist-generated\n" for i in range(1200))
     repository.commit("One", {".gitattributes": lines, "f3.py": "x = 1\n", "f1100.py": "y = 1\n"})
-    got = ingest(repository.path, tmp_path / "out")
-    assert dict(got.rows("snapshot_files", "path", "drop_reason"))["f3.py"] == "generated"
+    result = ingest(repository.path, tmp_path / "out")
+    assert dict(result.rows("snapshot_files", "path", "drop_reason"))["f3.py"] == "generated"
     assert any(
-        "200 lines or files of .gitattributes" in warning for warning in got.report["warnings"]
+        "200 lines or files of .gitattributes" in warning for warning in result.report["warnings"]
     )

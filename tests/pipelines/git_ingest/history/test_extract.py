@@ -1,4 +1,4 @@
-"""Commits and changes of repositories with every odd thing git allows."""
+"""Commits and changes, including every unusual case that git allows."""
 
 from pathlib import Path
 
@@ -19,15 +19,15 @@ def test_an_addition_a_change_and_a_deletion_are_rows_with_their_hunks(
     repository.commit("Change parser", {"src/a.py": "one\nthree\n"})
     repository.commit("Drop parser", {"src/a.py": None})
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
     columns = ("path", "status", "additions", "deletions", "patch", "language", "kept")
-    assert got.rows("file_changes", *columns) == [
+    assert result.rows("file_changes", *columns) == [
         ("src/a.py", "A", 2, 0, "@@ -0,0 +1,2 @@\n+one\n+two\n", "Python", True),
         ("src/a.py", "M", 1, 1, "@@ -1,2 +1,2 @@\n one\n-two\n+three\n", "Python", True),
         ("src/a.py", "D", 0, 2, "@@ -1,2 +0,0 @@\n-one\n-three\n", "Python", True),
     ]
-    assert got.rows("commits", "subject", "files_changed", "insertions", "deletions") == [
+    assert result.rows("commits", "subject", "files_changed", "insertions", "deletions") == [
         ("Add parser", 1, 2, 0),
         ("Change parser", 1, 1, 1),
         ("Drop parser", 1, 0, 2),
@@ -42,10 +42,10 @@ def test_renames_and_copies_carry_both_paths_and_the_similarity(
     repository.commit("Move", renames={"a.txt": "moved.txt"})
     repository.commit("Copy", {"b.txt": text.upper() + "MORE\n", "c.txt": text.upper()})
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
     columns = ("path", "old_path", "status", "similarity", "kept", "drop_reason")
-    assert got.rows("file_changes", *columns)[2:] == [
+    assert result.rows("file_changes", *columns)[2:] == [
         ("moved.txt", "a.txt", "R", 100, False, "empty"),
         ("b.txt", None, "M", None, True, None),
         ("c.txt", "b.txt", "C", 100, False, "empty"),
@@ -61,10 +61,10 @@ def test_type_and_mode_changes_symlinks_and_submodules_are_rows(
     )
     repository.commit("Three", {"sub": Submodule("1" * 40)})
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
     columns = ("path", "status", "patch", "drop_reason")
-    assert got.rows("file_changes", *columns)[3:] == [
+    assert result.rows("file_changes", *columns)[3:] == [
         ("link", "T", None, "symlink"),
         ("plain", "M", "@@ -1 +1 @@\n-p\n+q\n", None),
         ("run", "M", None, "empty"),
@@ -80,44 +80,44 @@ def test_merges_are_rows_without_a_patch_and_several_roots_are_read(
     third = repository.commit("Root three", {"c": "3\n"}, branch="third", parents=[])
     merge = repository.commit("Octopus", parents=[first, second, third])
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
-    assert got.rows("commits", "sha", "parents", "is_merge", "kind", "files_changed") == [
+    assert result.rows("commits", "sha", "parents", "is_merge", "kind", "files_changed") == [
         (first, [], False, "other", 1),
         (second, [], False, "other", 1),
         (third, [], False, "other", 1),
         (merge, [first, second, third], True, "merge", 0),
     ]
-    assert {sha for (sha,) in got.rows("file_changes", "sha")} == {first, second, third}
+    assert {sha for (sha,) in result.rows("file_changes", "sha")} == {first, second, third}
 
 
-def test_paths_with_any_byte_in_them(repository: GitRepository, tmp_path: Path) -> None:
+def test_paths_may_contain_any_byte(repository: GitRepository, tmp_path: Path) -> None:
     paths = ["new\nline", 'quo"te', "tab\there", "back\\slash", "spaces in it", "naïve", "a\x01b"]
     repository.commit("Odd", {path: f"{i}\n" for i, path in enumerate(paths)})
     repository.commit("Bytes", {b"lat\xedn": "x\n"})
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
-    found = dict(got.rows("file_changes", "path", "patch"))
+    found = dict(result.rows("file_changes", "path", "patch"))
     assert set(found) == {*paths, "lat\\xedn"}
     assert found["new\nline"] == "@@ -0,0 +1 @@\n+0\n"
-    assert {path for (path,) in got.rows("snapshot_files", "path")} == set(found)
+    assert {path for (path,) in result.rows("snapshot_files", "path")} == set(found)
 
 
-def test_text_that_looks_like_a_border_is_not_one(
+def test_text_that_looks_like_a_boundary_is_content(
     repository: GitRepository, tmp_path: Path
 ) -> None:
     first = repository.commit("One", {"a": "x\n"})
-    tricky = f"diff --git a/a b/a\n{first}\0\n@@ -1 +1 @@\nend-of-piece\n".replace("\0", "")
+    tricky = f"diff --git a/a b/a\n{first}\0\n@@ -1 +1 @@\nend-of-batch\n".replace("\0", "")
     repository.commit(f"Two\n\ndiff --git a/b b/b\n{first}\n:100644", {"a": tricky})
     repository.commit("Three", {"a": tricky.replace("\n", "\r\n")})
 
-    got = ingest(repository.path, tmp_path / "out")
+    result = ingest(repository.path, tmp_path / "out")
 
-    texts = [patch for (patch,) in got.rows("file_changes", "patch")]
+    texts = [patch for (patch,) in result.rows("file_changes", "patch")]
     assert texts[1].count("\n+") == 4
     assert texts[2].count("\r\n") == 4
-    assert got.rows("commits", "body")[1] == (f"diff --git a/b b/b\n{first}\n:100644",)
+    assert result.rows("commits", "body")[1] == (f"diff --git a/b b/b\n{first}\n:100644",)
 
 
 def test_author_time_zone_and_mailmap(repository: GitRepository, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ def test_author_time_zone_and_mailmap(repository: GitRepository, tmp_path: Path)
         at=1_600_000_000,
         offset="-0730",
     )
-    got = ingest(repository.path, tmp_path / "out", pseudonymise=False)
-    row = next(got.commits.rows())
+    result = ingest(repository.path, tmp_path / "out", pseudonymise=False)
+    row = next(result.commits.rows())
     assert row["author_id"] == "Right Name <right@example.org>"
     assert row["tz_offset_min"] == -450
     assert row["authored_at"].timestamp() == 1_600_000_000
 
 
-def test_reverts_are_known_by_sha_by_subject_and_by_the_inverse_patch(
+def test_reverts_are_detected_by_sha_subject_or_inverse_patch(
     repository: GitRepository, tmp_path: Path
 ) -> None:
     repository.commit("Begin", {"a": "1\n", "b": "1\n"})
@@ -146,10 +146,10 @@ def test_reverts_are_known_by_sha_by_subject_and_by_the_inverse_patch(
     by_patch = repository.commit("Try another way", {"a": "6\n", "b": "6\n"})
     repository.commit("It was better before", {"a": "5\n", "b": "1\n"})
     repository.commit("This reverts commit 0000000 which nobody has", {"b": "7\n"})
-    got = ingest(repository.path, tmp_path / "out")
-    reverts = [sha for (sha,) in got.rows("commits", "reverts")]
+    result = ingest(repository.path, tmp_path / "out")
+    reverts = [sha for (sha,) in result.rows("commits", "reverts")]
     assert reverts == [None, None, by_sha, None, by_subject, None, by_patch, None]
-    assert got.report["history"][0]["reverts"] == 3
+    assert result.report["history"][0]["reverts"] == 3
 
 
 def test_all_branches_and_since(repository: GitRepository, tmp_path: Path) -> None:
@@ -175,18 +175,22 @@ def test_all_branches_and_since(repository: GitRepository, tmp_path: Path) -> No
     }
 
 
-def test_subjects_that_say_nothing_are_marked_also_where_they_only_recur(
+def test_uninformative_and_recurring_subjects_are_detected(
     repository: GitRepository, tmp_path: Path
 ) -> None:
-    silent = ["codex cli local changes", "wip", "fix", "update", ".", "Merge branch 'main'"]
-    telling = ["Reject votes from a stale epoch", "Explain how leaders are chosen"]
+    uninformative = ["codex cli local changes", "wip", "fix", "update", ".", "Merge branch 'main'"]
+    descriptive = ["Reject votes from a stale epoch", "Explain how leaders are chosen"]
     recurring = [f"Nightly ledger export {i}" for i in range(4)]
-    for i, subject in enumerate([*silent, *telling, *recurring]):
+    for i, subject in enumerate([*uninformative, *descriptive, *recurring]):
         repository.commit(subject, {"a": f"{i}\n"})
-    got = ingest(repository.path, tmp_path / "out")
-    informative = {s for s, said in got.rows("commits", "subject", "informative") if said}
-    assert informative == set(telling)
-    assert got.report["history"][0]["informative_share"] == 2 / 12
-    assert any("say nothing" in warning for warning in got.report["warnings"])
-    assert any("Only 12 commits" in warning for warning in got.report["warnings"])
-    assert any("bytes of files are kept" in warning for warning in got.report["warnings"])
+    result = ingest(repository.path, tmp_path / "out")
+    informative = {
+        s
+        for s, is_informative in result.rows("commits", "subject", "informative")
+        if is_informative
+    }
+    assert informative == set(descriptive)
+    assert result.report["history"][0]["informative_share"] == 2 / 12
+    assert any("uninformative" in warning for warning in result.report["warnings"])
+    assert any("Only 12 commits" in warning for warning in result.report["warnings"])
+    assert any("bytes of files are kept" in warning for warning in result.report["warnings"])

@@ -1,4 +1,4 @@
-"""A later run reads only what is new and gives the same tables as a full one."""
+"""A later run reads only new commits and gives the same tables as a full run."""
 
 import contextlib
 import os
@@ -26,12 +26,12 @@ from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest
 from the_block_llm.pipelines.git_ingest.sources import resolve
 
 
-def _without_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    # Two folders have two pseudonym keys.
+def _without_author_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    # Each folder has its own pseudonym key.
     return [[{k: v for k, v in row.items() if k != "author_id"} for row in t] for t in tables]
 
 
-def test_a_second_run_reads_nothing_and_a_longer_history_only_its_end(tmp_path: Path) -> None:
+def test_a_second_run_reads_nothing_and_a_longer_history_only_new_commits(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     repository.commit_many([(f"Set value {i}", {"a.py": f"x = {i}\n"}) for i in range(300)])
     first = ingest(repository.path, tmp_path / "out")
@@ -45,18 +45,18 @@ def test_a_second_run_reads_nothing_and_a_longer_history_only_its_end(tmp_path: 
     longer = ingest(repository.path, tmp_path / "out")
     assert 1 <= longer.report["history"][0]["commits_read_now"] < 301
     full = ingest(repository.path, tmp_path / "full")
-    assert _without_ids(longer.all_rows()) == _without_ids(full.all_rows())
+    assert _without_author_ids(longer.all_rows()) == _without_author_ids(full.all_rows())
 
 
-def test_rewritten_history_and_other_options_are_noticed(tmp_path: Path) -> None:
+def test_a_rewritten_history_and_other_options_are_read_again(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     repository.commit("One", {"a.py": "1\n"})
     kept = repository.commit("Two", {"a.py": "2\n"})
     repository.commit("Three", {"a.py": "3\n"})
     ingest(repository.path, tmp_path / "out")
     repository.commit("Other three", {"a.py": "4\n"}, parents=[kept])
-    got = ingest(repository.path, tmp_path / "out")
-    assert [s for (s,) in got.rows("commits", "subject")] == ["One", "Two", "Other three"]
+    result = ingest(repository.path, tmp_path / "out")
+    assert [s for (s,) in result.rows("commits", "subject")] == ["One", "Two", "Other three"]
     small = ingest(repository.path, tmp_path / "out", max_patch_bytes=5)
     assert {reason for (reason,) in small.rows("file_changes", "drop_reason")} == {"too_large"}
 
@@ -76,13 +76,13 @@ def change_a_column_type(package: Path) -> None:
     schemas.write_text(text.replace('"additions", pa.int64()', '"additions", pa.int32()'))
 
 
-def edit_a_room(package: Path) -> None:
+def edit_a_module(package: Path) -> None:
     with (package / STAGE / "history/commit_classifier.py").open("a") as module:
         module.write("# another rule\n")
 
 
-@pytest.mark.parametrize("change", [move_a_module, change_a_column_type, edit_a_room])
-def test_shards_of_other_code_are_refused(
+@pytest.mark.parametrize("change", [move_a_module, change_a_column_type, edit_a_module])
+def test_shards_of_other_code_are_not_reused(
     change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "the_block_llm"
@@ -124,17 +124,17 @@ def test_any_history_full_equals_incremental_and_every_change_is_one_row(
     folder = tmp_path_factory.mktemp("any")
     repository = GitRepository(folder / "project")
     repository.commit("Begin", {f"f{i}.txt": f"{i}\n" * (i + 3) for i in range(3)})
-    for number, (what, which, text) in enumerate(steps):
-        _take(repository, number, what, which, text)
+    for number, (action, which, text) in enumerate(steps):
+        _apply_step(repository, number, action, which, text)
         if number == first_run_after:
             ingest(repository.path, folder / "out")
-    got = ingest(repository.path, folder / "out")
+    result = ingest(repository.path, folder / "out")
 
     full = ingest(repository.path, folder / "full")
-    assert _without_ids(got.all_rows()) == _without_ids(full.all_rows())
-    changes = list(got.file_changes.rows())
-    told = [(r["sha"], r["status"], r["old_path"], r["path"]) for r in changes]
-    assert Counter(told) == Counter(_raw_changes(repository))
+    assert _without_author_ids(result.all_rows()) == _without_author_ids(full.all_rows())
+    changes = list(result.file_changes.rows())
+    changed = [(r["sha"], r["status"], r["old_path"], r["path"]) for r in changes]
+    assert Counter(changed) == Counter(_raw_changes(repository))
     for line in repository.git("rev-list", "--parents", "HEAD").splitlines():
         sha, *parents = line.split()
         touched = [
@@ -143,7 +143,7 @@ def test_any_history_full_equals_incremental_and_every_change_is_one_row(
             if row["sha"] == sha
             for path in ((row["old_path"], row["path"]) if row["status"] == "R" else (row["path"],))
         ]
-        # The difference of two trees, which knows nothing of renames or patches.
+        # Compare with the difference of two trees, which is independent of renames and patches.
         before = _blobs(repository, parents[0]) if parents else set[tuple[str, str]]()
         differing = {path for path, _ in before ^ _blobs(repository, sha)}
         assert sorted(touched) == ([] if len(parents) > 1 else sorted(differing))
@@ -151,7 +151,7 @@ def test_any_history_full_equals_incremental_and_every_change_is_one_row(
         if row["status"] == "A" and row["kept"]:
             content = _added(row["patch"]).encode(row["encoding"])
             assert content == _blob(repository, row["sha"], row["path"])
-    for row in got.snapshot_files.rows():
+    for row in result.snapshot_files.rows():
         if row["kept"]:
             assert _blob(repository, row["sha"], row["path"]) in _possible_bytes(row["text"])
 
@@ -161,9 +161,9 @@ def _raw_changes(repository: GitRepository) -> list[tuple[str, str, str | None, 
     sha = ""
     for line in repository.git("log", "--raw", "-M", "-C", "--format=%H").splitlines():
         if line.startswith(":"):
-            facts, *paths = line.split("\t")
+            fields, *paths = line.split("\t")
             old_path = paths[0] if len(paths) == 2 else None
-            changes.append((sha, facts.split()[-1][0], old_path, paths[-1]))
+            changes.append((sha, fields.split()[-1][0], old_path, paths[-1]))
         elif line:
             sha = line
     return changes
@@ -182,9 +182,9 @@ def _blob(repository: GitRepository, sha: str, path: str) -> bytes:
 
 def _added(patch: str) -> str:
     lines = patch.removesuffix("\n").split("\n")[1:]
-    has_no_end = lines[-1].startswith("\\")
+    has_no_newline = lines[-1].startswith("\\")
     text = "".join(f"{line[1:]}\n" for line in lines if line.startswith("+"))
-    return text.removesuffix("\n") if has_no_end else text
+    return text.removesuffix("\n") if has_no_newline else text
 
 
 def _possible_bytes(text: str) -> set[bytes]:
@@ -195,19 +195,21 @@ def _possible_bytes(text: str) -> set[bytes]:
     return found
 
 
-def _take(repository: GitRepository, number: int, what: str, which: int, text: bytes) -> None:
+def _apply_step(
+    repository: GitRepository, number: int, action: str, which: int, text: bytes
+) -> None:
     paths = repository.git("ls-tree", "-r", "--name-only", "main").split()
     message = f"Step {number}"
-    if what == "merge" and repository.git("branch", "--list", "side"):
+    if action == "merge" and repository.git("branch", "--list", "side"):
         tips = [repository.git("rev-parse", name) for name in ("main", "side")]
         repository.commit(message, parents=tips)
-    elif what == "branch":
+    elif action == "branch":
         tip = repository.git("rev-parse", "main")
         repository.commit(message, {f"side{which}.txt": text}, branch="side", parents=[tip])
-    elif what == "rename" and paths:
+    elif action == "rename" and paths:
         old = paths[which % len(paths)]
         repository.commit(message, renames={old: f"moved{number}.txt"})
-    elif what == "delete" and paths:
+    elif action == "delete" and paths:
         repository.commit(message, {paths[which % len(paths)]: None})
     else:
         repository.commit(message, {f"f{which}.txt": text + f"{number}\n".encode()})
@@ -215,8 +217,6 @@ def _take(repository: GitRepository, number: int, what: str, which: int, text: b
 
 _RUN = """
 import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from tests.pipelines.git_ingest.ingesting import ingest
 print("ready", flush=True)
@@ -225,7 +225,7 @@ ingest(Path(sys.argv[1]), Path(sys.argv[2]), cutoff=0.5, n_processes=2)
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_them(
+def test_a_run_killed_at_any_time_leaves_complete_tables_and_the_next_run_completes_them(
     tmp_path: Path,
 ) -> None:
     repository = GitRepository(tmp_path / "project")
@@ -233,7 +233,7 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
         repository.commit(f"Set value {i}", {f"a{i % 7}.py": f"x = {i}\n"})
     expected = ingest(repository.path, tmp_path / "full", cutoff=0.5).all_rows()
     out = tmp_path / "out"
-    dice = random.Random(3)
+    rng = random.Random(3)
     root = Path(__file__).parents[4]
     for _ in range(20):
         run = subprocess.Popen(
@@ -244,12 +244,12 @@ def test_killed_at_any_moment_the_tables_are_whole_and_the_next_run_completes_th
         )
         assert run.stdout is not None
         run.stdout.readline()
-        time.sleep(dice.random() * 0.25)
+        time.sleep(rng.random() * 0.25)
         run.send_signal(signal.SIGKILL)
         run.wait()
         run.stdout.close()
         for table in ("commits", "file_changes", "snapshot_files"):
             if table_exists(out / table):
                 assert list(ParquetTable(out / table).rows())
-    got = ingest(repository.path, out, cutoff=0.5)
-    assert _without_ids(got.all_rows()) == _without_ids(expected)
+    result = ingest(repository.path, out, cutoff=0.5)
+    assert _without_author_ids(result.all_rows()) == _without_author_ids(expected)

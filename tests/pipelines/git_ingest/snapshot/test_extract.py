@@ -1,4 +1,4 @@
-"""The files as they stand, at the cut-off and at the ref."""
+"""Files at the cut-off and at the ref."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def repository(tmp_path: Path) -> GitRepository:
     return GitRepository(tmp_path / "project")
 
 
-def test_every_file_is_kept_or_has_its_reason(repository: GitRepository, tmp_path: Path) -> None:
+def test_every_file_is_kept_or_has_a_drop_reason(repository: GitRepository, tmp_path: Path) -> None:
     repository.commit(
         "All",
         {
@@ -32,8 +32,8 @@ def test_every_file_is_kept_or_has_its_reason(repository: GitRepository, tmp_pat
             "vendor/x.go": "package x\n",
         },
     )
-    got = ingest(repository.path, tmp_path / "out", max_file_bytes=2000)
-    assert dict(got.rows("snapshot_files", "path", "drop_reason")) == {
+    result = ingest(repository.path, tmp_path / "out", max_file_bytes=2000)
+    assert dict(result.rows("snapshot_files", "path", "drop_reason")) == {
         "LICENSE": "licence",
         "a.rs": None,
         "b.rs": "duplicate",
@@ -49,11 +49,11 @@ def test_every_file_is_kept_or_has_its_reason(repository: GitRepository, tmp_pat
         "sub": "submodule",
         "vendor/x.go": "vendored",
     }
-    texts = [row for row in got.rows("snapshot_files", "path", "text", "kept") if row[2]]
+    texts = [row for row in result.rows("snapshot_files", "path", "text", "kept") if row[2]]
     assert texts == [("a.rs", "fn main() {}\n", True)]
 
 
-def test_cutoff_and_ref_are_both_stored_and_one_commit_only_once(
+def test_cutoff_and_ref_are_both_stored_but_the_same_commit_once(
     repository: GitRepository, tmp_path: Path
 ) -> None:
     shas = [repository.commit(f"Step {i}", {"a.py": f"x = {i}\n"}) for i in range(10)]
@@ -72,8 +72,8 @@ def test_cutoff_and_ref_are_both_stored_and_one_commit_only_once(
 def test_a_date_as_cutoff_includes_its_day(repository: GitRepository, tmp_path: Path) -> None:
     early = repository.commit("One", {"a": "1\n"}, at=1_704_110_400)  # 2024-01-01 noon
     repository.commit("Two", {"a": "2\n"}, at=1_704_196_800)
-    got = ingest(repository.path, tmp_path / "out", cutoff="2024-01-01")
-    assert got.repository["cutoff"] == {
+    result = ingest(repository.path, tmp_path / "out", cutoff="2024-01-01")
+    assert result.repository["cutoff"] == {
         "spec": "2024-01-01",
         "sha": early,
         "time": "2024-01-01T23:59:59+00:00",
@@ -90,9 +90,9 @@ def test_a_date_as_cutoff_includes_its_day(repository: GitRepository, tmp_path: 
         ("latin-1", "Überprüfung der Größe für alle Stücke, déjà vu à côté\n" * 8),
     ],
 )
-def test_every_encoding_comes_back_as_its_text(
+def test_every_encoding_is_decoded(
     repository: GitRepository, tmp_path: Path, encoding: str, text: str
 ) -> None:
     repository.commit("Add", {"a.txt": text.encode(encoding)})
-    got = ingest(repository.path, tmp_path / "out")
-    assert got.rows("snapshot_files", "text")[0][0].lstrip("\ufeff") == text
+    result = ingest(repository.path, tmp_path / "out")
+    assert result.rows("snapshot_files", "text")[0][0].lstrip("\ufeff") == text

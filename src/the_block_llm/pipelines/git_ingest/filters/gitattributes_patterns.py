@@ -1,4 +1,7 @@
-"""Git's path patterns, as in ``.gitattributes``, as expressions that match in linear time."""
+"""Translates the path patterns of ``.gitattributes`` to RE2 expressions, matched in linear time.
+
+Patterns follow https://git-scm.com/docs/gitignore#_pattern_format.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -6,11 +9,13 @@ from typing import Any, Final
 import re2  # type: ignore[import-untyped]
 
 _SLASH: Final = ord("/")
-_PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-")
-_WILD: Final = b"*?[\\"
+_LITERAL_BYTES: Final = frozenset(
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/_-"
+)
+_WILDCARDS: Final = b"*?[\\"
 _NOT_SLASH: Final = "[^/]"
-_AUTOMATON_BYTES: Final = 32 << 20
-_CLASSES: Final[dict[bytes, Callable[[bytes], bool]]] = {
+_MAX_AUTOMATON_BYTES: Final = 32 << 20
+_CHARACTER_CLASSES: Final[dict[bytes, Callable[[bytes], bool]]] = {
     b"alnum": bytes.isalnum, b"alpha": bytes.isalpha, b"digit": bytes.isdigit,
     b"lower": bytes.islower, b"space": bytes.isspace, b"upper": bytes.isupper,
     b"blank": lambda c: c in b" \t", b"cntrl": lambda c: c < b" " or c == b"\x7f",
@@ -20,115 +25,124 @@ _CLASSES: Final[dict[bytes, Callable[[bytes], bool]]] = {
 }  # fmt: skip
 
 
-def any_of(regexes: Sequence[str]) -> Any:
-    """Compile an expression for bytes that matches what one of ``regexes`` does."""
+def compile_any(regexes: Sequence[str]) -> Any:
+    """Compile an expression over bytes that matches what any of ``regexes`` matches."""
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
     options.dot_nl = True
     options.log_errors = False
-    options.max_mem = _AUTOMATON_BYTES
+    options.max_mem = _MAX_AUTOMATON_BYTES
     return re2.compile("|".join(f"(?:{regex})" for regex in regexes).encode("ascii"), options)
 
 
 def path_regex(folder: bytes, pattern: bytes) -> str | None:
-    r"""Return the expression for paths that ``pattern`` matches; None if it matches none.
+    r"""Return an expression for the paths that ``pattern`` matches, or None if it matches none.
 
     Args:
-        folder: In which the pattern was written, ``b""`` or with a slash at its end. It
-            reaches only what lies below.
-        pattern: Without a slash it is about file names, with one about paths.
+        folder: Folder of the ``.gitattributes``, ``b""`` or with a trailing slash. The pattern
+            applies to files below it.
+        pattern: Matches file names, or paths if it contains a slash.
 
     >>> path_regex(b"src/", b"*.rs")
     'src/(?:.*/)?[^/]*\\x2ers'
     """
     if pattern.endswith(b"/"):
-        return None  # a folder, and only files have attributes
+        return None  # matches folders, but only files have attributes
     if b"/" not in pattern:
-        body = _translated(pattern, in_path=False)
-        return None if body is None else f"{_literal(folder)}(?:.*/)?{body}"
+        body = _translate(pattern, in_path=False)
+        return None if body is None else f"{_escape_literal(folder)}(?:.*/)?{body}"
     pattern = pattern.removeprefix(b"/")
-    # Git compares what stands before the first wildcard by itself, so a `**` right after it
-    # counts as one at the beginning.
-    plain = next((i for i, byte in enumerate(pattern) if byte in _WILD), len(pattern))
-    body = _translated(pattern[plain:], in_path=True)
-    return None if body is None else _literal(folder + pattern[:plain]) + body
+    # git compares the part before the first wildcard separately, so a `**` right after it
+    # counts as one at the start.
+    plain = next((i for i, byte in enumerate(pattern) if byte in _WILDCARDS), len(pattern))
+    body = _translate(pattern[plain:], in_path=True)
+    return None if body is None else _escape_literal(folder + pattern[:plain]) + body
 
 
-def _translated(pattern: bytes, *, in_path: bool) -> str | None:
+def _translate(pattern: bytes, *, in_path: bool) -> str | None:
     parts = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at : at + 1]
+    position = 0
+    while position < len(pattern):
+        char = pattern[position : position + 1]
         if char == b"*":
-            end = at
+            end = position
             while pattern[end : end + 1] == b"*":
                 end += 1
-            is_border = (at == 0 or pattern[at - 1] == _SLASH) and pattern[end : end + 1] in (
-                b"", b"/",
-            )  # fmt: skip
-            if in_path and end - at > 1 and is_border:
+            at_start = position == 0 or pattern[position - 1] == _SLASH
+            at_end = pattern[end : end + 1] in (b"", b"/")
+            if in_path and end - position > 1 and at_start and at_end:
                 parts.append("(?:.*/)?" if end < len(pattern) else ".*")
-                at = end + 1
+                position = end + 1
             else:
                 parts.append(_NOT_SLASH + "*")
-                at = end
+                position = end
         elif char == b"?":
             parts.append(_NOT_SLASH)
-            at += 1
+            position += 1
         elif char == b"[":
-            found = _char_class(pattern, at + 1)
+            found = _parse_character_class(pattern, position + 1)
             if found is None:
                 return None
-            allowed, at = found
-            parts.append("[" + "".join(map(_escaped, sorted(allowed))) + "]")
+            members, position = found
+            parts.append("[" + "".join(map(_escape_byte, sorted(members))) + "]")
         else:
             if char == b"\\":
-                at += 1
-                if at == len(pattern):
+                position += 1
+                if position == len(pattern):
                     return None
-            parts.append(_literal(pattern[at : at + 1]))
-            at += 1
+            parts.append(_escape_literal(pattern[position : position + 1]))
+            position += 1
     return "".join(parts)
 
 
-def _char_class(pattern: bytes, at: int) -> tuple[set[int], int] | None:
-    """Read a class whose ``[`` stands before ``at``; None where it never closes or is empty."""
-    is_negated = pattern[at : at + 1] in (b"!", b"^")
-    at += is_negated
-    allowed: set[int] = set()
+def _parse_character_class(pattern: bytes, position: int) -> tuple[set[int], int] | None:
+    """Parse a character class.
+
+    Args:
+        pattern: The whole pattern.
+        position: Index after the opening ``[``.
+
+    Returns:
+        The allowed bytes and the index after the closing ``]``; None if the class is unclosed,
+        invalid or empty.
+    """
+    is_negated = pattern[position : position + 1] in (b"!", b"^")
+    position += is_negated
+    members: set[int] = set()
     is_first = True
-    while is_first or pattern[at : at + 1] != b"]":
+    while is_first or pattern[position : position + 1] != b"]":
         is_first = False
-        if pattern[at : at + 2] == b"[:" and (end := pattern.find(b":]", at)) > 0:
-            belongs = _CLASSES.get(pattern[at + 2 : end])
-            if belongs is None:
+        if pattern[position : position + 2] == b"[:" and (end := pattern.find(b":]", position)) > 0:
+            is_in_class = _CHARACTER_CLASSES.get(pattern[position + 2 : end])
+            if is_in_class is None:
                 return None
-            allowed |= {byte for byte in range(128) if belongs(bytes([byte]))}
-            at = end + 2
+            members |= {byte for byte in range(128) if is_in_class(bytes([byte]))}
+            position = end + 2
             continue
-        at += pattern[at : at + 1] == b"\\"
-        if at >= len(pattern):
+        position += pattern[position : position + 1] == b"\\"
+        if position >= len(pattern):
             return None
-        first = last = pattern[at]
-        at += 1
-        if pattern[at : at + 1] == b"-" and pattern[at + 1 : at + 2] not in (b"", b"]"):
-            at += 1
-            at += pattern[at : at + 1] == b"\\"
-            if at >= len(pattern):
+        first = last = pattern[position]
+        position += 1
+        is_range = pattern[position : position + 1] == b"-"
+        if is_range and pattern[position + 1 : position + 2] not in (b"", b"]"):
+            position += 1
+            position += pattern[position : position + 1] == b"\\"
+            if position >= len(pattern):
                 return None
-            last = pattern[at]
-            at += 1
-        allowed |= set(range(first, last + 1))
+            last = pattern[position]
+            position += 1
+        members |= set(range(first, last + 1))
     if is_negated:
-        allowed = set(range(1, 256)) - allowed
-    allowed -= {_SLASH}
-    return (allowed, at + 1) if allowed else None
+        members = set(range(1, 256)) - members
+    members -= {_SLASH}
+    return (members, position + 1) if members else None
 
 
-def _literal(text: bytes) -> str:
-    return "".join(chr(b) if b in _PLAIN else _escaped(b) for b in text)
+def _escape_literal(text: bytes) -> str:
+    return "".join(chr(b) if b in _LITERAL_BYTES else _escape_byte(b) for b in text)
 
 
-def _escaped(byte: int) -> str:
+def _escape_byte(byte: int) -> str:
     return f"\\x{byte:02x}"

@@ -1,24 +1,23 @@
-"""Which files are worth learning from, judged by path and by content.
+"""Rules that drop files not worth training on, by path and by content.
 
-A verdict is a reason of :data:`the_block_llm.schemas.DropReason`, or None for a file that
-is kept.
+Each function returns a :data:`the_block_llm.schemas.DropReason`, or None to keep the file.
 """
 
 import re
 import zlib
 from typing import Final
 
-from the_block_llm.pipelines.git_ingest.filters.gitattributes import UNMARKED, FileMarks
+from the_block_llm.pipelines.git_ingest.filters.gitattributes import NO_ATTRIBUTES, FileAttributes
 from the_block_llm.schemas import DropReason
 
-# Besides every name that ends in ``.lock``.
+# In addition to every name that ends in ``.lock``.
 _LOCK_FILES: Final = frozenset({
     "bun.lockb", "cabal.project.freeze", "cartfile.resolved", "conda-lock.yml",
     "dub.selections.json", "gems.locked", "go.sum", "go.work.sum", "gradle.lockfile",
     "npm-shrinkwrap.json", "package-lock.json", "package.resolved", "packages.lock.json",
     "pnpm-lock.yaml", "pylock.toml", "shrinkwrap.yaml", ".terraform.lock.hcl",
 })  # fmt: skip
-_SECRET_FILES: Final = re.compile(
+_SECRET_PATHS: Final = re.compile(
     r"(?:^|/)(?:\.env(?:\.(?!example|sample|template|dist|test)[^/]*)?|\.netrc|_netrc|\.pgpass"
     r"|\.htpasswd|\.npmrc|\.pypirc|\.dockercfg|\.git-credentials|\.s3cfg|\.boto"
     r"|id_(?:rsa|dsa|ecdsa|ed25519)|credentials(?:\.json|\.csv)?|\.aws/credentials"
@@ -26,13 +25,13 @@ _SECRET_FILES: Final = re.compile(
     r"|[^/]*\.(?:pem|key|p12|pfx|jks|keystore|kdbx|ppk|asc|gpg|ovpn|mobileprovision))$",
     re.IGNORECASE,
 )
-_LICENCE_FILES: Final = re.compile(
+_LICENSE_PATHS: Final = re.compile(
     r"(?:^|/)(?:licen[cs]es?|copying(?:\.lesser)?|notice|unlicense|patents)"
     r"(?:[-._][^/]*)?(?<!\.rs)(?<!\.py)(?<!\.go)(?<!\.js)(?<!\.ts)$"
     r"|(?:^|/)licenses/[^/]+\.txt$",
     re.IGNORECASE,
 )
-_VENDORED: Final = re.compile(
+_VENDORED_PATHS: Final = re.compile(
     r"(?:^|/)(?:vendor|vendored|third[-_]?party|3rd[-_]?party|node_modules|bower_components"
     r"|jspm_packages|godeps|site-packages|external_libs|pods|\.venv|venv|\.tox"
     r"|carthage/build|\.yarn/(?:releases|plugins|sdks|cache)|font-?awesome)/"
@@ -40,8 +39,8 @@ _VENDORED: Final = re.compile(
     r"|(?:^|/)(?:jquery|bootstrap|angular|d3|mootools|prototype)[-.\d]*(?:\.slim)?\.js$",
     re.IGNORECASE,
 )
-_MINIFIED_NAMES: Final = re.compile(r"\.min\.(?:js|css|mjs|html)$|[-.]bundle\.js$", re.IGNORECASE)
-_GENERATED_NAMES: Final = re.compile(
+_MINIFIED_PATHS: Final = re.compile(r"\.min\.(?:js|css|mjs|html)$|[-.]bundle\.js$", re.IGNORECASE)
+_GENERATED_PATHS: Final = re.compile(
     r"\.(?:pb|pb\.gw|gen|generated|g|designer|freezed)\.\w+$|_pb2(?:_grpc)?\.pyi?$|\.pb\.(?:cc|h)$"
     r"|(?:^|/)(?:__generated__|generated|\.next|dist|__snapshots__)/|\.(?:js|css)\.map$|\.snap$"
     r"|(?:^|/)(?:\.pnp\.c?js|configure|aclocal\.m4|ltmain\.sh|config\.guess|config\.sub)$"
@@ -49,7 +48,7 @@ _GENERATED_NAMES: Final = re.compile(
     r"|(?:^|/)Makefile\.in$|_string\.go$|zz_generated\.|\.(?:po|pot|xlf|resx)$|\.tsbuildinfo$",
     re.IGNORECASE,
 )
-_GENERATED_MARKS: Final = re.compile(
+_GENERATED_HEADERS: Final = re.compile(
     rb"@generated\b|code generated .{0,80}do not edit"
     rb"|(?:this|the following) (?:file|code|module) (?:is|was|has been) (?:auto-?|automatically )"
     rb"?generated|^\W{0,4}(?:auto-?|automatically )generated (?:by|from|file|code)"
@@ -58,81 +57,95 @@ _GENERATED_MARKS: Final = re.compile(
     rb"|<!--[^>\n]{0,60}\bgenerated (?:by|from|using|with)\b|<meta name=[\"']?generator\b",
     re.IGNORECASE | re.MULTILINE,
 )
-# Marks stand in the first lines; further down they are usually talk about generated code.
+# Such headers are in the first lines; further down, text is usually about generated code.
 _HEAD_BYTES: Final = 1000
-_CODE_ENDINGS: Final = (".js", ".mjs", ".cjs", ".css", ".ts", ".html", ".htm", ".svg", ".json")
-_LONG_LINES_BYTES: Final = 500
-_ONE_LINE_BYTES: Final = 5000
-# Prose and code shrink to 20-40 % under zlib; tables and fixtures made by programs to less.
-_COMPRESSED_SHARE: Final = 0.06
-_COMPRESSION_FROM_BYTES: Final = 1 << 15
+_MINIFIABLE_SUFFIXES: Final = (
+    ".js",
+    ".mjs",
+    ".cjs",
+    ".css",
+    ".ts",
+    ".html",
+    ".htm",
+    ".svg",
+    ".json",
+)
+_MAX_MEAN_LINE_BYTES: Final = 500
+_MAX_LINE_BYTES: Final = 5000
+# zlib compresses prose and code to 20-40 %; generated tables and fixtures to less.
+_MIN_COMPRESSION_RATIO: Final = 0.06
+_MIN_COMPRESSION_BYTES: Final = 1 << 15
 
 
-def path_verdict(path: str, marks: FileMarks = UNMARKED) -> DropReason | None:
-    """Judge a file by its path alone; what its attributes say outweighs what names suggest.
+def path_drop_reason(path: str, attributes: FileAttributes = NO_ATTRIBUTES) -> DropReason | None:
+    """Return the reason to drop a file by its path; its attributes override the patterns.
 
-    >>> path_verdict("vendor/x/y.go"), path_verdict("Cargo.lock"), path_verdict("src/lib.rs")
-    ('vendored', 'lock_file', None)
-    >>> path_verdict("vendor/x/y.go", FileMarks(vendored=False)) is None
+    >>> [path_drop_reason(path) for path in ("vendor/x/y.go", "Cargo.lock", "src/lib.rs")]
+    ['vendored', 'lock_file', None]
+    >>> path_drop_reason("vendor/x/y.go", FileAttributes(vendored=False)) is None
     True
     """
     name = path[path.rfind("/") + 1 :]
     lower = name.lower()
-    if _SECRET_FILES.search(path):
+    if _SECRET_PATHS.search(path):
         return "secret_file"
-    if marks.vendored:
+    if attributes.vendored:
         return "vendored"
-    if marks.generated:
+    if attributes.generated:
         return "generated"
     if lower.endswith(".lock") or lower in _LOCK_FILES:
         return "lock_file"
-    if marks.vendored is None and _VENDORED.search(path):
+    if attributes.vendored is None and _VENDORED_PATHS.search(path):
         return "vendored"
-    if marks.generated is None:
-        if _MINIFIED_NAMES.search(name):
+    if attributes.generated is None:
+        if _MINIFIED_PATHS.search(name):
             return "minified"
-        if _GENERATED_NAMES.search(path):
+        if _GENERATED_PATHS.search(path):
             return "generated"
-    if _LICENCE_FILES.search(path):
+    if _LICENSE_PATHS.search(path):
         return "licence"
     return None
 
 
-def content_verdict(path: str, content: bytes, marks: FileMarks = UNMARKED) -> DropReason | None:
-    """Judge a file by what is in it, as UTF-8."""
+def content_drop_reason(
+    path: str, content: bytes, attributes: FileAttributes = NO_ATTRIBUTES
+) -> DropReason | None:
+    """Return the reason to drop a file by its content in UTF-8."""
     if not content or content.isspace():
         return "empty"
-    if marks.generated is False:
+    if attributes.generated is False:
         return None
-    if _has_generated_mark(content[:_HEAD_BYTES]):
+    if _has_generated_header(content[:_HEAD_BYTES]):
         return "generated"
     n_lines = content.count(b"\n") + 1
-    if path.lower().endswith(_CODE_ENDINGS) and len(content) > _ONE_LINE_BYTES:
+    if path.lower().endswith(_MINIFIABLE_SUFFIXES) and len(content) > _MAX_LINE_BYTES:
         longest = max(map(len, content.split(b"\n")))
-        if len(content) / n_lines > _LONG_LINES_BYTES or longest > len(content) // 2:
+        if len(content) / n_lines > _MAX_MEAN_LINE_BYTES or longest > len(content) // 2:
             return "minified"
-    if len(content) >= _COMPRESSION_FROM_BYTES:
-        packed = len(zlib.compress(content, 1))
-        if packed < _COMPRESSED_SHARE * len(content):
+    if len(content) >= _MIN_COMPRESSION_BYTES:
+        n_compressed_bytes = len(zlib.compress(content, 1))
+        if n_compressed_bytes < _MIN_COMPRESSION_RATIO * len(content):
             return "generated"
     return None
 
 
-def patch_verdict(path: str, hunks: bytes, marks: FileMarks = UNMARKED) -> DropReason | None:
-    """Judge one file's part of a commit by its hunks."""
+def patch_drop_reason(
+    path: str, hunks: bytes, attributes: FileAttributes = NO_ATTRIBUTES
+) -> DropReason | None:
+    """Return the reason to drop one file's part of a commit by its hunks."""
     if not hunks:
         return "empty"
-    if marks.generated is False:
+    if attributes.generated is False:
         return None
-    if _has_generated_mark(hunks[:_HEAD_BYTES]):
+    if _has_generated_header(hunks[:_HEAD_BYTES]):
         return "generated"
-    if path.lower().endswith(_CODE_ENDINGS) and len(hunks) > _ONE_LINE_BYTES:
+    if path.lower().endswith(_MINIFIABLE_SUFFIXES) and len(hunks) > _MAX_LINE_BYTES:
         longest = max(map(len, hunks.split(b"\n")))
-        if longest > _ONE_LINE_BYTES and longest > len(hunks) // 8:
+        if longest > _MAX_LINE_BYTES and longest > len(hunks) // 8:
             return "minified"
     return None
 
 
-def _has_generated_mark(head: bytes) -> bool:
-    """True where the first lines of a file say that a program wrote it."""
-    return b"enerat" in head and _GENERATED_MARKS.search(head) is not None
+def _has_generated_header(head: bytes) -> bool:
+    """Return whether the start of a file marks it as generated."""
+    return b"enerat" in head and _GENERATED_HEADERS.search(head) is not None

@@ -1,8 +1,8 @@
-r"""What ``git diff-tree`` prints of commits, cut into headers, changes and patches.
+r"""Parses the output of ``git diff-tree`` into commit headers, changes and patches.
 
-Bytes are cut with ``bytes.find`` and nothing is looked at line by line: inside a patch every
-line begins with a mark (`` +-\@``), so a line that begins with ``diff --git`` or with the
-next commit's sha can only be a border.
+The output is split with ``bytes.find``, never line by line: inside a patch every line starts with
+one of `` +-\@``, so a line that starts with ``diff --git`` or with the next commit's sha can only
+be a boundary.
 """
 
 import re
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from the_block_llm.pipelines.git_ingest.git.sandbox import GitStoppedError
+from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError
 
 _SECTION: Final = b"\ndiff --git "
 _HUNK: Final = b"\n@@ "
@@ -24,7 +24,7 @@ DIFF_OPTIONS: Final = (
     "-r", "-z", "--raw", "-p", "-M", "-C", "--full-index", "--no-color", "--no-ext-diff",
     "--no-textconv", "--root", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short",
 )  # fmt: skip
-# Names what changed by hashes alone and opens no file content; finds exact renames only.
+# Lists changes by object IDs alone, reads no blob and detects only exact renames.
 RAW_OPTIONS: Final = ("-r", "-z", "--raw", "-M100%", "--full-index", "--root")
 _CHANGE: Final = re.compile(
     rb":(\d+) (\d+) ([0-9a-f]+) ([0-9a-f]+) (?:([RC])(\d+)\0([^\0]+)|([ADMTUX])\d*)\0([^\0]+)\0"
@@ -33,12 +33,13 @@ _CHANGES: Final = re.compile(
     rb"(?::\d+ \d+ [0-9a-f]+ [0-9a-f]+ (?:[RC]\d+\0[^\0]+|[ADMTUX]\d*)\0[^\0]+\0)*+"
 )
 _STATUS: Final = {bytes([letter]): chr(letter) for letter in b"ADMTUXRC"}
-# So many changes are held as they come; longer lists, of up to a million files, compressed.
-_PLAIN_BYTES: Final = 1 << 20
+# Lists of changes up to this size are held as they are; longer ones, of up to a million files,
+# are compressed.
+_MAX_UNCOMPRESSED_BYTES: Final = 1 << 20
 
 
 class CommitHeader(NamedTuple):
-    """What git says of a commit, as bytes."""
+    """Metadata of a commit, as the bytes that git prints."""
 
     sha: str
     parents: list[str]
@@ -69,196 +70,203 @@ class FilePatch(NamedTuple):
 
     change: RawChange
     hunks: bytes
-    """From the first ``@@``; empty where there is nothing to show."""
+    """From the first ``@@``; empty where git prints none."""
     is_binary: bool
-    """Git takes the content as binary, or it is larger than git was told to load."""
+    """git treats the content as binary, or it is larger than ``core.bigFileThreshold``."""
     additions: int
     deletions: int
     is_missing: bool = False
-    """Git cannot read one of the two contents."""
+    """git cannot read one of the two blobs."""
 
 
-class PatchReader:
-    """Cuts the output of ``git diff-tree -z --raw -p`` into its parts, as it arrives.
+class DiffParser:
+    """Incremental parser for the output of ``git diff-tree -z --raw -p``.
 
-    Holds what arrived last and the part that is being taken: a commit, or of a large one a
-    file's patch and, compressed, the list of its changes.
+    Holds the last block and the part being parsed: a whole commit, or of a large commit one
+    file's patch and the compressed list of its changes.
     """
 
-    _at_hand_bytes = 0
-    """So much is waited for, so that a commit that is no larger is cut in one go."""
+    _lookahead_bytes = 0
+    """Read up to this much to find the end of a commit and parse it from the buffer."""
 
     def __init__(self, data: bytes = b"") -> None:
-        """Read from ``data``; a subclass may have more to come."""
-        self._bytes = data
-        self._at = 0
+        """Parse ``data``; a subclass may supply more through ``_read_block``."""
+        self._buffer = data
+        self._position = 0
 
     def _read_block(self) -> bytes | memoryview:
-        """Return what comes next; it is copied before the next call."""
-        raise GitStoppedError("git diff-tree printed less than announced")
+        """Return the next block; it is copied before the next call."""
+        raise GitProcessError("git diff-tree printed less than announced")
 
-    def _more(self) -> None:
-        self._bytes = self._bytes[self._at :] + self._read_block()
-        self._at = 0
+    def _fill(self) -> None:
+        self._buffer = self._buffer[self._position :] + self._read_block()
+        self._position = 0
 
     def header(self) -> CommitHeader:
-        """Take the fields that HEADER_OPTIONS ask for."""
-        while (found := _HEADER.match(self._bytes, self._at)) is None:
-            self._more()
-        self._at = found.end()
-        sha, parents, name, email, date, committed, subject, body = found.groups()
+        """Parse the fields that ``HEADER_OPTIONS`` print."""
+        while (match := _HEADER.match(self._buffer, self._position)) is None:
+            self._fill()
+        self._position = match.end()
+        sha, parents, name, email, date, committed, subject, body = match.groups()
         return CommitHeader(
             sha.decode(), parents.decode().split(), name, email, date, committed, subject, body
         )
 
-    def next_byte(self) -> bytes:
-        """Return what comes next without taking it."""
-        while self._at >= len(self._bytes):
-            self._more()
-        return self._bytes[self._at : self._at + 1]
+    def peek(self) -> bytes:
+        """Return the next byte without consuming it."""
+        while self._position >= len(self._buffer):
+            self._fill()
+        return self._buffer[self._position : self._position + 1]
 
-    def step(self, n_bytes: int) -> None:
-        """Leave out what comes next."""
-        while len(self._bytes) - self._at < n_bytes:
-            self._more()
-        self._at += n_bytes
+    def skip(self, n_bytes: int) -> None:
+        """Consume the next ``n_bytes``."""
+        while len(self._buffer) - self._position < n_bytes:
+            self._fill()
+        self._position += n_bytes
 
     def changes(self) -> Iterator[RawChange]:
-        """Take the records of ``--raw -z`` that come next; they are parsed one by one."""
+        """Consume the ``--raw -z`` records that follow, and return an iterator over them."""
         records: list[bytes] = []
-        packed: list[bytes] = []
+        compressed: list[bytes] = []
         n_bytes = 0
         while True:
-            end = _CHANGES.match(self._bytes, self._at).end()  # type: ignore[union-attr]
-            records.append(self._bytes[self._at : end])
-            n_bytes += end - self._at
-            self._at = end
-            if self.next_byte() != b":":
+            end = _CHANGES.match(self._buffer, self._position).end()  # type: ignore[union-attr]
+            records.append(self._buffer[self._position : end])
+            n_bytes += end - self._position
+            self._position = end
+            if self.peek() != b":":
                 break
-            if n_bytes > _PLAIN_BYTES:
-                packed.append(zlib.compress(b"".join(records), 1))
+            if n_bytes > _MAX_UNCOMPRESSED_BYTES:
+                compressed.append(zlib.compress(b"".join(records), 1))
                 records, n_bytes = [], 0
-            self._more()
-        if not packed:
-            return map(_change_of, _CHANGE.findall(b"".join(records)))
-        return _unpacked(packed, records)
+            self._fill()
+        if not compressed:
+            return map(_parse_change, _CHANGE.findall(b"".join(records)))
+        return _decompress_changes(compressed, records)
 
-    def patches(self, changes: Iterator[RawChange], border: bytes) -> Iterable[FilePatch]:
-        """Return the patch of each change, up to ``border`` (its first byte ends the last).
+    def patches(self, changes: Iterator[RawChange], boundary: bytes) -> Iterable[FilePatch]:
+        """Return the patch of each change.
 
-        A list where all of the commit is at hand, else they are cut as they come.
+        Args:
+            changes: Changes of the commit, from :meth:`changes`.
+            boundary: Text that follows the commit; its first byte ends the last patch.
+
+        Returns:
+            A list if the whole commit fits into the buffer, otherwise an iterator that reads on.
         """
-        if self.next_byte() == b"\0":
-            self._at += 1
-        border_at = self._border_at_hand(border)
-        if border_at < 0:
-            return self._streamed(changes, border)
-        return self._cut(changes, border_at + 1)
+        if self.peek() == b"\0":
+            self._position += 1
+        boundary_position = self._find_boundary(boundary)
+        if boundary_position < 0:
+            return self._parse_streamed(changes, boundary)
+        return self._parse_buffered(changes, boundary_position + 1)
 
-    def _border_at_hand(self, border: bytes) -> int:
-        """Where the border is; -1 where it does not come soon enough."""
-        looked_at = self._at
-        while (border_at := self._bytes.find(border, looked_at)) < 0:
-            n_bytes = len(self._bytes) - self._at
-            if n_bytes >= self._at_hand_bytes:
+    def _find_boundary(self, boundary: bytes) -> int:
+        """Return the position of the boundary, or -1 if it is beyond the lookahead."""
+        search_from = self._position
+        while (boundary_position := self._buffer.find(boundary, search_from)) < 0:
+            n_bytes = len(self._buffer) - self._position
+            if n_bytes >= self._lookahead_bytes:
                 break
-            self._more()
-            looked_at = max(0, n_bytes - len(border))
-        return border_at
+            self._fill()
+            search_from = max(0, n_bytes - len(boundary))
+        return boundary_position
 
-    def _cut(self, changes: Iterator[RawChange], end: int) -> list[FilePatch]:
-        """Cut the patches of a commit of which all has arrived, up to ``end``."""
-        data, at = self._bytes, self._at
-        self._at = end
+    def _parse_buffered(self, changes: Iterator[RawChange], end: int) -> list[FilePatch]:
+        """Parse the patches of a commit that is in the buffer up to ``end``."""
+        data, position = self._buffer, self._position
+        self._position = end
         patches = []
         for change in changes:
-            pieces = []
+            hunks = []
             is_binary = False
             for _ in range(_n_sections(change)):
-                if at >= end:
+                if position >= end:
                     break
-                start, at = at, data.find(_SECTION, at, end - 1) + 1 or end
-                hunks_at = data.find(_HUNK, start, at) + 1
-                if hunks_at:
-                    pieces.append(data[hunks_at:at])
+                start, position = position, data.find(_SECTION, position, end - 1) + 1 or end
+                hunks_start = data.find(_HUNK, start, position) + 1
+                if hunks_start:
+                    hunks.append(data[hunks_start:position])
                 else:
-                    is_binary = is_binary or data.find(_BINARY, start, at) >= 0
-            patches.append(_patch(change, pieces, is_binary))
-        if at < end:
-            raise GitStoppedError("git printed more patches than changes")
+                    is_binary = is_binary or data.find(_BINARY, start, position) >= 0
+            patches.append(_make_patch(change, hunks, is_binary))
+        if position < end:
+            raise GitProcessError("git printed more patches than changes")
         return patches
 
-    def _streamed(self, changes: Iterator[RawChange], border: bytes) -> Iterator[FilePatch]:
-        sections = self._sections(border)
+    def _parse_streamed(self, changes: Iterator[RawChange], boundary: bytes) -> Iterator[FilePatch]:
+        sections = self._sections(boundary)
         for change in changes:
-            pieces = []
+            hunks = []
             is_binary = False
             for _ in range(_n_sections(change)):
-                hunks, is_binary_here = next(sections, (b"", False))
-                pieces.append(hunks)
-                is_binary = is_binary or is_binary_here
-            yield _patch(change, pieces, is_binary)
+                section_hunks, is_section_binary = next(sections, (b"", False))
+                hunks.append(section_hunks)
+                is_binary = is_binary or is_section_binary
+            yield _make_patch(change, hunks, is_binary)
         if next(sections, None) is not None:
-            raise GitStoppedError("git printed more patches than changes")
+            raise GitProcessError("git printed more patches than changes")
 
-    def _sections(self, border: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Yield the hunks of each section, and whether git calls its file binary."""
+    def _sections(self, boundary: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Yield the hunks of each section, and whether git reports its file as binary."""
         held: list[bytes] = []
-        border_at = self._bytes.find(border, self._at)
+        boundary_position = self._buffer.find(boundary, self._position)
         while True:
-            data, start = self._bytes, self._at
-            end = data.find(_SECTION, start, len(data) if border_at < 0 else border_at)
-            if end < 0 and border_at < 0:
-                # What is put aside is not looked at again: a long section stays linear. The
-                # last bytes may be the beginning of a mark.
-                self._at = max(start, len(data) - max(len(border), len(_SECTION)))
-                held.append(data[start : self._at])
-                self._more()
-                border_at = self._bytes.find(border)
+            data, start = self._buffer, self._position
+            end = data.find(
+                _SECTION, start, len(data) if boundary_position < 0 else boundary_position
+            )
+            if end < 0 and boundary_position < 0:
+                # Bytes in ``held`` are not searched again, which keeps a long section linear. The
+                # last bytes stay in the buffer, as they may be the start of a separator.
+                self._position = max(start, len(data) - max(len(boundary), len(_SECTION)))
+                held.append(data[start : self._position])
+                self._fill()
+                boundary_position = self._buffer.find(boundary)
                 continue
             is_last = end < 0
-            end = (border_at if is_last else end) + 1
-            self._at = end
+            end = (boundary_position if is_last else end) + 1
+            self._position = end
             if held:
                 data = b"".join((*held, data[start:end]))
                 start, end = 0, len(data)
                 held.clear()
-            hunks_at = data.find(_HUNK, start, end)
-            if hunks_at >= 0:
-                yield data[hunks_at + 1 : end], False
+            hunks_start = data.find(_HUNK, start, end)
+            if hunks_start >= 0:
+                yield data[hunks_start + 1 : end], False
             else:
                 yield b"", data.find(_BINARY, start, end) >= 0
             if is_last:
                 return
 
 
-def parse_header(said: bytes) -> CommitHeader:
-    """Make a header of the fields that HEADER_OPTIONS ask for.
+def parse_header(output: bytes) -> CommitHeader:
+    """Parse the fields that ``HEADER_OPTIONS`` print.
 
     Raises:
-        GitStoppedError: They are not all there.
+        GitProcessError: Fields are missing.
     """
-    return PatchReader(said).header()
+    return DiffParser(output).header()
 
 
 def _n_sections(change: RawChange) -> int:
-    # A file that becomes a symlink or a submodule is shown as deleted and created.
-    is_two = change.status == "T" and change.old_mode[:3] != change.new_mode[:3]
-    return 2 if is_two else 1
+    # git prints a change of type, such as a file that becomes a symlink, as deletion and creation.
+    is_type_change = change.status == "T" and change.old_mode[:3] != change.new_mode[:3]
+    return 2 if is_type_change else 1
 
 
-def _patch(change: RawChange, pieces: list[bytes], is_binary: bool) -> FilePatch:
-    hunks = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _make_patch(change: RawChange, sections: list[bytes], is_binary: bool) -> FilePatch:
+    hunks = sections[0] if len(sections) == 1 else b"".join(sections)
     return FilePatch(change, hunks, is_binary, hunks.count(b"\n+"), hunks.count(b"\n-"))
 
 
-def _unpacked(packed: list[bytes], records: list[bytes]) -> Iterator[RawChange]:
-    for some in packed:
-        yield from map(_change_of, _CHANGE.findall(zlib.decompress(some)))
-    yield from map(_change_of, _CHANGE.findall(b"".join(records)))
+def _decompress_changes(compressed: list[bytes], records: list[bytes]) -> Iterator[RawChange]:
+    for block in compressed:
+        yield from map(_parse_change, _CHANGE.findall(zlib.decompress(block)))
+    yield from map(_parse_change, _CHANGE.findall(b"".join(records)))
 
 
-def _change_of(fields: tuple[bytes, ...]) -> RawChange:
+def _parse_change(fields: tuple[bytes, ...]) -> RawChange:
     old_mode, new_mode, old, new, letter, similarity, old_path, other, path = fields
     if other:
         return RawChange(old_mode, new_mode, old, new, _STATUS[other], None, path, None)

@@ -1,11 +1,12 @@
-"""A private git folder through which a repository is read, so that nothing in it can act.
+"""A sandboxed git directory for reading an untrusted repository.
 
-No command ever runs with the repository's own configuration. The private folder has a
-configuration of ours; its objects and refs are links into the repository. Filters, hooks,
-external diffs, pagers, attributes, replace refs, promisor remotes and alternates of the
-repository are never seen by git, and the repository is never written to.
+No git command runs with the repository's own configuration. The sandbox has a configuration
+written here; its objects and refs are symbolic links into the repository. git therefore ignores
+the repository's filters, hooks, external diffs, pagers, attributes, replace refs, promisor remotes
+and alternates, and never writes to the repository.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -17,20 +18,21 @@ from pathlib import Path
 from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
-from the_block_llm.pipelines.git_ingest.git.outside_links import refuse_links_outside
-from the_block_llm.pipelines.git_ingest.git.program import reading_environment
-from the_block_llm.pipelines.git_ingest.git.repository import RepositorySource
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import own_name, sweep_leftovers
+from the_block_llm.pipelines.git_ingest.git.program import sandbox_environment
+from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation
+from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 
-# Git loads a file that was added or deleted whole, however large, before it says "binary".
-_MAX_ALLOCATION_BYTES: Final = 128 << 20
+# git loads an added or deleted file completely, whatever its size, before it reports "binary".
+_MIN_ALLOCATION_LIMIT_BYTES: Final = 128 << 20
+# Paths in a git directory that are read.
+_READ_PATHS: Final = ("objects", "refs", "reftable", "packed-refs", "shallow", "config")
 _SHA256: Final = re.compile(rb"objectformat\s*=\s*sha256", re.IGNORECASE)
 _SHA: Final = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$")
 _EMPTY_TREE: Final = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
-# Small windows keep resident memory flat on packs of any size and cost under 2 % of time.
+# Small windows keep resident memory constant for packs of any size and cost under 2 % of time.
 _CONFIG: Final = """\
 [core]
 	repositoryformatversion = 1
@@ -62,23 +64,23 @@ _CONFIG: Final = """\
 
 
 @dataclass(frozen=True)
-class PrivateView:
-    """Runs git on a repository through a private git folder. Cheap to pickle."""
+class RepositorySandbox:
+    """Runs git on a repository through a sandboxed git directory. Cheap to pickle."""
 
     git_dir: Path
     max_file_bytes: int
 
     @property
     def _max_allocation_bytes(self) -> int:
-        return max(_MAX_ALLOCATION_BYTES, 4 * self.max_file_bytes)
+        return max(_MIN_ALLOCATION_LIMIT_BYTES, 4 * self.max_file_bytes)
 
     def start(
         self, *arguments: str | bytes, stdin: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start git with its output, and where ``stdin`` asks for it its input, in pipes."""
+        """Start git with its standard output in a pipe and ``stdin`` as in ``Popen``."""
         return subprocess.Popen(
             ["git", *arguments],
-            env=reading_environment(self.git_dir, self._max_allocation_bytes),
+            env=sandbox_environment(self.git_dir, self._max_allocation_bytes),
             cwd=self.git_dir,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
@@ -86,43 +88,46 @@ class PrivateView:
             bufsize=0,
         )
 
-    def read(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
-        """Run git to its end and return what it printed.
+    def check_output(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
+        """Run git and return its standard output.
 
         Raises:
-            GitStoppedError: It ended with another exit code than 0.
+            GitProcessError: git exited with a code other than 0.
         """
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", *arguments],
-            env=reading_environment(self.git_dir, self._max_allocation_bytes),
+            env=sandbox_environment(self.git_dir, self._max_allocation_bytes),
             cwd=self.git_dir,
             input=stdin,
             capture_output=True,
             check=False,
         )
-        if done.returncode != 0:
-            raise GitStoppedError(done.stderr.decode("utf-8", "replace").strip())
-        return done.stdout
+        if completed.returncode != 0:
+            raise GitProcessError(completed.stderr.decode("utf-8", "replace").strip())
+        return completed.stdout
 
-    def lines(
+    def iter_records(
         self, *arguments: str, separator: bytes = b"\n", stdin: IO[bytes] | None = None
     ) -> Iterator[bytes]:
-        """Yield what git prints, piece by piece, without the separator.
+        """Yield the records that git prints, without their separator.
 
-        ``stdin`` is a file that git reads.
+        Args:
+            arguments: Command and options of git.
+            separator: Ends each record.
+            stdin: File to connect to git's standard input.
 
         Raises:
-            GitStoppedError: It ended with another exit code than 0.
+            GitProcessError: git exited with a code other than 0.
         """
         process = self.start(*arguments, stdin=stdin)
         assert process.stdout is not None  # noqa: S101
         try:
             rest = b""
             while block := process.stdout.read(1 << 16):
-                *pieces, rest = (rest + block).split(separator)
-                yield from pieces
+                *records, rest = (rest + block).split(separator)
+                yield from records
             if process.wait() != 0:
-                raise GitStoppedError(f"git {arguments[0]} ended with {process.returncode}")
+                raise GitProcessError(f"git {arguments[0]} exited with code {process.returncode}")
             if rest:
                 yield rest
         finally:
@@ -130,140 +135,179 @@ class PrivateView:
             process.kill()
             process.wait()
 
-    def present(self, shas: Iterable[str]) -> dict[str, int]:
-        """Size in bytes of those of ``shas`` that can be read; absent ones are left out."""
-        asked = "".join(f"{sha}\n" for sha in shas).encode()
-        if not asked:
+    def object_sizes(self, shas: Iterable[str]) -> dict[str, int]:
+        """Return the size in bytes of each readable object; missing ones are left out."""
+        request = "".join(f"{sha}\n" for sha in shas).encode()
+        if not request:
             return {}
-        said = self.read(
-            "cat-file", "--batch-check=%(objectname) %(objectsize)", "--buffer", stdin=asked
+        output = self.check_output(
+            "cat-file", "--batch-check=%(objectname) %(objectsize)", "--buffer", stdin=request
         )
-        found = (line.split(b" ") for line in said.splitlines())
-        return {sha.decode(): int(size) for sha, size in found if size.isdigit()}
+        fields = (line.split(b" ") for line in output.splitlines())
+        return {sha.decode(): int(size) for sha, size in fields if size.isdigit()}
 
 
-class GitStoppedError(Exception):
-    """Git ended before it had said everything: a missing, damaged or oversized object."""
+class GitProcessError(Exception):
+    """git failed or its output ended early: an object is missing, damaged or too large."""
 
 
 @contextmanager
-def private_view(
-    source: RepositorySource,
+def open_sandbox(
+    location: RepositoryLocation,
     cache_folder: Path,
     *,
     max_file_bytes: int,
     follow_alternates: bool,
     mailmap_commit: str | None = None,
-) -> Iterator[PrivateView]:
-    """Open ``source`` for reading; the private folder lives as long as the context.
+) -> Iterator[RepositorySandbox]:
+    """Open a repository for reading; the sandbox is removed when the context exits.
 
     Args:
-        source: The repository.
-        cache_folder: The private folder is made in there.
-        max_file_bytes: Git treats larger files as binary and never loads them whole.
-        follow_alternates: Also read object stores that the repository borrows from, and what
-            links in its git folder lead to.
-        mailmap_commit: Take ``.mailmap`` from this commit's tree.
+        location: The repository.
+        cache_folder: Parent folder of the sandbox.
+        max_file_bytes: git treats larger files as binary and never loads them completely.
+        follow_alternates: Also read alternate object stores and the targets of symbolic links
+            in the git directory.
+        mailmap_commit: Commit whose tree holds the ``.mailmap`` to apply.
 
     Raises:
-        RepositoryError: A link leads out of the repository and is not to be followed.
-        StorageError: The cache folder cannot be written.
+        RepositoryError: A symbolic link leads out of the repository and must not be followed.
+        StorageError: The cache folder is not writable.
     """
     if not follow_alternates:
-        refuse_links_outside(source)
+        refuse_external_symlinks(location)
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        sweep_leftovers(cache_folder)
-        holder = tempfile.TemporaryDirectory(prefix=f"{own_name('view')}-", dir=cache_folder)
+        remove_stale_temp_dirs(cache_folder)
+        temp_dir = tempfile.TemporaryDirectory(
+            prefix=f"{temp_dir_name('sandbox')}-", dir=cache_folder
+        )
     except OSError as error:
         raise StorageError(
             f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "
             "git_ingest.cache_folder to another folder."
         ) from error
-    with holder as folder:
+    with temp_dir as folder:
         git_dir = Path(folder).absolute()
-        _link_objects(source, git_dir, follow_alternates=follow_alternates)
-        _link_refs(source, git_dir)
-        _write_config(source, git_dir, max_file_bytes, mailmap_commit)
-        yield PrivateView(git_dir, max_file_bytes)
+        _link_objects(location, git_dir, follow_alternates=follow_alternates)
+        _link_refs(location, git_dir)
+        _write_config(location, git_dir, max_file_bytes, mailmap_commit)
+        yield RepositorySandbox(git_dir, max_file_bytes)
 
 
-def resolve_commit(view: PrivateView, ref: str) -> str:
+def refuse_external_symlinks(location: RepositoryLocation) -> None:
+    """Check that everything read from a repository is inside its own directories.
+
+    git would follow a symbolic link in the git directory and read its target.
+
+    Raises:
+        RepositoryError: A symbolic link leads outside.
+    """
+    allowed = (location.common_dir.resolve(), location.git_dir.resolve())
+    roots = [location.git_dir / "HEAD", *(location.common_dir / name for name in _READ_PATHS)]
+    for link in (link for root in roots for link in _find_symlinks(root)):
+        target = Path(os.path.realpath(link))
+        if not any(target.is_relative_to(folder) for folder in allowed):
+            raise RepositoryError(
+                f"{link} is a symbolic link to {target}, outside the repository, and is not "
+                "followed. Pass the repository that it points to, or set "
+                "git_ingest.follow_alternates=true if you trust this one."
+            )
+
+
+def _find_symlinks(root: Path) -> Iterator[str]:
+    """Yield the symbolic links at and below ``root`` without following any."""
+    if root.is_symlink():
+        yield str(root)
+    elif root.is_dir():
+        folders = [str(root)]
+        while folders:
+            # A directory that cannot be listed here cannot be read by git either.
+            with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        yield entry.path
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+
+
+def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
     """Return the sha of the commit that ``ref`` names.
 
     Raises:
-        RepositoryError: It names none.
+        RepositoryError: ``ref`` does not name a commit.
     """
     if ref.startswith("-"):
         raise RepositoryError(
-            f"git_ingest.ref={ref!r} begins with '-', which git would take as an option. Give a "
+            f"git_ingest.ref={ref!r} starts with '-', which git would parse as an option. Pass a "
             "branch, a tag or a commit."
         )
     try:
-        return view.read("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
-    except GitStoppedError:
+        output = sandbox.check_output("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        return output.decode().strip()
+    except GitProcessError:
         pass
     if ref == "HEAD":
         raise RepositoryError(
             "The repository is empty: HEAD names no commit. Commit something first, or set "
             "git_ingest.ref to a branch that has commits."
         )
-    known = view.read("for-each-ref", "--format=%(refname:short)", "--count=8").decode(
-        "utf-8", "replace"
-    )
+    known_refs = sandbox.check_output(
+        "for-each-ref", "--format=%(refname:short)", "--count=8"
+    ).decode("utf-8", "replace")
+    examples = ", ".join(known_refs.split()) or "none, the repository is empty"
     raise RepositoryError(
-        f"git_ingest.ref={ref!r} names no commit in this repository. "
-        f"Some that exist: {', '.join(known.split()) or 'none, the repository is empty'}."
+        f"git_ingest.ref={ref!r} names no commit in this repository. Existing refs: {examples}."
     )
 
 
-def is_shallow(source: RepositorySource) -> bool:
-    """True where the history was cut off when the repository was cloned."""
-    return bool(shallow_commits(source))
+def is_shallow(location: RepositoryLocation) -> bool:
+    """Return whether the repository is a shallow clone."""
+    return bool(shallow_commits(location))
 
 
-def shallow_commits(source: RepositorySource) -> bytes:
-    """The commits at which the history was cut off, a line for each."""
-    path = source.common_dir / "shallow"
+def shallow_commits(location: RepositoryLocation) -> bytes:
+    """Return the commits at which a shallow history ends, one sha per line."""
+    path = location.common_dir / "shallow"
     if not path.is_file():
         return b""
-    said = path.read_text("ascii", "replace").split()
-    return "".join(f"{sha}\n" for sha in said if _SHA.match(sha)).encode()
+    shas = path.read_text("ascii", "replace").split()
+    return "".join(f"{sha}\n" for sha in shas if _SHA.match(sha)).encode()
 
 
-def borrows_objects(source: RepositorySource) -> bool:
-    """True where the repository names object stores outside itself."""
-    return (source.common_dir / "objects" / "info" / "alternates").exists()
+def has_alternates(location: RepositoryLocation) -> bool:
+    """Return whether the repository names alternate object stores."""
+    return (location.common_dir / "objects" / "info" / "alternates").exists()
 
 
-def _link_objects(source: RepositorySource, git_dir: Path, *, follow_alternates: bool) -> None:
-    theirs, ours = source.common_dir / "objects", git_dir / "objects"
-    (ours / "info").mkdir(parents=True)
+def _link_objects(location: RepositoryLocation, git_dir: Path, *, follow_alternates: bool) -> None:
+    source, target = location.common_dir / "objects", git_dir / "objects"
+    (target / "info").mkdir(parents=True)
     if follow_alternates:
-        (ours / "info" / "alternates").write_bytes(os.fsencode(theirs) + b"\n")
+        (target / "info" / "alternates").write_bytes(os.fsencode(source) + b"\n")
         return
-    for entry in os.scandir(theirs):
-        # Everything but objects/info, which could send git to places outside.
+    for entry in os.scandir(source):
+        # Not objects/info: its alternates could lead git outside the repository.
         if entry.name == "pack" or re.fullmatch("[0-9a-f]{2}", entry.name):
-            (ours / entry.name).symlink_to(entry.path)
+            (target / entry.name).symlink_to(entry.path)
 
 
-def _link_refs(source: RepositorySource, git_dir: Path) -> None:
+def _link_refs(location: RepositoryLocation, git_dir: Path) -> None:
     for name in ("refs", "packed-refs", "reftable"):
-        theirs = source.common_dir / name
-        if theirs.exists():
-            (git_dir / name).symlink_to(theirs)
-    with (source.git_dir / "HEAD").open("rb") as head:
+        source = location.common_dir / name
+        if source.exists():
+            (git_dir / name).symlink_to(source)
+    with (location.git_dir / "HEAD").open("rb") as head:
         (git_dir / "HEAD").write_bytes(head.read(4096))
-    shallow = shallow_commits(source)
+    shallow = shallow_commits(location)
     if shallow:
         (git_dir / "shallow").write_bytes(shallow)
 
 
 def _write_config(
-    source: RepositorySource, git_dir: Path, max_file_bytes: int, mailmap_commit: str | None
+    location: RepositoryLocation, git_dir: Path, max_file_bytes: int, mailmap_commit: str | None
 ) -> None:
-    config = source.common_dir / "config"
+    config = location.common_dir / "config"
     head = b""
     if config.is_file():
         with config.open("rb") as file:

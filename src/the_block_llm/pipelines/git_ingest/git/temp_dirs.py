@@ -1,4 +1,4 @@
-"""Temporary folders that name the process they belong to, so that a killed run's can go."""
+"""Temporary directories named after their process, so that those of killed runs can be removed."""
 
 import os
 import shutil
@@ -7,17 +7,17 @@ from typing import Final
 
 import psutil
 
-_MARK: Final = ".of-process-"
+_PID_MARKER: Final = ".of-process-"
 
 
-def own_name(stem: str) -> str:
-    """Return ``stem`` with the mark of this process."""
-    return f"{stem}{_MARK}{os.getpid()}"
+def temp_dir_name(stem: str) -> str:
+    """Return ``stem`` with the ID of this process appended."""
+    return f"{stem}{_PID_MARKER}{os.getpid()}"
 
 
-def sweep_leftovers(folder: Path) -> None:
-    """Remove from ``folder`` what processes that are gone have left behind."""
-    for path in folder.glob(f"*{_MARK}*"):
-        number = path.name.partition(_MARK)[2].partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
+def remove_stale_temp_dirs(folder: Path) -> None:
+    """Remove temporary directories in ``folder`` whose process no longer exists."""
+    for path in folder.glob(f"*{_PID_MARKER}*"):
+        pid = path.name.partition(_PID_MARKER)[2].partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)

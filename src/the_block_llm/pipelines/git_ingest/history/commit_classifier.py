@@ -1,23 +1,22 @@
-"""What a commit's message tells: its kind, the commit it reverts, whether it says anything."""
+"""Classifies a commit by its message: kind, reverted commit, and whether it is informative."""
 
 import re
 from typing import Final, NamedTuple
 
 from the_block_llm.schemas import CommitKind
 
-_CONVENTIONAL: Final[dict[str, CommitKind]] = {
+_CONVENTIONAL_TYPES: Final[dict[str, CommitKind]] = {
     "feat": "feature", "feature": "feature", "fix": "fix", "bugfix": "fix", "hotfix": "fix",
     "refactor": "refactor", "perf": "perf", "docs": "docs", "doc": "docs", "test": "test",
     "tests": "test", "build": "build", "ci": "build", "deps": "build", "chore": "chore",
     "style": "chore", "release": "chore", "revert": "revert", "bench": "perf",
     "cleanup": "refactor", "security": "fix",
 }  # fmt: skip
-_PREFIX: Final = re.compile(r"^(?:\[(\w+)\]|(\w+)(?:\([^)]*\))?!?:)\s*", re.IGNORECASE)
+_CONVENTIONAL_PREFIX: Final = re.compile(r"^(?:\[(\w+)\]|(\w+)(?:\([^)]*\))?!?:)\s*", re.IGNORECASE)
 
-
-# The first kind that one of its words stands for decides. A word with ``*`` may go on, and one
-# with ``+`` has to; words with ``^`` count only at the beginning of the subject.
-_WORDING: Final[dict[CommitKind, str]] = {
+# The first kind in this order with a word in the subject applies. ``*`` stands for any ending,
+# ``+`` for a nonempty one; words with ``^`` count only at the start of the subject.
+_KIND_WORDS: Final[dict[CommitKind, str]] = {
     "revert": "^revert ^reverts ^reverted ^reverting",
     "merge": "^merge ^merged ^merges",
     "fix": "fix fixes fixed fixing bug bugs repair resolve resolves resolved correct corrects "
@@ -45,8 +44,8 @@ _PHRASES: Final[tuple[tuple[str, CommitKind, re.Pattern[str]], ...]] = (
 _REVERTED_SHA: Final = re.compile(r"\b[Tt]his reverts commit ([0-9a-f]{7,64})\b")
 _REVERTED_SUBJECT: Final = re.compile(r"^(?:Revert|revert:?) \"(.+)\"$")
 
-# What is left of a subject after these words has to say something.
-_EMPTY_WORDS: Final = frozenset({
+# A subject is informative if enough letters remain without these words.
+_UNINFORMATIVE_WORDS: Final = frozenset({
     "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "for", "with", "from", "by",
     "my", "our", "this", "that", "these", "some", "more", "other", "another", "again", "now",
     "new", "old", "is", "it", "its", "all", "latest", "last", "final", "current", "next",
@@ -68,89 +67,95 @@ _EMPTY_WORDS: Final = frozenset({
     "gemini", "aider", "cli", "bot", "auto", "automatic", "automated", "autosave", "tracking",
     "readme", "md",
 })  # fmt: skip
-_TELLING_LETTERS: Final = 3
-_RUN: Final = re.compile(r"\w+")
+_MIN_INFORMATIVE_LETTERS: Final = 3
+_WORD_CHARACTERS: Final = re.compile(r"\w+")
 _WORD: Final = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_FORGE_MERGE: Final = re.compile(
+_GENERATED_MERGE_SUBJECT: Final = re.compile(
     r"^(?:Merge (?:pull request|branch|branches|remote-tracking branch|tag|commit|changes from)"
     r"\b|Merged in )"
 )
-_FORGE_EDIT: Final = re.compile(r"^(?:Update|Create|Delete|Rename|Add files via upload)\s*\S*$")
+_GENERATED_EDIT_SUBJECT: Final = re.compile(
+    r"^(?:Update|Create|Delete|Rename|Add files via upload)\s*\S*$"
+)
 
 
-class SubjectFacts(NamedTuple):
-    """What a subject tells."""
+class SubjectInfo(NamedTuple):
+    """Classification of a subject."""
 
     kind: CommitKind
     informative: bool
     """False for a subject that would fit any commit."""
-    form: str
-    """What two subjects share that differ in numbers, case and punctuation only."""
+    normalized: str
+    """The subject without numbers, case and punctuation."""
 
 
-def read_subject(subject: str, *, is_merge: bool) -> SubjectFacts:
-    """Tell a commit's kind from the prefix or the wording of its subject, and what it says.
+def classify_subject(subject: str, *, is_merge: bool) -> SubjectInfo:
+    """Classify a commit by the prefix or the words of its subject.
 
-    >>> read_subject("perf(consensus): cache the leader schedule", is_merge=False).kind
+    >>> classify_subject("perf(consensus): cache the leader schedule", is_merge=False).kind
     'perf'
-    >>> read_subject("Add DKG resharing", is_merge=False)
-    SubjectFacts(kind='feature', informative=True, form='add dkg resharing')
+    >>> classify_subject("Add DKG resharing", is_merge=False)
+    SubjectInfo(kind='feature', informative=True, normalized='add dkg resharing')
     >>> uninformative = ("wip", ".", "codex cli local changes", "Update README.md")
-    >>> any(read_subject(subject, is_merge=False).informative for subject in uninformative)
+    >>> any(classify_subject(subject, is_merge=False).informative for subject in uninformative)
     False
     """
     lower = subject.lower()
-    words = _words(lower)
-    form = " ".join([word for word in words if not word.isdigit()])
-    prefix = _PREFIX.match(subject)
+    words = _split_words(lower)
+    normalized = " ".join([word for word in words if not word.isdigit()])
+    prefix = _CONVENTIONAL_PREFIX.match(subject)
     kind: CommitKind | None = "merge" if is_merge else None
     if prefix is not None:
-        kind = kind or _CONVENTIONAL.get((prefix[1] or prefix[2]).lower())
+        kind = kind or _CONVENTIONAL_TYPES.get((prefix[1] or prefix[2]).lower())
         lower = subject[prefix.end() :].lower()
-        words = _words(lower)
-    is_made = _FORGE_MERGE.match(subject) or _FORGE_EDIT.match(subject)
-    return SubjectFacts(kind or _kind(lower, words), not is_made and _says_something(words), form)
+        words = _split_words(lower)
+    is_generated = _GENERATED_MERGE_SUBJECT.match(subject) or _GENERATED_EDIT_SUBJECT.match(subject)
+    return SubjectInfo(
+        kind or _classify_words(lower, words),
+        not is_generated and _is_informative(words),
+        normalized,
+    )
 
 
-def _words(lower: str) -> list[str]:
-    # The same for most subjects, in half the time.
-    return (_RUN if _is_plain(lower) else _WORD).findall(lower)
+def _split_words(lower: str) -> list[str]:
+    # Both patterns agree on most subjects; the first takes half the time.
+    return (_WORD_CHARACTERS if _has_no_separators(lower) else _WORD).findall(lower)
 
 
-def _is_plain(lower: str) -> bool:
+def _has_no_separators(lower: str) -> bool:
     return "_" not in lower and "'" not in lower and "\u2019" not in lower
 
 
-def _kind(lower: str, words: list[str]) -> CommitKind:
-    if not _is_plain(lower):
-        words = _RUN.findall(lower)
-    rank = min([_ranks[word] for word in words], default=_OTHER)
+def _classify_words(lower: str, words: list[str]) -> CommitKind:
+    if not _has_no_separators(lower):
+        words = _WORD_CHARACTERS.findall(lower)
+    rank = min([_kind_ranks[word] for word in words], default=_RANK_OTHER)
     if words and lower.startswith(words[0]):
-        rank = min(rank, _ranks["^" + words[0]])
+        rank = min(rank, _kind_ranks["^" + words[0]])
     for hint, kind, phrase in _PHRASES:
         if hint in lower and phrase.search(lower):
             rank = min(rank, _KINDS.index(kind))
     return _KINDS[rank]
 
 
-def _says_something(words: list[str]) -> bool:
+def _is_informative(words: list[str]) -> bool:
     n_letters = 0
     for word in words:
-        if word not in _EMPTY_WORDS and not word.isdigit():
+        if word not in _UNINFORMATIVE_WORDS and not word.isdigit():
             n_letters += len(word)
-            if n_letters >= _TELLING_LETTERS:
+            if n_letters >= _MIN_INFORMATIVE_LETTERS:
                 return True
     return False
 
 
-class _Ranks(dict[str, int]):
-    """Place in ``_KINDS`` of what a word stands for; subjects share most of their words."""
+class _KindRankCache(dict[str, int]):
+    """Index in ``_KINDS`` of each word's kind; cached, as subjects share most of their words."""
 
     def __missing__(self, word: str) -> int:
-        found = _RANK.fullmatch(word)
-        if len(self) >= _REMEMBERED_WORDS:
+        found = _KIND_WORD_PATTERN.fullmatch(word)
+        if len(self) >= _MAX_CACHED_WORDS:
             self.clear()
-        self[word] = rank = _OTHER if found is None else int(found.lastgroup[1:])  # type: ignore[index]
+        self[word] = rank = _RANK_OTHER if found is None else int(found.lastgroup[1:])  # type: ignore[index]
         return rank
 
 
@@ -161,22 +166,22 @@ def _alternatives(words: str) -> str:
     )
 
 
-_KINDS: Final[tuple[CommitKind, ...]] = (*_WORDING, "other")
-_OTHER: Final = len(_WORDING)
-_RANK: Final = re.compile(
-    "|".join(f"(?P<k{i}>{_alternatives(words)})" for i, words in enumerate(_WORDING.values()))
+_KINDS: Final[tuple[CommitKind, ...]] = (*_KIND_WORDS, "other")
+_RANK_OTHER: Final = len(_KIND_WORDS)
+_KIND_WORD_PATTERN: Final = re.compile(
+    "|".join(f"(?P<k{i}>{_alternatives(words)})" for i, words in enumerate(_KIND_WORDS.values()))
 )
-_REMEMBERED_WORDS: Final = 16_384
-_ranks: Final = _Ranks()
+_MAX_CACHED_WORDS: Final = 16_384
+_kind_ranks: Final = _KindRankCache()
 
 
 def reverted_sha(body: str) -> str | None:
-    """Return the sha, maybe short, of the commit that the message says it reverts."""
+    """Return the sha, possibly abbreviated, of the commit that the message names as reverted."""
     found = _REVERTED_SHA.search(body) if "reverts commit" in body else None
     return found[1] if found else None
 
 
 def reverted_subject(subject: str) -> str | None:
-    """Return the subject of the commit that the message says it reverts."""
+    """Return the subject of the commit that the subject line names as reverted."""
     found = _REVERTED_SUBJECT.match(subject)
     return found[1] if found else None

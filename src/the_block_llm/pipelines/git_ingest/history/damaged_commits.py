@@ -1,7 +1,7 @@
-"""Commits that git cannot diff because objects are missing, damaged or far too large.
+"""Reads commits that git cannot diff because objects are missing, damaged or too large.
 
-``git diff-tree -p`` ends at the first such object. What changed is still known from the
-trees, and the patches of the other files can be had by leaving out those that cannot be read.
+``git diff-tree -p`` exits at the first such object. The trees still list what changed, and the
+patches of the other files are available if the unreadable ones are excluded.
 """
 
 import heapq
@@ -17,120 +17,134 @@ from the_block_llm.pipelines.git_ingest.git.diff_parser import (
     HEADER_OPTIONS,
     RAW_OPTIONS,
     CommitHeader,
+    DiffParser,
     FilePatch,
-    PatchReader,
     RawChange,
     parse_header,
 )
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
-from the_block_llm.pipelines.git_ingest.git.sandbox import GitStoppedError, PrivateView
+from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError, RepositorySandbox
 from the_block_llm.pipelines.git_ingest.history.change_rows import changed_blobs
 
-_FILES_AT_A_TIME: Final = 16
-# Beyond, looking for copies takes git longer than the patches: it loads every file that was
-# added or changed once more. Renames are still found.
-_MOST_CHANGES_WITH_COPIES: Final = 1000
-_MOST_LEFT_OUT: Final = 256  # git looks at each of them for every path of the commit
-_ASKED_AT_A_TIME: Final = 256
+_BATCH_FILES: Final = 16
+# Above this, detecting copies takes git longer than the patches: it loads every added or changed
+# file once more. Renames are still detected.
+_MAX_CHANGES_WITH_COPIES: Final = 1000
+_MAX_EXCLUDED: Final = 256  # git matches each exclusion against every path of the commit
+_BATCH_CHANGES: Final = 256
 _BLOCK_BYTES: Final = 1 << 16
 _END: Final = b"end-of-output"
 
 
 def read_damaged_commit(
-    view: PrivateView, blobs: BlobReader, sha: str
+    sandbox: RepositorySandbox, blobs: BlobReader, sha: str
 ) -> tuple[CommitHeader, Iterable[FilePatch] | None]:
-    """Read what can be read of one commit; None in place of patches if its trees are gone.
+    """Return the header and the readable patches of one commit.
+
+    Returns:
+        Header and patches; None in place of patches if a tree object cannot be read.
 
     Raises:
-        RepositoryError: The commit itself cannot be read.
+        RepositoryError: The commit object cannot be read.
     """
     try:
-        said = view.read("log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha)
-        header = parse_header(said)
-    except GitStoppedError as error:
+        output = sandbox.check_output(
+            "log", "--no-walk", "--no-show-signature", "-z", *HEADER_OPTIONS, sha
+        )
+        header = parse_header(output)
+    except GitProcessError as error:
         raise RepositoryError(
-            f"git cannot read the commit {sha}. Repair the repository (`git fsck` names the "
+            f"git cannot read the commit {sha}. Repair the repository (`git fsck` lists the "
             "damage) or clone it again."
         ) from error
     if len(header.parents) > 1:
         return header, []
     try:
-        listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
-    except GitStoppedError:
+        raw = sandbox.check_output("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
+    except GitProcessError:
         return header, None
-    return header, _patches(view, blobs, sha, listed)
+    return header, _read_patches(sandbox, blobs, sha, raw)
 
 
-def lacks_objects(view: PrivateView, blobs: BlobReader, sha: str) -> bool:
-    """True where a tree or a changed file of the commit is not in the repository."""
+def has_missing_objects(sandbox: RepositorySandbox, blobs: BlobReader, sha: str) -> bool:
+    """Return whether a tree or a changed blob of the commit is missing."""
     try:
-        listed = view.read("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
-    except GitStoppedError:
+        raw = sandbox.check_output("diff-tree", "--no-commit-id", *RAW_OPTIONS, sha)
+    except GitProcessError:
         return True
-    return bool(_lost(blobs, listed))
+    return bool(_unreadable_changes(blobs, raw))
 
 
-def _patches(view: PrivateView, blobs: BlobReader, sha: str, listed: bytes) -> Iterator[FilePatch]:
-    lost = _lost(blobs, listed)
-    n_changes = sum(1 for _ in PatchReader(listed + _END).changes())
-    options = ("-M",) if n_changes > _MOST_CHANGES_WITH_COPIES else ()
-    told: set[bytes] = set()
-    if len(lost) <= _MOST_LEFT_OUT:
+def _parse_raw(raw: bytes) -> Iterator[RawChange]:
+    return DiffParser(raw + _END).changes()
+
+
+def _read_patches(
+    sandbox: RepositorySandbox, blobs: BlobReader, sha: str, raw: bytes
+) -> Iterator[FilePatch]:
+    unreadable = _unreadable_changes(blobs, raw)
+    n_changes = sum(1 for _ in _parse_raw(raw))
+    options = ("-M",) if n_changes > _MAX_CHANGES_WITH_COPIES else ()
+    done: set[bytes] = set()
+    if len(unreadable) <= _MAX_EXCLUDED:
         try:
-            with _WholeCommit(view, sha, options, leave_out=lost) as reader:
-                # Git's own order is that of the paths' bytes.
-                missing = (FilePatch(c, b"", False, 0, 0, is_missing=True) for c in lost)
-                found = reader.patches(reader.changes(), b"\n" + _END)
-                for patch in heapq.merge(found, missing, key=lambda patch: patch.change.path):
-                    told.update(p for p in (patch.change.path, patch.change.old_path) if p)
+            with _PartialDiff(sandbox, sha, options, exclude=unreadable) as parser:
+                # git sorts by the bytes of the path.
+                missing = (FilePatch(c, b"", False, 0, 0, is_missing=True) for c in unreadable)
+                readable = parser.patches(parser.changes(), b"\n" + _END)
+                for patch in heapq.merge(readable, missing, key=lambda patch: patch.change.path):
+                    done.update(p for p in (patch.change.path, patch.change.old_path) if p)
                     yield patch
-        except GitStoppedError:
-            pass  # something else is damaged, which shows only in the reading
+        except GitProcessError:
+            pass  # another object is damaged, which only reading it shows
         else:
             return
-    # What was not told yet.
-    changes = PatchReader(listed + _END).changes()
-    yield from _piecemeal(view, blobs, sha, (c for c in changes if c.path not in told))
+    remaining = (change for change in _parse_raw(raw) if change.path not in done)
+    yield from _read_in_batches(sandbox, blobs, sha, remaining)
 
 
-def _lost(blobs: BlobReader, listed: bytes) -> list[RawChange]:
-    """Return those of the changes in ``listed`` that git cannot show."""
-    lost = []
-    for group in _grouped(PatchReader(listed + _END).changes(), _ASKED_AT_A_TIME):
-        needed = [changed_blobs(change) for change in group]
+def _unreadable_changes(blobs: BlobReader, raw: bytes) -> list[RawChange]:
+    """Return the changes in ``raw`` that need a missing blob."""
+    unreadable = []
+    for batch in _batch_changes(_parse_raw(raw), _BATCH_CHANGES):
+        needed = [changed_blobs(change) for change in batch]
         sizes = iter(blobs.sizes(list(itertools.chain.from_iterable(needed))))
-        lost += [
+        unreadable += [
             change
-            for change, sides in zip(group, needed, strict=True)
-            if None in [next(sizes) for _ in sides]
+            for change, shas in zip(batch, needed, strict=True)
+            if None in [next(sizes) for _ in shas]
         ]
-    return lost
+    return unreadable
 
 
-def _piecemeal(
-    view: PrivateView, blobs: BlobReader, sha: str, changes: Iterator[RawChange]
+def _read_in_batches(
+    sandbox: RepositorySandbox, blobs: BlobReader, sha: str, changes: Iterator[RawChange]
 ) -> Iterator[FilePatch]:
-    for group in _grouped(changes, _FILES_AT_A_TIME):
-        readable = [c for c in group if None not in blobs.sizes(changed_blobs(c))]
-        patch_of = {patch.change.path: patch for patch in _read_patches(view, sha, readable)}
-        for change in group:
-            yield patch_of.get(change.path) or FilePatch(change, b"", False, 0, 0, is_missing=True)
+    for batch in _batch_changes(changes, _BATCH_FILES):
+        readable = [c for c in batch if None not in blobs.sizes(changed_blobs(c))]
+        patches = {patch.change.path: patch for patch in _read_batch(sandbox, sha, readable)}
+        for change in batch:
+            yield patches.get(change.path) or FilePatch(change, b"", False, 0, 0, is_missing=True)
 
 
-def _grouped(changes: Iterator[RawChange], n_changes: int) -> Iterator[list[RawChange]]:
-    while group := list(itertools.islice(changes, n_changes)):
-        yield group
+def _batch_changes(changes: Iterator[RawChange], n_changes: int) -> Iterator[list[RawChange]]:
+    while batch := list(itertools.islice(changes, n_changes)):
+        yield batch
 
 
-class _WholeCommit(PatchReader):
-    """What git prints of one commit without some of its changes."""
+class _PartialDiff(DiffParser):
+    """Output of ``git diff-tree`` for one commit without some of its changes."""
 
     def __init__(
-        self, view: PrivateView, sha: str, options: Sequence[str], leave_out: Sequence[RawChange]
+        self,
+        sandbox: RepositorySandbox,
+        sha: str,
+        options: Sequence[str],
+        exclude: Sequence[RawChange],
     ) -> None:
         super().__init__()
-        paths = [path for c in leave_out for path in (c.old_path, c.path) if path is not None]
-        self._process = view.start(
+        paths = [path for c in exclude for path in (c.old_path, c.path) if path is not None]
+        self._process = sandbox.start(
             "diff-tree", "--no-commit-id", *DIFF_OPTIONS, *options, sha,
             "--", ".", *(b":(top,exclude,literal)" + path for path in paths),
         )  # fmt: skip
@@ -143,9 +157,9 @@ class _WholeCommit(PatchReader):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._stdout.close()
         self._process.kill()
@@ -156,24 +170,26 @@ class _WholeCommit(PatchReader):
         if block:
             return block
         if self._is_at_end or self._process.wait() != 0:
-            raise GitStoppedError("git diff-tree ended early")
+            raise GitProcessError("git diff-tree exited early")
         self._is_at_end = True
         return _END
 
 
-def _read_patches(view: PrivateView, sha: str, changes: Sequence[RawChange]) -> list[FilePatch]:
+def _read_batch(
+    sandbox: RepositorySandbox, sha: str, changes: Sequence[RawChange]
+) -> list[FilePatch]:
     if not changes:
         return []
     paths = [path for c in changes for path in (c.old_path, c.path) if path is not None]
     try:
-        said = view.read(
+        output = sandbox.check_output(
             "--literal-pathspecs", "diff-tree", "--no-commit-id", *DIFF_OPTIONS, "-M100%",
             sha, "--", *paths,
         )  # fmt: skip
-    except GitStoppedError:
-        # One of them cannot be read after all; the others can be had alone.
+    except GitProcessError:
+        # One of the files is unreadable after all: read each of them separately.
         if len(changes) == 1:
             return []
-        return [patch for change in changes for patch in _read_patches(view, sha, [change])]
-    reader = PatchReader(said + _END)
-    return list(reader.patches(reader.changes(), b"\n" + _END))
+        return [patch for change in changes for patch in _read_batch(sandbox, sha, [change])]
+    parser = DiffParser(output + _END)
+    return list(parser.patches(parser.changes(), b"\n" + _END))

@@ -1,4 +1,4 @@
-"""The whole history: pieces that are at hand are reused, the others are read."""
+"""Extracts the whole history: cached shards are reused, the others are read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,100 +6,103 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.memory import raise_gc_threshold, trim_heap
-from the_block_llm.pipelines.git_ingest.git.rev_list import CommitOrder
-from the_block_llm.pipelines.git_ingest.git.sandbox import PrivateView
-from the_block_llm.pipelines.git_ingest.history.extract_shard import Readers, read_history_piece
+from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
+from the_block_llm.pipelines.git_ingest.history.extract_shard import (
+    GitReaders,
+    extract_history_shard,
+)
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
-from the_block_llm.pipelines.git_ingest.sharding.counts import Tally
-from the_block_llm.pipelines.git_ingest.sharding.shard_cache import PieceCache, digest_of
-from the_block_llm.pipelines.git_ingest.sharding.shards import Share
-from the_block_llm.pipelines.git_ingest.sharding.thread_pool import Stretch, in_stretches
+from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
+from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
+from the_block_llm.pipelines.git_ingest.sharding.shard_cache import ShardCache, digest_of
+from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment
+from the_block_llm.pipelines.git_ingest.sharding.thread_pool import ThreadIndices, run_in_threads
 from the_block_llm.progress import progress_bar
 
-# Git keeps every commit that it has shown in memory, over a kilobyte of each.
-_COMMITS_A_PROCESS: Final = 4096
+# git keeps every commit that it has printed in memory, more than a kilobyte each.
+_MAX_PROCESS_COMMITS: Final = 4096
 
 
 @dataclass(frozen=True)
-class History:
-    """Where the finished pieces lie, oldest first, and what they add up to."""
+class ExtractedHistory:
+    """Files of the finished shards, oldest first, and their counts."""
 
     changes: list[Path]
     commits: list[Path]
-    tally: Tally
+    counts: RowCounts
     n_read: int
-    """Commits that were read in this run; the rest was at hand."""
+    """Commits that this run read; the others were cached."""
     attributes_left_out: int
-    """Lines and files of ``.gitattributes`` that were passed over."""
+    """Ignored lines and files of ``.gitattributes``."""
 
 
-def read_history(
-    view: PrivateView,
+def extract_history(
+    sandbox: RepositorySandbox,
     order: CommitOrder,
     options: HistoryOptions,
-    cache: PieceCache,
+    cache: ShardCache,
     version: str,
     n_threads: int,
-    share: Share | None = None,
-) -> History:
-    """Make sure that every piece of ``order`` is in ``cache``.
+    assignment: ShardAssignment | None = None,
+) -> ExtractedHistory:
+    """Read every shard of ``order`` that is not in ``cache``.
 
     Args:
-        view: The repository.
+        sandbox: The repository.
         order: Commits to read.
-        options: What decides the rows.
-        cache: Where finished pieces are kept; others are removed at the end.
-        version: Of code and tools; pieces made by another are not used.
-        n_threads: How many pieces are read at a time, each with a git process of its own.
-        share: Only these pieces; the others are left as they are.
+        options: Options that decide the rows.
+        cache: Cache of finished shards; shards of other commits or options are pruned.
+        version: Digest of code and tools; shards of another version are not reused.
+        n_threads: Number of shards read in parallel, each with its own git process.
+        assignment: Read only these shards, and do not prune.
     """
-    pieces = list(order.pieces())
-    if share is not None:
-        pieces = list(share.pick(pieces))
-    names = [digest_of(version, options, view.max_file_bytes, p.digest) for p in pieces]
-    notes: list[dict[str, Any] | None] = [cache.notes(name) for name in names]
-    gone = sorted({sha for n in notes if n is not None for sha in n["missing"]})
-    came_back = view.present(gone).keys() if gone else ()
-    if came_back:
-        notes = [None if n and not came_back.isdisjoint(n["missing"]) else n for n in notes]
-    todo = [i for i, note in enumerate(notes) if note is None]
-    n_commits = sum(len(pieces[i]) for i in todo)
+    shards = list(order.shards())
+    if assignment is not None:
+        shards = list(assignment.select(shards))
+    names = [digest_of(version, options, sandbox.max_file_bytes, s.digest) for s in shards]
+    manifests: list[dict[str, Any] | None] = [cache.manifest(name) for name in names]
+    missing = sorted({sha for m in manifests if m is not None for sha in m["missing"]})
+    restored = sandbox.object_sizes(missing).keys() if missing else ()
+    if restored:
+        manifests = [None if m and not restored.isdisjoint(m["missing"]) else m for m in manifests]
+    todo = [i for i, manifest in enumerate(manifests) if manifest is None]
+    n_commits = sum(len(shards[i]) for i in todo)
 
-    def read(places: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
-        readers = Readers(view)
-        n_answered = 0
+    def read(indices: ThreadIndices) -> Iterator[tuple[int, dict[str, Any]]]:
+        readers = GitReaders(sandbox)
+        n_process_commits = 0
         try:
-            for place in places:
-                i, ahead = todo[place], places.peek()
-                n_answered += len(pieces[i])
-                is_worn = n_answered > _COMMITS_A_PROCESS
-                then = () if ahead is None or is_worn else pieces[todo[ahead]].shas
+            for index in indices:
+                i, next_index = todo[index], indices.peek()
+                n_process_commits += len(shards[i])
+                restart = n_process_commits > _MAX_PROCESS_COMMITS
+                prefetch = () if next_index is None or restart else shards[todo[next_index]].shas
                 stem = cache.stem(names[i])
-                yield i, read_history_piece(readers, pieces[i], options, stem, then)
-                if is_worn:
+                yield i, extract_history_shard(readers, shards[i], options, stem, prefetch)
+                if restart:
                     readers.close_stream()
-                    # Rows of all sizes leave holes behind, which this gives back.
+                    # Rows of all sizes fragment the heap.
                     trim_heap()
-                    n_answered = 0
+                    n_process_commits = 0
         finally:
             readers.close()
 
-    n_listed = sum(len(piece) for piece in pieces)
-    with raise_gc_threshold(), progress_bar("Reading history", n_listed) as bar:
-        bar.advance(n_listed - n_commits)
-        for i, told in in_stretches(len(todo), min(n_threads, max(1, len(todo))), read):
-            notes[i] = told
-            bar.advance(len(pieces[i]))
-    if share is None:
-        cache.sweep(names)
-    tally = Tally()
-    for note in notes:
-        assert note is not None  # noqa: S101
-        tally.add(note["tally"])
-    return History(
+    n_total = sum(len(shard) for shard in shards)
+    with raise_gc_threshold(), progress_bar("Reading history", n_total) as bar:
+        bar.advance(n_total - n_commits)
+        for i, manifest in run_in_threads(len(todo), min(n_threads, max(1, len(todo))), read):
+            manifests[i] = manifest
+            bar.advance(len(shards[i]))
+    if assignment is None:
+        cache.prune(names)
+    counts = RowCounts()
+    for finished in manifests:
+        assert finished is not None  # noqa: S101
+        counts.merge(finished["tally"])
+    return ExtractedHistory(
         changes=[cache.folder / f"{name}.changes.parquet" for name in names],
         commits=[cache.folder / f"{name}.commits.arrow" for name in names],
-        tally=tally,
+        counts=counts,
         n_read=n_commits,
-        attributes_left_out=options.attributes.n_left_out,
+        attributes_left_out=options.gitattributes.n_ignored,
     )

@@ -1,18 +1,18 @@
-"""What decides the rows of a history besides its commits."""
+"""Options that decide the rows of a history."""
 
 from dataclasses import dataclass
 
-from the_block_llm.pipelines.git_ingest.filters.gitattributes import Attributes
-from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import AuthorNaming
+from the_block_llm.pipelines.git_ingest.filters.gitattributes import GitAttributes
+from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import Pseudonymizer
 
 
 @dataclass(frozen=True)
 class HistoryOptions:
-    """Part of the name of every finished piece."""
+    """Options that decide the rows of a history; part of the name of every cached shard."""
 
     repo: str
-    naming: AuthorNaming
+    pseudonymizer: Pseudonymizer
     redact: bool
     max_patch_bytes: int
     max_message_bytes: int
-    attributes: Attributes
+    gitattributes: GitAttributes

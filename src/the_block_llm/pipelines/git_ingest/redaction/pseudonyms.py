@@ -1,4 +1,4 @@
-"""Who wrote a commit: stable pseudonyms, and which authors are programs."""
+"""Pseudonymizes commit authors, and detects bots."""
 
 import functools
 import hashlib
@@ -22,28 +22,23 @@ _BOT: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class AuthorNaming:
-    """Turns an author into the id that stands in the tables."""
+class Pseudonymizer:
+    """Maps authors to the IDs in the tables."""
 
     key: bytes | None
-    """Of the keyed hash; None leaves names as they are."""
+    """Key of the HMAC; None keeps names and addresses."""
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019, a few of these exist in a run
+    @functools.lru_cache(maxsize=4096)  # noqa: B019, a run creates only a few
     def author_id(self, name: str, email: str) -> str:
         if self.key is None:
             return f"{name} <{email}>"
         identity = (email or name).strip().lower().encode("utf-8", "surrogatepass")
         return "author-" + hmac.new(self.key, identity, hashlib.sha256).hexdigest()[:12]
 
-    @property
-    def digest(self) -> str:
-        """Differs where ids differ, and does not tell the key."""
-        return hashlib.sha256(b"naming" + (self.key or b"")).hexdigest()[:16]
-
 
 @functools.lru_cache(maxsize=4096)
 def is_bot(name: str, email: str) -> bool:
-    """True where the author is a program.
+    """Return whether the author is a bot.
 
     >>> is_bot("dependabot[bot]", "49699333+dependabot[bot]@users.noreply.github.com")
     True
@@ -53,24 +48,24 @@ def is_bot(name: str, email: str) -> bool:
     return _BOT.search(name) is not None or _BOT.search(email) is not None
 
 
-def load_naming(pseudonymise: bool, key_file: Path) -> AuthorNaming:
-    """Read the key of the pseudonyms, making one that only its owner can read if needed.
+def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
+    """Read the pseudonym key, or create it readable by its owner only.
 
     Raises:
-        StorageError: The key can neither be read nor made.
+        StorageError: The key can be neither read nor created.
     """
     if not pseudonymise:
-        return AuthorNaming(None)
+        return Pseudonymizer(None)
     try:
         if not key_file.exists():
             key_file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        return AuthorNaming(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
+        return Pseudonymizer(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"The key of the pseudonyms in {key_file} cannot be read or made ({error}). Make the "
-            "folder writable, delete a damaged key (ids will change), or set "
+            f"The pseudonym key {key_file} cannot be read or created ({error}). Make the folder "
+            "writable, delete a damaged key (author IDs will change), or set "
             "git_ingest.pseudonym_key_file."
         ) from error

@@ -1,4 +1,4 @@
-"""Marks in the place of secrets and of e-mail addresses, in many texts at a time."""
+"""Replaces secrets and e-mail addresses in texts by placeholders, many texts at a time."""
 
 import bisect
 import functools
@@ -10,21 +10,21 @@ from typing import Final, NamedTuple
 
 from the_block_llm.pipelines.git_ingest.redaction.secret_heuristics import (
     Span,
+    assigned_secrets,
+    high_entropy_strings,
     is_config,
-    keyed_values,
-    random_values,
 )
 from the_block_llm.pipelines.git_ingest.redaction.secret_patterns import (
     EMAIL,
     PRIVATE_KEY_BEGIN,
-    could_be_named_value,
-    could_be_rule,
-    first_looks,
-    rules,
+    all_patterns,
+    named_value_prefilter,
+    pattern_prefilter,
+    prefilters,
 )
 
 EMAIL_KIND: Final = "email"
-EMAIL_MARK: Final = "<email>"
+EMAIL_PLACEHOLDER: Final = "<email>"
 _KEY_END: Final = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|Private-MAC:")
 _KEY_LINE: Final = re.compile(
     r"^[+\- ]?[\s\"'#*/|>]*"
@@ -32,209 +32,220 @@ _KEY_LINE: Final = re.compile(
 )
 _MAX_KEY_LINES: Final = 200
 _HUNK: Final = b"@@ -"
-_LONGEST_REMEMBERED: Final = 500
-# Addresses that stand for nobody.
-_NOBODY: Final = re.compile(
+_MAX_CACHED_LINE_BYTES: Final = 500
+# Addresses that do not identify a person.
+_NON_PERSONAL_EMAIL: Final = re.compile(
     r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost|local)(?:\.(?:com|org|net))?$|^git@",
     re.IGNORECASE,
 )
 
 
 class Finding(NamedTuple):
-    """Where something was masked: the line of the text, from 1, and what it was."""
+    """A masked secret or address: line of the text, from 1, and kind."""
 
     line: int
     kind: str
 
 
 class Redacted(NamedTuple):
-    """A text in which nothing secret is left, and what was taken out."""
+    """A text after redaction, and what was masked."""
 
     text: str
     findings: list[Finding]
 
 
-class _Line(NamedTuple):
-    """A line that needs a look: its number in the text, from 0, and its bytes."""
+class _CandidateLine(NamedTuple):
+    """A line to search: its number in the text, from 0, and its bytes."""
 
-    number: int
+    line_number: int
     raw: bytes
 
 
 @dataclass(frozen=True)
 class Redactor:
-    """Masks secrets, addresses or both."""
+    """Masks secrets, e-mail addresses or both."""
 
     secrets: bool
-    addresses: bool
+    emails: bool
 
     def redact(self, texts: Sequence[str | bytes], paths: Sequence[str]) -> dict[int, Redacted]:
-        """Return those of ``texts`` that have to change, by their index.
+        """Return the texts that change, by index.
 
         Args:
-            texts: Text, or the same as UTF-8.
-            paths: For each text the file that it belongs to; settings are read more
-                strictly than code. Empty for a message.
+            texts: Texts, as str or UTF-8.
+            paths: Path of each text's file, or an empty string; configuration files are
+                searched more strictly than code.
         """
-        if not (self.secrets or self.addresses) or not texts:
+        if not (self.secrets or self.emails) or not texts:
             return {}
         encoded = [text.encode() if isinstance(text, str) else text for text in texts]
         changed = {}
-        for index, lines in self._suspicious(encoded):
-            marked = self._marked(encoded[index], lines, in_config=is_config(paths[index]))
-            if marked is not None:
-                changed[index] = marked
+        for index, lines in self._candidate_lines(encoded):
+            redacted = self._redact_lines(encoded[index], lines, in_config=is_config(paths[index]))
+            if redacted is not None:
+                changed[index] = redacted
         return changed
 
-    def _suspicious(self, texts: Sequence[bytes]) -> Iterator[tuple[int, list[_Line]]]:
-        """Yield the index of each text that needs a look, and the lines to look at."""
-        # One buffer for all: a search that finds nothing then costs no Python at all.
-        joined = b"\n".join(texts)
+    def _candidate_lines(
+        self, texts: Sequence[bytes]
+    ) -> Iterator[tuple[int, list[_CandidateLine]]]:
+        """Yield the index of each text that may change, and the lines to search."""
+        # One buffer for all texts: a search without a match runs no Python code per text.
+        buffer = b"\n".join(texts)
         starts = [0, *itertools.accumulate(len(text) + 1 for text in texts)]
-        borders = set[int]()
-        for pattern in first_looks(secrets=self.secrets, addresses=self.addresses):
-            at = 0
-            while (found := pattern.search(joined, at)) is not None:
-                # White space in a pattern can reach over a line's end: look at both lines.
-                borders.update(joined.rfind(b"\n", 0, place) + 1 for place in found.span())
-                at = joined.find(b"\n", found.end())
-                if at < 0:
+        line_starts = set[int]()
+        for pattern in prefilters(secrets=self.secrets, emails=self.emails):
+            search_from = 0
+            while (match := pattern.search(buffer, search_from)) is not None:
+                # White space in a pattern can match a line break: search both lines.
+                line_starts.update(
+                    buffer.rfind(b"\n", 0, position) + 1 for position in match.span()
+                )
+                search_from = buffer.find(b"\n", match.end())
+                if search_from < 0:
                     break
-        owner, lines, number, counted_to = -1, list[_Line](), 0, 0
-        for border in sorted(borders):
-            if border >= starts[owner + 1]:
+        text_index, lines, line_number, counted_until = -1, list[_CandidateLine](), 0, 0
+        for line_start in sorted(line_starts):
+            if line_start >= starts[text_index + 1]:
                 if lines:
-                    yield owner, lines
-                owner = bisect.bisect_right(starts, border) - 1
-                lines, number, counted_to = [], 0, starts[owner]
-            number += joined.count(b"\n", counted_to, border)
-            counted_to = border
-            lines.append(_Line(number, joined[border : _end_of_line(joined, border)]))
+                    yield text_index, lines
+                text_index = bisect.bisect_right(starts, line_start) - 1
+                lines, line_number, counted_until = [], 0, starts[text_index]
+            line_number += buffer.count(b"\n", counted_until, line_start)
+            counted_until = line_start
+            lines.append(
+                _CandidateLine(line_number, buffer[line_start : _line_end(buffer, line_start)])
+            )
         if lines:
-            yield owner, lines
+            yield text_index, lines
 
-    def _marked(self, text: bytes, suspicious: list[_Line], *, in_config: bool) -> Redacted | None:
-        """Return the text with marks, None where nothing has to be masked."""
-        # The same line stands in patches as added, as context and as removed.
-        at = 1 if text.startswith(_HUNK) else 0
+    def _redact_lines(
+        self, text: bytes, candidates: list[_CandidateLine], *, in_config: bool
+    ) -> Redacted | None:
+        """Return the redacted text, or None if it does not change."""
+        # In patches the same line occurs as added, context and removed line.
+        offset = 1 if text.startswith(_HUNK) else 0
         spans: dict[int, list[Span]] = {}
         has_key = False
-        for number, line in suspicious:
-            has_key = has_key or (self.secrets and _could_begin_key(line))
-            found = self._spans(line[at:], in_config)
+        for line_number, line in candidates:
+            has_key = has_key or (self.secrets and _may_begin_key(line))
+            found = self._find_spans_cached(line[offset:], in_config)
             if found:
-                spans[number] = [(start + at, end + at, kind) for start, end, kind in found]
+                spans[line_number] = [
+                    (start + offset, end + offset, kind) for start, end, kind in found
+                ]
         if not (spans or has_key):
             return None
         lines = text.decode("utf-8").split("\n")
         findings: list[Finding] = []
         in_key_until = -1
-        for number, _ in suspicious:
-            if number <= in_key_until:
+        for line_number, _ in candidates:
+            if line_number <= in_key_until:
                 continue
-            if self.secrets and PRIVATE_KEY_BEGIN.search(lines[number]):
-                in_key_until = _mask_key_block(lines, number)
-                findings.append(Finding(number + 1, "private-key"))
-            elif number in spans:
-                lines[number] = _with_marks(lines[number], spans[number])
-                findings.extend(Finding(number + 1, kind) for _, _, kind in spans[number])
+            if self.secrets and PRIVATE_KEY_BEGIN.search(lines[line_number]):
+                in_key_until = _mask_key_block(lines, line_number)
+                findings.append(Finding(line_number + 1, "private-key"))
+            elif line_number in spans:
+                lines[line_number] = _replace_spans(lines[line_number], spans[line_number])
+                findings.extend(Finding(line_number + 1, kind) for _, _, kind in spans[line_number])
         return Redacted("\n".join(lines), findings) if findings else None
 
-    def _spans(self, line: bytes, in_config: bool) -> tuple[Span, ...]:
-        find = _spans_of if len(line) > _LONGEST_REMEMBERED else _remembered_spans
-        return find(line, in_config, self.secrets, self.addresses)
+    def _find_spans_cached(self, line: bytes, in_config: bool) -> tuple[Span, ...]:
+        find = _find_spans if len(line) > _MAX_CACHED_LINE_BYTES else _cached_spans
+        return find(line, in_config, self.secrets, self.emails)
 
 
-def _end_of_line(data: bytes, start: int) -> int:
+def _line_end(data: bytes, start: int) -> int:
     end = data.find(b"\n", start)
     return len(data) if end < 0 else end
 
 
-def _could_begin_key(line: bytes) -> bool:
+def _may_begin_key(line: bytes) -> bool:
     return b"PRIVATE KEY" in line or b"PuTTY-User" in line
 
 
-def _spans_of(raw: bytes, in_config: bool, secrets: bool, addresses: bool) -> tuple[Span, ...]:
+def _find_spans(raw: bytes, in_config: bool, secrets: bool, emails: bool) -> tuple[Span, ...]:
     line = raw.decode("utf-8")
     found: list[Span] = []
     if secrets:
-        # The automata know the letters of ASCII only.
-        knows_letters = line.isascii()
-        if not knows_letters or could_be_rule().search(raw) is not None:
-            for rule in rules():
-                found.extend((*_secret_of(m), rule.kind) for m in rule.pattern.finditer(line))
-        if not knows_letters or could_be_named_value().search(raw) is not None:
-            found.extend(keyed_values(line, in_config=in_config))
-        found.extend(random_values(line))
-    secrets_found = tuple(found)
-    if addresses:
-        # The password and the host of a URL look like an address: the host may stay.
+        # The automata treat only ASCII letters as letters.
+        is_ascii = line.isascii()
+        if not is_ascii or pattern_prefilter().search(raw) is not None:
+            for secret in all_patterns():
+                found.extend((*_secret_span(m), secret.kind) for m in secret.pattern.finditer(line))
+        if not is_ascii or named_value_prefilter().search(raw) is not None:
+            found.extend(assigned_secrets(line, in_config=in_config))
+        found.extend(high_entropy_strings(line))
+    secret_spans = tuple(found)
+    if emails:
+        # Password and host of a URL look like an e-mail address; the host is kept.
         found.extend(
             (*m.span(), EMAIL_KIND)
             for m in EMAIL.finditer(line)
-            if not _NOBODY.search(m[0]) and not _is_secret(m.start(), m[0], secrets_found)
+            if not _NON_PERSONAL_EMAIL.search(m[0])
+            and not _is_local_part_masked(m.start(), m[0], secret_spans)
         )
-    return tuple(_without_overlaps(found))
+    return tuple(_merge_overlaps(found))
 
 
-def _is_secret(start: int, address: str, secrets_found: Sequence[Span]) -> bool:
-    """True where all that stands before the ``@`` is masked already."""
+def _is_local_part_masked(start: int, address: str, secret_spans: Sequence[Span]) -> bool:
+    """Return whether everything before the ``@`` is masked already."""
     at = start + address.find("@")
-    return any(first <= start and at <= last for first, last, _ in secrets_found)
+    return any(first <= start and at <= last for first, last, _ in secret_spans)
 
 
-_remembered_spans = functools.lru_cache(maxsize=16_384)(_spans_of)
+_cached_spans = functools.lru_cache(maxsize=16_384)(_find_spans)
 
 
-def _secret_of(match: re.Match[str]) -> tuple[int, int]:
+def _secret_span(match: re.Match[str]) -> tuple[int, int]:
     group = next((i for i, value in enumerate(match.groups(), 1) if value), 0)
     return match.span(group)
 
 
-def _without_overlaps(found: Sequence[Span]) -> list[Span]:
-    """Join overlapping spans; the first rule that found one gives it its kind."""
-    joined: list[tuple[int, int, str, int]] = []
+def _merge_overlaps(found: Sequence[Span]) -> list[Span]:
+    """Merge overlapping spans; the kind is that of the pattern with the highest precedence."""
+    merged: list[tuple[int, int, str, int]] = []
     ranked = ((start, end, kind, rank) for rank, (start, end, kind) in enumerate(found))
     for start, end, kind, rank in sorted(ranked):
-        if joined and start < joined[-1][1]:
-            first, last, best, best_rank = joined[-1]
+        if merged and start < merged[-1][1]:
+            first, last, best, best_rank = merged[-1]
             best, best_rank = (kind, rank) if rank < best_rank else (best, best_rank)
-            joined[-1] = (first, max(last, end), best, best_rank)
+            merged[-1] = (first, max(last, end), best, best_rank)
         else:
-            joined.append((start, end, kind, rank))
-    return [(start, end, kind) for start, end, kind, _ in joined]
+            merged.append((start, end, kind, rank))
+    return [(start, end, kind) for start, end, kind, _ in merged]
 
 
-def _with_marks(line: str, spans: Sequence[Span]) -> str:
+def _replace_spans(line: str, spans: Sequence[Span]) -> str:
     for start, end, kind in reversed(spans):
-        mark = EMAIL_MARK if kind == EMAIL_KIND else f"[REDACTED:{kind}]"
-        line = line[:start] + mark + line[end:]
+        placeholder = EMAIL_PLACEHOLDER if kind == EMAIL_KIND else f"[REDACTED:{kind}]"
+        line = line[:start] + placeholder + line[end:]
     return line
 
 
 def _mask_key_block(lines: list[str], first: int) -> int:
-    """Mask a private key that begins in line ``first``; return its last line.
+    """Mask a private key that starts in line ``first``, and return the index of its last line.
 
-    The number of lines stays, so that hunk headers stay true.
+    The number of lines does not change, so hunk headers remain valid.
     """
     begin = PRIVATE_KEY_BEGIN.search(lines[first])
     assert begin is not None  # noqa: S101
     end = _KEY_END.search(lines[first], begin.end())
     after = lines[first][end.end() :] if end else ""
     rest = lines[first][begin.end() :]
-    on_one_line = end is not None or len(rest.strip("\"'\\,;)+ ")) > 8
+    is_one_line = end is not None or len(rest.strip("\"'\\,;)+ ")) > 8
     lines[first] = lines[first][: begin.start()] + "[REDACTED:private-key]" + after
-    if on_one_line:
+    if is_one_line:
         return first
     last = first
-    for number in range(first + 1, min(first + _MAX_KEY_LINES, len(lines))):
-        line = lines[number]
+    for line_number in range(first + 1, min(first + _MAX_KEY_LINES, len(lines))):
+        line = lines[line_number]
         is_end = _KEY_END.search(line) is not None
         if not is_end and not _KEY_LINE.match(line):
             break
-        mark = line[:1] if line[:1] in "+- " else ""
-        lines[number] = f"{mark}[REDACTED:private-key]" if line[1:].strip() else line
-        last = number
+        prefix = line[:1] if line[:1] in "+- " else ""
+        lines[line_number] = f"{prefix}[REDACTED:private-key]" if line[1:].strip() else line
+        last = line_number
         if is_end:
             break
     return last

@@ -1,8 +1,8 @@
-"""What a secret looks like: patterns of detect-secrets, and of services it does not know.
+"""Patterns of secrets: those of detect-secrets, and of services that it does not know.
 
-The rules are tried on few lines only. Before them run small automata of RE2's, at hundreds
-of megabytes a second, that are true for every line on which a rule could be: most secrets
-are a long run of letters and digits, and the others have a beginning of their own.
+The patterns run on few lines only. Small RE2 automata run first, at hundreds of megabytes a
+second, and match every line on which a pattern may match: most secrets are a long run of letters
+and digits, and the others have a characteristic prefix.
 """
 
 import functools
@@ -33,16 +33,16 @@ from detect_secrets.plugins.twilio import TwilioKeyDetector
 
 
 @dataclass(frozen=True)
-class SecretRule:
-    """One shape of secret. The secret is group 1 where there is one, else the whole match."""
+class SecretPattern:
+    """Pattern of one kind of secret, which is the first group that matched, or the whole match."""
 
     kind: str
     pattern: re.Pattern[str]
 
 
-# Shapes that say by themselves what they are. Before the patterns of detect-secrets, which
-# take some of these tokens for others, or only a part of them.
-_OWN: Final = {
+# Tokens identified by their own format. They precede the patterns of detect-secrets, which assign
+# some of these tokens to other services or match only a part of them.
+_SERVICE_PATTERNS: Final = {
     "age-key": r"AGE-SECRET-KEY-1[0-9A-Z]{58}",
     "anthropic-key": r"sk-ant-[A-Za-z0-9_-]{20,}",
     "openai-key": r"sk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{20,}|sk-[A-Za-z0-9]{48}",
@@ -123,19 +123,19 @@ _DETECTORS: Final[dict[str, Callable[[], RegexBasedDetector]]] = {
 PRIVATE_KEY_BEGIN: Final = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d"
 )
-WORDS_OF_SECRETS: Final = (
+CREDENTIAL_WORDS: Final = (
     r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?-?key|access_?-?key|private_?-?key"
     r"|auth_?-?key|account_?-?key|encrypt(?:ion)?_?-?key|signing_?-?key|master_?-?key"
     r"|credentials?|mnemonic|seed_?-?phrase|client_?-?key|service_?-?key|deploy_?-?key)"
 )
-# A name such as db_password, followed by what could be its value.
+# A name such as db_password, followed by a possible value.
 _NAMED_VALUE: Final = (
-    rf"(?i:{WORDS_OF_SECRETS}[\w.\-]{{0,24}}[\"'`\]]{{0,2}}\s{{0,4}}(?:=>|:=|==?|:)\s{{0,4}}"
+    rf"(?i:{CREDENTIAL_WORDS}[\w.\-]{{0,24}}[\"'`\]]{{0,2}}\s{{0,4}}(?:=>|:=|==?|:)\s{{0,4}}"
     r"(?:[\"'`].{4}|[^\s\"'`,;(){}<>\[\]$]{6}))"
 )
-# Without _ - and =, which make names and ruled lines long.
+# Without _ - and =, which occur in long names and in ruled lines.
 _LONG_RUN: Final = r"[A-Za-z0-9+/]{26}"
-_BEGINNINGS: Final = (
+_PREFIXES: Final = (
     r"PRIVATE KEY|PuTTY-User|A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA|AROA|AIDA|sk-(?:ant|proj|svc|admin)-"
     r"|Q~|[?&]sig=|dckr_|dp\.(?:p|s|c|a)|gl(?:pat|dt|ft|soat|rt|cbt|ptt|imt|agent|oas)-|GOCSPX-"
     r"|ya29\.|hv[sbr]\.|atlasv1|xox[abeoprs]-|xapp-|sq0(?:atp|csp|idp)-|hooks\.slack\.com"
@@ -145,71 +145,73 @@ _BEGINNINGS: Final = (
     r"|\.[\w\-]{6}\.[\w\-]{27}|glc_|AccountKey=|SharedAccessKey="
     r"|(?i:(?:bearer|basic|token)\s+[\w.~+/=\-]{20}|--(?:password|passwd|token|secret|api-key)[= ])"
 )
-_AUTOMATON_BYTES: Final = 8 << 20
-_LONGEST_COUNT: Final = 6
+_MAX_AUTOMATON_BYTES: Final = 8 << 20
+_MAX_REPEATS: Final = 6
 EMAIL: Final = re.compile(
     r"(?<![\w.+%-])([A-Za-z0-9][A-Za-z0-9._%+-]*)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b(?!:)"
 )
-_ADDRESS: Final = r"[A-Za-z0-9._%+\-]@[A-Za-z0-9\-]+\.[A-Za-z]"
+_EMAIL_PREFILTER: Final = r"[A-Za-z0-9._%+\-]@[A-Za-z0-9\-]+\.[A-Za-z]"
 
 
 @functools.cache
-def rules() -> tuple[SecretRule, ...]:
-    """Return every rule, the most telling first."""
-    own = [SecretRule(kind, re.compile(pattern)) for kind, pattern in _OWN.items()]
-    theirs = [
-        SecretRule(kind, pattern)
+def all_patterns() -> tuple[SecretPattern, ...]:
+    """Return all patterns, the most specific first."""
+    services = [
+        SecretPattern(kind, re.compile(pattern)) for kind, pattern in _SERVICE_PATTERNS.items()
+    ]
+    detectors = [
+        SecretPattern(kind, pattern)
         for kind, detector in _DETECTORS.items()
         for pattern in detector().denylist
     ]
-    return (*own, *theirs)
+    return (*services, *detectors)
 
 
 @functools.cache
-def first_looks(*, secrets: bool, addresses: bool) -> tuple[Any, ...]:
-    """Return compiled patterns one of which is true for every line worth the slower look.
+def prefilters(*, secrets: bool, emails: bool) -> tuple[Any, ...]:
+    """Return compiled patterns, one of which matches every line that may hold a secret or e-mail.
 
-    They read UTF-8 as bytes, and know the letters of ASCII only.
+    They match UTF-8 as bytes; only ASCII letters count as letters.
     """
-    # Two automata of some hundred states run several times faster than one of thousands.
-    patterns = [_ADDRESS]
+    # Two automata of a few hundred states run several times faster than one of thousands.
+    patterns = [_EMAIL_PREFILTER]
     if secrets:
-        long_run = f"{_LONG_RUN}|{_ADDRESS}" if addresses else _LONG_RUN
-        patterns = [f"{_NAMED_VALUE}|{_BEGINNINGS}", long_run]
-    return tuple(_linear(pattern) for pattern in patterns)
+        long_run = f"{_LONG_RUN}|{_EMAIL_PREFILTER}" if emails else _LONG_RUN
+        patterns = [f"{_NAMED_VALUE}|{_PREFIXES}", long_run]
+    return tuple(_compile_re2(pattern) for pattern in patterns)
 
 
 @functools.cache
-def could_be_rule() -> Any:
-    """Return one compiled pattern that is true for every line on which a rule could be.
+def pattern_prefilter() -> Any:
+    """Return one compiled pattern that matches every line on which a secret pattern may match.
 
-    Most lines that pass the first look are paths and hashes: it spares them some seventy
-    patterns.
+    Most lines that pass :func:`prefilters` are paths and hashes; this saves running some seventy
+    patterns on them.
     """
-    return _linear("|".join(f"(?:{_looser(rule.pattern)})" for rule in rules()))
+    return _compile_re2("|".join(f"(?:{_relax(secret.pattern)})" for secret in all_patterns()))
 
 
 @functools.cache
-def could_be_named_value() -> Any:
-    """Return a compiled pattern that is true for every line with a name and its secret."""
-    return _linear(_NAMED_VALUE)
+def named_value_prefilter() -> Any:
+    """Return a compiled pattern that matches every line that assigns a value to a secret name."""
+    return _compile_re2(_NAMED_VALUE)
 
 
-def _looser(pattern: re.Pattern[str]) -> str:
-    """Return a small pattern that is true wherever ``pattern`` is.
+def _relax(pattern: re.Pattern[str]) -> str:
+    """Return a smaller pattern that matches wherever ``pattern`` does.
 
-    Long counted runs make automata of thousands of states, and RE2 does not look ahead.
+    Large repetition counts give automata of thousands of states, and RE2 has no lookahead.
     """
     text = re.sub(r"\s+", "", pattern.pattern) if pattern.flags & re.VERBOSE else pattern.pattern
     text = re.sub(r"\(\?[=!][^()]*\)", "", text)
-    text = re.sub(r"\{(\d+)(?:,\d*)?\}", lambda m: f"{{{min(int(m[1]), _LONGEST_COUNT)},}}", text)
+    text = re.sub(r"\{(\d+)(?:,\d*)?\}", lambda m: f"{{{min(int(m[1]), _MAX_REPEATS)},}}", text)
     return f"(?i:{text})" if pattern.flags & re.IGNORECASE else text
 
 
-def _linear(pattern: str) -> Any:
+def _compile_re2(pattern: str) -> Any:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
     options.log_errors = False
-    options.max_mem = _AUTOMATON_BYTES
+    options.max_mem = _MAX_AUTOMATON_BYTES
     return re2.compile(pattern.encode("ascii"), options)

@@ -1,20 +1,20 @@
-"""Counts that pieces of work bring back, and how they add up."""
+"""Counts of rows read, kept and dropped, per shard and in total."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-_MAX_NOTED: Final = 200
+_MAX_LARGEST: Final = 200
 _MAX_FINDINGS: Final = 1000
 
-Counted = tuple[str | None, int, str | None, str | None, str]
-"""Reason to drop a row, its size in bytes, language, encoding and path."""
+CountedRow = tuple[str | None, int, str | None, str | None, str]
+"""Drop reason or None, size in bytes, language, encoding and path."""
 
 
 @dataclass
-class Tally:
-    """What was read, kept and dropped in one piece, or in all of them."""
+class RowCounts:
+    """What was read, kept and dropped in one shard, or in all of them."""
 
     rows: int = 0
     kept_rows: int = 0
@@ -26,49 +26,49 @@ class Tally:
     encodings: Counter[str] = field(default_factory=Counter)
     redactions: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
-    """Where secrets were found, the first thousand: commit, path, line and kind, no value."""
+    """The first thousand secrets found: commit, path, line and kind, without the value."""
     n_findings: int = 0
     missing_objects: int = 0
     missing: list[dict[str, str]] = field(default_factory=list)
-    """Which objects are missing, the first thousand: object and a path that needs it."""
+    """The first thousand missing objects, each with a path that needs it."""
     unreadable_commits: list[str] = field(default_factory=list)
     largest: list[tuple[int, str]] = field(default_factory=list)
-    """Bytes and path of the largest texts that were kept."""
+    """Bytes and path of the largest kept texts."""
 
-    def keep(self, n_bytes: int, language: str | None, encoding: str | None, path: str) -> None:
+    def add_kept(self, n_bytes: int, language: str | None, encoding: str | None, path: str) -> None:
         self.rows += 1
         self.kept_rows += 1
         self.kept_bytes += n_bytes
         self.languages[language or "unknown"] += n_bytes
         self.encodings[encoding or "unknown"] += 1
         self.largest.append((n_bytes, path))
-        if len(self.largest) > 2 * _MAX_NOTED:
+        if len(self.largest) > 2 * _MAX_LARGEST:
             self._trim()
 
-    def count(self, rows: Iterable[Counted]) -> None:
-        """Count rows that are kept, and rows that are dropped for a reason."""
+    def add_rows(self, rows: Iterable[CountedRow]) -> None:
+        """Count rows as kept, or as dropped if they have a reason."""
         for reason, n_bytes, language, encoding, path in rows:
             if reason is None:
-                self.keep(n_bytes, language, encoding, path)
+                self.add_kept(n_bytes, language, encoding, path)
             else:
-                self.drop(reason, n_bytes)
+                self.add_dropped(reason, n_bytes)
 
-    def drop(self, reason: str, n_bytes: int) -> None:
+    def add_dropped(self, reason: str, n_bytes: int) -> None:
         self.rows += 1
         self.dropped[reason] += 1
         self.dropped_bytes[reason] += n_bytes
         if reason == "missing_object":
             self.missing_objects += 1
 
-    def note_finding(self, finding: dict[str, Any]) -> None:
+    def add_finding(self, finding: dict[str, Any]) -> None:
         self.n_findings += 1
         if len(self.findings) < _MAX_FINDINGS:
             self.findings.append(finding)
 
-    def note_missing(self, objects: Iterable[str], path: str) -> None:
-        for name in objects:
+    def add_missing(self, shas: Iterable[str], path: str) -> None:
+        for sha in shas:
             if len(self.missing) < _MAX_FINDINGS:
-                self.missing.append({"object": name, "path": path})
+                self.missing.append({"object": sha, "path": path})
 
     def as_json(self) -> dict[str, Any]:
         self._trim()
@@ -77,20 +77,20 @@ class Tally:
             for name, value in vars(self).items()
         }
 
-    def add(self, other: dict[str, Any]) -> None:
-        """Add the counts that :meth:`as_json` of another tally gave."""
+    def merge(self, other: dict[str, Any]) -> None:
+        """Add counts returned by :meth:`as_json`."""
         for name, value in vars(self).items():
-            more = other[name]
+            added = other[name]
             if isinstance(value, Counter):
-                value.update(more)
+                value.update(added)
             elif isinstance(value, list):
-                value.extend(tuple(item) if isinstance(item, list) else item for item in more)
+                value.extend(tuple(item) if isinstance(item, list) else item for item in added)
             else:
-                setattr(self, name, value + more)
+                setattr(self, name, value + added)
         self._trim()
 
     def _trim(self) -> None:
-        self.largest = sorted(self.largest, reverse=True)[:_MAX_NOTED]
+        self.largest = sorted(self.largest, reverse=True)[:_MAX_LARGEST]
         del self.findings[_MAX_FINDINGS:]
         if self.missing:
             by_object = {entry["object"]: entry for entry in reversed(self.missing)}

@@ -1,4 +1,4 @@
-"""Work on many repositories, of which none can stop the others."""
+"""Runs one job per repository, in processes or on Ray; a failed job does not stop the others."""
 
 import errno
 import logging
@@ -14,123 +14,124 @@ from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.progress import disable_progress, progress_bar
 
 _log = logging.getLogger(__name__)
-# A second's work, of which Ray's share is then small.
-_WEIGHT_A_TASK: Final = 400
-_REPOSITORIES_A_TASK: Final = 8
+# About a second of work, of which Ray's overhead is then a small fraction.
+_MAX_TASK_WEIGHT: Final = 400
+_MAX_TASK_JOBS: Final = 8
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Stands for what a repository would have given, had it been readable."""
+class Failure:
+    """Result of a job that failed."""
 
     reason: str
 
 
-def one_by_one(
+def fan_out(
     jobs: Sequence[Call],
     n_workers: int,
     execution: ExecutionParams,
     description: str,
     weights: Sequence[int] | None = None,
 ) -> Iterator[Any]:
-    """Run the jobs, each about one repository, and give their results in order.
+    """Run the jobs, one per repository, and return their results in order.
 
     Args:
-        jobs: What to run.
+        jobs: Functions and their arguments.
         n_workers: Processes of the local engine.
-        execution: Which engine.
-        description: Of the progress bar.
-        weights: What each counts there; 1 where not given.
+        execution: Engine to run on.
+        description: Label of the progress bar.
+        weights: Progress units of each job; 1 each by default.
 
     Returns:
-        For each job its result, or :class:`Failed` where it failed.
+        For each job its result, or a :class:`Failure`.
 
     Raises:
-        ParameterError: A parameter is wrong, for whichever repository.
-        StorageError: There is no room to write, for whichever repository.
+        ParameterError: A parameter is wrong, which affects every repository.
+        StorageError: The disk is full, which affects every repository.
     """
     results: list[Any] = [None] * len(jobs)
     weights = weights or [1] * len(jobs)
     with progress_bar(description, sum(weights)) as bar:
-        guarded = [(_guarded, job) for job in jobs]
-        run = _locally(guarded, n_workers) if execution.engine == "local" else None
-        for number, result in run or _on_ray(guarded, weights, execution):
-            results[number] = Failed(result.reason) if isinstance(result, WorkerLost) else result
-            bar.advance(weights[number])
+        guarded = [(_run_guarded, job) for job in jobs]
+        local = _run_locally(guarded, n_workers) if execution.engine == "local" else None
+        for index, result in local or _run_on_ray(guarded, weights, execution):
+            results[index] = Failure(result.reason) if isinstance(result, WorkerLost) else result
+            bar.advance(weights[index])
     return iter(results)
 
 
-def bundles(weights: Sequence[int]) -> list[range]:
-    """Neighbours that are light enough to be one task together.
+def group_jobs(weights: Sequence[int]) -> list[range]:
+    """Group consecutive jobs into tasks of limited weight.
 
-    >>> bundles([1024, 200, 200, 200, 1, 1])
+    >>> group_jobs([1024, 200, 200, 200, 1, 1])
     [range(0, 1), range(1, 3), range(3, 6)]
     """
-    found: list[range] = []
-    begin, weight = 0, 0
-    for number, one in enumerate(weights):
-        if number > begin and (
-            weight + one > _WEIGHT_A_TASK or number - begin >= _REPOSITORIES_A_TASK
+    groups: list[range] = []
+    begin, task_weight = 0, 0
+    for index, weight in enumerate(weights):
+        if index > begin and (
+            task_weight + weight > _MAX_TASK_WEIGHT or index - begin >= _MAX_TASK_JOBS
         ):
-            found.append(range(begin, number))
-            begin, weight = number, 0
-        weight += one
+            groups.append(range(begin, index))
+            begin, task_weight = index, 0
+        task_weight += weight
     if begin < len(weights):
-        found.append(range(begin, len(weights)))
-    return found
+        groups.append(range(begin, len(weights)))
+    return groups
 
 
-def _on_ray(
+def _run_on_ray(
     jobs: Sequence[Call], weights: Sequence[int], execution: ExecutionParams
 ) -> Iterator[tuple[int, Any]]:
-    """Run the jobs, several small ones as one task: Ray takes some milliseconds for each."""
-    together = bundles(weights)
+    """Run several small jobs as one task: Ray adds some milliseconds per task."""
+    groups = group_jobs(weights)
     lost: list[int] = []
-    tasks = ((_each, ([jobs[number] for number in bundle],)) for bundle in together)
-    for at, answers in run_on_ray(tasks, execution):
-        if not isinstance(answers, WorkerLost):
-            yield from zip(together[at], answers, strict=True)
-        elif len(together[at]) == 1:
-            yield together[at].start, answers
+    tasks = ((_run_all, ([jobs[index] for index in group],)) for group in groups)
+    for task_index, results in run_on_ray(tasks, execution):
+        group = groups[task_index]
+        if not isinstance(results, WorkerLost):
+            yield from zip(group, results, strict=True)
+        elif len(group) == 1:
+            yield group.start, results
         else:
-            lost.extend(together[at])
-    # One of them kills its worker; which one, only each of them alone can tell.
-    for at, answer in run_on_ray((jobs[number] for number in lost), execution) if lost else ():
-        yield lost[at], answer
+            lost.extend(group)
+    # One job of a lost task kills its worker; run them separately to find out which.
+    for lost_index, result in run_on_ray((jobs[i] for i in lost), execution) if lost else ():
+        yield lost[lost_index], result
 
 
-def _each(jobs: Sequence[Call]) -> list[Any]:
+def _run_all(jobs: Sequence[Call]) -> list[Any]:
     return [function(*arguments) for function, arguments in jobs]
 
 
-def _locally(jobs: Sequence[Call], n_workers: int) -> Iterator[tuple[int, Any]]:
-    done = 0
-    while done < len(jobs):
+def _run_locally(jobs: Sequence[Call], n_workers: int) -> Iterator[tuple[int, Any]]:
+    n_done = 0
+    while n_done < len(jobs):
         # No more processes than jobs: starting one costs more than reading a small repository.
-        running = run_in_processes(iter(jobs[done:]), min(n_workers, len(jobs) - done))
+        results = run_in_processes(iter(jobs[n_done:]), min(n_workers, len(jobs) - n_done))
         try:
-            for result in running:
-                yield done, result
-                done += 1
+            for result in results:
+                yield n_done, result
+                n_done += 1
         except WorkerDiedError as error:
-            yield done, WorkerLost(str(error))
-            done += 1
+            yield n_done, WorkerLost(str(error))
+            n_done += 1
 
 
-def _guarded(function: Any, arguments: tuple[Any, ...]) -> Any:
+def _run_guarded(function: Any, arguments: tuple[Any, ...]) -> Any:
     try:
         with disable_progress():
             return function(*arguments)
     except (ParameterError, StorageError):
-        raise  # wrong or full for every repository
+        raise  # affects every repository
     except BlockError as error:
-        return Failed(str(error))
+        return Failure(str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageError(
-                f"There is no room left: {error}. Free some space, then run again; what was "
-                "finished is kept."
+                f"The disk is full: {error}. Free some space, then run again; finished shards "
+                "are kept."
             ) from error
-        # Whatever a repository can provoke: it is told, and it stays that repository's alone.
+        # Anything else may be caused by the repository: log it and fail this repository only.
         _log.exception("A repository could not be read")
-        return Failed(f"{type(error).__name__}: {error}")
+        return Failure(f"{type(error).__name__}: {error}")

@@ -1,9 +1,9 @@
-"""Finished pieces of work on disk, named by everything that decides their content.
+"""Caches finished shards on disk, named by a digest of everything that decides their content.
 
-A piece is a few files of one stem. Its notes are written last, so a piece whose notes can be
-read is whole, whenever the run that made it was killed. A run that finds all its pieces here
-reads nothing from the repository; a run with other options, another version of this code or
-a rewritten history asks for other names, and what nobody asked for is swept away.
+A shard is a few files with one stem. Its manifest is written last, so a shard with a readable
+manifest is complete even if the run that wrote it was killed. A run whose shards are all cached
+reads nothing from the repository; other options, another version of this code or a rewritten
+history give other names, and shards that no run asks for any more are pruned.
 """
 
 import functools
@@ -15,57 +15,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_NOTES = ".notes.json"
+_MANIFEST_SUFFIX = ".notes.json"
 _PACKAGE = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
-class PieceCache:
-    """The pieces of one repository."""
+class ShardCache:
+    """Cached shards of one repository."""
 
     folder: Path
 
     def stem(self, name: str) -> Path:
         return self.folder / name
 
-    def notes(self, name: str) -> dict[str, Any] | None:
-        """Return what was noted when the piece was finished; None where it is not."""
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """Return the manifest of a shard, or None if the shard is not complete."""
         try:
-            notes: dict[str, Any] = json.loads(
-                (self.folder / f"{name}{_NOTES}").read_text(encoding="utf-8")
+            manifest: dict[str, Any] = json.loads(
+                (self.folder / f"{name}{_MANIFEST_SUFFIX}").read_text(encoding="utf-8")
             )
         except (OSError, ValueError):
             return None
-        return notes if self._is_whole(notes["files"]) else None
+        return manifest if self._is_complete(manifest["files"]) else None
 
-    def _is_whole(self, files: Mapping[str, int]) -> bool:
-        # Sizes, because what was written is not forced to the disk piece by piece: after a
-        # power failure a file can be there and be empty.
+    def _is_complete(self, files: Mapping[str, int]) -> bool:
+        # Compare sizes: shards are written without fsync, so a power failure can leave empty files.
         try:
             return all((self.folder / file).stat().st_size == n for file, n in files.items())
         except OSError:
             return False
 
-    def sweep(self, keep: Iterable[str]) -> None:
-        """Remove every file that does not belong to one of the pieces in ``keep``."""
+    def prune(self, keep: Iterable[str]) -> None:
+        """Remove the files of every shard that is not in ``keep``."""
         kept = set(keep)
         for path in self.folder.iterdir():
             if path.is_file() and path.name.split(".", 1)[0] not in kept:
                 path.unlink(missing_ok=True)
 
 
-def finish_piece(stem: Path, files: Iterable[Path], notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Declare the piece of that stem finished; returns the notes as they will be read."""
-    told = {"files": {file.name: file.stat().st_size for file in files}, **notes}
-    unfinished = stem.with_name(f".{stem.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(json.dumps(told), encoding="utf-8")
-    unfinished.replace(stem.with_name(f"{stem.name}{_NOTES}"))
-    return told
+def finish_shard(stem: Path, files: Iterable[Path], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Mark a shard as complete by writing its manifest, and return the manifest.
+
+    Args:
+        stem: Path of the shard without suffix.
+        files: Its files.
+        metadata: Entries of the manifest besides the sizes of the files.
+    """
+    manifest = {"files": {file.name: file.stat().st_size for file in files}, **metadata}
+    temporary = stem.with_name(f".{stem.name}.{os.getpid()}.unfinished")
+    temporary.write_text(json.dumps(manifest), encoding="utf-8")
+    temporary.replace(stem.with_name(f"{stem.name}{_MANIFEST_SUFFIX}"))
+    return manifest
 
 
-def digest_of(*facts: object) -> str:
-    """Return a short name for a combination of facts."""
-    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+def digest_of(*values: object) -> str:
+    """Return a short digest of ``values``, which identifies their combination."""
+    return hashlib.sha256(repr(values).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 @functools.cache

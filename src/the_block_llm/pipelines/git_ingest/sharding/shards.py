@@ -1,8 +1,8 @@
-"""Large repositories divided into shares, so that no worker is left with one alone.
+"""Assigns the shards of large repositories to several workers.
 
-A share of a repository only leaves finished pieces in its cache. The job that reads the whole
-repository then finds them there, so what comes out is the same for any number of shares,
-workers and nodes; a share that is lost with its node costs time and nothing else.
+A job with an assignment only adds finished shards to the repository's cache. A later job reads the
+whole repository and finds them there, so the result is the same for any number of assignments,
+workers and nodes; a job lost with its node costs only time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,89 +10,94 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 
 _T = TypeVar("_T")
-Facts = Mapping[str, Any]
-COMMITS_A_SHARE: Final = 1024  # some seconds of work; opening the repository costs a fraction
-_MOST_SHARES: Final = 64  # each lists all commits first: more would cost more than they save
+RepositoryInfo = Mapping[str, Any]
+COMMITS_PER_ASSIGNMENT: Final = 1024  # seconds of work; opening the repository is a fraction
+_MAX_ASSIGNMENTS: Final = 64  # each lists all commits first: more would cost more than they save
 
 
-class Share(NamedTuple):
-    """One of ``of`` parts of a repository's pieces."""
+class ShardAssignment(NamedTuple):
+    """One of ``n_parts`` equal parts of a repository's shards."""
 
-    number: int
-    of: int
+    part: int
+    n_parts: int
 
-    def pick(self, pieces: Sequence[_T]) -> Sequence[_T]:
-        """The pieces of this share: a run of them, since git reads neighbours faster.
+    def select(self, shards: Sequence[_T]) -> Sequence[_T]:
+        """Return the assigned shards: consecutive ones, which git reads faster.
 
-        >>> Share(1, 2).pick("abcde")
+        >>> ShardAssignment(1, 2).select("abcde")
         'cde'
         """
-        n_pieces = len(pieces)
-        begin, end = (n_pieces * at // self.of for at in (self.number, self.number + 1))
-        return pieces[begin:end]
+        n_shards = len(shards)
+        begin, end = (n_shards * i // self.n_parts for i in (self.part, self.part + 1))
+        return shards[begin:end]
 
 
-def in_shares(
-    every: Sequence[Facts],
-    whole: Callable[[Facts], Call],
-    share: Callable[[Facts, Share], Call],
+def run_sharded(
+    repositories: Sequence[RepositoryInfo],
+    full_job: Callable[[RepositoryInfo], Call],
+    partial_job: Callable[[RepositoryInfo, ShardAssignment], Call],
     n_workers: int,
     execution: ExecutionParams,
     description: str,
-) -> Iterator[Any | Failed]:
-    """Read every repository, the large ones in shares first.
+) -> Iterator[Any | Failure]:
+    """Read every repository; large ones are first read in parts by several jobs.
 
     Args:
-        every: Facts of the repositories.
-        whole: The job that reads a repository and gives what it holds.
-        share: The job that reads a share of one.
+        repositories: Entries of ``repository.json``.
+        full_job: Returns the job that reads a repository.
+        partial_job: Returns the job that caches the assigned shards of a repository.
         n_workers: Processes of the local engine.
-        execution: Which engine.
-        description: Of the progress bar.
+        execution: Engine to run on.
+        description: Label of the progress bar.
 
     Returns:
-        For each repository what ``whole`` gave, or why it failed; in order.
+        For each repository the result of its full job, or a :class:`Failure`; in order.
     """
-    n_shares = [min(_MOST_SHARES, facts["n_commits"] // COMMITS_A_SHARE) for facts in every]
-    divided = [
-        (index, Share(number, n))
-        for index, n in enumerate(n_shares)
-        if n > 1
-        for number in range(n)
+    n_parts_of = [
+        min(_MAX_ASSIGNMENTS, r["n_commits"] // COMMITS_PER_ASSIGNMENT) for r in repositories
     ]
-    # Largest first: what is begun last should be short.
-    falling = sorted(range(len(every)), key=lambda index: -every[index]["n_commits"])
-    large = [index for index in falling if n_shares[index] > 1]
-    small = falling[len(large) :]
-    # Both times some small ones come last, so that nobody waits long for the others' ends.
+    assignments = [
+        (index, ShardAssignment(part, n))
+        for index, n in enumerate(n_parts_of)
+        if n > 1
+        for part in range(n)
+    ]
+    # Largest first: the jobs that start last should be short.
+    by_size = sorted(range(len(repositories)), key=lambda i: -repositories[i]["n_commits"])
+    large = [index for index in by_size if n_parts_of[index] > 1]
+    small = by_size[len(large) :]
+    # Both rounds end with small repositories, which keeps the workers busy until their end.
     n_first = len(small) // 2 if large else len(small)
 
-    def run(jobs: list[Call], weights: list[int], wholes: list[int]) -> list[Any]:
+    def run(jobs: list[Call], weights: list[int], full: list[int]) -> list[Any]:
         return list(
-            one_by_one(
-                [*jobs, *(whole(every[index]) for index in wholes)],
+            fan_out(
+                [*jobs, *(full_job(repositories[index]) for index in full)],
                 n_workers,
                 execution,
                 description,
-                [*weights, *(every[index]["n_commits"] for index in wholes)],
+                [*weights, *(repositories[index]["n_commits"] for index in full)],
             )
         )
 
     first = run(
-        [share(every[index], one) for index, one in divided],
-        [every[index]["n_commits"] // one.of for index, one in divided],
+        [partial_job(repositories[index], assignment) for index, assignment in assignments],
+        [
+            repositories[index]["n_commits"] // assignment.n_parts
+            for index, assignment in assignments
+        ],
         small[:n_first],
     )
-    # A share that failed is not asked why: reading the whole meets the same, and says it.
-    rest = run([], [], [*large, *small[n_first:]])
-    found = dict(
+    # A failed partial job is ignored: the full job meets the same error and reports it.
+    second = run([], [], [*large, *small[n_first:]])
+    results = dict(
         zip(
             [*small[:n_first], *large, *small[n_first:]],
-            [*first[len(divided) :], *rest],
+            [*first[len(assignments) :], *second],
             strict=True,
         )
     )
-    return (found[index] for index in range(len(every)))
+    return (results[index] for index in range(len(repositories)))

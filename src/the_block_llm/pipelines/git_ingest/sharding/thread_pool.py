@@ -1,8 +1,8 @@
-"""Threads that read pieces of a repository at the same time.
+"""Threads that read shards of a repository in parallel.
 
-Threads and not processes: git, which does most of the work, runs in processes of its own;
-compressing, writing and searching release the interpreter; and a second interpreter would
-cost the start of a small repository's whole reading, and a hundred megabytes.
+Threads and not processes: git, which does most of the work, runs in separate processes;
+compressing, writing and searching release the GIL; and a second interpreter would cost as much
+time as reading a small repository, and a hundred megabytes.
 """
 
 import itertools
@@ -13,15 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-_AHEAD: Final = 2  # jobs that wait for each thread; their results are small
+_PENDING_PER_THREAD: Final = 2  # their results are small
 
 Job = tuple[Callable[..., Any] | None, tuple[Any, ...]]
-"""A function and its arguments; or None and the result, where it is known already."""
-Answer = TypeVar("Answer")
+"""A function and its arguments; or None and a tuple of the known result."""
+Result = TypeVar("Result")
 
 
 def run_jobs(jobs: Iterable[Job], n_threads: int) -> Iterator[Any]:
-    """Run the jobs and yield their results in order, a few of them ahead."""
+    """Run the jobs in threads and yield their results in order, prefetching a few."""
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(n_threads, "git-ingest") as pool:
         try:
@@ -32,7 +32,7 @@ def run_jobs(jobs: Iterable[Job], n_threads: int) -> Iterator[Any]:
                 else:
                     future = pool.submit(function, *arguments)
                 pending.append(future)
-                if len(pending) > n_threads * _AHEAD:
+                if len(pending) > n_threads * _PENDING_PER_THREAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -41,82 +41,83 @@ def run_jobs(jobs: Iterable[Job], n_threads: int) -> Iterator[Any]:
                 future.cancel()
 
 
-class Stretches:
-    """Numbers 0, 1, 2 … handed out so that each thread walks along neighbours.
+class IndexScheduler:
+    """Distributes the indices 0 … n-1 so that each thread takes consecutive ones.
 
-    Git unpacks neighbouring commits from what it just unpacked. Two threads share a stretch and
-    come from its two ends: early commits are many and small, late ones touch large files, so
-    that at any time one waits more for git and the other for this interpreter. A thread whose
-    stretch is done helps with the longest one that is left.
+    git reads a commit faster after its neighbor, whose objects it has just inflated. Two threads
+    share a range and take from its two ends: early commits are many and small, late ones touch
+    large files, so one thread waits mostly for git while the other uses the interpreter. A thread
+    whose range is empty takes from the longest one.
 
-    >>> stretches = Stretches(5, n_threads=2)
-    >>> [stretches.take(thread) for thread in (0, 1, 1, 0, 1, 0)]
+    >>> scheduler = IndexScheduler(5, n_threads=2)
+    >>> [scheduler.take(thread) for thread in (0, 1, 1, 0, 1, 0)]
     [0, 4, 3, 1, 2, None]
     """
 
-    def __init__(self, n_numbers: int, n_threads: int) -> None:
+    def __init__(self, n_items: int, n_threads: int) -> None:
         self._lock = threading.Lock()
-        n_stretches = (n_threads + 1) // 2
-        borders = [n_numbers * i // n_stretches for i in range(n_stretches + 1)]
-        self._left = [range(*pair) for pair in itertools.pairwise(borders)]
-        self._stretch_of = [thread // 2 for thread in range(n_threads)]
+        n_ranges = (n_threads + 1) // 2
+        bounds = [n_items * i // n_ranges for i in range(n_ranges + 1)]
+        self._remaining = [range(*pair) for pair in itertools.pairwise(bounds)]
+        self._range_of_thread = [thread // 2 for thread in range(n_threads)]
 
     def peek(self, thread: int) -> int | None:
-        """Return the number that the thread would take now, None when all are taken."""
-        stretch = self._left[self._stretch_of[thread]] or max(self._left, key=len)
-        return stretch[-(thread % 2)] if stretch else None
+        """Return the index that the thread would take now, or None if all are taken."""
+        remaining = self._remaining[self._range_of_thread[thread]] or max(self._remaining, key=len)
+        return remaining[-(thread % 2)] if remaining else None
 
     def take(self, thread: int) -> int | None:
-        """Return the next number for that thread, None when all are taken."""
+        """Return the next index for the thread, or None if all are taken."""
         with self._lock:
-            number = self.peek(thread)
-            for i, left in enumerate(self._left):
-                if number is not None and number in left:
-                    self._left[i] = left[:-1] if number == left[-1] else left[1:]
-                    self._stretch_of[thread] = i
-            return number
+            index = self.peek(thread)
+            for i, remaining in enumerate(self._remaining):
+                if index is not None and index in remaining:
+                    is_last = index == remaining[-1]
+                    self._remaining[i] = remaining[:-1] if is_last else remaining[1:]
+                    self._range_of_thread[thread] = i
+            return index
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Discard the remaining indices."""
         with self._lock:
-            self._left = [range(0)] * len(self._left)
+            self._remaining = [range(0)] * len(self._remaining)
 
 
-class Stretch:
-    """The numbers that fall to one thread, as it takes them."""
+class ThreadIndices:
+    """Iterates over the indices that one thread takes."""
 
-    def __init__(self, stretches: Stretches, thread: int) -> None:
-        self._stretches = stretches
+    def __init__(self, scheduler: IndexScheduler, thread: int) -> None:
+        self._scheduler = scheduler
         self._thread = thread
 
     def __iter__(self) -> Iterator[int]:
-        return iter(lambda: self._stretches.take(self._thread), None)
+        return iter(lambda: self._scheduler.take(self._thread), None)
 
     def peek(self) -> int | None:
-        """Return the number that probably comes next; another thread may take it first."""
-        return self._stretches.peek(self._thread)
+        """Return the index that probably comes next; another thread may take it first."""
+        return self._scheduler.peek(self._thread)
 
 
-def in_stretches(
-    n_items: int, n_threads: int, work: Callable[[Stretch], Iterator[Answer]]
-) -> Iterator[Answer]:
-    """Yield what ``work`` yields, in the order of time.
+def run_in_threads(
+    n_items: int, n_threads: int, work: Callable[[ThreadIndices], Iterator[Result]]
+) -> Iterator[Result]:
+    """Yield the results of ``work`` in the order in which they finish.
 
     Args:
-        n_items: How many items there are to work on.
-        n_threads: How many threads work.
-        work: Run once in each thread, with the numbers of the items that fall to it; yields
-            one answer for each number before it takes the next.
+        n_items: Number of items to process.
+        n_threads: Number of threads.
+        work: Called once in each thread with the indices of its items; yields one result for
+            each index before it takes the next.
     """
-    stretches = Stretches(n_items, n_threads)
-    answers: SimpleQueue[tuple[Answer] | BaseException] = SimpleQueue()
+    scheduler = IndexScheduler(n_items, n_threads)
+    results: SimpleQueue[tuple[Result] | BaseException] = SimpleQueue()
 
     def run(thread: int) -> None:
         try:
-            for answer in work(Stretch(stretches, thread)):
-                answers.put((answer,))
-        except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
-            answers.put(error)
+            for result in work(ThreadIndices(scheduler, thread)):
+                results.put((result,))
+        except BaseException as error:  # noqa: BLE001, raised again in the consuming thread
+            results.put(error)
 
     threads = [
         threading.Thread(target=run, args=(i,), name=f"git-ingest-{i}") for i in range(n_threads)
@@ -125,11 +126,11 @@ def in_stretches(
         thread.start()
     try:
         for _ in range(n_items):
-            answer = answers.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            yield answer[0]
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result[0]
     finally:
-        stretches.stop()
+        scheduler.stop()
         for thread in threads:
             thread.join()

@@ -1,4 +1,4 @@
-"""The files of the repository as they stand at a commit."""
+"""Extracts the files of one commit's tree."""
 
 import zlib
 from array import array
@@ -20,31 +20,31 @@ from the_block_llm.pipelines.git_ingest.filters.encoding_detection import (
     looks_binary,
 )
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
-    Attributes,
-    FileMarks,
-    marks_of,
-    read_attributes,
+    FileAttributes,
+    GitAttributes,
+    attribute_matcher,
+    read_gitattributes,
 )
-from the_block_llm.pipelines.git_ingest.filters.rules import content_verdict, path_verdict
-from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaders
-from the_block_llm.pipelines.git_ingest.git.sandbox import PrivateView
+from the_block_llm.pipelines.git_ingest.filters.rules import content_drop_reason, path_drop_reason
+from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaderPool
+from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
 from the_block_llm.pipelines.git_ingest.git.tree import TreeEntry, list_tree
 from the_block_llm.pipelines.git_ingest.redaction.redactor import Redactor
-from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedaction
-from the_block_llm.pipelines.git_ingest.sharding.counts import Tally
-from the_block_llm.pipelines.git_ingest.sharding.record_batches import Row, batches
+from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedactor
+from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
+from the_block_llm.pipelines.git_ingest.sharding.record_batches import Row, record_batches
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
-    PieceCache,
+    ShardCache,
     digest_of,
-    finish_piece,
+    finish_shard,
 )
-from the_block_llm.pipelines.git_ingest.sharding.shards import Share
+from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment
 from the_block_llm.pipelines.git_ingest.sharding.thread_pool import Job, run_jobs
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import SNAPSHOT_FILES, DropReason
 
-_MEAN_FILES_A_PIECE: Final = 64
-_MAX_FILES_A_PIECE: Final = 256
+_MEAN_SHARD_FILES: Final = 64
+_MAX_SHARD_FILES: Final = 256
 _TEXT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("text")
 _PATH_COLUMN: Final = SNAPSHOT_FILES.get_field_index("path")
 _COUNT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("redactions")
@@ -53,253 +53,281 @@ _SHA_COLUMN: Final = SNAPSHOT_FILES.get_field_index("sha")
 
 @dataclass(frozen=True)
 class SnapshotOptions:
-    """What decides the rows of a snapshot besides its tree."""
+    """Options that decide the rows of a snapshot; part of the name of every cached shard."""
 
     repo: str
     redact: bool
-    mask_addresses: bool
+    mask_emails: bool
 
 
-class SnapshotPiece(NamedTuple):
-    """A run of files of a tree; which of them repeat an earlier file is known already."""
+class SnapshotShard(NamedTuple):
+    """Consecutive files of a tree."""
 
     entries: list[TreeEntry]
-    repeats: list[bool]
+    is_duplicate: list[bool]
+    """For each entry whether an earlier file of the tree has the same blob."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the finished parts of one snapshot lie, in the order of the tree."""
+    """Files of the finished parts of one snapshot, in the order of the tree."""
 
     sha: str
     parts: list[Path]
-    tally: Tally
+    counts: RowCounts
 
 
-def read_snapshots(
-    view: PrivateView,
+def extract_snapshots(
+    sandbox: RepositorySandbox,
     shas: Sequence[str],
     options: SnapshotOptions,
-    cache: PieceCache,
+    cache: ShardCache,
     version: str,
-    n_processes: int,
-    share: Share | None = None,
+    n_threads: int,
+    assignment: ShardAssignment | None = None,
 ) -> list[Snapshot]:
-    """Make sure that the files at each of ``shas`` are in ``cache``, as finished parts.
+    """Read the files at each of ``shas`` that are not in ``cache``.
 
-    With a ``share`` only its pieces are read, and the others are left as they are. A piece is
-    kept without the commit's sha, so files that did not change between two snapshots, or
-    between two runs, are read and judged once.
+    A shard is cached without the commit's sha, so files that are the same in two snapshots, or in
+    two runs, are read and filtered once.
+
+    Args:
+        sandbox: The repository.
+        shas: Commits whose trees are read.
+        options: Options that decide the rows.
+        cache: Cache of finished shards; shards of other commits or options are pruned.
+        version: Digest of code and tools; shards of another version are not reused.
+        n_threads: Number of shards read in parallel, each with its own git process.
+        assignment: Read only these shards, and do not prune.
     """
-    kept: set[str] = set()
-    with closing(BlobReaders(view)) as blobs:
+    used: set[str] = set()
+    with closing(BlobReaderPool(sandbox)) as blobs:
         snapshots = [
-            _read_snapshot(view, blobs, sha, options, cache, version, n_processes, kept, share)
+            _extract_snapshot(
+                sandbox, blobs, sha, options, cache, version, n_threads, used, assignment
+            )
             for sha in shas
         ]
-    if share is None:
-        cache.sweep(kept)
+    if assignment is None:
+        cache.prune(used)
     return snapshots
 
 
-def _read_snapshot(
-    view: PrivateView,
-    blobs: BlobReaders,
+def _extract_snapshot(
+    sandbox: RepositorySandbox,
+    blobs: BlobReaderPool,
     sha: str,
     options: SnapshotOptions,
-    cache: PieceCache,
+    cache: ShardCache,
     version: str,
-    n_processes: int,
-    kept: set[str],
-    share: Share | None,
+    n_threads: int,
+    used: set[str],
+    assignment: ShardAssignment | None,
 ) -> Snapshot:
-    survey = _survey(view, sha)
-    pieces: list[tuple[str, int]] = []
+    statistics = _scan_tree(sandbox, sha)
+    gitattributes = statistics.gitattributes
+    shards: list[tuple[str, int]] = []
 
     def jobs() -> Iterator[Job]:
-        for number, piece in enumerate(_pieces(list_tree(view, sha), survey)):
-            if share is not None and number % share.of != share.number:
+        for index, shard in enumerate(_split_tree(list_tree(sandbox, sha), statistics)):
+            if assignment is not None and index % assignment.n_parts != assignment.part:
                 continue
-            name = digest_of(version, options, survey.attributes, view.max_file_bytes, piece)
-            pieces.append((name, len(piece.entries)))
-            known = cache.notes(name)
-            if known is not None and view.present(known["missing"]):
-                known = None
-            if known is not None and _part_path(cache, name, sha).exists():
-                yield None, (known,)
+            name = digest_of(version, options, gitattributes, sandbox.max_file_bytes, shard)
+            shards.append((name, len(shard.entries)))
+            cached = cache.manifest(name)
+            if cached is not None and sandbox.object_sizes(cached["missing"]):
+                cached = None
+            if cached is not None and _part_path(cache, name, sha).exists():
+                yield None, (cached,)
             else:
-                yield _make_part, (
-                    view, blobs, piece, options, survey.attributes, cache, name, sha, known,
+                yield _write_part, (
+                    sandbox, blobs, shard, options, gitattributes, cache, name, sha, cached,
                 )  # fmt: skip
 
-    tally = Tally()
+    counts = RowCounts()
     parts = []
-    with progress_bar(f"Reading files at {sha[:8]}", survey.n_files) as bar:
-        is_large = survey.n_files > 4 * _MAX_FILES_A_PIECE
-        results = run_jobs(jobs(), n_processes if is_large else 1)
-        for index, note in enumerate(results):
-            name, n_entries = pieces[index]
-            tally.add(note["tally"])
+    with progress_bar(f"Reading files at {sha[:8]}", statistics.n_files) as bar:
+        is_large = statistics.n_files > 4 * _MAX_SHARD_FILES
+        manifests = run_jobs(jobs(), n_threads if is_large else 1)
+        for index, manifest in enumerate(manifests):
+            name, n_entries = shards[index]
+            counts.merge(manifest["tally"])
             parts.append(_part_path(cache, name, sha))
-            kept.update((name, _part_name(name, sha)))
+            used.update((name, _part_name(name, sha)))
             bar.advance(n_entries)
-    return Snapshot(sha, parts, tally)
+    return Snapshot(sha, parts, counts)
 
 
-def _make_part(
-    view: PrivateView,
-    blobs: BlobReaders,
-    piece: SnapshotPiece,
+def _write_part(
+    sandbox: RepositorySandbox,
+    blobs: BlobReaderPool,
+    shard: SnapshotShard,
     options: SnapshotOptions,
-    attributes: Attributes,
-    cache: PieceCache,
+    gitattributes: GitAttributes,
+    cache: ShardCache,
     name: str,
     sha: str,
-    known: dict[str, Any] | None,
+    cached: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Read the piece unless it is known, and give its rows the sha of the snapshot."""
-    notes = known
-    if notes is None:
+    """Extract the shard unless it is cached, and write its rows with the snapshot's sha."""
+    manifest = cached
+    if manifest is None:
         with blobs.reader() as reader:
-            notes = read_snapshot_piece(
-                reader, view.max_file_bytes, piece, options, attributes, cache.stem(name)
+            manifest = extract_snapshot_shard(
+                reader, sandbox.max_file_bytes, shard, options, gitattributes, cache.stem(name)
             )
     with pq.ParquetFile(cache.folder / f"{name}.files.parquet") as rows:
-        stamped = map(_with_sha(sha), rows.iter_batches(256))
-        write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, stamped)
-    return notes
+        batches = map(_set_sha(sha), rows.iter_batches(256))
+        write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, batches)
+    return manifest
 
 
 def _part_name(name: str, sha: str) -> str:
     return digest_of(name, sha)
 
 
-def _part_path(cache: PieceCache, name: str, sha: str) -> Path:
+def _part_path(cache: ShardCache, name: str, sha: str) -> Path:
     return cache.folder / f"{_part_name(name, sha)}.parquet"
 
 
-def _with_sha(sha: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
-    def stamp(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _set_sha(sha: str) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+    def set_sha(batch: pa.RecordBatch) -> pa.RecordBatch:
         column = pa.array([sha] * batch.num_rows, pa.string())
         return batch.set_column(_SHA_COLUMN, SNAPSHOT_FILES.field("sha"), column)
 
-    return stamp
+    return set_sha
 
 
-class _Survey(NamedTuple):
-    """What has to be known of a whole tree before its first file is judged."""
+class _TreeStatistics(NamedTuple):
+    """Collected from the whole tree before its first file is filtered."""
 
     n_files: int
     repeated: frozenset[int]
-    """Numbers of the blobs that stand at more than one path."""
-    attributes: Attributes
+    """Keys of the blobs at more than one path."""
+    gitattributes: GitAttributes
 
 
-def _survey(view: PrivateView, sha: str) -> _Survey:
-    numbers = array("Q")  # 8 bytes a file: a tree of a million files has to fit easily
+def _scan_tree(sandbox: RepositorySandbox, sha: str) -> _TreeStatistics:
+    keys = array("Q")  # 8 bytes per file: a tree of a million files must fit easily
 
-    def counted() -> Iterator[TreeEntry]:
-        for entry in list_tree(view, sha):
-            numbers.append(_number(entry.blob))
+    def entries() -> Iterator[TreeEntry]:
+        for entry in list_tree(sandbox, sha):
+            keys.append(_blob_key(entry.blob))
             yield entry
 
-    attributes = read_attributes(view, counted())
-    values, counts = np.unique(np.frombuffer(numbers, dtype=np.uint64), return_counts=True)
-    return _Survey(len(numbers), frozenset(values[counts > 1].tolist()), attributes)
+    gitattributes = read_gitattributes(sandbox, entries())
+    values, n_paths = np.unique(np.frombuffer(keys, dtype=np.uint64), return_counts=True)
+    return _TreeStatistics(len(keys), frozenset(values[n_paths > 1].tolist()), gitattributes)
 
 
-def _number(blob: str) -> int:
+def _blob_key(blob: str) -> int:
     return int(blob[:16], 16)
 
 
-def _pieces(entries: Iterator[TreeEntry], survey: _Survey) -> Iterator[SnapshotPiece]:
+def _split_tree(
+    entries: Iterator[TreeEntry], statistics: _TreeStatistics
+) -> Iterator[SnapshotShard]:
     seen: set[int] = set()
-    marks = marks_of(survey.attributes)
-    piece = SnapshotPiece([], [])
+    attributes_of = attribute_matcher(statistics.gitattributes)
+    shard = SnapshotShard([], [])
     for entry in entries:
-        number = _number(entry.blob)
-        piece.entries.append(entry)
-        piece.repeats.append(number in seen)
-        if number in survey.repeated and number not in seen:
+        key = _blob_key(entry.blob)
+        shard.entries.append(entry)
+        shard.is_duplicate.append(key in seen)
+        if key in statistics.repeated and key not in seen:
             path = decode_path(entry.path)
-            if path_verdict(path, marks(entry.path)) is None:
-                seen.add(number)
-        # Cut where the path says so: a new file changes one piece, not all that follow.
-        ends_here = zlib.crc32(entry.path) % _MEAN_FILES_A_PIECE == 0
-        if ends_here or len(piece.entries) == _MAX_FILES_A_PIECE:
-            yield piece
-            piece = SnapshotPiece([], [])
-    if piece.entries:
-        yield piece
+            if path_drop_reason(path, attributes_of(entry.path)) is None:
+                seen.add(key)
+        # The path decides where a shard ends: a new file changes one shard, not all later ones.
+        is_boundary = zlib.crc32(entry.path) % _MEAN_SHARD_FILES == 0
+        if is_boundary or len(shard.entries) == _MAX_SHARD_FILES:
+            yield shard
+            shard = SnapshotShard([], [])
+    if shard.entries:
+        yield shard
 
 
-def read_snapshot_piece(
+def extract_snapshot_shard(
     blobs: BlobReader,
     max_file_bytes: int,
-    piece: SnapshotPiece,
+    shard: SnapshotShard,
     options: SnapshotOptions,
-    attributes: Attributes,
+    gitattributes: GitAttributes,
     stem: Path,
 ) -> dict[str, Any]:
-    """Read the files of ``piece`` and write ``<stem>.files.parquet``; returns the notes."""
-    tally = Tally()
+    """Read the files of ``shard``, write ``<stem>.files.parquet`` and return its manifest."""
+    counts = RowCounts()
     missing: list[str] = []
     path = stem.with_name(f"{stem.name}.files.parquet")
-    marks = [marks_of(attributes)(entry.path) for entry in piece.entries]
-    rows = _rows(blobs, max_file_bytes, piece, marks, options, tally, missing)
-    redaction = RowRedaction(Redactor(options.redact, options.mask_addresses), tally)
+    attributes = [attribute_matcher(gitattributes)(entry.path) for entry in shard.entries]
+    rows = _rows(blobs, max_file_bytes, shard, attributes, options, counts, missing)
+    redactor = RowRedactor(Redactor(options.redact, options.mask_emails), counts)
 
-    def finish(rows: list[Row]) -> list[Row]:
-        redaction.short(rows, sha=None, columns=(_PATH_COLUMN,))
-        return redaction.text(
-            rows, sha=_SHA_COLUMN, path=_PATH_COLUMN, text=_TEXT_COLUMN, count=_COUNT_COLUMN
+    def redact(rows: list[Row]) -> list[Row]:
+        redactor.redact_columns(rows, sha_column=None, columns=(_PATH_COLUMN,))
+        return redactor.redact_text(
+            rows,
+            sha_column=_SHA_COLUMN,
+            path_column=_PATH_COLUMN,
+            text_column=_TEXT_COLUMN,
+            count_column=_COUNT_COLUMN,
         )
 
-    write_part(path, SNAPSHOT_FILES, batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, finish))
-    redaction.tallied_paths()
-    return finish_piece(stem, [path], {"tally": tally.as_json(), "missing": sorted(missing)})
+    write_part(path, SNAPSHOT_FILES, record_batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, redact))
+    redactor.redact_counted_paths()
+    return finish_shard(stem, [path], {"tally": counts.as_json(), "missing": sorted(missing)})
 
 
 def _rows(
     blobs: BlobReader,
     max_file_bytes: int,
-    piece: SnapshotPiece,
-    marks: Sequence[FileMarks],
+    shard: SnapshotShard,
+    attributes: Sequence[FileAttributes],
     options: SnapshotOptions,
-    tally: Tally,
+    counts: RowCounts,
     missing: list[str],
-) -> Iterator[tuple[Any, ...]]:
-    sizes = blobs.sizes([entry.blob for entry in piece.entries])
-    early: list[DropReason | None] = []
-    for entry, size, mark, is_repeat in zip(
-        piece.entries, sizes, marks, piece.repeats, strict=True
+) -> Iterator[Row]:
+    sizes = blobs.sizes([entry.blob for entry in shard.entries])
+    reasons: list[DropReason | None] = []
+    for entry, size, file_attributes, is_duplicate in zip(
+        shard.entries, sizes, attributes, shard.is_duplicate, strict=True
     ):
-        early.append(_early_verdict(entry, size, mark, max_file_bytes, is_repeat=is_repeat))
-        if early[-1] == "missing_object":
+        reasons.append(
+            _drop_reason_without_content(
+                entry, size, file_attributes, max_file_bytes, is_duplicate=is_duplicate
+            )
+        )
+        if reasons[-1] == "missing_object":
             missing.append(entry.blob)
-            tally.note_missing([entry.blob], decode_path(entry.path))
-    wanted = [e.blob for e, reason in zip(piece.entries, early, strict=True) if reason is None]
-    contents = blobs.contents(wanted)
-    for entry, size, mark, reason_before in zip(piece.entries, sizes, marks, early, strict=True):
+            counts.add_missing([entry.blob], decode_path(entry.path))
+    needed = [e.blob for e, reason in zip(shard.entries, reasons, strict=True) if reason is None]
+    contents = blobs.contents(needed)
+    for entry, size, file_attributes, early_reason in zip(
+        shard.entries, sizes, attributes, reasons, strict=True
+    ):
         path = decode_path(entry.path)
-        language = mark.language or language_of(path[path.rfind("/") + 1 :])
-        text, encoding, reason = None, None, reason_before
+        language = file_attributes.language or language_of(path[path.rfind("/") + 1 :])
+        text, encoding, reason = None, None, early_reason
         if reason is None:
-            text, encoding, reason = _judged(path, next(contents) or b"", mark)
+            text, encoding, reason = _decode_content(path, next(contents) or b"", file_attributes)
         n_bytes = size or 0
         if reason is None:
-            tally.keep(n_bytes, mark.counted_as(language), encoding, path)
+            counts.add_kept(n_bytes, file_attributes.counted_language(language), encoding, path)
         else:
-            tally.drop(reason, n_bytes)
+            counts.add_dropped(reason, n_bytes)
         yield (
             options.repo, "", path, language, n_bytes, text, reason is None, reason, 0,
         )  # fmt: skip
 
 
-def _early_verdict(
-    entry: TreeEntry, size: int | None, marks: FileMarks, max_file_bytes: int, *, is_repeat: bool
+def _drop_reason_without_content(
+    entry: TreeEntry,
+    size: int | None,
+    attributes: FileAttributes,
+    max_file_bytes: int,
+    *,
+    is_duplicate: bool,
 ) -> DropReason | None:
-    """Judge what can be judged without the content."""
     if entry.is_submodule:
         return "submodule"
     if entry.is_symlink:
@@ -308,24 +336,25 @@ def _early_verdict(
         return "missing_object"
     if size == 0:
         return "empty"
-    reason = path_verdict(decode_path(entry.path), marks)
+    reason = path_drop_reason(decode_path(entry.path), attributes)
     if reason is not None:
         return reason
     if size > max_file_bytes:
         return "too_large"
-    return "duplicate" if is_repeat else None
+    return "duplicate" if is_duplicate else None
 
 
-def _judged(
-    path: str, content: bytes, marks: FileMarks
+def _decode_content(
+    path: str, content: bytes, attributes: FileAttributes
 ) -> tuple[str | bytes | None, str | None, DropReason | None]:
+    """Return text and encoding of a file, or None twice and the reason to drop it."""
     if looks_binary(content):
         return None, None, "binary"
     decoded = None if content.isascii() else decode(content)
     if decoded is None and not content.isascii():
         return None, None, "undecodable"
     text = content if decoded is None else decoded.text.encode("utf-8", "surrogatepass")
-    reason = content_verdict(path, text, marks)
+    reason = content_drop_reason(path, text, attributes)
     if reason is not None:
         return None, None, reason
     return text, "utf-8" if decoded is None else decoded.encoding, None

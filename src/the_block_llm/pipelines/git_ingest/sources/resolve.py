@@ -1,4 +1,4 @@
-"""Which repositories are read, up to which commit, and where training ends."""
+"""Resolves the repositories to read, the commits to read them up to, and the cut-off."""
 
 import datetime as dt
 import logging
@@ -15,142 +15,148 @@ import numpy.typing as npt
 
 from the_block_llm.errors import RepositoryError
 from the_block_llm.execution.params import ExecutionParams
-from the_block_llm.pipelines.git_ingest.git.repository import RepositorySource, is_url, locate
-from the_block_llm.pipelines.git_ingest.git.rev_list import (
-    CommitOrder,
-    Cutoff,
-    cutoff_time,
-    list_commits,
-    remember_order,
-    remembered_order,
-)
+from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation, is_url, locate
+from the_block_llm.pipelines.git_ingest.git.rev_list import list_commits
 from the_block_llm.pipelines.git_ingest.git.sandbox import (
-    PrivateView,
-    borrows_objects,
+    RepositorySandbox,
+    has_alternates,
     is_shallow,
-    private_view,
+    open_sandbox,
     resolve_commit,
     shallow_commits,
 )
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
-from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failed, one_by_one
+from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
+from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
+from the_block_llm.pipelines.git_ingest.sharding.order_cache import (
+    load_commit_order,
+    store_commit_order,
+)
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
-    PieceCache,
+    ShardCache,
     code_digest,
     digest_of,
 )
-from the_block_llm.pipelines.git_ingest.sources.repository_list import listed
+from the_block_llm.pipelines.git_ingest.sources.cutoff import CutoffSpec, cutoff_time
+from the_block_llm.pipelines.git_ingest.sources.repository_list import expand_repositories
 
 _log = logging.getLogger(__name__)
-_NAMED_FAILURES: Final = 3
-_COMMITS_A_CLONE: Final = 2000
-_COMMITS_A_LOOK: Final = 50
+_MAX_LISTED_FAILURES: Final = 3
+# Weights of jobs, in commits: cloning takes far longer than opening a local repository.
+_CLONE_WEIGHT: Final = 2000
+_LOCAL_WEIGHT: Final = 50
 
 
 @dataclass(frozen=True)
-class _Pinned:
-    """A repository, and the commit up to which it is read."""
+class _PinnedRepository:
+    """A repository and the commit to read it up to."""
 
-    source: RepositorySource
+    location: RepositoryLocation
     head: str
     times: npt.NDArray[np.int64]
-    """Of all commits, ascending: all that is kept of them until the cut-off is known."""
+    """Commit times, ascending; all that is held of the commits until the cut-off is known."""
 
 
-def describe_repositories(
+def resolve_repositories(
     repository: str,
     repositories: str | Sequence[str],
     params: GitIngestParams,
-    cutoff: Cutoff,
+    cutoff: CutoffSpec,
     execution: ExecutionParams,
 ) -> dict[str, Any]:
-    """Find the repositories, pin the commits to read, and settle the cut-off.
+    """Find the repositories, pin the commits to read, and determine the cut-off.
 
     Args:
-        repository: Path or URL; read where ``repositories`` is empty. What is wrong with it is
-            an error, since nothing else would be left.
-        repositories: Several, read into the same tables; see
-            ``repository_list.listed``. One that cannot be read
-            is left out, with the reason, and tried again by the next run.
-        params: Of this pipeline.
-        cutoff: See :func:`~the_block_llm.pipelines.git_ingest.git.rev_list.cutoff_time`. A
-            fraction counts the commits of all repositories together.
-        execution: Where the work is done.
+        repository: Path or URL, read if ``repositories`` is empty. An error in it is raised.
+        repositories: Several repositories, read into the same tables; see
+            :func:`~the_block_llm.pipelines.git_ingest.sources.repository_list.expand_repositories`.
+            One that cannot be read is skipped with a reason, and tried again by the next run.
+        params: Parameters of this pipeline.
+        cutoff: See :func:`~the_block_llm.pipelines.git_ingest.sources.cutoff.cutoff_time`. A
+            fraction applies to the commits of all repositories together.
+        execution: Engine to run on.
 
     Returns:
-        The facts of the first repository; under ``repositories`` those of each, under
-        ``failed`` what was left out and why.
+        The entry of the first repository; under ``repositories`` the entries of all, under
+        ``failed`` the skipped ones with reasons.
 
     Raises:
-        RepositoryError: None can be found and read.
-        ParameterError: The cut-off or the list of repositories is not understood.
+        RepositoryError: No repository can be read.
+        ParameterError: The cut-off or the list of repositories is invalid.
     """
-    given = listed(repositories)
+    sources = expand_repositories(repositories)
     order: CommitOrder | None = None
-    if given:
-        pinned, failed = _pin_all(given, params, execution)
+    if sources:
+        pinned, failed = _pin_all(sources, params, execution)
     else:
-        alone, order = _pin(repository, params)
-        pinned, failed = [alone], []
-    times = np.sort(np.concatenate([one.times for one in pinned]))
-    last_time = cutoff_time(array("q", times.tobytes()), cutoff)
+        single, order = _pin(repository, params)
+        pinned, failed = [single], []
+    times = np.sort(np.concatenate([pin.times for pin in pinned]))
+    train_until = cutoff_time(array("q", times.tobytes()), cutoff)
     del times
-    before = [int(np.searchsorted(one.times, last_time, side="right")) for one in pinned]
+    n_train = [int(np.searchsorted(pin.times, train_until, side="right")) for pin in pinned]
     if order is not None:
-        shas: Iterator[Any] = iter([order.sha(before[0] - 1)])
+        shas: Iterator[Any] = iter([order.sha(n_train[0] - 1)])
     else:
-        shas = one_by_one(
+        shas = fan_out(
             [
-                (_sha_at, (one.source, one.head, params, n_before - 1))
-                for one, n_before in zip(pinned, before, strict=True)
-                if n_before
+                (_sha_at, (pin.location, pin.head, params, n - 1))
+                for pin, n in zip(pinned, n_train, strict=True)
+                if n
             ],
             params.n_workers,
             execution,
             "Finding the cut-off",
         )
-    facts = []
-    for one, name, n_before in zip(pinned, _distinct(pinned), before, strict=True):
-        # A repository that began after the cut-off has no snapshot to train on.
-        sha = next(shas) if n_before else None
-        if isinstance(sha, Failed):
-            failed.append({"source": one.source.given, "reason": sha.reason})
+    entries = []
+    for pin, name, n in zip(pinned, _unique_names(pinned), n_train, strict=True):
+        # A repository that starts after the cut-off has no snapshot to train on.
+        sha = next(shas) if n else None
+        if isinstance(sha, Failure):
+            failed.append({"source": pin.location.source, "reason": sha.reason})
         else:
-            facts.append(_facts(one, name, params.ref, sha, cutoff, last_time))
-    if not facts:
-        raise RepositoryError(_none_left(failed))
-    return {**facts[0], "repositories": facts, "failed": failed}
+            entries.append(_entry(pin, name, params.ref, sha, cutoff, train_until))
+    if not entries:
+        raise RepositoryError(_all_failed_message(failed))
+    return {**entries[0], "repositories": entries, "failed": failed}
 
 
 @contextmanager
-def opened(facts: Mapping[str, Any], params: GitIngestParams) -> Iterator[PrivateView]:
-    """Open a repository for reading by the facts that were recorded of it."""
-    source = RepositorySource(
-        facts["source"], facts["name"], Path(facts["git_dir"]), Path(facts["common_dir"])
+def open_repository(
+    info: Mapping[str, Any], params: GitIngestParams
+) -> Iterator[RepositorySandbox]:
+    """Open a repository for reading.
+
+    Args:
+        info: Entry of :func:`resolve_repositories`.
+        params: Parameters of this pipeline.
+    """
+    location = RepositoryLocation(
+        info["source"], info["name"], Path(info["git_dir"]), Path(info["common_dir"])
     )
-    with _view(source, params, facts["head"]) as view:
-        yield view
+    with _sandbox_of(location, params, info["head"]) as sandbox:
+        yield sandbox
 
 
-def commit_order(
-    view: PrivateView, facts: Mapping[str, Any], params: GitIngestParams
+def read_commit_order(
+    sandbox: RepositorySandbox, info: Mapping[str, Any], params: GitIngestParams
 ) -> CommitOrder:
-    """Return the commits of a repository that is open, in their order."""
-    return _commits(view, facts["key"], facts["head"], params)
+    """Return the ordered commits of an open repository."""
+    return _read_commit_order(sandbox, info["key"], info["head"], params)
 
 
 def cache_folder(key: str, params: GitIngestParams, kind: str) -> Path:
-    """Return the folder of finished pieces of one repository, which is made if needed."""
+    """Return the folder for one kind of cached shards of a repository, creating it if needed."""
     folder = Path(params.cache_folder).absolute() / key / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _view(
-    source: RepositorySource, params: GitIngestParams, head: str | None = None
-) -> AbstractContextManager[PrivateView]:
-    return private_view(
-        source,
+def _sandbox_of(
+    location: RepositoryLocation, params: GitIngestParams, head: str | None = None
+) -> AbstractContextManager[RepositorySandbox]:
+    return open_sandbox(
+        location,
         Path(params.cache_folder).absolute(),
         max_file_bytes=params.max_file_bytes,
         follow_alternates=params.follow_alternates,
@@ -158,115 +164,125 @@ def _view(
     )
 
 
-def _commits(view: PrivateView, key: str, head: str, params: GitIngestParams) -> CommitOrder:
+def _read_commit_order(
+    sandbox: RepositorySandbox, key: str, head: str, params: GitIngestParams
+) -> CommitOrder:
     if params.all_branches:
-        return list_commits(view, head, all_branches=True, since=params.since)
-    # Each stage asks for it, and git takes a second to walk 100,000 commits.
-    shallow = view.git_dir / "shallow"
-    cut_off_at = shallow.read_bytes() if shallow.exists() else b""
-    cache, name = _order_cache(key, head, params, cut_off_at)
-    order = remembered_order(cache, name)
+        return list_commits(sandbox, head, all_branches=True, since=params.since)
+    # Cached: every node needs it, and git takes a second to walk 100,000 commits.
+    shallow = sandbox.git_dir / "shallow"
+    boundary = shallow.read_bytes() if shallow.exists() else b""
+    cache, name = _order_cache(key, head, params, boundary)
+    order = load_commit_order(cache, name)
     if order is None:
-        order = list_commits(view, head, all_branches=False, since=params.since)
-        remember_order(cache, name, order)
+        order = list_commits(sandbox, head, all_branches=False, since=params.since)
+        store_commit_order(cache, name, order)
     return order
 
 
 def _order_cache(
-    key: str, head: str, params: GitIngestParams, cut_off_at: bytes
-) -> tuple[PieceCache, str]:
-    cache = PieceCache(cache_folder(key, params, "order"))
-    return cache, digest_of(code_digest(), head, params.since, cut_off_at)
+    key: str, head: str, params: GitIngestParams, shallow_boundary: bytes
+) -> tuple[ShardCache, str]:
+    cache = ShardCache(cache_folder(key, params, "order"))
+    return cache, digest_of(code_digest(), head, params.since, shallow_boundary)
 
 
 def _pin_all(
-    given: Sequence[str], params: GitIngestParams, execution: ExecutionParams
-) -> tuple[list[_Pinned], list[dict[str, str]]]:
-    results = one_by_one(
-        [(_pin_lightly, (one, params)) for one in given],
+    sources: Sequence[str], params: GitIngestParams, execution: ExecutionParams
+) -> tuple[list[_PinnedRepository], list[dict[str, str]]]:
+    results = fan_out(
+        [(_pin_without_order, (source, params)) for source in sources],
         params.n_workers,
         execution,
         "Finding repositories",
-        # As commits: a clone takes far longer than looking at what is here.
-        [_COMMITS_A_CLONE if is_url(one) else _COMMITS_A_LOOK for one in given],
+        [_CLONE_WEIGHT if is_url(source) else _LOCAL_WEIGHT for source in sources],
     )
-    pinned: list[_Pinned] = []
+    pinned: list[_PinnedRepository] = []
     failed: list[dict[str, str]] = []
-    read_as: dict[Path, str] = {}
-    for one, result in zip(given, results, strict=True):
-        if isinstance(result, Failed):
-            failed.append({"source": one, "reason": result.reason})
-        elif (folder := result.source.common_dir) in read_as:
-            reason = f"It is the same repository as {read_as[folder]}, which is read."
-            failed.append({"source": one, "reason": reason})
+    seen: dict[Path, str] = {}
+    for source, result in zip(sources, results, strict=True):
+        if isinstance(result, Failure):
+            failed.append({"source": source, "reason": result.reason})
+        elif (folder := result.location.common_dir) in seen:
+            reason = f"It is the same repository as {seen[folder]}, which is read."
+            failed.append({"source": source, "reason": reason})
         else:
-            read_as[folder] = one
+            seen[folder] = source
             pinned.append(result)
-    for out in failed:
-        _log.warning("Left out: %s. %s", out["source"], out["reason"], extra={"markup": False})
+    for skipped in failed:
+        _log.warning(
+            "Skipped: %s. %s", skipped["source"], skipped["reason"], extra={"markup": False}
+        )
     if not pinned:
-        raise RepositoryError(_none_left(failed))
+        raise RepositoryError(_all_failed_message(failed))
     return pinned, failed
 
 
-def _pin(given: str, params: GitIngestParams) -> tuple[_Pinned, CommitOrder]:
-    source = locate(given, Path(params.clone_folder))
-    with _view(source, params) as view:
-        head = resolve_commit(view, params.ref)
-        order = _commits(view, source.key, head, params)
-    return _Pinned(source, head, np.frombuffer(order.times, np.int64)), order
+def _pin(source: str, params: GitIngestParams) -> tuple[_PinnedRepository, CommitOrder]:
+    location = locate(source, Path(params.clone_folder))
+    with _sandbox_of(location, params) as sandbox:
+        head = resolve_commit(sandbox, params.ref)
+        order = _read_commit_order(sandbox, location.key, head, params)
+    return _PinnedRepository(location, head, np.frombuffer(order.times, np.int64)), order
 
 
-def _pin_lightly(given: str, params: GitIngestParams) -> _Pinned:
-    return _pin(given, params)[0]
+def _pin_without_order(source: str, params: GitIngestParams) -> _PinnedRepository:
+    return _pin(source, params)[0]
 
 
-def _sha_at(source: RepositorySource, head: str, params: GitIngestParams, index: int) -> str:
+def _sha_at(location: RepositoryLocation, head: str, params: GitIngestParams, index: int) -> str:
     if not params.all_branches:
-        # Pinning has just left the order: the repository need not be opened again.
-        order = remembered_order(*_order_cache(source.key, head, params, shallow_commits(source)))
+        # Pinning has just cached the order: no need to open the repository again.
+        order = load_commit_order(
+            *_order_cache(location.key, head, params, shallow_commits(location))
+        )
         if order is not None:
             return order.sha(index)
-    with _view(source, params) as view:
-        return _commits(view, source.key, head, params).sha(index)
+    with _sandbox_of(location, params) as sandbox:
+        return _read_commit_order(sandbox, location.key, head, params).sha(index)
 
 
-def _none_left(failed: Sequence[Mapping[str, str]]) -> str:
-    named = " ".join(f"{one['source']}: {one['reason']}" for one in failed[:_NAMED_FAILURES])
-    more = len(failed) - _NAMED_FAILURES
-    return f"None of the {len(failed)} repositories can be read. {named}" + (
-        f" And {more} more." if more > 0 else ""
+def _all_failed_message(failed: Sequence[Mapping[str, str]]) -> str:
+    listed = " ".join(f"{one['source']}: {one['reason']}" for one in failed[:_MAX_LISTED_FAILURES])
+    n_more = len(failed) - _MAX_LISTED_FAILURES
+    return f"None of the {len(failed)} repositories can be read. {listed}" + (
+        f" And {n_more} more." if n_more > 0 else ""
     )
 
 
-def _facts(
-    pinned: _Pinned, name: str, ref: str, sha: str | None, cutoff: Cutoff, last_time: int
+def _entry(
+    pinned: _PinnedRepository,
+    name: str,
+    ref: str,
+    cutoff_sha: str | None,
+    cutoff: CutoffSpec,
+    train_until: int,
 ) -> dict[str, Any]:
-    source = pinned.source
+    location = pinned.location
     return {
-        "source": source.given,
+        "source": location.source,
         "name": name,
-        "key": source.key,
-        "git_dir": str(source.git_dir),
-        "common_dir": str(source.common_dir),
+        "key": location.key,
+        "git_dir": str(location.git_dir),
+        "common_dir": str(location.common_dir),
         "ref": ref,
         "head": pinned.head,
         "n_commits": len(pinned.times),
-        "shallow": is_shallow(source),
-        "borrows_objects": borrows_objects(source),
+        "shallow": is_shallow(location),
+        "borrows_objects": has_alternates(location),
         "cutoff": {
             "spec": cutoff if isinstance(cutoff, int | float | None) else str(cutoff),
-            "sha": pinned.head if cutoff is None else sha,
-            "time": dt.datetime.fromtimestamp(last_time, dt.UTC).isoformat(),
+            "sha": pinned.head if cutoff is None else cutoff_sha,
+            "time": dt.datetime.fromtimestamp(train_until, dt.UTC).isoformat(),
         },
     }
 
 
-def _distinct(pinned: Sequence[_Pinned]) -> list[str]:
-    """Names for the column ``repo``; two folders of one name must stay apart."""
-    sources = [one.source for one in pinned]
-    times = Counter(source.name for source in sources)
+def _unique_names(pinned: Sequence[_PinnedRepository]) -> list[str]:
+    """Return names for the column ``repo``; repositories of the same name get a suffix."""
+    locations = [pin.location for pin in pinned]
+    n_named = Counter(location.name for location in locations)
     return [
-        source.name if times[source.name] == 1 else f"{source.name}-{source.key[:6]}"
-        for source in sources
+        location.name if n_named[location.name] == 1 else f"{location.name}-{location.key[:6]}"
+        for location in locations
     ]

@@ -1,4 +1,4 @@
-"""A repository behind a web server is cloned once and fetched afterwards."""
+"""URLs and bundles are cloned once and fetched afterwards."""
 
 import functools
 import os
@@ -11,28 +11,60 @@ from pathlib import Path
 
 import pytest
 from tests.builders.git_repository import GitRepository
+from tests.builders.toy_ledger import build_toy_ledger
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.errors import RepositoryError
+from the_block_llm.pipelines.git_ingest.git.repository import locate
 
 
-class _Smart(BaseHTTPRequestHandler):
-    """Hands each request to ``git http-backend``, as a web server does."""
+def test_an_unreachable_url_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="Cannot clone"):
+        ingest("file:///nowhere/at/all.git", tmp_path / "out")
+
+
+def test_a_url_is_cloned_once_and_then_fetched(tmp_path: Path) -> None:
+    origin = build_toy_ledger(tmp_path / "origin")
+    first = locate(f"file://{origin}", tmp_path / "clones")
+    assert (first.git_dir / "HEAD").is_file()
+    assert not list(first.git_dir.glob("hooks/*"))
+    subprocess.run(["git", "branch", "later"], cwd=origin, check=True)
+    assert locate(f"file://{origin}", tmp_path / "clones") == first
+    refs = subprocess.run(
+        ["git", "for-each-ref"], cwd=first.git_dir, check=True, capture_output=True, text=True
+    )
+    assert "refs/heads/later" in refs.stdout
+
+
+def test_a_bundle_is_cloned(tmp_path: Path) -> None:
+    origin = build_toy_ledger(tmp_path / "origin")
+    subprocess.run(
+        ["git", "bundle", "create", "--quiet", str(tmp_path / "project.bundle"), "--all"],
+        cwd=origin,
+        check=True,
+    )
+    location = locate(str(tmp_path / "project.bundle"), tmp_path / "clones")
+    assert location.name == "project"
+    assert (location.git_dir / "HEAD").is_file()
+
+
+class _SmartHttpHandler(BaseHTTPRequestHandler):
+    """Passes each request to ``git http-backend``, as a web server does (smart HTTP)."""
 
     def __init__(self, *arguments: object, directory: str) -> None:
         self._folder = directory
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        self._answer()
+        self._respond()
 
     def do_POST(self) -> None:
-        self._answer()
+        self._respond()
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         path, _, query = self.path.partition("?")
-        said = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        asked = {
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        variables = {
             "GIT_PROJECT_ROOT": self._folder,
             "GIT_HTTP_EXPORT_ALL": "1",
             "PATH_INFO": path,
@@ -42,36 +74,36 @@ class _Smart(BaseHTTPRequestHandler):
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
             "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
         }
-        answer = subprocess.run(
+        response = subprocess.run(
             ["git", "http-backend"],
-            input=said,
-            env=os.environ | asked | {"CONTENT_LENGTH": str(len(said))},
+            input=body,
+            env=os.environ | variables | {"CONTENT_LENGTH": str(len(body))},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             check=False,
         ).stdout
-        head, _, body = answer.partition(b"\r\n\r\n")
+        head, _, content = response.partition(b"\r\n\r\n")
         fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         self.send_response(int(fields.pop("Status", "200").split()[0]))
         for name, value in fields.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-class _Dumb(SimpleHTTPRequestHandler):
-    """Only gives out files."""
+class _DumbHttpHandler(SimpleHTTPRequestHandler):
+    """Serves files only (dumb HTTP)."""
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextmanager
-def _served(folder: Path, kind: type[_Smart | _Dumb]) -> Iterator[str]:
-    handler = functools.partial(kind, directory=str(folder))
+def _serve(folder: Path, handler: type[_SmartHttpHandler | _DumbHttpHandler]) -> Iterator[str]:
+    handler = functools.partial(handler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -82,20 +114,22 @@ def _served(folder: Path, kind: type[_Smart | _Dumb]) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize("kind", [_Smart, _Dumb])
-def test_a_repository_behind_a_web_server(tmp_path: Path, kind: type[_Smart | _Dumb]) -> None:
+@pytest.mark.parametrize("handler", [_SmartHttpHandler, _DumbHttpHandler])
+def test_a_repository_behind_a_web_server_is_cloned_then_fetched(
+    tmp_path: Path, handler: type[_SmartHttpHandler | _DumbHttpHandler]
+) -> None:
     served = tmp_path / "served"
     repository = GitRepository(served / "project.git", bare=True)
     clones = []
-    with _served(served, kind) as address:
+    with _serve(served, handler) as address:
         for number, subject in enumerate(("One", "Two"), 1):
             repository.commit(subject, {"a.py": f"x = {number}\n"})
             repository.git("update-server-info")
-            got = ingest(f"{address}/project.git", tmp_path / "out")
+            result = ingest(f"{address}/project.git", tmp_path / "out")
             clones.append([c.stat().st_ino for c in (tmp_path / "out" / "clones").iterdir()])
-        assert got.rows("commits", "subject", "repo") == [("One", "project"), ("Two", "project")]
-        assert got.rows("snapshot_files", "text") == [("x = 2\n",)]
-        assert clones[0] == clones[1]  # fetched into, not cloned again
+        assert result.rows("commits", "subject", "repo") == [("One", "project"), ("Two", "project")]
+        assert result.rows("snapshot_files", "text") == [("x = 2\n",)]
+        assert clones[0] == clones[1]  # fetched, not cloned again
 
         with pytest.raises(
             RepositoryError, match=r"Cannot clone \S+/none.git: fatal: repository '"
