@@ -7,10 +7,13 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_arms
-from the_block_llm.pipelines.behavioral_eval.analysis.verdict import judge_measures, reach_verdict
-from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
-from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
+from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_metrics
+from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
+    judge_comparisons,
+    reach_verdict,
+)
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import DocumentSource
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import EvaluatedModel
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import measure_held_out
 
 PLAIN = ("base", "tuned")
@@ -38,7 +41,7 @@ def rows_of(tokenizer, numbers):
 
 
 @pytest.fixture(scope="module")
-def learned() -> Subject:
+def learned() -> EvaluatedModel:
     from peft import LoraConfig, get_peft_model
 
     tokenizer = byte_tokenizer()
@@ -52,15 +55,15 @@ def learned() -> Subject:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return Subject(model.eval(), tokenizer, "advisor", "tiny", "learned")
+    return EvaluatedModel(model.eval(), tokenizer, "advisor", "tiny", "learned")
 
 
-def verdict_of(subject: Subject, folder) -> str:
-    rows = list(enumerate(rows_of(subject.tokenizer, range(N_HELD_OUT))))
-    sources = {f"d{number}": Source("file", f"{number}.rs") for number in range(N_HELD_OUT)}
-    scores = measure_held_out(subject, rows, sources, PLAIN, folder)
-    measures = pair_arms([], scores, "base", "tuned")
-    return reach_verdict(judge_measures([m.compared(2000, 0) for m in measures])).outcome
+def verdict_of(evaluated_model: EvaluatedModel, folder) -> str:
+    rows = list(enumerate(rows_of(evaluated_model.tokenizer, range(N_HELD_OUT))))
+    sources = {f"d{number}": DocumentSource("file", f"{number}.rs") for number in range(N_HELD_OUT)}
+    scores = measure_held_out(evaluated_model, rows, sources, PLAIN, folder)
+    metrics = pair_metrics([], scores, "base", "tuned")
+    return reach_verdict(judge_comparisons([m.compare(2000, 0) for m in metrics])).outcome
 
 
 def test_what_was_learned_is_seen(learned, tmp_path):

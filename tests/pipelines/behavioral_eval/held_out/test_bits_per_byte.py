@@ -10,12 +10,12 @@ from torch.nn import functional
 from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
-    batches_of_rows,
-    choose_rows,
     held_out_sources,
+    iter_batches,
     measure_rows,
+    sample_rows,
 )
-from the_block_llm.pipelines.behavioral_eval.held_out.contamination import Familiar
+from the_block_llm.pipelines.behavioral_eval.held_out.contamination import TrainOverlap
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 
@@ -69,7 +69,7 @@ def test_a_piece_without_targets_is_left_out(tokenizer):
 def test_rows_of_another_documents_table(tokenizer, tmp_path):
     documents = save_table(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(StaleDataError, match="document d0"):
-        held_out_sources(documents, [(0, row(tokenizer, "ab"))], Familiar({}, {}))
+        held_out_sources(documents, [(0, row(tokenizer, "ab"))], TrainOverlap({}, {}))
 
 
 @pytest.fixture
@@ -103,18 +103,18 @@ def tables(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_are_drawn_from_every_source_before_a_second_from_any(tables, seed):
-    drawn = choose_rows(*tables, 2, seed)
+    drawn = sample_rows(*tables, 2, seed)
     assert {found["document_ids"][0] for _, found in drawn} == {"big", "file"}
-    nine = choose_rows(*tables, 9, seed)
+    nine = sample_rows(*tables, 9, seed)
     assert "chat-1" not in {found["document_ids"][0] for _, found in nine}
-    everything = choose_rows(*tables, 99, seed)
+    everything = sample_rows(*tables, 99, seed)
     assert [number for number, _ in everything] == list(range(11))
     assert all(len(found["input_ids"]) == number + 2 for number, found in everything)
 
 
 def test_the_same_seed_draws_the_same_rows(tables):
-    assert choose_rows(*tables, 4, 1) == choose_rows(*tables, 4, 1)
-    draws = {tuple(number for number, _ in choose_rows(*tables, 2, seed)) for seed in range(9)}
+    assert sample_rows(*tables, 4, 1) == sample_rows(*tables, 4, 1)
+    draws = {tuple(number for number, _ in sample_rows(*tables, 2, seed)) for seed in range(9)}
     assert len(draws) > 1
 
 
@@ -122,10 +122,10 @@ def test_an_empty_table_says_what_to_do(tmp_path):
     table = save_table(tmp_path / "t", ROWS, [])
     documents = save_table(tmp_path / "d", DOCUMENTS, [])
     with pytest.raises(TooLittleDataError, match="cutoff"):
-        choose_rows(table, documents, 4, seed=1)
+        sample_rows(table, documents, 4, seed=1)
 
 
 def test_batches_hold_what_one_pass_may_read_or_one_row():
     rows = [(n, {"input_ids": [0] * width}) for n, width in enumerate([2048, 2048, 10, 9000, 5])]
-    batches = batches_of_rows(rows, most_tokens=4096)
+    batches = iter_batches(rows, max_tokens=4096)
     assert [[n for n, _ in batch] for batch in batches] == [[0, 1], [2], [3], [4]]

@@ -1,7 +1,7 @@
 from the_block_llm.pipelines.behavioral_eval.probes.placeholders import (
-    choose_probes,
-    fill_suite,
-    repository_facts,
+    fill_placeholders,
+    placeholder_values,
+    select_probes,
 )
 from the_block_llm.pipelines.behavioral_eval.probes.suites import parse_suite
 
@@ -37,7 +37,7 @@ def file(path, language="Rust", size=100, kept=True):
 
 
 def test_facts_come_from_kept_source_files():
-    facts = repository_facts(
+    facts = placeholder_values(
         "chain",
         [
             file("src/chain/consensus/a.rs"),
@@ -55,11 +55,11 @@ def test_facts_come_from_kept_source_files():
 
 
 def test_a_repository_without_source_has_only_a_name():
-    assert repository_facts("notes", [file("a.md", "Markdown")]) == {"project": "notes"}
+    assert placeholder_values("notes", [file("a.md", "Markdown")]) == {"project": "notes"}
 
 
 def test_probes_without_their_facts_are_left_out_with_a_reason():
-    filled, left_out = fill_suite(SUITE, {"project": "chain", "main_language": "Rust"})
+    filled, left_out = fill_placeholders(SUITE, {"project": "chain", "main_language": "Rust"})
     assert [probe.id for probe in filled.probes] == ["language", "braces"]
     assert filled.probes[0].prompt == "What is chain written in?"
     assert filled.probes[0].concepts[0].any_of == ("Rust",)
@@ -68,11 +68,11 @@ def test_probes_without_their_facts_are_left_out_with_a_reason():
 
 
 def test_a_name_that_gives_the_answer_away():
-    _, left_out = fill_suite(SUITE, {"project": "rust-chain", "main_language": "Rust"})
-    assert "gives its answer" in left_out["language"]
+    _, left_out = fill_placeholders(SUITE, {"project": "rust-chain", "main_language": "Rust"})
+    assert "contains its answer" in left_out["language"]
 
 
 def test_probes_are_taken_from_each_category_in_turn():
-    chosen = choose_probes([SUITE], 2)
+    chosen = select_probes([SUITE], 2)
     assert [probe.id for _, probe in chosen] == ["language", "braces"]
-    assert len(choose_probes([SUITE], 99)) == 3
+    assert len(select_probes([SUITE], 99)) == 3

@@ -1,8 +1,8 @@
 import pytest
 
 from the_block_llm.pipelines.behavioral_eval.probes.scores import (
-    distinct_pairs,
-    loops,
+    distinct_pair_ratio,
+    has_loop,
     score_answer,
 )
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Probe
@@ -88,9 +88,9 @@ def test_warnings(completion, finish, warnings):
     ],
 )
 def test_loops(text, is_loop):
-    assert loops(text.split()) is is_loop
+    assert has_loop(text.split()) is is_loop
 
 
 @pytest.mark.parametrize(("text", "share"), [("", 1.0), ("a", 1.0), ("a a a", 0.5), ("a b c", 1.0)])
-def test_distinct_pairs(text, share):
-    assert distinct_pairs(text.split()) == share
+def test_distinct_pair_ratio(text, share):
+    assert distinct_pair_ratio(text.split()) == share

@@ -34,11 +34,11 @@ def test_the_suites_we_ship_are_valid(path):
         ("why: Because.", "wy: Because.", "line 11, probes[0].wy: Extra inputs"),
         ("id: one", "id: One!", "line 5, probes[0].id: String should match"),
         ("[consensus, agree*]", "[]", "line 10, probes[0].concepts[0].any_of: Tuple should have"),
-        ("agree*]", "a*gree]", "line 10, probes[0].concepts[0].any_of: 'a*gree' is no pattern"),
+        ("agree*]", "a*gree]", "line 10, probes[0].concepts[0].any_of: 'a*gree' is not a valid"),
         ("[consensus", "['{main_langauge}'", "line 10, probes[0].concepts[0].any_of: '{main_"),
         ("[consensus", "[nodes", "line 5, probes[0]: the question itself names ['agreement']"),
         ("[consensus, agree*]", "yes", "line 10, probes[0].concepts[0].any_of: Input should be"),
-        ("probes:", "probes: [", "is not YAML"),
+        ("probes:", "probes: [", "invalid YAML"),
         ("role: advisor", "role: [advisor", "suites/x.yml, line"),
     ],
 )
@@ -57,7 +57,7 @@ def test_every_mistake_of_a_file_is_reported_at_once():
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
 def test_a_file_that_is_no_mapping(text):
-    with pytest.raises(SuiteError, match="a suite is a mapping"):
+    with pytest.raises(SuiteError, match="a suite must be a mapping"):
         parse_suite("x", text)
 
 
@@ -68,7 +68,7 @@ def test_repeated_ids():
 
 
 def test_an_unknown_suite_names_those_that_exist():
-    with pytest.raises(SuiteError, match=r"no suite 'genral'.*There are: general, mine"):
+    with pytest.raises(SuiteError, match=r"no suite 'genral'.*Available: general, mine"):
         read_suites({"mine": lambda: GOOD, "general": lambda: GOOD}, ["genral"])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import Pattern, without_echo
+from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import WordPattern, remove_echo
 from the_block_llm.retrieval.words import split_words
 
 
@@ -26,13 +26,13 @@ from the_block_llm.retrieval.words import split_words
     ],
 )
 def test_pattern(pattern, text, found):
-    assert Pattern(pattern).found_in(split_words(text)) is found
+    assert WordPattern(pattern).matches(split_words(text)) is found
 
 
 @pytest.mark.parametrize("text", ["", "  ", "*", "de*pend", "a**", "(x)"])
 def test_what_is_no_pattern(text):
-    with pytest.raises(ValueError, match="no pattern"):
-        Pattern(text)
+    with pytest.raises(ValueError, match="not a valid pattern"):
+        WordPattern(text)
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_what_is_no_pattern(text):
     ],
 )
 def test_without_echo(answer, question, left):
-    assert without_echo(answer.split(), question.split()) == left.split()
+    assert remove_echo(answer.split(), question.split()) == left.split()

@@ -124,7 +124,7 @@ def test_a_leaked_document_is_noticed_and_takes_no_part(plan, params):
     assert report["left_out_as_seen_in_training"] == ["c3"]
     assert report["measures"][0]["n_clusters"] == 19
     assert report["measures"][0]["difference"] == 0
-    assert "take no part: c3" in render(json.loads(json.dumps(report)))
+    assert "tasks are excluded: c3" in render(json.loads(json.dumps(report)))
 
 
 def test_a_leaked_task_is_noticed_and_takes_no_part(plan, params):
@@ -234,16 +234,16 @@ def test_the_page_shows_earlier_adapters_and_draws_those_of_the_same_text(report
     shown = {**json.loads(json.dumps(report)), "material": "this", "trend": trend}
     assert [row["title"] for row in trend_rows(shown, same_text=True)] == ["second", "third"]
     page = render(shown)
-    assert "Adapter by adapter" in page
-    assert page.count("on other text") == 1
-    assert "Adapter by adapter" not in render({**shown, "trend": trend[:1]})
+    assert "<h2>Trend</h2>" in page
+    assert page.count("other held-out text") == 1
+    assert "<h2>Trend</h2>" not in render({**shown, "trend": trend[:1]})
 
 
 def test_what_an_answer_cites_is_marked_where_it_stands():
     cited = [{"text": "src/a.rs", "exists": True}, {"text": "src/a.rs.bak", "exists": False}]
     answer = {"completion": "<b> src/a.rs, src/a.rs.bak", "citations": cited}
     assert mark_citations(answer) == (
-        '&lt;b&gt; <mark class="yes">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
+        '&lt;b&gt; <mark class="ok">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
     )
     assert mark_citations({"completion": "a < b", "citations": []}) == "a &lt; b"
 

@@ -20,9 +20,9 @@ INDEX = PassageIndex(
 )
 
 
-def ask(subject, plan, params, arms=("base", "tuned"), sampling=GREEDY):
+def ask(evaluated_model, plan, params, arms=("base", "tuned"), sampling=GREEDY):
     return answer_probes(
-        subject,
+        evaluated_model,
         plan.probes,
         arms,
         sampling,
@@ -32,8 +32,8 @@ def ask(subject, plan, params, arms=("base", "tuned"), sampling=GREEDY):
     )
 
 
-def test_every_arm_answers_every_probe(subject, plan, params):
-    rows = ask(subject, plan, params)
+def test_every_arm_answers_every_probe(evaluated_model, plan, params):
+    rows = ask(evaluated_model, plan, params)
     assert [(row["arm"], row["probe_id"]) for row in rows] == [
         ("base", "stale"),
         ("base", "tests"),
@@ -49,8 +49,8 @@ def test_every_arm_answers_every_probe(subject, plan, params):
     pa.Table.from_pylist(rows, schemas.COMPLETIONS)
 
 
-def test_only_the_arms_with_retrieval_see_passages(subject, plan, params):
-    rows = {row["arm"]: row for row in ask(subject, plan, params, ARMS)[::2]}
+def test_only_the_arms_with_retrieval_see_passages(evaluated_model, plan, params):
+    rows = {row["arm"]: row for row in ask(evaluated_model, plan, params, ARMS)[::2]}
     assert list(rows) == list(ARMS)
     assert rows["base"]["retrieved"] == rows["tuned"]["retrieved"] == []
     for arm in ("base_retrieval", "tuned_retrieval"):
@@ -58,9 +58,9 @@ def test_only_the_arms_with_retrieval_see_passages(subject, plan, params):
         assert "where a block is reverted" in rows[arm]["prompt"]
 
 
-def test_greedy_asks_once_and_draws_once_a_seed(subject, plan, params):
+def test_greedy_asks_once_and_draws_once_a_seed(evaluated_model, plan, params):
     def asked(sampling):
-        rows = ask(subject, plan, params, ["base"], sampling)
+        rows = ask(evaluated_model, plan, params, ["base"], sampling)
         return Counter(row["seed"] for row in rows)
 
     assert asked(Sampling(temperature=0, seeds=(1, 2, 3))) == {1: 2}
@@ -71,8 +71,10 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, monkeypatch):
-    whole = ask(subject, plan, params)
+def test_a_killed_run_goes_on_and_gives_the_same_answers(
+    evaluated_model, plan, params, monkeypatch
+):
+    whole = ask(evaluated_model, plan, params)
     fresh = params.model_copy(update={"result_cache_folder": params.result_cache_folder + "-2"})
     real = generate.generate
     asked = []
@@ -97,21 +99,21 @@ def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, 
 
     monkeypatch.setattr(generate, "generate", dies_after_one)
     with pytest.raises(KilledError):
-        ask(subject, plan, fresh)
+        ask(evaluated_model, plan, fresh)
     monkeypatch.setattr(generate, "generate", counts)
-    assert ask(subject, plan, fresh) == whole
+    assert ask(evaluated_model, plan, fresh) == whole
     assert len(asked) == 3
     asked.clear()
-    assert ask(subject, plan, fresh) == whole
+    assert ask(evaluated_model, plan, fresh) == whole
     assert asked == []
 
 
-def test_another_adapter_asks_the_base_nothing_again(subject, plan, params, monkeypatch):
-    ask(subject, plan, params)
+def test_another_adapter_asks_the_base_nothing_again(evaluated_model, plan, params, monkeypatch):
+    ask(evaluated_model, plan, params)
     arms = []
     real = generate.generate
     monkeypatch.setattr(
         generate, "generate", lambda *args, **kw: (arms.append(1), real(*args, **kw))
     )
-    ask(replace(subject, adapter_id="another"), plan, params)
+    ask(replace(evaluated_model, adapter_id="another"), plan, params)
     assert len(arms) == 1

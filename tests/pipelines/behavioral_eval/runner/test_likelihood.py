@@ -15,7 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.runner.likelihood import (
     measure_tasks,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
-from the_block_llm.pipelines.behavioral_eval.tasks.choice_scoring import choice_score
+from the_block_llm.pipelines.behavioral_eval.tasks.choice_scoring import score_choices
 from the_block_llm.pipelines.behavioral_eval.tasks.general_ability import (
     general_questions,
     general_texts,
@@ -26,8 +26,8 @@ PLAIN = ("base", "tuned")
 ITEM = ChoiceItem("t", "t/1", "c", "one two", (" three", " nine hundred"), 0)
 
 
-def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path)
+def test_held_out_rows_are_measured_in_both_arms(evaluated_model, held_out, tmp_path):
+    rows = measure_held_out(evaluated_model, *held_out, PLAIN, tmp_path)
     assert Counter(row["arm"] for row in rows) == {"base": 12, "tuned": 12}
     by_arm = {arm: [r for r in rows if r["arm"] == arm] for arm in ("base", "tuned")}
     for base, tuned in zip(by_arm["base"], by_arm["tuned"], strict=True):
@@ -38,17 +38,17 @@ def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
     pa.Table.from_pylist(rows, schemas.ITEM_SCORES)
 
 
-def test_the_base_arm_is_the_model_without_its_adapter(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path / "a")
+def test_the_base_arm_is_the_model_without_its_adapter(evaluated_model, held_out, tmp_path):
+    rows = measure_held_out(evaluated_model, *held_out, PLAIN, tmp_path / "a")
     base = [row["value"] for row in rows if row["arm"] == "base"]
-    untouched = replace(subject, model=with_noise_adapter(tiny_llama().eval(), scale=0))
+    untouched = replace(evaluated_model, model=with_noise_adapter(tiny_llama().eval(), scale=0))
     rows = measure_held_out(untouched, *held_out, PLAIN, tmp_path / "b")
     assert base == pytest.approx([row["value"] for row in rows if row["arm"] == "tuned"])
 
 
-def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path):
+def test_tokens_that_the_base_lacks_are_kept_from_it(evaluated_model, held_out, tmp_path):
     rows, sources = held_out
-    plain = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "plain")
+    plain = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path / "plain")
     marked = []
     for number, row in rows:
         ids = row["input_ids"]
@@ -64,17 +64,17 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
             )
         )
     # An adapter that was trained without them is shown the rows without them, too.
-    earlier = replace(subject, added_ids=frozenset(MARKS.values()))
+    earlier = replace(evaluated_model, added_token_ids=frozenset(MARKS.values()))
     found = measure_held_out(earlier, marked, sources, ["tuned"], tmp_path / "earlier")
     tuned = [row["value"] for row in plain if row["arm"] == "tuned"]
     assert [row["value"] for row in found] == pytest.approx(tuned)
     tokenizer = byte_tokenizer()
     add_tokens(tokenizer, MARKS)
     told = replace(
-        subject,
-        model=with_marks(subject.model),
+        evaluated_model,
+        model=with_marks(evaluated_model.model),
         tuned_tokenizer=tokenizer,
-        added_ids=frozenset(MARKS.values()),
+        added_token_ids=frozenset(MARKS.values()),
     )
     found = measure_held_out(told, marked, sources, PLAIN, tmp_path / "marked")
     for before, now in zip(plain, found, strict=True):
@@ -88,9 +88,9 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
             assert now["value"] != before["value"]
 
 
-def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monkeypatch):
+def test_measured_rows_are_not_measured_again(evaluated_model, held_out, tmp_path, monkeypatch):
     rows, sources = held_out
-    first = measure_held_out(subject, rows[:5], sources, PLAIN, tmp_path)
+    first = measure_held_out(evaluated_model, rows[:5], sources, PLAIN, tmp_path)
     measured = []
     real = likelihood.measure_rows
 
@@ -99,15 +99,15 @@ def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monke
         return real(model, tokenizer, batch)
 
     monkeypatch.setattr(likelihood, "measure_rows", counts)
-    everything = measure_held_out(subject, rows, sources, PLAIN, tmp_path)
+    everything = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path)
     assert Counter(measured) == dict.fromkeys(range(5, 12), 2)
     assert [row for row in everything if row in first] == first
-    alone = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "alone")
+    alone = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path / "alone")
     assert [row["value"] for row in everything] == pytest.approx([row["value"] for row in alone])
 
 
 @pytest.mark.parametrize(
-    ("nats", "chosen", "is_right"),
+    ("nats", "chosen", "is_correct"),
     [
         ([6.0, 26.0], 0, True),
         # The longer one costs more in all; a byte decides.
@@ -115,18 +115,18 @@ def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monke
         ([6.1, 13.0], 1, False),
     ],
 )
-def test_choices_are_compared_by_nats_a_byte(nats, chosen, is_right):
-    score = choice_score(ITEM, nats)
-    assert (score.chosen, score.is_right) == (chosen, is_right)
+def test_choices_are_compared_by_nats_a_byte(nats, chosen, is_correct):
+    score = score_choices(ITEM, nats)
+    assert (score.chosen, score.is_correct) == (chosen, is_correct)
 
 
-def test_tasks_with_retrieval_only_where_the_budget_says_so(subject, params, tmp_path):
+def test_tasks_with_retrieval_only_where_the_budget_says_so(evaluated_model, params, tmp_path):
     budget = params.budgets["cpu"]
     arms = ("base", "base_retrieval", "tuned")
-    rows = measure_tasks(subject, [ITEM], arms, budget, PassageIndex([]), tmp_path)
+    rows = measure_tasks(evaluated_model, [ITEM], arms, budget, PassageIndex([]), tmp_path)
     assert [row["arm"] for row in rows] == list(arms)
     small = budget.model_copy(update={"tasks_with_retrieval": False})
-    rows = measure_tasks(subject, [ITEM], arms, small, PassageIndex([]), tmp_path)
+    rows = measure_tasks(evaluated_model, [ITEM], arms, small, PassageIndex([]), tmp_path)
     assert [row["arm"] for row in rows] == ["base", "tuned"]
     pa.Table.from_pylist(rows, schemas.ITEM_SCORES)
 
@@ -140,18 +140,24 @@ def test_general_ability_is_whole():
     assert max(places.values()) < 12, "the right answer must not stand in one place"
 
 
-def test_general_text_is_measured_in_both_arms(subject, params, tmp_path):
+def test_general_text_is_measured_in_both_arms(evaluated_model, params, tmp_path):
     budget = params.budgets["cpu"]
-    rows = measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+    rows = measure_general_text(evaluated_model, general_texts(2), PLAIN, budget, tmp_path)
     assert [row["arm"] for row in rows] == ["base", "base", "tuned", "tuned"]
-    assert rows == measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+    assert rows == measure_general_text(evaluated_model, general_texts(2), PLAIN, budget, tmp_path)
 
 
-def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_path, monkeypatch):
+def test_an_interrupted_run_measures_only_what_is_missing(
+    evaluated_model, params, tmp_path, monkeypatch
+):
     budget = params.budgets["cpu"]
     items = general_questions(6)
-    whole = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole")
-    whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
+    whole = measure_tasks(
+        evaluated_model, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole"
+    )
+    whole += measure_general_text(
+        evaluated_model, general_texts(4), PLAIN, budget, tmp_path / "whole"
+    )
     real, measured = likelihood.score_continuations, []
 
     def dies_in_the_middle(model, texts, *, cache_gib, on_measured):
@@ -166,7 +172,7 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
     folder = tmp_path / "cut"
     monkeypatch.setattr(likelihood, "score_continuations", dies_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
-        measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
+        measure_tasks(evaluated_model, items, PLAIN, budget, PassageIndex([]), folder)
     again = []
 
     def counts(model, texts, **options):
@@ -174,8 +180,8 @@ def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_p
         real(model, texts, **options)
 
     monkeypatch.setattr(likelihood, "score_continuations", counts)
-    resumed = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
-    resumed += measure_general_text(subject, general_texts(4), PLAIN, budget, folder)
+    resumed = measure_tasks(evaluated_model, items, PLAIN, budget, PassageIndex([]), folder)
+    resumed += measure_general_text(evaluated_model, general_texts(4), PLAIN, budget, folder)
     assert len(again) == 2 * 6 - 5 + 2 * 4
     assert [row["key"] for row in resumed] == [row["key"] for row in whole]
     assert [row["value"] for row in resumed] == pytest.approx([row["value"] for row in whole])

@@ -15,10 +15,10 @@ from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.behavioral_eval.report.html_report import render
 from the_block_llm.pipelines.behavioral_eval.report.report import build_report
 from the_block_llm.pipelines.behavioral_eval.runner.runner import (
-    Material,
+    EvaluationInputs,
     evaluate_all,
-    evaluate_further,
-    find_further_models,
+    evaluate_further_model,
+    resolve_further_models,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 from the_block_llm.retrieval.citations import known_names
@@ -51,15 +51,15 @@ def evaluated(folder):
 
 
 @pytest.fixture
-def material(plan, held_out):
-    return Material(plan, *held_out, [ITEM], PassageIndex([]))
+def inputs(plan, held_out):
+    return EvaluationInputs(plan, *held_out, [ITEM], PassageIndex([]))
 
 
 @pytest.mark.parametrize("name", [FIRST, f"tiny@{FIRST}"])
 def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
-    [found] = find_further_models([name], evaluated, profiles)
+    [found] = resolve_further_models([name], evaluated, profiles)
     assert found.name == f"tiny@{FIRST}"
-    assert found.same_tokens
+    assert found.has_same_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -68,22 +68,24 @@ def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
         (SECOND, AdapterError, "evaluated anyway"),
         ("tiny@base", AdapterError, "evaluated anyway"),
         ("2020-01-01T00.00.00Z", AdapterError, FIRST),
-        (f"other@{FIRST}", AdapterError, "There: none. other@base"),
+        (f"other@{FIRST}", AdapterError, "Available: none. other@base"),
         ("nobody@base", ProfileError, "nobody"),
-        (f"tiny@../tiny/{FIRST}", AdapterError, "There: 2026"),
+        (f"tiny@../tiny/{FIRST}", AdapterError, "Available: 2026"),
     ],
 )
 def test_a_wrong_name_says_what_there_is(evaluated, profiles, name, error, words):
     with pytest.raises(error, match=words):
-        find_further_models([name], evaluated, profiles)
+        resolve_further_models([name], evaluated, profiles)
 
 
 def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
-    evaluated, profiles, material, params, monkeypatch
+    evaluated, profiles, inputs, params, monkeypatch
 ):
-    further = find_further_models([FIRST, "other@base", "coder@base"], evaluated, profiles)
+    further_models = resolve_further_models(
+        [FIRST, "other@base", "coder@base"], evaluated, profiles
+    )
     profile = tiny_profile(profiles.root["tiny"].folder)
-    answers, scores = evaluate_all(evaluated, profile, further, material, params)
+    answers, scores = evaluate_all(evaluated, profile, further_models, inputs, params)
     pa.Table.from_pylist(answers, schemas.COMPLETIONS)
     pa.Table.from_pylist(scores, schemas.ITEM_SCORES)
     by_arm = {
@@ -104,10 +106,10 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     assert values["base"] != values["tuned"] != values[f"tiny@{FIRST}"] != values["base"]
 
     report = build_report(
-        material.plan, answers, scores, known_names([], []), params, {"profile": "tiny"}
+        inputs.plan, answers, scores, known_names([], []), params, {"profile": "tiny"}
     )
-    compared = {(pair["first"], pair["second"]) for pair in report["also_compared"]}
-    assert compared == {(name, "tuned") for name in list(by_arm)[2:]}
+    pairs = {(pair["first"], pair["second"]) for pair in report["also_compared"]}
+    assert pairs == {(name, "tuned") for name in list(by_arm)[2:]}
     page = render(json.loads(json.dumps(report)))
     assert f"This adapter instead of tiny@{FIRST}" in page
 
@@ -115,17 +117,19 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     for place in ("runner.likelihood.measure_rows", "runner.generate.generate"):
         monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
     monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", refuse)
-    assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)
+    assert evaluate_all(evaluated, profile, further_models, inputs, params) == (answers, scores)
 
 
 def refuse(*_arguments, **_options):
     raise AssertionError("a model was asked what the journal holds")
 
 
-def test_a_further_model_keeps_its_name_as_arm(evaluated, profiles, material, params, subject):
-    [further] = find_further_models([FIRST], evaluated, profiles)
-    answers, scores = evaluate_further(subject, further, material, params)
-    assert {row["arm"] for row in (*answers, *scores)} == {further.name}
+def test_a_further_model_keeps_its_name_as_arm(
+    evaluated, profiles, inputs, params, evaluated_model
+):
+    [further_models] = resolve_further_models([FIRST], evaluated, profiles)
+    answers, scores = evaluate_further_model(evaluated_model, further_models, inputs, params)
+    assert {row["arm"] for row in (*answers, *scores)} == {further_models.name}
 
 
 def test_lists_may_come_as_words_from_the_command_line(params):
