@@ -55,7 +55,7 @@ def params(tmp_path) -> BehavioralEvalParams:
             "budgets": {"cpu": BUDGET, "cuda": BUDGET},
             "resamples": 300,
             "calibration_shuffles": 4,
-            "result_cache_folder": str(tmp_path / "journal"),
+            "result_cache_folder": str(tmp_path / "cache"),
             "trend_folder": str(tmp_path / "trend"),
         }
     )

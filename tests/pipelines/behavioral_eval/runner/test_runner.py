@@ -1,4 +1,4 @@
-"""Further models: an earlier adapter and another profile, on the very same items."""
+"""Further models: an earlier adapter and another profile, on the same items."""
 
 import json
 from collections import Counter
@@ -73,7 +73,9 @@ def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
         (f"tiny@../tiny/{FIRST}", AdapterError, "Available: 2026"),
     ],
 )
-def test_a_wrong_name_says_what_there_is(evaluated, profiles, name, error, words):
+def test_an_unknown_model_is_an_error_that_lists_the_available_ones(
+    evaluated, profiles, name, error, words
+):
     with pytest.raises(error, match=words):
         resolve_further_models([name], evaluated, profiles)
 
@@ -94,10 +96,10 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     }
     assert list(by_arm) == ["base", "tuned", f"tiny@{FIRST}", "other@base", "coder@base"]
     assert by_arm[f"tiny@{FIRST}"] == by_arm["tuned"] == by_arm["base"]
-    # Another profile reads other tokens than the held-out rows are packed in.
+    # The held-out rows are packed with the tokenizer of the evaluated profile.
     assert by_arm["other@base"] == by_arm["coder@base"]
     assert set(by_arm["base"]) - set(by_arm["other@base"]) == {"held_out"}
-    # One that completes code is not asked questions.
+    # A completion model is not asked the advisor's questions.
     assert set(Counter(row["arm"] for row in answers)) == set(by_arm) - {"coder@base"}
     values = {
         arm: [row["value"] for row in scores if row["arm"] == arm and row["task"] == "held_out"]
@@ -113,27 +115,27 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     page = render(json.loads(json.dumps(report)))
     assert f"This adapter instead of tiny@{FIRST}" in page
 
-    # Everything is in the journal: no model is asked again.
-    for place in ("runner.likelihood.measure_rows", "runner.generate.generate"):
-        monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
-    monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", refuse)
+    # Every result is cached, so no model is called again.
+    for function in ("runner.likelihood.measure_rows", "runner.generate.generate"):
+        monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{function}", fail)
+    monkeypatch.setattr("the_block_llm.models.inference.likelihood._measure_batch", fail)
     assert evaluate_all(evaluated, profile, further_models, inputs, params) == (answers, scores)
 
 
-def refuse(*_arguments, **_options):
-    raise AssertionError("a model was asked what the journal holds")
+def fail(*_args, **_kwargs):
+    raise AssertionError("a model was called for a cached result")
 
 
-def test_a_further_model_keeps_its_name_as_arm(
+def test_the_arm_of_a_further_model_has_its_name(
     evaluated, profiles, inputs, params, evaluated_model
 ):
-    [further_models] = resolve_further_models([FIRST], evaluated, profiles)
-    answers, scores = evaluate_further_model(evaluated_model, further_models, inputs, params)
-    assert {row["arm"] for row in (*answers, *scores)} == {further_models.name}
+    [further_model] = resolve_further_models([FIRST], evaluated, profiles)
+    answers, scores = evaluate_further_model(evaluated_model, further_model, inputs, params)
+    assert {row["arm"] for row in (*answers, *scores)} == {further_model.name}
 
 
-def test_lists_may_come_as_words_from_the_command_line(params):
-    given = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
-    read = type(params).model_validate(given)
-    assert read.suites == ("general", "blockchain")
-    assert read.arms == ("base", "tuned")
+def test_lists_can_be_given_as_a_space_separated_string(params):
+    parameters = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
+    parsed = type(params).model_validate(parameters)
+    assert parsed.suites == ("general", "blockchain")
+    assert parsed.arms == ("base", "tuned")
