@@ -50,7 +50,7 @@ BAD = ("primary", 0.1, 0.02, 0.001)
         (FLAT, ("knowledge", -0.2, 0.05, 0.001), "no difference shown"),
         (GOOD, ("part", 0.2, 0.05, 0.001), "better"),
         (GOOD, ("ability", 0.2, 0.05, 0.001), "better"),
-        # Two measures tested: 0.03 is no longer enough.
+        # With two metrics, 0.03 is not significant after correction.
         (("primary", -0.1, 0.02, 0.03), ("knowledge", 0.0, 0.05, 0.9), "no difference shown"),
         (("primary", -0.1, 0.02, 0.03), ("part", 0.0, 0.05, 0.9), "better"),
     ],
@@ -62,7 +62,7 @@ def test_rules(primary, other, outcome):
     assert reach_verdict(judge_comparisons(comparisons)).outcome == outcome
 
 
-def test_the_sentence_says_how_much_and_what_was_lost():
+def test_the_sentence_reports_the_gain_and_lost_ability():
     verdict = reach_verdict(
         judge_comparisons(
             [comparison("held_out", *GOOD), comparison("general", "ability", 0.2, 0.05, 0.01)]
@@ -73,7 +73,7 @@ def test_the_sentence_says_how_much_and_what_was_lost():
     assert len(verdict.reasons) == 2
 
 
-def test_no_difference_says_what_could_have_been_seen():
+def test_no_difference_reports_the_detectable_difference():
     verdict = reach_verdict(judge_comparisons([comparison("held_out", *FLAT)]))
     assert "A change of 0.03 bits per byte" in verdict.sentence
     assert "Not worth it" in verdict.sentence

@@ -37,14 +37,14 @@ def test_concepts(completion, concepts, share):
     assert (scores.concepts, scores.concept_share) == (concepts, share)
 
 
-def test_a_repeated_question_shows_no_reasoning():
+def test_a_repeated_question_has_no_reasoning_markers():
     assert score_answer(PROBE, PROBE.prompt, "stop").reasoning == ()
-    own = score_answer(PROBE, "However, it stalls because the quorum is missed.", "stop")
-    assert own.reasoning == ("cause", "contrast")
-    assert own.reasoning_depth == pytest.approx(2 / 6)
+    scores = score_answer(PROBE, "However, it stalls because the quorum is missed.", "stop")
+    assert scores.reasoning == ("cause", "contrast")
+    assert scores.reasoning_depth == pytest.approx(2 / 6)
 
 
-def test_claims_that_must_not_be_made():
+def test_false_claims():
     assert score_answer(PROBE, "Nothing happens.", "stop").false_claims == ("all is well",)
 
 
@@ -87,7 +87,7 @@ def test_warnings(completion, finish, warnings):
         ("", False),
     ],
 )
-def test_loops(text, is_loop):
+def test_has_loop(text, is_loop):
     assert has_loop(text.split()) is is_loop
 
 

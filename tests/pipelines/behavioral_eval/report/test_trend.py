@@ -22,22 +22,22 @@ def entry(adapter, trained_at, material="m"):
     return trend_entry(adapter, trained_at, material, REPORT)
 
 
-def test_entries_are_kept_by_adapter_in_the_order_of_training(tmp_path):
+def test_entries_are_replaced_by_adapter_and_sorted_by_training_time(tmp_path):
     save_trend_entry(tmp_path, entry("b", "2026-02-01T00:00:00+00:00"))
     save_trend_entry(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
-    found = save_trend_entry(tmp_path, entry("b", "2026-02-01T00:00:00+00:00", "other"))
-    assert [(e["adapter"], e["material"]) for e in found] == [("b", "other"), ("a", "m")]
-    assert found[0]["measures"]["held_out"]["low"] == -0.3
-    assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
+    entries = save_trend_entry(tmp_path, entry("b", "2026-02-01T00:00:00+00:00", "other"))
+    assert [(e["adapter"], e["material"]) for e in entries] == [("b", "other"), ("a", "m")]
+    assert entries[0]["measures"]["held_out"]["low"] == -0.3
+    assert not list(tmp_path.glob(".*")), "no temporary file is left"
 
 
-def test_a_spoiled_file_is_named(tmp_path):
+def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "old.json").write_text("{")
     with pytest.raises(StorageError, match="used for the trend only"):
         save_trend_entry(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
 
 
-def test_the_material_is_the_pieces_and_not_what_they_cost():
+def test_the_held_out_hash_covers_segments_but_not_their_bits():
     def rows(bits, item="i"):
         return [
             {"task": "held_out", "arm": arm, "item_id": item, "weight": 10.0, "value": bits}

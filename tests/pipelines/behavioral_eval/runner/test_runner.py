@@ -57,9 +57,9 @@ def inputs(plan, held_out):
 
 @pytest.mark.parametrize("name", [FIRST, f"tiny@{FIRST}"])
 def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
-    [found] = resolve_further_models([name], evaluated, profiles)
-    assert found.name == f"tiny@{FIRST}"
-    assert found.has_same_tokenizer
+    [further_model] = resolve_further_models([name], evaluated, profiles)
+    assert further_model.name == f"tiny@{FIRST}"
+    assert further_model.has_same_tokenizer
 
 
 @pytest.mark.parametrize(
