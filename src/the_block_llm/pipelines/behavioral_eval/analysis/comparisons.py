@@ -26,7 +26,7 @@ ScoreRows = Sequence[Mapping[str, Any]]
 """Rows of the schema ``ITEM_SCORES``."""
 
 _BITS_PER_BYTE: Final = "bits per byte"
-_RIGHT_PX: Final = "right answers"
+_CORRECT: Final = "right answers"
 _KIND_TITLES: Final = {
     "commit": "Later commits",
     "file": "Later lines of files",
@@ -93,12 +93,12 @@ def pair_metrics(
             "part",
             [row for row in human_written if _train_overlap(row) < NEW_TEXT_MAX_OVERLAP],
         ),
-        *((t.name, t.title, _RIGHT_PX, "knowledge", by_task[t.name]) for t in TASKS),
+        *((t.name, t.title, _CORRECT, "knowledge", by_task[t.name]) for t in TASKS),
         (GENERAL_TEXT, "General text", _BITS_PER_BYTE, "ability", by_task[GENERAL_TEXT]),
         (
             general_ability.TASK,
             "General questions",
-            _RIGHT_PX,
+            _CORRECT,
             "ability",
             by_task[general_ability.TASK],
         ),
@@ -117,7 +117,7 @@ def pair_metrics(
 
 
 def is_contaminated(row: Mapping[str, Any]) -> bool:
-    """Return True for an item that occurs in the training data; it is excluded everywhere."""
+    """Return True if the text of an item occurs in training; such items are excluded."""
     return _train_overlap(row) >= CONTAMINATED_MIN_OVERLAP
 
 
