@@ -114,7 +114,7 @@ def held_out_sources(
         StaleDataError: A row refers to a document that is not in the table.
     """
     wanted = {document_id for _, row in rows for document_id in row["document_ids"]}
-    found = {
+    sources = {
         row["document_id"]: DocumentSource(
             kind=row["kind"],
             source=row["source"],
@@ -123,29 +123,30 @@ def held_out_sources(
         for row in documents.rows(["document_id", "kind", "source", "split"])
         if row["split"] == "held_out" and row["document_id"] in wanted
     }
-    if wanted - set(found):
+    if missing := wanted - set(sources):
         raise StaleDataError(
-            f"The held-out rows refer to the document {min(wanted - set(found))}, which is not in "
+            f"The held-out rows refer to the document {min(missing)}, which is not in "
             "the documents table. Run `kedro run --pipeline=sequence_build` again."
         )
-    return found
+    return sources
 
 
 def drop_tokens(row: Mapping[str, Any], ids: Collection[int]) -> dict[str, Any]:
     """Return the row without the tokens ``ids``, for a model that does not know them.
 
     Only tokens that represent no text, such as added special tokens, may be dropped.
+
     >>> row = {"input_ids": [7, 1, 2], "labels_mask": [0, 1, 1], "segment_lengths": [2, 1]}
     >>> drop_tokens(row, {7})
     {'input_ids': [1, 2], 'labels_mask': [1, 1], 'segment_lengths': [1, 1]}
     """
-    kept = [id_ not in ids for id_ in row["input_ids"]]
+    is_kept = [id_ not in ids for id_ in row["input_ids"]]
     ends = list(accumulate(row["segment_lengths"], initial=0))
     return {
         **row,
-        "input_ids": list(compress(row["input_ids"], kept)),
-        "labels_mask": list(compress(row["labels_mask"], kept)),
-        "segment_lengths": [sum(kept[start:end]) for start, end in pairwise(ends)],
+        "input_ids": list(compress(row["input_ids"], is_kept)),
+        "labels_mask": list(compress(row["labels_mask"], is_kept)),
+        "segment_lengths": [sum(is_kept[start:end]) for start, end in pairwise(ends)],
     }
 
 

@@ -115,14 +115,14 @@ def has_loop(words: list[str]) -> bool:
 def _warnings(words: list[str], completion: str, finish: str) -> tuple[AnswerWarning, ...]:
     if not words:
         return ("empty",)
-    found: list[AnswerWarning] = []
+    warnings: list[AnswerWarning] = []
     if has_loop(words):
-        found.append("loop")
+        warnings.append("loop")
     if len(words) >= _VARIETY_MIN_WORDS and distinct_pair_ratio(words) < _MIN_DISTINCT_PAIRS:
-        found.append("low_variety")
+        warnings.append("low_variety")
     if finish == "length" and not completion.rstrip().endswith((".", "!", "?", "```", "}")):
-        found.append("cut_off")
-    return tuple(found)
+        warnings.append("cut_off")
+    return tuple(warnings)
 
 
 def _any_matches(patterns: tuple[str, ...], words: list[str]) -> bool:

@@ -18,9 +18,9 @@ _ECHO_NGRAM_WORDS: Final = 5
 class WordPattern:
     """A sequence of words; a word that ends in ``*`` matches every word with that prefix.
 
-    >>> Pattern("depend* on").matches(split_words("It depends on the parser."))
+    >>> WordPattern("depend* on").matches(split_words("It depends on the parser."))
     True
-    >>> Pattern("but").matches(split_words("a distributed system"))
+    >>> WordPattern("but").matches(split_words("a distributed system"))
     False
     """
 
