@@ -2,11 +2,11 @@ import pytest
 from tests.builders.tiny_adapter import with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
-from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import DocumentSource
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan, plan_probes
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Suite, parse_suite
-from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import EvaluatedModel
 
 SUITE = """\
 version: 1
@@ -55,7 +55,7 @@ def params(tmp_path) -> BehavioralEvalParams:
             "budgets": {"cpu": BUDGET, "cuda": BUDGET},
             "resamples": 300,
             "calibration_shuffles": 4,
-            "result_cache_folder": str(tmp_path / "journal"),
+            "result_cache_folder": str(tmp_path / "cache"),
             "trend_folder": str(tmp_path / "trend"),
         }
     )
@@ -72,8 +72,8 @@ def plan(suite: Suite) -> ProbePlan:
 
 
 @pytest.fixture
-def subject() -> Subject:
-    return Subject(
+def evaluated_model() -> EvaluatedModel:
+    return EvaluatedModel(
         model=with_noise_adapter(tiny_llama().eval(), scale=0.2),
         tokenizer=byte_tokenizer(),
         role="advisor",
@@ -83,13 +83,15 @@ def subject() -> Subject:
 
 
 @pytest.fixture
-def held_out(subject: Subject):
+def held_out(evaluated_model: EvaluatedModel):
     """Twelve rows of one document each, and where the documents come from."""
     rows, sources = [], {}
     for number in range(12):
-        ids = subject.tokenizer(f"fn item_{number}() -> u64 {{ {number} }}")["input_ids"]
+        ids = evaluated_model.tokenizer(f"fn item_{number}() -> u64 {{ {number} }}")["input_ids"]
         document_id = f"d{number}"
-        sources[document_id] = Source("file" if number % 2 else "commit", f"source {number}")
+        sources[document_id] = DocumentSource(
+            "file" if number % 2 else "commit", f"source {number}"
+        )
         row = {
             "input_ids": ids,
             "labels_mask": [True] * len(ids),

@@ -1,4 +1,4 @@
-"""A model that has really learned a toy repository is called better; a scrambled one is not."""
+"""A model trained on a toy repository is judged better; a scrambled one is not."""
 
 from dataclasses import replace
 
@@ -7,10 +7,13 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_arms
-from the_block_llm.pipelines.behavioral_eval.analysis.verdict import judge_measures, reach_verdict
-from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
-from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
+from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_metrics
+from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
+    judge_comparisons,
+    reach_verdict,
+)
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import DocumentSource
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import EvaluatedModel
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import measure_held_out
 
 PLAIN = ("base", "tuned")
@@ -18,7 +21,7 @@ N_HELD_OUT = 16
 
 
 def text(number: int) -> str:
-    """Files of one house style, none like another."""
+    """Text of a file; all files have the same style."""
     return f"pub fn settle_{number}(ledger: &mut Ledger) -> u64 {{ ledger.settle({number}) }}\n"
 
 
@@ -38,7 +41,7 @@ def rows_of(tokenizer, numbers):
 
 
 @pytest.fixture(scope="module")
-def learned() -> Subject:
+def trained_model() -> EvaluatedModel:
     from peft import LoraConfig, get_peft_model
 
     tokenizer = byte_tokenizer()
@@ -52,37 +55,39 @@ def learned() -> Subject:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return Subject(model.eval(), tokenizer, "advisor", "tiny", "learned")
+    return EvaluatedModel(model.eval(), tokenizer, "advisor", "tiny", "trained")
 
 
-def verdict_of(subject: Subject, folder) -> str:
-    rows = list(enumerate(rows_of(subject.tokenizer, range(N_HELD_OUT))))
-    sources = {f"d{number}": Source("file", f"{number}.rs") for number in range(N_HELD_OUT)}
-    scores = measure_held_out(subject, rows, sources, PLAIN, folder)
-    measures = pair_arms([], scores, "base", "tuned")
-    return reach_verdict(judge_measures([m.compared(2000, 0) for m in measures])).outcome
+def verdict_of(evaluated_model: EvaluatedModel, folder) -> str:
+    rows = list(enumerate(rows_of(evaluated_model.tokenizer, range(N_HELD_OUT))))
+    sources = {f"d{number}": DocumentSource("file", f"{number}.rs") for number in range(N_HELD_OUT)}
+    scores = measure_held_out(evaluated_model, rows, sources, PLAIN, folder)
+    metrics = pair_metrics([], scores, "base", "tuned")
+    return reach_verdict(judge_comparisons([m.compare(2000, 0) for m in metrics])).outcome
 
 
-def test_what_was_learned_is_seen(learned, tmp_path):
-    assert verdict_of(learned, tmp_path) == "better"
+def test_a_trained_model_is_judged_better(trained_model, tmp_path):
+    assert verdict_of(trained_model, tmp_path) == "better"
 
 
-def test_a_scrambled_adapter_is_not_called_better(learned, tmp_path):
+def test_a_scrambled_adapter_is_not_judged_better(trained_model, tmp_path):
     generator = torch.Generator().manual_seed(1)
-    kept = {}
+    original = {}
     with torch.no_grad():
-        for name, parameter in learned.model.named_parameters():
+        for name, parameter in trained_model.model.named_parameters():
             if "lora_" in name:
-                kept[name] = parameter.clone()
+                original[name] = parameter.clone()
                 order = torch.randperm(parameter.numel(), generator=generator)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    assert verdict_of(replace(learned, adapter_id="scrambled"), tmp_path) != "better"
+    assert verdict_of(replace(trained_model, adapter_id="scrambled"), tmp_path) != "better"
     with torch.no_grad():
-        for name, parameter in learned.model.named_parameters():
-            if name in kept:
-                parameter.copy_(kept[name])
+        for name, parameter in trained_model.model.named_parameters():
+            if name in original:
+                parameter.copy_(original[name])
 
 
-def test_base_against_base_shows_nothing(learned, tmp_path):
-    with learned.model.disable_adapter():
-        assert verdict_of(replace(learned, adapter_id="none"), tmp_path) == "no difference shown"
+def test_base_against_base_shows_no_difference(trained_model, tmp_path):
+    with trained_model.model.disable_adapter():
+        assert (
+            verdict_of(replace(trained_model, adapter_id="none"), tmp_path) == "no difference shown"
+        )

@@ -1,4 +1,4 @@
-"""Tables of a small invented repository with a cut-off in the middle."""
+"""Tables of a small synthetic repository with a cut-off in the middle."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ CUTOFF = Cutoff("snapshot", START + timedelta(days=N_EARLIER), "head")
 
 
 def tables(folder: Path) -> dict[str, ParquetTable]:
-    """``commits``, ``file_changes`` and ``snapshot_files``."""
+    """Write the tables ``commits``, ``file_changes`` and ``snapshot_files``."""
     commits, changes = [], []
     for number in range(N_EARLIER + N_LATER):
         sha = f"{number:04x}{number:036x}"

@@ -1,1 +1,1 @@
-"""Pipeline that compares base and tuned model on held-out text, tasks and probes."""
+"""Pipeline that compares the base and the tuned model on held-out text, tasks and probes."""

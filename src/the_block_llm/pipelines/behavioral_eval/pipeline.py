@@ -1,4 +1,4 @@
-"""Wiring of behavioral_eval."""
+"""Definition of the pipeline ``behavioral_eval``."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -12,7 +12,7 @@ from the_block_llm.pipelines.behavioral_eval.nodes import (
 
 
 def create_pipeline() -> Pipeline:
-    """Held-out material, adapter and suites in; answers, scores and the report out."""
+    """Create the pipeline: from held-out data, adapter and suites to scores and report."""
     return Pipeline(
         [
             Node(

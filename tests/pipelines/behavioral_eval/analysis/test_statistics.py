@@ -5,9 +5,9 @@ import pytest
 
 from the_block_llm.pipelines.behavioral_eval.analysis.statistics import (
     PairedItem,
-    compare,
     holm,
     mcnemar,
+    paired_bootstrap,
 )
 
 
@@ -18,56 +18,56 @@ def items(pairs, per_cluster=1, weight=1.0):
     ]
 
 
-def test_ratios_weigh_long_items_more():
-    found = compare(
+def test_ratios_are_weighted_by_item_weight():
+    result = paired_bootstrap(
         [PairedItem("a", 1, 2, 1), PairedItem("b", 9, 9, 9), PairedItem("c", 10, 9, 10)], 200, 0
     )
-    assert (found.first, found.second, found.difference) == (1.0, 1.0, 0.0)
-    assert (found.n_items, found.n_clusters) == (3, 3)
+    assert (result.first, result.second, result.difference) == (1.0, 1.0, 0.0)
+    assert (result.n_items, result.n_clusters) == (3, 3)
 
 
-def test_a_difference_everywhere_is_found_and_the_interval_holds_it():
-    source = random.Random(1)
-    pairs = [(x, x - 0.1 + source.gauss(0, 0.02)) for x in (source.random() for _ in range(40))]
-    found = compare(items(pairs), 2000, 0)
-    assert found.low < found.difference < found.high < 0
-    assert found.difference == pytest.approx(-0.1, abs=0.02)
-    assert found.p_value < 0.001
-    assert found.detectable < 0.02
+def test_a_consistent_difference_is_significant_and_inside_its_interval():
+    rng = random.Random(1)
+    pairs = [(x, x - 0.1 + rng.gauss(0, 0.02)) for x in (rng.random() for _ in range(40))]
+    result = paired_bootstrap(items(pairs), 2000, 0)
+    assert result.low < result.difference < result.high < 0
+    assert result.difference == pytest.approx(-0.1, abs=0.02)
+    assert result.p_value < 0.001
+    assert result.detectable < 0.02
 
 
-def test_sign_flip_agrees_with_every_arrangement_counted():
+def test_sign_flip_p_value_agrees_with_exhaustive_enumeration():
     differences = [0.9, -0.2, 0.4, 0.7, 0.1, 0.6, -0.3, 0.8]
-    found = compare(items([(0.0, d) for d in differences]), 20_000, 0)
+    result = paired_bootstrap(items([(0.0, d) for d in differences]), 20_000, 0)
     total = abs(sum(differences))
     sums = [
         abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
         for signs in product((-1, 1), repeat=8)
     ]
     exact = sum(value >= total - 1e-9 for value in sums) / len(sums)
-    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert result.p_value == pytest.approx(exact, abs=0.01)
 
 
-def test_items_of_one_source_are_one_piece_of_evidence():
+def test_items_of_one_cluster_are_not_independent():
     pairs = [(0.0, 1.0)] * 40 + [(0.0, -0.5)] * 40
-    alone = compare(items(pairs), 2000, 0)
-    together = compare(items(pairs, per_cluster=40), 2000, 0)
-    assert alone.p_value < 0.05 < together.p_value
-    assert together.n_clusters == 2
+    separate = paired_bootstrap(items(pairs), 2000, 0)
+    clustered = paired_bootstrap(items(pairs, per_cluster=40), 2000, 0)
+    assert separate.p_value < 0.05 < clustered.p_value
+    assert clustered.n_clusters == 2
 
 
-def test_no_difference_at_all():
-    found = compare(items([(0.3, 0.3)] * 20), 500, 0)
-    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+def test_identical_arms_have_a_p_value_of_one():
+    result = paired_bootstrap(items([(0.3, 0.3)] * 20), 500, 0)
+    assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
 
 
-def test_one_source_has_no_detectable_difference():
-    assert compare(items([(0.0, 1.0)]), 200, 0).detectable is None
+def test_a_single_cluster_has_no_detectable_difference():
+    assert paired_bootstrap(items([(0.0, 1.0)]), 200, 0).detectable is None
 
 
-def test_the_same_seed_gives_the_same_figures():
+def test_the_same_seed_gives_the_same_result():
     pairs = [(random.Random(i).random(), random.Random(-i - 1).random()) for i in range(12)]
-    assert compare(items(pairs), 500, 7) == compare(items(pairs), 500, 7)
+    assert paired_bootstrap(items(pairs), 500, 7) == paired_bootstrap(items(pairs), 500, 7)
 
 
 @pytest.mark.parametrize(

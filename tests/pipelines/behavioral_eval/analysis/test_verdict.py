@@ -1,21 +1,21 @@
 import pytest
 
-from the_block_llm.pipelines.behavioral_eval.analysis.statistics import Difference
+from the_block_llm.pipelines.behavioral_eval.analysis.statistics import PairedDifference
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
-    Measure,
-    judge_measures,
+    Comparison,
+    judge_comparisons,
     reach_verdict,
 )
 
 
-def measure(name, weight, change, half_width, p_value, clusters=20):
-    return Measure(
+def comparison(name, weight, change, half_width, p_value, clusters=20):
+    return Comparison(
         name=name,
         title=name,
         unit="bits per byte",
         higher_is_better=False,
         weight=weight,
-        difference=Difference(
+        difference=PairedDifference(
             n_items=2 * clusters,
             n_clusters=clusters,
             first=1.0,
@@ -50,28 +50,30 @@ BAD = ("primary", 0.1, 0.02, 0.001)
         (FLAT, ("knowledge", -0.2, 0.05, 0.001), "no difference shown"),
         (GOOD, ("part", 0.2, 0.05, 0.001), "better"),
         (GOOD, ("ability", 0.2, 0.05, 0.001), "better"),
-        # Two measures tested: 0.03 is no longer enough.
+        # With two metrics, 0.03 is not significant after correction.
         (("primary", -0.1, 0.02, 0.03), ("knowledge", 0.0, 0.05, 0.9), "no difference shown"),
         (("primary", -0.1, 0.02, 0.03), ("part", 0.0, 0.05, 0.9), "better"),
     ],
 )
 def test_rules(primary, other, outcome):
-    measures = [measure("held_out", *primary)]
+    comparisons = [comparison("held_out", *primary)]
     if other is not None:
-        measures.append(measure("other", *other))
-    assert reach_verdict(judge_measures(measures)).outcome == outcome
+        comparisons.append(comparison("other", *other))
+    assert reach_verdict(judge_comparisons(comparisons)).outcome == outcome
 
 
-def test_the_sentence_says_how_much_and_what_was_lost():
+def test_the_sentence_reports_the_gain_and_lost_ability():
     verdict = reach_verdict(
-        judge_measures([measure("held_out", *GOOD), measure("general", "ability", 0.2, 0.05, 0.01)])
+        judge_comparisons(
+            [comparison("held_out", *GOOD), comparison("general", "ability", 0.2, 0.05, 0.01)]
+        )
     )
     assert "10.0 % fewer bits" in verdict.sentence
     assert "lost some general ability" in verdict.sentence
     assert len(verdict.reasons) == 2
 
 
-def test_no_difference_says_what_could_have_been_seen():
-    verdict = reach_verdict(judge_measures([measure("held_out", *FLAT)]))
+def test_no_difference_reports_the_detectable_difference():
+    verdict = reach_verdict(judge_comparisons([comparison("held_out", *FLAT)]))
     assert "A change of 0.03 bits per byte" in verdict.sentence
     assert "Not worth it" in verdict.sentence

@@ -11,7 +11,7 @@ def passages(tmp_path_factory):
     return list(passages_at_cutoff(toy_history.CUTOFF, **tables, passage_characters=300))
 
 
-def test_nothing_from_after_the_cutoff_is_found(passages):
+def test_nothing_after_the_cutoff_is_indexed(passages):
     text = "\n".join(f"{passage.source}\n{passage.text}" for passage in passages)
     assert "part 1" in text
     assert "part 3" not in text
@@ -21,6 +21,6 @@ def test_nothing_from_after_the_cutoff_is_found(passages):
 
 
 def test_commits_are_found_by_message_and_path(passages):
-    [found] = PassageIndex(passages).find("Which commit taught trick number 13?", 1)
-    assert "ledger: teach it trick number 13" in found.text
-    assert "- src/ledger/rules.rs" in found.text
+    [passage] = PassageIndex(passages).find("Which commit taught trick number 13?", 1)
+    assert "ledger: teach it trick number 13" in passage.text
+    assert "- src/ledger/rules.rs" in passage.text

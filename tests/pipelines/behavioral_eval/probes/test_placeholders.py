@@ -1,7 +1,7 @@
 from the_block_llm.pipelines.behavioral_eval.probes.placeholders import (
-    choose_probes,
-    fill_suite,
-    repository_facts,
+    fill_placeholders,
+    placeholder_values,
+    select_probes,
 )
 from the_block_llm.pipelines.behavioral_eval.probes.suites import parse_suite
 
@@ -36,8 +36,8 @@ def file(path, language="Rust", size=100, kept=True):
     return {"path": path, "language": language, "size_bytes": size, "kept": kept}
 
 
-def test_facts_come_from_kept_source_files():
-    facts = repository_facts(
+def test_values_come_from_kept_source_files():
+    values = placeholder_values(
         "chain",
         [
             file("src/chain/consensus/a.rs"),
@@ -49,17 +49,17 @@ def test_facts_come_from_kept_source_files():
             file("gen.py", "Python", 9000, kept=False),
         ],
     )
-    assert facts["main_language"] == "Rust"
-    assert facts["folder_1"] == "consensus"
-    assert {facts["folder_2"], facts["folder_3"]} == {"market", "dkg"}
+    assert values["main_language"] == "Rust"
+    assert values["folder_1"] == "consensus"
+    assert {values["folder_2"], values["folder_3"]} == {"market", "dkg"}
 
 
-def test_a_repository_without_source_has_only_a_name():
-    assert repository_facts("notes", [file("a.md", "Markdown")]) == {"project": "notes"}
+def test_a_repository_without_source_files_has_only_a_name():
+    assert placeholder_values("notes", [file("a.md", "Markdown")]) == {"project": "notes"}
 
 
-def test_probes_without_their_facts_are_left_out_with_a_reason():
-    filled, left_out = fill_suite(SUITE, {"project": "chain", "main_language": "Rust"})
+def test_probes_with_missing_values_are_left_out_with_a_reason():
+    filled, left_out = fill_placeholders(SUITE, {"project": "chain", "main_language": "Rust"})
     assert [probe.id for probe in filled.probes] == ["language", "braces"]
     assert filled.probes[0].prompt == "What is chain written in?"
     assert filled.probes[0].concepts[0].any_of == ("Rust",)
@@ -67,12 +67,12 @@ def test_probes_without_their_facts_are_left_out_with_a_reason():
     assert left_out == {"parts": "the repository has no folder 1"}
 
 
-def test_a_name_that_gives_the_answer_away():
-    _, left_out = fill_suite(SUITE, {"project": "rust-chain", "main_language": "Rust"})
-    assert "gives its answer" in left_out["language"]
+def test_a_probe_whose_filled_question_contains_the_answer_is_left_out():
+    _, left_out = fill_placeholders(SUITE, {"project": "rust-chain", "main_language": "Rust"})
+    assert "contains its answer" in left_out["language"]
 
 
-def test_probes_are_taken_from_each_category_in_turn():
-    chosen = choose_probes([SUITE], 2)
-    assert [probe.id for _, probe in chosen] == ["language", "braces"]
-    assert len(choose_probes([SUITE], 99)) == 3
+def test_probes_are_selected_round_robin_over_categories():
+    selected = select_probes([SUITE], 2)
+    assert [probe.id for _, probe in selected] == ["language", "braces"]
+    assert len(select_probes([SUITE], 99)) == 3

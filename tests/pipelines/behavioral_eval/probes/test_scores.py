@@ -1,8 +1,8 @@
 import pytest
 
 from the_block_llm.pipelines.behavioral_eval.probes.scores import (
-    distinct_pairs,
-    loops,
+    distinct_pair_ratio,
+    has_loop,
     score_answer,
 )
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Probe
@@ -37,14 +37,14 @@ def test_concepts(completion, concepts, share):
     assert (scores.concepts, scores.concept_share) == (concepts, share)
 
 
-def test_a_repeated_question_shows_no_reasoning():
+def test_a_repeated_question_has_no_reasoning_markers():
     assert score_answer(PROBE, PROBE.prompt, "stop").reasoning == ()
-    own = score_answer(PROBE, "However, it stalls because the quorum is missed.", "stop")
-    assert own.reasoning == ("cause", "contrast")
-    assert own.reasoning_depth == pytest.approx(2 / 6)
+    scores = score_answer(PROBE, "However, it stalls because the quorum is missed.", "stop")
+    assert scores.reasoning == ("cause", "contrast")
+    assert scores.reasoning_depth == pytest.approx(2 / 6)
 
 
-def test_claims_that_must_not_be_made():
+def test_false_claims():
     assert score_answer(PROBE, "Nothing happens.", "stop").false_claims == ("all is well",)
 
 
@@ -87,10 +87,10 @@ def test_warnings(completion, finish, warnings):
         ("", False),
     ],
 )
-def test_loops(text, is_loop):
-    assert loops(text.split()) is is_loop
+def test_has_loop(text, is_loop):
+    assert has_loop(text.split()) is is_loop
 
 
 @pytest.mark.parametrize(("text", "share"), [("", 1.0), ("a", 1.0), ("a a a", 0.5), ("a b c", 1.0)])
-def test_distinct_pairs(text, share):
-    assert distinct_pairs(text.split()) == share
+def test_distinct_pair_ratio(text, share):
+    assert distinct_pair_ratio(text.split()) == share

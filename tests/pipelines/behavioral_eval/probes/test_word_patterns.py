@@ -1,11 +1,11 @@
 import pytest
 
-from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import Pattern, without_echo
+from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import WordPattern, remove_echo
 from the_block_llm.retrieval.words import split_words
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text", "found"),
+    ("pattern", "text", "is_match"),
     [
         ("but", "a distributed system", False),
         ("but", "It works, but slowly", True),
@@ -25,14 +25,14 @@ from the_block_llm.retrieval.words import split_words
         ("überlauf", "ein Überlauf", True),
     ],
 )
-def test_pattern(pattern, text, found):
-    assert Pattern(pattern).found_in(split_words(text)) is found
+def test_pattern(pattern, text, is_match):
+    assert WordPattern(pattern).matches(split_words(text)) is is_match
 
 
 @pytest.mark.parametrize("text", ["", "  ", "*", "de*pend", "a**", "(x)"])
-def test_what_is_no_pattern(text):
-    with pytest.raises(ValueError, match="no pattern"):
-        Pattern(text)
+def test_an_invalid_pattern_is_an_error(text):
+    with pytest.raises(ValueError, match="not a valid pattern"):
+        WordPattern(text)
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_what_is_no_pattern(text):
         ("", "a b", ""),
     ],
 )
-def test_without_echo(answer, question, left):
-    assert without_echo(answer.split(), question.split()) == left.split()
+def test_remove_echo(answer, question, left):
+    assert remove_echo(answer.split(), question.split()) == left.split()

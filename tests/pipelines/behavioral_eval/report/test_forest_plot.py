@@ -16,30 +16,30 @@ def measure(title: str, difference: float, spread: float, outcome: str) -> dict[
     }
 
 
-def test_what_showed_a_difference_sets_the_scale() -> None:
-    drawing = forest_plot(
+def test_significant_metrics_determine_the_axis() -> None:
+    svg = forest_plot(
         [
             measure("held out", -0.02, 0.005, "better"),
             measure("three items", 1.0, 2.0, "too little data"),
         ]
     )
-    assert ElementTree.fromstring(drawing).tag == "svg"
-    # 1.5 times the far end of the interval that showed something: 2.5 %.
-    assert "+4 %" in drawing
-    assert "-4 %" in drawing
-    zero, held_out, beyond = (
+    assert ElementTree.fromstring(svg).tag == "svg"
+    # 1.5 times the far end of the significant interval, 2.5 %.
+    assert "+4 %" in svg
+    assert "-4 %" in svg
+    zero, held_out, clipped = (
         float(x)
         for x in (
-            re.findall(r'class="zero" x1="([\d.]+)"', drawing)
-            + re.findall(r'<circle cx="([\d.]+)"', drawing)
+            re.findall(r'class="zero" x1="([\d.]+)"', svg)
+            + re.findall(r'<circle cx="([\d.]+)"', svg)
         )
     )
-    assert held_out > zero + 50, "fewer bits is better, and better is right of the line"
-    assert beyond < zero
-    assert drawing.count("◂") == 1
-    assert drawing.count("▸") == 1
+    assert held_out > zero + 50, "fewer bits are an improvement, which is right of the zero line"
+    assert clipped < zero
+    assert svg.count("◂") == 1
+    assert svg.count("▸") == 1
 
 
-def test_without_any_difference_there_is_still_a_scale() -> None:
+def test_the_axis_has_a_minimum_range() -> None:
     assert "+2 %" in forest_plot([measure("nothing", 0.0, 0.0, "no difference shown")])
     assert forest_plot([]).startswith("<svg")

@@ -67,7 +67,7 @@ def report(plan, params):
     )
 
 
-def test_the_verdict_and_its_evidence(report):
+def test_the_report_has_the_verdict_and_its_metrics(report):
     assert report["verdict"]["outcome"] == "better"
     assert "10.0 % fewer bits" in report["verdict"]["sentence"]
     names = [m["name"] for m in report["measures"]]
@@ -76,11 +76,11 @@ def test_the_verdict_and_its_evidence(report):
     assert held_out["base"] == pytest.approx(1.0095)
     assert held_out["tuned"] == pytest.approx(0.9 * 1.0095)
     assert held_out["n_clusters"] == 20
-    # Two questions are too few to say anything.
+    # Two questions are too few for an outcome.
     assert report["measures"][3]["outcome"] == "too little data"
 
 
-def test_text_of_new_lines_is_compared_on_its_own(plan, params):
+def test_text_of_new_lines_is_a_separate_metric(plan, params):
     scores = held_out_scores(0.9)
     for row in scores:
         number = int(row["item_id"][1:])
@@ -93,7 +93,7 @@ def test_text_of_new_lines_is_compared_on_its_own(plan, params):
     assert new["tuned"] / new["base"] == pytest.approx(0.95)
 
 
-def test_answers_are_scored_and_stand_side_by_side(report):
+def test_answers_are_scored_and_grouped_by_probe(report):
     stale = report["answers"][0]
     assert [a["arm"] for a in stale["arms"]] == ["base", "tuned"]
     assert stale["arms"][0]["scores"]["false_claims"] == ("never wrong",)
@@ -104,7 +104,7 @@ def test_answers_are_scored_and_stand_side_by_side(report):
     assert rows["overall", "tuned"] == 0.75
 
 
-def test_what_an_answer_cites_is_looked_up(report):
+def test_citations_are_checked(report):
     cited = report["answers"][0]["arms"][0]["citations"]
     assert [(c["text"], c["exists"]) for c in cited] == [
         ("src/cache.rs", True),
@@ -114,7 +114,7 @@ def test_what_an_answer_cites_is_looked_up(report):
     assert (overall["citations"], overall["citations_that_exist"]) == (2, 1)
 
 
-def test_a_leaked_document_is_noticed_and_takes_no_part(plan, params):
+def test_a_contaminated_document_is_reported_and_excluded(plan, params):
     scores = held_out_scores(1.0)
     for row in scores:
         if row["cluster"] == "c3":
@@ -124,10 +124,10 @@ def test_a_leaked_document_is_noticed_and_takes_no_part(plan, params):
     assert report["left_out_as_seen_in_training"] == ["c3"]
     assert report["measures"][0]["n_clusters"] == 19
     assert report["measures"][0]["difference"] == 0
-    assert "take no part: c3" in render(json.loads(json.dumps(report)))
+    assert "tasks are excluded: c3" in render(json.loads(json.dumps(report)))
 
 
-def test_a_leaked_task_is_noticed_and_takes_no_part(plan, params):
+def test_a_contaminated_task_is_reported_and_excluded(plan, params):
     tasks = [
         {
             "task": "also_changed",
@@ -155,35 +155,35 @@ def test_criteria_are_strict(report):
     assert met == {"overall": True, "architecture": False}
 
 
-def test_incoherence_that_tuning_brought_gets_advice(report, plan, params):
+def test_more_degenerate_answers_after_tuning_get_advice(report, plan, params):
     assert report["coherence"]["advice"]
     swapped = [
         {**row, "arm": {"base": "tuned", "tuned": "base"}[row["arm"]]} for row in COMPLETIONS
     ]
-    turned = build_report(plan, swapped, held_out_scores(0.9), KNOWN, params, {})
-    assert turned["coherence"]["warnings"]
-    assert turned["coherence"]["advice"] == []
+    report_of_swapped = build_report(plan, swapped, held_out_scores(0.9), KNOWN, params, {})
+    assert report_of_swapped["coherence"]["warnings"]
+    assert report_of_swapped["coherence"]["advice"] == []
 
 
-def test_the_report_is_json_and_repeatable(report, plan, params):
+def test_the_report_is_json_and_reproducible(report, plan, params):
     again = build_report(
         plan, COMPLETIONS, held_out_scores(0.9), KNOWN, params, provenance={"profile": "tiny"}
     )
     assert json.dumps(report, allow_nan=False) == json.dumps(again, allow_nan=False)
 
 
-def test_answers_to_other_questions_are_refused(plan, params):
+def test_missing_answers_are_an_error(plan, params):
     with pytest.raises(StaleDataError, match="own/tests"):
         build_report(plan, COMPLETIONS[::2], held_out_scores(1), KNOWN, params, {})
 
 
-def test_answers_to_an_earlier_wording_are_refused(plan, params):
-    reworded = [{**row, "prompt": "What can go wrong?"} for row in COMPLETIONS]
+def test_answers_to_another_version_of_a_prompt_are_an_error(plan, params):
+    outdated = [{**row, "prompt": "What can go wrong?"} for row in COMPLETIONS]
     with pytest.raises(StaleDataError, match="own/stale"):
-        build_report(plan, reworded, held_out_scores(1), KNOWN, params, {})
+        build_report(plan, outdated, held_out_scores(1), KNOWN, params, {})
 
 
-class Elements(HTMLParser):
+class ElementCollector(HTMLParser):
     def __init__(self):
         super().__init__()
         self.tags, self.attributes, self.open, self.links = set(), set(), [], []
@@ -202,15 +202,15 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_asks_the_network_for_nothing(report):
+def test_the_page_is_well_formed_and_makes_no_network_requests(report):
     page = render(json.loads(json.dumps(report)))
-    found = Elements()
-    found.feed(page)
-    assert found.open == []
-    assert not found.tags & {"script", "img", "link", "iframe"}
-    assert not found.attributes & {"src", "onerror", "onclick"}
-    # To files beside the page only.
-    assert all(re.fullmatch(r"[a-z_]+\.(json|png)", link) for link in found.links)
+    parser = ElementCollector()
+    parser.feed(page)
+    assert parser.open == []
+    assert not parser.tags & {"script", "img", "link", "iframe"}
+    assert not parser.attributes & {"src", "onerror", "onclick"}
+    # Links to files in the same folder only.
+    assert all(re.fullmatch(r"[a-z_]+\.(json|png)", link) for link in parser.links)
     assert "http://" not in page
     assert "https://" not in page
     assert "{{ 7 * 7 }}" in page
@@ -224,7 +224,7 @@ def test_the_summary_is_short(report):
     assert len(lines) == 2
 
 
-def test_the_page_shows_earlier_adapters_and_draws_those_of_the_same_text(report):
+def test_the_trend_lists_all_adapters_and_plots_those_of_the_same_text(report):
     measure = next(m for m in report["measures"] if m["name"] == "held_out")
     trend = [
         {"adapter": name, "trained_at": name, "material": text, "verdict": "better",
@@ -234,21 +234,21 @@ def test_the_page_shows_earlier_adapters_and_draws_those_of_the_same_text(report
     shown = {**json.loads(json.dumps(report)), "material": "this", "trend": trend}
     assert [row["title"] for row in trend_rows(shown, same_text=True)] == ["second", "third"]
     page = render(shown)
-    assert "Adapter by adapter" in page
-    assert page.count("on other text") == 1
-    assert "Adapter by adapter" not in render({**shown, "trend": trend[:1]})
+    assert "<h2>Trend</h2>" in page
+    assert page.count("other held-out text") == 1
+    assert "<h2>Trend</h2>" not in render({**shown, "trend": trend[:1]})
 
 
-def test_what_an_answer_cites_is_marked_where_it_stands():
+def test_citations_are_marked_in_the_answer():
     cited = [{"text": "src/a.rs", "exists": True}, {"text": "src/a.rs.bak", "exists": False}]
     answer = {"completion": "<b> src/a.rs, src/a.rs.bak", "citations": cited}
     assert mark_citations(answer) == (
-        '&lt;b&gt; <mark class="yes">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
+        '&lt;b&gt; <mark class="ok">src/a.rs</mark>, <mark class="warn">src/a.rs.bak</mark>'
     )
     assert mark_citations({"completion": "a < b", "citations": []}) == "a &lt; b"
 
 
-def test_every_item_stands_in_the_report_with_its_arms(report):
+def test_the_report_has_every_item_with_the_values_of_both_arms(report):
     assert len(report["items"]) == 20
     assert report["items"][0] == {
         "task": "held_out", "item_id": "i0", "cluster": "c0", "weight": 1000.0,

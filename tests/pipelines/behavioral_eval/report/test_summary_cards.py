@@ -1,6 +1,6 @@
 import pytest
 
-from the_block_llm.pipelines.behavioral_eval.report.summary_cards import cards, next_step
+from the_block_llm.pipelines.behavioral_eval.report.summary_cards import next_step, summary_cards
 
 
 def measure(name, outcome, weight="knowledge", base=0.5, tuned=0.6, spread=0.05):
@@ -21,8 +21,8 @@ def task(name, n_items, base, tuned):
     }
 
 
-def category(arm, there, cited):
-    return {"category": "overall", "arm": arm, "citations": cited, "citations_that_exist": there}
+def category(arm, existing, cited):
+    return {"category": "overall", "arm": arm, "citations": cited, "citations_that_exist": existing}
 
 
 def report(**changed):
@@ -32,8 +32,8 @@ def report(**changed):
     }  # fmt: skip
 
 
-def test_without_material_there_is_no_card():
-    assert cards(report()) == []
+def test_without_data_there_is_no_card():
+    assert summary_cards(report()) == []
 
 
 @pytest.mark.parametrize(
@@ -44,55 +44,59 @@ def test_without_material_there_is_no_card():
         (1.188, "no difference shown", "1.0 % fewer bits", "none"),
     ],
 )
-def test_held_out_text_in_percent(tuned, outcome, figure, kind):
-    [card] = cards(report(measures=[measure("held_out", outcome, "primary", 1.2, tuned, 0.012)]))
+def test_held_out_card_is_in_percent(tuned, outcome, figure, kind):
+    [card] = summary_cards(
+        report(measures=[measure("held_out", outcome, "primary", 1.2, tuned, 0.012)])
+    )
     assert (card.figure, card.kind) == (figure, kind)
     assert "over 20 commits and files" in card.note
 
 
-def test_the_interval_is_turned_with_the_difference():
-    seen = measure("held_out", "better", "primary", 1.0, 0.9, 0.02)
-    [card] = cards(report(measures=[seen]))
+def test_the_interval_has_the_sign_of_the_difference():
+    held_out = measure("held_out", "better", "primary", 1.0, 0.9, 0.02)
+    [card] = summary_cards(report(measures=[held_out]))
     assert "95 %: 8.0 to 12.0 % fewer" in card.note
 
 
-def test_tasks_together_weigh_by_items_and_one_that_got_worse_is_not_hidden():
+def test_tasks_are_weighted_by_items_and_a_worse_one_is_reported():
     tasks = [task("a", 30, 0.2, 0.4), task("b", 10, 0.6, 0.2)]
-    [card] = cards(report(tasks=tasks, measures=[measure("a", "better"), measure("b", "worse")]))
-    assert card.figure == "30 % → 35 % right"
-    assert "of 2 tasks 1 shown better, 1 worse" in card.note
+    [card] = summary_cards(
+        report(tasks=tasks, measures=[measure("a", "better"), measure("b", "worse")])
+    )
+    assert card.figure == "30 % → 35 % correct"
+    assert "of 2 tasks, 1 better and 1 worse" in card.note
     assert card.kind == "worse"
 
 
 @pytest.mark.parametrize(
     ("outcomes", "figure"),
     [
-        (["better", "no difference shown"], "Tuning does more"),
-        (["worse", "too little data"], "Looking up does more"),
-        (["better", "worse"], "Each has its uses"),
+        (["better", "no difference shown"], "Tuning is better"),
+        (["worse", "too little data"], "Retrieval is better"),
+        (["better", "worse"], "Mixed"),
         (["no difference shown"], "No difference shown"),
     ],
 )
-def test_against_retrieval(outcomes, figure):
+def test_retrieval_card(outcomes, figure):
     pair = {
         "first": "base_retrieval", "second": "tuned",
         "measures": [measure(f"m{n}", outcome) for n, outcome in enumerate(outcomes)],
     }  # fmt: skip
-    [card] = cards(report(also_compared=[pair]))
+    [card] = summary_cards(report(also_compared=[pair]))
     assert card.figure == figure
 
 
-def test_forgetting_is_named():
+def test_lost_ability_is_reported():
     lost = [measure("text", "worse", "ability"), measure("questions", "better", "ability")]
-    [card] = cards(report(measures=lost))
+    [card] = summary_cards(report(measures=lost))
     assert (card.figure, card.kind) == ("Worse: Text", "worse")
 
 
-def test_citations_of_both():
-    [card] = cards(report(categories=[category("base", 1, 4), category("tuned", 2, 3)]))
+def test_citations_of_both_arms():
+    [card] = summary_cards(report(categories=[category("base", 1, 4), category("tuned", 2, 3)]))
     assert card.figure == "2 of 3 exist"
-    assert "the base: 1 of 4" in card.note
-    assert cards(report(categories=[category("base", 0, 0), category("tuned", 0, 0)])) == []
+    assert "base: 1 of 4" in card.note
+    assert summary_cards(report(categories=[category("base", 0, 0), category("tuned", 0, 0)])) == []
 
 
 @pytest.mark.parametrize("outcome", ["better", "worse", "no difference shown", "too little data"])

@@ -4,8 +4,8 @@ import pytest
 
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.behavioral_eval.report.trend import (
-    material_hash,
-    remember,
+    held_out_hash,
+    save_trend_entry,
     trend_entry,
 )
 
@@ -22,28 +22,28 @@ def entry(adapter, trained_at, material="m"):
     return trend_entry(adapter, trained_at, material, REPORT)
 
 
-def test_entries_are_kept_by_adapter_in_the_order_of_training(tmp_path):
-    remember(tmp_path, entry("b", "2026-02-01T00:00:00+00:00"))
-    remember(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
-    found = remember(tmp_path, entry("b", "2026-02-01T00:00:00+00:00", "other"))
-    assert [(e["adapter"], e["material"]) for e in found] == [("b", "other"), ("a", "m")]
-    assert found[0]["measures"]["held_out"]["low"] == -0.3
-    assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
+def test_entries_are_replaced_by_adapter_and_sorted_by_training_time(tmp_path):
+    save_trend_entry(tmp_path, entry("b", "2026-02-01T00:00:00+00:00"))
+    save_trend_entry(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
+    entries = save_trend_entry(tmp_path, entry("b", "2026-02-01T00:00:00+00:00", "other"))
+    assert [(e["adapter"], e["material"]) for e in entries] == [("b", "other"), ("a", "m")]
+    assert entries[0]["measures"]["held_out"]["low"] == -0.3
+    assert not list(tmp_path.glob(".*")), "no temporary file is left"
 
 
-def test_a_spoiled_file_is_named(tmp_path):
+def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "old.json").write_text("{")
-    with pytest.raises(StorageError, match="only serves the trend"):
-        remember(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
+    with pytest.raises(StorageError, match="used for the trend only"):
+        save_trend_entry(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
 
 
-def test_the_material_is_the_pieces_and_not_what_they_cost():
+def test_the_held_out_hash_covers_segments_but_not_their_bits():
     def rows(bits, item="i"):
         return [
             {"task": "held_out", "arm": arm, "item_id": item, "weight": 10.0, "value": bits}
             for arm in ("base", "tuned")
         ]
 
-    assert material_hash(rows(1.0)) == material_hash(rows(2.0))
-    assert material_hash(rows(1.0)) != material_hash(rows(1.0, "other"))
+    assert held_out_hash(rows(1.0)) == held_out_hash(rows(2.0))
+    assert held_out_hash(rows(1.0)) != held_out_hash(rows(1.0, "other"))
     assert json.dumps(entry("a", "t"))

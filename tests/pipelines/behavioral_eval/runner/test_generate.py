@@ -20,9 +20,9 @@ INDEX = PassageIndex(
 )
 
 
-def ask(subject, plan, params, arms=("base", "tuned"), sampling=GREEDY):
+def answer(evaluated_model, plan, params, arms=("base", "tuned"), sampling=GREEDY):
     return answer_probes(
-        subject,
+        evaluated_model,
         plan.probes,
         arms,
         sampling,
@@ -32,8 +32,8 @@ def ask(subject, plan, params, arms=("base", "tuned"), sampling=GREEDY):
     )
 
 
-def test_every_arm_answers_every_probe(subject, plan, params):
-    rows = ask(subject, plan, params)
+def test_every_arm_answers_every_probe(evaluated_model, plan, params):
+    rows = answer(evaluated_model, plan, params)
     assert [(row["arm"], row["probe_id"]) for row in rows] == [
         ("base", "stale"),
         ("base", "tests"),
@@ -49,8 +49,8 @@ def test_every_arm_answers_every_probe(subject, plan, params):
     pa.Table.from_pylist(rows, schemas.COMPLETIONS)
 
 
-def test_only_the_arms_with_retrieval_see_passages(subject, plan, params):
-    rows = {row["arm"]: row for row in ask(subject, plan, params, ARMS)[::2]}
+def test_only_prompts_of_arms_with_retrieval_contain_passages(evaluated_model, plan, params):
+    rows = {row["arm"]: row for row in answer(evaluated_model, plan, params, ARMS)[::2]}
     assert list(rows) == list(ARMS)
     assert rows["base"]["retrieved"] == rows["tuned"]["retrieved"] == []
     for arm in ("base_retrieval", "tuned_retrieval"):
@@ -58,29 +58,31 @@ def test_only_the_arms_with_retrieval_see_passages(subject, plan, params):
         assert "where a block is reverted" in rows[arm]["prompt"]
 
 
-def test_greedy_asks_once_and_draws_once_a_seed(subject, plan, params):
-    def asked(sampling):
-        rows = ask(subject, plan, params, ["base"], sampling)
+def test_greedy_decoding_uses_one_seed_and_sampling_all(evaluated_model, plan, params):
+    def answers_by_seed(sampling):
+        rows = answer(evaluated_model, plan, params, ["base"], sampling)
         return Counter(row["seed"] for row in rows)
 
-    assert asked(Sampling(temperature=0, seeds=(1, 2, 3))) == {1: 2}
-    assert asked(Sampling(temperature=0.7, seeds=(1, 2, 3))) == {1: 2, 2: 2, 3: 2}
+    assert answers_by_seed(Sampling(temperature=0, seeds=(1, 2, 3))) == {1: 2}
+    assert answers_by_seed(Sampling(temperature=0.7, seeds=(1, 2, 3))) == {1: 2, 2: 2, 3: 2}
 
 
-class KilledError(Exception):
+class InterruptedRunError(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, monkeypatch):
-    whole = ask(subject, plan, params)
+def test_an_interrupted_run_resumes_with_the_same_answers(
+    evaluated_model, plan, params, monkeypatch
+):
+    uninterrupted = answer(evaluated_model, plan, params)
     fresh = params.model_copy(update={"result_cache_folder": params.result_cache_folder + "-2"})
     real = generate.generate
-    asked = []
+    generated = []
 
-    def dies_after_one(model, tokenizer, prompts, decoding, *, on_completion, **settings):
-        def keep(place, completion):
-            on_completion(place, completion)
-            raise KilledError
+    def interrupted_generate(model, tokenizer, prompts, decoding, *, on_completion, **settings):
+        def store(index, completion):
+            on_completion(index, completion)
+            raise InterruptedRunError
 
         real(
             model,
@@ -88,30 +90,30 @@ def test_a_killed_run_goes_on_and_gives_the_same_answers(subject, plan, params, 
             prompts,
             decoding,
             **{**settings, "batch_rows": 1},
-            on_completion=keep,
+            on_completion=store,
         )
 
-    def counts(model, tokenizer, prompts, *rest, **settings):
-        asked.extend(prompts)
+    def recording_generate(model, tokenizer, prompts, *rest, **settings):
+        generated.extend(prompts)
         real(model, tokenizer, prompts, *rest, **settings)
 
-    monkeypatch.setattr(generate, "generate", dies_after_one)
-    with pytest.raises(KilledError):
-        ask(subject, plan, fresh)
-    monkeypatch.setattr(generate, "generate", counts)
-    assert ask(subject, plan, fresh) == whole
-    assert len(asked) == 3
-    asked.clear()
-    assert ask(subject, plan, fresh) == whole
-    assert asked == []
+    monkeypatch.setattr(generate, "generate", interrupted_generate)
+    with pytest.raises(InterruptedRunError):
+        answer(evaluated_model, plan, fresh)
+    monkeypatch.setattr(generate, "generate", recording_generate)
+    assert answer(evaluated_model, plan, fresh) == uninterrupted
+    assert len(generated) == 3
+    generated.clear()
+    assert answer(evaluated_model, plan, fresh) == uninterrupted
+    assert generated == []
 
 
-def test_another_adapter_asks_the_base_nothing_again(subject, plan, params, monkeypatch):
-    ask(subject, plan, params)
-    arms = []
+def test_another_adapter_reuses_the_answers_of_the_base(evaluated_model, plan, params, monkeypatch):
+    answer(evaluated_model, plan, params)
+    calls = []
     real = generate.generate
     monkeypatch.setattr(
-        generate, "generate", lambda *args, **kw: (arms.append(1), real(*args, **kw))
+        generate, "generate", lambda *args, **kwargs: (calls.append(1), real(*args, **kwargs))
     )
-    ask(replace(subject, adapter_id="another"), plan, params)
-    assert len(arms) == 1
+    answer(replace(evaluated_model, adapter_id="another"), plan, params)
+    assert len(calls) == 1

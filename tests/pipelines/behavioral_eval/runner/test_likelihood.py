@@ -15,7 +15,6 @@ from the_block_llm.pipelines.behavioral_eval.runner.likelihood import (
     measure_tasks,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
-from the_block_llm.pipelines.behavioral_eval.tasks.choice_scoring import choice_score
 from the_block_llm.pipelines.behavioral_eval.tasks.general_ability import (
     general_questions,
     general_texts,
@@ -26,8 +25,8 @@ PLAIN = ("base", "tuned")
 ITEM = ChoiceItem("t", "t/1", "c", "one two", (" three", " nine hundred"), 0)
 
 
-def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path)
+def test_held_out_rows_are_scored_in_both_arms(evaluated_model, held_out, tmp_path):
+    rows = measure_held_out(evaluated_model, *held_out, PLAIN, tmp_path)
     assert Counter(row["arm"] for row in rows) == {"base": 12, "tuned": 12}
     by_arm = {arm: [r for r in rows if r["arm"] == arm] for arm in ("base", "tuned")}
     for base, tuned in zip(by_arm["base"], by_arm["tuned"], strict=True):
@@ -38,17 +37,19 @@ def test_held_out_rows_are_measured_in_both_arms(subject, held_out, tmp_path):
     pa.Table.from_pylist(rows, schemas.ITEM_SCORES)
 
 
-def test_the_base_arm_is_the_model_without_its_adapter(subject, held_out, tmp_path):
-    rows = measure_held_out(subject, *held_out, PLAIN, tmp_path / "a")
+def test_the_base_arm_is_the_model_without_its_adapter(evaluated_model, held_out, tmp_path):
+    rows = measure_held_out(evaluated_model, *held_out, PLAIN, tmp_path / "a")
     base = [row["value"] for row in rows if row["arm"] == "base"]
-    untouched = replace(subject, model=with_noise_adapter(tiny_llama().eval(), scale=0))
+    untouched = replace(evaluated_model, model=with_noise_adapter(tiny_llama().eval(), scale=0))
     rows = measure_held_out(untouched, *held_out, PLAIN, tmp_path / "b")
     assert base == pytest.approx([row["value"] for row in rows if row["arm"] == "tuned"])
 
 
-def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path):
+def test_added_tokens_are_dropped_for_arms_that_do_not_know_them(
+    evaluated_model, held_out, tmp_path
+):
     rows, sources = held_out
-    plain = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "plain")
+    plain = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path / "plain")
     marked = []
     for number, row in rows:
         ids = row["input_ids"]
@@ -63,119 +64,106 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
                 },
             )
         )
-    # An adapter that was trained without them is shown the rows without them, too.
-    earlier = replace(subject, added_ids=frozenset(MARKS.values()))
-    found = measure_held_out(earlier, marked, sources, ["tuned"], tmp_path / "earlier")
+    # The same holds for an adapter that was trained without added tokens.
+    without_added_tokens = replace(evaluated_model, added_token_ids=frozenset(MARKS.values()))
+    scores = measure_held_out(
+        without_added_tokens, marked, sources, ["tuned"], tmp_path / "earlier"
+    )
     tuned = [row["value"] for row in plain if row["arm"] == "tuned"]
-    assert [row["value"] for row in found] == pytest.approx(tuned)
+    assert [row["value"] for row in scores] == pytest.approx(tuned)
     tokenizer = byte_tokenizer()
     add_tokens(tokenizer, MARKS)
-    told = replace(
-        subject,
-        model=with_marks(subject.model),
+    with_added_tokens = replace(
+        evaluated_model,
+        model=with_marks(evaluated_model.model),
         tuned_tokenizer=tokenizer,
-        added_ids=frozenset(MARKS.values()),
+        added_token_ids=frozenset(MARKS.values()),
     )
-    found = measure_held_out(told, marked, sources, PLAIN, tmp_path / "marked")
-    for before, now in zip(plain, found, strict=True):
-        assert before["arm"] == now["arm"]
-        # Marks have no bytes; what they open and close is measured all the same.
-        assert before["weight"] == now["weight"]
-        if now["arm"] == "base":
-            assert now["value"] == pytest.approx(before["value"])
+    scores = measure_held_out(with_added_tokens, marked, sources, PLAIN, tmp_path / "marked")
+    for expected, actual in zip(plain, scores, strict=True):
+        assert expected["arm"] == actual["arm"]
+        # Special tokens have no bytes; the text between them is scored.
+        assert expected["weight"] == actual["weight"]
+        if actual["arm"] == "base":
+            assert actual["value"] == pytest.approx(expected["value"])
         else:
-            assert 0 < now["value"] < float("inf")
-            assert now["value"] != before["value"]
+            assert 0 < actual["value"] < float("inf")
+            assert actual["value"] != expected["value"]
 
 
-def test_measured_rows_are_not_measured_again(subject, held_out, tmp_path, monkeypatch):
+def test_cached_rows_are_not_scored_again(evaluated_model, held_out, tmp_path, monkeypatch):
     rows, sources = held_out
-    first = measure_held_out(subject, rows[:5], sources, PLAIN, tmp_path)
+    first = measure_held_out(evaluated_model, rows[:5], sources, PLAIN, tmp_path)
     measured = []
     real = likelihood.measure_rows
 
-    def counts(model, tokenizer, batch):
+    def recording_measure_rows(model, tokenizer, batch):
         measured.extend(number for number, _ in batch)
         return real(model, tokenizer, batch)
 
-    monkeypatch.setattr(likelihood, "measure_rows", counts)
-    everything = measure_held_out(subject, rows, sources, PLAIN, tmp_path)
+    monkeypatch.setattr(likelihood, "measure_rows", recording_measure_rows)
+    resumed = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path)
     assert Counter(measured) == dict.fromkeys(range(5, 12), 2)
-    assert [row for row in everything if row in first] == first
-    alone = measure_held_out(subject, rows, sources, PLAIN, tmp_path / "alone")
-    assert [row["value"] for row in everything] == pytest.approx([row["value"] for row in alone])
+    assert [row for row in resumed if row in first] == first
+    fresh = measure_held_out(evaluated_model, rows, sources, PLAIN, tmp_path / "fresh")
+    assert [row["value"] for row in resumed] == pytest.approx([row["value"] for row in fresh])
 
 
-@pytest.mark.parametrize(
-    ("nats", "chosen", "is_right"),
-    [
-        ([6.0, 26.0], 0, True),
-        # The longer one costs more in all; a byte decides.
-        ([6.1, 13.3], 0, True),
-        ([6.1, 13.0], 1, False),
-    ],
-)
-def test_choices_are_compared_by_nats_a_byte(nats, chosen, is_right):
-    score = choice_score(ITEM, nats)
-    assert (score.chosen, score.is_right) == (chosen, is_right)
-
-
-def test_tasks_with_retrieval_only_where_the_budget_says_so(subject, params, tmp_path):
+def test_tasks_run_with_retrieval_only_if_the_budget_includes_it(evaluated_model, params, tmp_path):
     budget = params.budgets["cpu"]
     arms = ("base", "base_retrieval", "tuned")
-    rows = measure_tasks(subject, [ITEM], arms, budget, PassageIndex([]), tmp_path)
+    rows = measure_tasks(evaluated_model, [ITEM], arms, budget, PassageIndex([]), tmp_path)
     assert [row["arm"] for row in rows] == list(arms)
     small = budget.model_copy(update={"tasks_with_retrieval": False})
-    rows = measure_tasks(subject, [ITEM], arms, small, PassageIndex([]), tmp_path)
+    rows = measure_tasks(evaluated_model, [ITEM], arms, small, PassageIndex([]), tmp_path)
     assert [row["arm"] for row in rows] == ["base", "tuned"]
     pa.Table.from_pylist(rows, schemas.ITEM_SCORES)
 
 
-def test_general_ability_is_whole():
-    assert len(general_texts(99)) == len(set(general_texts(99))) == 24
-    questions = general_questions(99)
-    assert len({item.item_id for item in questions}) == 24
-    assert all(len(set(item.choices)) == 4 for item in questions)
-    places = Counter(item.answer for item in questions)
-    assert max(places.values()) < 12, "the right answer must not stand in one place"
-
-
-def test_general_text_is_measured_in_both_arms(subject, params, tmp_path):
+def test_general_text_is_scored_in_both_arms(evaluated_model, params, tmp_path):
     budget = params.budgets["cpu"]
-    rows = measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+    rows = measure_general_text(evaluated_model, general_texts(2), PLAIN, budget, tmp_path)
     assert [row["arm"] for row in rows] == ["base", "base", "tuned", "tuned"]
-    assert rows == measure_general_text(subject, general_texts(2), PLAIN, budget, tmp_path)
+    assert rows == measure_general_text(evaluated_model, general_texts(2), PLAIN, budget, tmp_path)
 
 
-def test_an_interrupted_run_measures_only_what_is_missing(subject, params, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_with_the_missing_items(
+    evaluated_model, params, tmp_path, monkeypatch
+):
     budget = params.budgets["cpu"]
     items = general_questions(6)
-    whole = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), tmp_path / "whole")
-    whole += measure_general_text(subject, general_texts(4), PLAIN, budget, tmp_path / "whole")
+    uninterrupted = measure_tasks(
+        evaluated_model, items, PLAIN, budget, PassageIndex([]), tmp_path / "uninterrupted"
+    )
+    uninterrupted += measure_general_text(
+        evaluated_model, general_texts(4), PLAIN, budget, tmp_path / "uninterrupted"
+    )
     real, measured = likelihood.score_continuations, []
 
-    def dies_in_the_middle(model, texts, *, cache_gib, on_scored):
-        def keep(place, nats):
+    def interrupted_scoring(model, texts, *, cache_gib, on_scored):
+        def store(index, nats):
             if len(measured) == 5:
                 raise KeyboardInterrupt
-            measured.append(place)
-            on_scored(place, nats)
+            measured.append(index)
+            on_scored(index, nats)
 
-        real(model, texts, cache_gib=cache_gib, on_scored=keep)
+        real(model, texts, cache_gib=cache_gib, on_scored=store)
 
-    folder = tmp_path / "cut"
-    monkeypatch.setattr(likelihood, "score_continuations", dies_in_the_middle)
+    folder = tmp_path / "interrupted"
+    monkeypatch.setattr(likelihood, "score_continuations", interrupted_scoring)
     with pytest.raises(KeyboardInterrupt):
-        measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
-    again = []
+        measure_tasks(evaluated_model, items, PLAIN, budget, PassageIndex([]), folder)
+    rescored = []
 
-    def counts(model, texts, **options):
-        again.extend(texts)
+    def recording_scoring(model, texts, **options):
+        rescored.extend(texts)
         real(model, texts, **options)
 
-    monkeypatch.setattr(likelihood, "score_continuations", counts)
-    resumed = measure_tasks(subject, items, PLAIN, budget, PassageIndex([]), folder)
-    resumed += measure_general_text(subject, general_texts(4), PLAIN, budget, folder)
-    assert len(again) == 2 * 6 - 5 + 2 * 4
-    assert [row["key"] for row in resumed] == [row["key"] for row in whole]
-    assert [row["value"] for row in resumed] == pytest.approx([row["value"] for row in whole])
+    monkeypatch.setattr(likelihood, "score_continuations", recording_scoring)
+    resumed = measure_tasks(evaluated_model, items, PLAIN, budget, PassageIndex([]), folder)
+    resumed += measure_general_text(evaluated_model, general_texts(4), PLAIN, budget, folder)
+    assert len(rescored) == 2 * 6 - 5 + 2 * 4
+    assert [row["key"] for row in resumed] == [row["key"] for row in uninterrupted]
+    assert [row["value"] for row in resumed] == pytest.approx(
+        [row["value"] for row in uninterrupted]
+    )

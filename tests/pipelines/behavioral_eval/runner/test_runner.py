@@ -1,4 +1,4 @@
-"""Further models: an earlier adapter and another profile, on the very same items."""
+"""Further models: an earlier adapter and another profile, on the same items."""
 
 import json
 from collections import Counter
@@ -15,10 +15,10 @@ from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.behavioral_eval.report.html_report import render
 from the_block_llm.pipelines.behavioral_eval.report.report import build_report
 from the_block_llm.pipelines.behavioral_eval.runner.runner import (
-    Material,
+    EvaluationInputs,
     evaluate_all,
-    evaluate_further,
-    find_further_models,
+    evaluate_further_model,
+    resolve_further_models,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 from the_block_llm.retrieval.citations import known_names
@@ -51,15 +51,15 @@ def evaluated(folder):
 
 
 @pytest.fixture
-def material(plan, held_out):
-    return Material(plan, *held_out, [ITEM], PassageIndex([]))
+def inputs(plan, held_out):
+    return EvaluationInputs(plan, *held_out, [ITEM], PassageIndex([]))
 
 
 @pytest.mark.parametrize("name", [FIRST, f"tiny@{FIRST}"])
 def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
-    [found] = find_further_models([name], evaluated, profiles)
-    assert found.name == f"tiny@{FIRST}"
-    assert found.same_tokens
+    [further_model] = resolve_further_models([name], evaluated, profiles)
+    assert further_model.name == f"tiny@{FIRST}"
+    assert further_model.has_same_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -68,22 +68,26 @@ def test_an_earlier_adapter_is_found_by_its_version(evaluated, profiles, name):
         (SECOND, AdapterError, "evaluated anyway"),
         ("tiny@base", AdapterError, "evaluated anyway"),
         ("2020-01-01T00.00.00Z", AdapterError, FIRST),
-        (f"other@{FIRST}", AdapterError, "There: none. other@base"),
+        (f"other@{FIRST}", AdapterError, "Available: none. other@base"),
         ("nobody@base", ProfileError, "nobody"),
-        (f"tiny@../tiny/{FIRST}", AdapterError, "There: 2026"),
+        (f"tiny@../tiny/{FIRST}", AdapterError, "Available: 2026"),
     ],
 )
-def test_a_wrong_name_says_what_there_is(evaluated, profiles, name, error, words):
+def test_an_unknown_model_is_an_error_that_lists_the_available_ones(
+    evaluated, profiles, name, error, words
+):
     with pytest.raises(error, match=words):
-        find_further_models([name], evaluated, profiles)
+        resolve_further_models([name], evaluated, profiles)
 
 
 def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
-    evaluated, profiles, material, params, monkeypatch
+    evaluated, profiles, inputs, params, monkeypatch
 ):
-    further = find_further_models([FIRST, "other@base", "coder@base"], evaluated, profiles)
+    further_models = resolve_further_models(
+        [FIRST, "other@base", "coder@base"], evaluated, profiles
+    )
     profile = tiny_profile(profiles.root["tiny"].folder)
-    answers, scores = evaluate_all(evaluated, profile, further, material, params)
+    answers, scores = evaluate_all(evaluated, profile, further_models, inputs, params)
     pa.Table.from_pylist(answers, schemas.COMPLETIONS)
     pa.Table.from_pylist(scores, schemas.ITEM_SCORES)
     by_arm = {
@@ -92,10 +96,10 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     }
     assert list(by_arm) == ["base", "tuned", f"tiny@{FIRST}", "other@base", "coder@base"]
     assert by_arm[f"tiny@{FIRST}"] == by_arm["tuned"] == by_arm["base"]
-    # Another profile reads other tokens than the held-out rows are packed in.
+    # The held-out rows are packed with the tokenizer of the evaluated profile.
     assert by_arm["other@base"] == by_arm["coder@base"]
     assert set(by_arm["base"]) - set(by_arm["other@base"]) == {"held_out"}
-    # One that completes code is not asked questions.
+    # A completion model is not asked the advisor's questions.
     assert set(Counter(row["arm"] for row in answers)) == set(by_arm) - {"coder@base"}
     values = {
         arm: [row["value"] for row in scores if row["arm"] == arm and row["task"] == "held_out"]
@@ -104,32 +108,34 @@ def test_all_models_answer_the_same_items_and_one_is_loaded_at_a_time(
     assert values["base"] != values["tuned"] != values[f"tiny@{FIRST}"] != values["base"]
 
     report = build_report(
-        material.plan, answers, scores, known_names([], []), params, {"profile": "tiny"}
+        inputs.plan, answers, scores, known_names([], []), params, {"profile": "tiny"}
     )
-    compared = {(pair["first"], pair["second"]) for pair in report["also_compared"]}
-    assert compared == {(name, "tuned") for name in list(by_arm)[2:]}
+    pairs = {(pair["first"], pair["second"]) for pair in report["also_compared"]}
+    assert pairs == {(name, "tuned") for name in list(by_arm)[2:]}
     page = render(json.loads(json.dumps(report)))
     assert f"This adapter instead of tiny@{FIRST}" in page
 
-    # Everything is in the journal: no model is asked again.
-    for place in ("runner.likelihood.measure_rows", "runner.generate.generate"):
-        monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{place}", refuse)
-    monkeypatch.setattr("the_block_llm.models.inference.likelihood._score_batch", refuse)
-    assert evaluate_all(evaluated, profile, further, material, params) == (answers, scores)
+    # Every result is cached, so no model is called again.
+    for function in ("runner.likelihood.measure_rows", "runner.generate.generate"):
+        monkeypatch.setattr(f"the_block_llm.pipelines.behavioral_eval.{function}", fail)
+    monkeypatch.setattr("the_block_llm.models.inference.likelihood._score_batch", fail)
+    assert evaluate_all(evaluated, profile, further_models, inputs, params) == (answers, scores)
 
 
-def refuse(*_arguments, **_options):
-    raise AssertionError("a model was asked what the journal holds")
+def fail(*_args, **_kwargs):
+    raise AssertionError("a model was called for a cached result")
 
 
-def test_a_further_model_keeps_its_name_as_arm(evaluated, profiles, material, params, subject):
-    [further] = find_further_models([FIRST], evaluated, profiles)
-    answers, scores = evaluate_further(subject, further, material, params)
-    assert {row["arm"] for row in (*answers, *scores)} == {further.name}
+def test_the_arm_of_a_further_model_has_its_name(
+    evaluated, profiles, inputs, params, evaluated_model
+):
+    [further_model] = resolve_further_models([FIRST], evaluated, profiles)
+    answers, scores = evaluate_further_model(evaluated_model, further_model, inputs, params)
+    assert {row["arm"] for row in (*answers, *scores)} == {further_model.name}
 
 
-def test_lists_may_come_as_words_from_the_command_line(params):
-    given = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
-    read = type(params).model_validate(given)
-    assert read.suites == ("general", "blockchain")
-    assert read.arms == ("base", "tuned")
+def test_lists_can_be_given_as_a_space_separated_string(params):
+    parameters = {**params.model_dump(), "suites": "general blockchain", "arms": "base tuned"}
+    parsed = type(params).model_validate(parameters)
+    assert parsed.suites == ("general", "blockchain")
+    assert parsed.arms == ("base", "tuned")

@@ -1,1 +1,1 @@
-"""Statistics of the comparison: paired intervals, verdict, negative controls."""
+"""Paired statistics, the verdict, and negative controls."""

@@ -1,8 +1,8 @@
-"""Is a difference between two arms more than chance? Paired by item, clustered by source.
+"""Paired, clustered statistics for the difference between two arms.
 
-Items of one commit resemble each other, so chance is measured between commits (or files),
-never between their items. An interval comes from resampling whole clusters, a p-value from
-swapping the two arms within whole clusters, which needs no assumption about distributions.
+Items of one commit are not independent, so commits (or files) are the sampling unit, not
+items. Confidence intervals come from a cluster bootstrap; p-values come from a sign-flip
+permutation test that swaps the arms of whole clusters and assumes no distribution.
 """
 
 import math
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 MIN_CLUSTERS: Final = 8
 _CONFIDENCE: Final = 0.95
-# Two-sided 5 % and 80 % power: 1.96 + 0.84 standard errors.
-_DETECTABLE_ERRORS: Final = 2.8
-_CHUNK: Final = 256
+# Minimum detectable effect at a two-sided 5 % level and 80 % power: 1.96 + 0.84 standard errors.
+_DETECTABLE_STANDARD_ERRORS: Final = 2.8
+_RESAMPLES_PER_CHUNK: Final = 256
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class PairedItem:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Second arm against first, as ratios of sums: Σ value ÷ Σ weight."""
+class PairedDifference:
+    """Difference between two arms, as ratios of sums: Σ value ÷ Σ weight."""
 
     n_items: int
     n_clusters: int
@@ -42,43 +42,48 @@ class Difference:
     """Second minus first."""
     low: float
     high: float
-    """95 % bootstrap interval of the difference."""
+    """95 % bootstrap confidence interval of the difference."""
     p_value: float
-    """Two-sided, by swapping arms within clusters."""
+    """Two-sided p-value of the sign-flip test."""
     detectable: float | None
-    """Smallest difference found four times in five with this many items; none: one source."""
+    """Minimum detectable difference at 80 % power; ``None`` for a single cluster."""
 
 
-def compare(items: Sequence[PairedItem], resamples: int, seed: int) -> Difference:
-    """Compare the arms over ``items``; at least one.
+def paired_bootstrap(items: Sequence[PairedItem], resamples: int, seed: int) -> PairedDifference:
+    """Estimate the difference between two arms, with a confidence interval and a p-value.
 
-    The same items and seed give the same figures.
+    Args:
+        items: Paired items; at least one.
+        resamples: Resamples of the bootstrap and of the permutation test, each.
+        seed: The result is a function of items, resamples and seed.
     """
-    names = sorted({item.cluster for item in items})
-    place = {name: index for index, name in enumerate(names)}
-    sums = np.zeros((len(names), 3))  # weight, first, second
+    clusters = sorted({item.cluster for item in items})
+    index_of = {name: index for index, name in enumerate(clusters)}
+    sums = np.zeros((len(clusters), 3))  # weight, first, second
     for item in items:
-        sums[place[item.cluster]] += (item.weight, item.first, item.second)
+        sums[index_of[item.cluster]] += (item.weight, item.first, item.second)
     weight, first, second = sums.sum(axis=0)
-    generator = np.random.default_rng(seed)
-    drawn = _bootstrap(sums, resamples, generator)
+    rng = np.random.default_rng(seed)
+    bootstrap_differences = _cluster_bootstrap(sums, resamples, rng)
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Difference(
+    low, high = np.quantile(bootstrap_differences, [tail, 1 - tail])
+    p_value = _sign_flip_p_value(sums[:, 2] - sums[:, 1], resamples, rng)
+    detectable = _DETECTABLE_STANDARD_ERRORS * bootstrap_differences.std(ddof=1)
+    return PairedDifference(
         n_items=len(items),
-        n_clusters=len(names),
+        n_clusters=len(clusters),
         first=float(first / weight),
         second=float(second / weight),
         difference=float((second - first) / weight),
         low=float(low),
         high=float(high),
-        p_value=_sign_flip(sums[:, 2] - sums[:, 1], resamples, generator),
-        detectable=float(_DETECTABLE_ERRORS * drawn.std(ddof=1)) if len(names) > 1 else None,
+        p_value=p_value,
+        detectable=float(detectable) if len(clusters) > 1 else None,
     )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for having tested several times (Holm 1979).
+    """Adjust p-values for multiple testing by the step-down method of Holm (1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -93,49 +98,63 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value that right and wrong answers changed sides by chance.
+    """Return the two-sided p-value of McNemar's exact test.
 
     Args:
-        only_first: Items that only the first arm got right.
-        only_second: Items that only the second arm got right.
+        only_first: Number of items that only the first arm got right.
+        only_second: Number of items that only the second arm got right.
 
     >>> mcnemar(1, 9)
     0.021484375
     """
-    changed = only_first + only_second
+    n_discordant = only_first + only_second
     fewer = min(only_first, only_second)
-    tail = sum(math.comb(changed, count) for count in range(fewer + 1)) / 2**changed
+    tail = sum(math.comb(n_discordant, count) for count in range(fewer + 1)) / 2**n_discordant
     return min(1.0, 2 * tail)
 
 
-def _bootstrap(
-    sums: NDArray[np.float64], resamples: int, generator: np.random.Generator
+def _cluster_bootstrap(
+    sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Differences of ratios over clusters drawn with replacement, ``(resamples,)``."""
-    n = len(sums)
-    parts = []
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
-        times = generator.multinomial(n, np.full(n, 1 / n), size=count)
-        total = times @ sums
-        parts.append((total[:, 2] - total[:, 1]) / total[:, 0])
-    return np.concatenate(parts)
+    """Resample clusters with replacement.
 
+    Args:
+        sums: Sums of weight, first and second value of each cluster, shape ``(clusters, 3)``.
+        resamples: Number of resamples.
+        rng: Random number generator.
 
-def _sign_flip(
-    differences: NDArray[np.float64], resamples: int, generator: np.random.Generator
-) -> float:
-    """Share of arm swaps that give a difference at least as large as the one seen.
-
-    The unswapped arrangement counts as one of them, so the p-value is never zero and never
-    too small.
+    Returns:
+        Difference of the ratios in each resample, shape ``(resamples,)``.
     """
-    seen = abs(differences.sum())
-    # Rounding must not make an equal sum look smaller.
-    threshold = seen - 1e-9 * max(1.0, float(np.abs(differences).sum()))
-    extreme = 0
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
-        signs = generator.choice((-1.0, 1.0), size=(count, len(differences)))
-        extreme += int((np.abs(signs @ differences) >= threshold).sum())
-    return (extreme + 1) / (resamples + 1)
+    n_clusters = len(sums)
+    chunks = []
+    for start in range(0, resamples, _RESAMPLES_PER_CHUNK):
+        n = min(_RESAMPLES_PER_CHUNK, resamples - start)
+        counts = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n)
+        totals = counts @ sums
+        chunks.append((totals[:, 2] - totals[:, 1]) / totals[:, 0])
+    return np.concatenate(chunks)
+
+
+def _sign_flip_p_value(
+    differences: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> float:
+    """Return the fraction of sign flips with a sum at least as large as the observed one.
+
+    The observed assignment is counted as one of them, which keeps the test valid and the
+    p-value above zero (Phipson and Smyth 2010).
+
+    Args:
+        differences: Difference of each cluster, shape ``(clusters,)``.
+        resamples: Number of random sign assignments.
+        rng: Random number generator.
+    """
+    observed = abs(differences.sum())
+    # Tolerance, so that rounding does not make an equal sum smaller.
+    threshold = observed - 1e-9 * max(1.0, float(np.abs(differences).sum()))
+    n_extreme = 0
+    for start in range(0, resamples, _RESAMPLES_PER_CHUNK):
+        n = min(_RESAMPLES_PER_CHUNK, resamples - start)
+        signs = rng.choice((-1.0, 1.0), size=(n, len(differences)))
+        n_extreme += int((np.abs(signs @ differences) >= threshold).sum())
+    return (n_extreme + 1) / (resamples + 1)

@@ -1,7 +1,7 @@
-"""From differences to words, by rules that are written down here and in the report.
+"""Rules that turn comparisons into a verdict; the report prints the same rules.
 
-A measure has shown something only if chance is an unlikely explanation after correcting for
-how many measures there are, and there were enough independent sources to tell.
+A metric shows a difference only if it is significant after correction for the number of
+metrics, and if there are enough independent clusters.
 """
 
 from collections.abc import Sequence
@@ -10,164 +10,170 @@ from typing import Final, Literal
 
 from the_block_llm.pipelines.behavioral_eval.analysis.statistics import (
     MIN_CLUSTERS,
-    Difference,
+    PairedDifference,
     holm,
 )
 
 Outcome = Literal["better", "worse", "no difference shown", "too little data"]
-Weight = Literal["primary", "knowledge", "part", "ability"]
+MetricWeight = Literal["primary", "knowledge", "part", "ability"]
 
 SIGNIFICANCE: Final = 0.05
 RULES: Final = (
     (
-        "Tuned and base are measured on the same items; the text was committed after the cut-off, "
-        "so neither has seen it."
+        "Tuned and base are measured on the same items. The text was committed after the cut-off, "
+        "so neither was trained on it."
     ),
     (
-        f"A measure needs items from at least {MIN_CLUSTERS} different commits or files; with "
-        "fewer it says: too little data."
+        f"A metric needs items from at least {MIN_CLUSTERS} different commits or files; with fewer "
+        "the outcome is: too little data."
     ),
     (
-        "A measure shows a difference if its 95 % interval leaves out zero and its p-value, "
-        f"corrected for the number of measures (Holm), is below {SIGNIFICANCE}."
+        "A metric shows a difference if its 95 % interval excludes zero and its p-value, corrected "
+        f"for the number of metrics (Holm), is below {SIGNIFICANCE}."
     ),
     (
-        "Held-out text decides. Better: it got better and no other measure of knowledge got worse. "
-        "Worse: it got worse, or something else did and it did not get better."
+        "Held-out text decides. Better: it improved and no other metric of knowledge got worse. "
+        "Worse: it got worse, or another metric of knowledge did and it did not improve."
     ),
     (
-        "Anything else is: no difference shown. That is a statement about this evaluation, which "
-        "could have missed a difference smaller than the detectable one given beside each measure."
+        "Otherwise the outcome is: no difference shown. The evaluation can miss a difference "
+        "smaller than the detectable one, which is given for each metric."
     ),
 )
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One thing measured in both arms."""
+class Comparison:
+    """A metric compared between two arms."""
 
     name: str
     title: str
     unit: str
     higher_is_better: bool
-    weight: Weight
-    """``primary`` decides, ``knowledge`` can contradict it, ``part`` and ``ability`` inform."""
-    difference: Difference
+    weight: MetricWeight
+    """``primary`` decides, ``knowledge`` can overrule it, ``part`` and ``ability`` are reported."""
+    difference: PairedDifference
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A measure with what it shows."""
+class JudgedComparison:
+    """A comparison with its corrected p-value and outcome."""
 
-    measure: Measure
+    comparison: Comparison
     p_corrected: float
     outcome: Outcome
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to: was it worth it?"""
+    """Verdict on the tuned model, with the comparisons it rests on."""
 
     outcome: Outcome
     sentence: str
     reasons: tuple[str, ...]
 
 
-def judge_measures(measures: Sequence[Measure]) -> list[Judged]:
-    """Say of each measure what it shows.
+def judge_comparisons(comparisons: Sequence[Comparison]) -> list[JudgedComparison]:
+    """Decide the outcome of each comparison.
 
-    The measures that can move the verdict are corrected together, the others each alone:
-    they do not decide, and an alarm should rather be raised once too often.
+    Holm's correction covers the metrics that affect the verdict. The others are not corrected:
+    they decide nothing, and a false alarm is preferable to a missed regression.
     """
-    tested = [m for m in measures if _has_enough(m) and m.weight in ("primary", "knowledge")]
+    deciding = [
+        c for c in comparisons if _has_enough_clusters(c) and c.weight in ("primary", "knowledge")
+    ]
     corrected = dict(
         zip(
-            [m.name for m in tested],
-            holm([m.difference.p_value for m in tested]),
+            [c.name for c in deciding],
+            holm([c.difference.p_value for c in deciding]),
             strict=True,
         )
     )
     judged = []
-    for measure in measures:
-        p_corrected = corrected.get(measure.name, measure.difference.p_value)
-        judged.append(Judged(measure, p_corrected, _outcome(measure, p_corrected)))
+    for comparison in comparisons:
+        p_corrected = corrected.get(comparison.name, comparison.difference.p_value)
+        judged.append(
+            JudgedComparison(comparison, p_corrected, _judge_outcome(comparison, p_corrected))
+        )
     return judged
 
 
-def reach_verdict(judged: Sequence[Judged]) -> Verdict:
-    """Apply the rules."""
-    primary = next((j for j in judged if j.measure.weight == "primary"), None)
+def reach_verdict(judged: Sequence[JudgedComparison]) -> Verdict:
+    """Apply the rules to judged comparisons."""
+    primary = next((j for j in judged if j.comparison.weight == "primary"), None)
     if primary is None:
         return Verdict(
             outcome="too little data",
-            sentence="There is no held-out text to tell by. Use an earlier cut-off.",
+            sentence="There is no held-out text to evaluate on. Use an earlier cut-off.",
             reasons=(),
         )
-    knowledge = [j for j in judged if j.measure.weight == "knowledge"]
+    knowledge = [j for j in judged if j.comparison.weight == "knowledge"]
     better = [j for j in knowledge if j.outcome == "better"]
     worse = [j for j in knowledge if j.outcome == "worse"]
-    forgotten = [j for j in judged if j.measure.weight == "ability" and j.outcome == "worse"]
+    forgotten = [j for j in judged if j.comparison.weight == "ability" and j.outcome == "worse"]
     outcome: Outcome = primary.outcome
     if outcome == "better" and worse:
         outcome = "no difference shown"
     elif outcome != "better" and worse:
         outcome = "worse"
-    reasons = [_in_words(primary)]
-    reasons += [_in_words(j) for j in (*better, *worse)]
+    reasons = [_format_reason(primary)]
+    reasons += [_format_reason(j) for j in (*better, *worse)]
     if forgotten:
-        reasons.append(f"It has forgotten: {'; '.join(map(_in_words, forgotten))}")
+        reasons.append(f"General ability lost: {'; '.join(map(_format_reason, forgotten))}")
     return Verdict(
         outcome=outcome,
-        sentence=_sentence(outcome, primary, bool(worse), bool(forgotten)),
+        sentence=_format_sentence(outcome, primary, bool(worse), bool(forgotten)),
         reasons=tuple(reasons),
     )
 
 
-def _has_enough(measure: Measure) -> bool:
-    return measure.difference.n_clusters >= MIN_CLUSTERS
+def _has_enough_clusters(comparison: Comparison) -> bool:
+    return comparison.difference.n_clusters >= MIN_CLUSTERS
 
 
-def _outcome(measure: Measure, p_corrected: float) -> Outcome:
-    if not _has_enough(measure):
+def _judge_outcome(comparison: Comparison, p_corrected: float) -> Outcome:
+    if not _has_enough_clusters(comparison):
         return "too little data"
-    difference = measure.difference
+    difference = comparison.difference
     if p_corrected >= SIGNIFICANCE or difference.low <= 0 <= difference.high:
         return "no difference shown"
-    return "better" if (difference.difference > 0) == measure.higher_is_better else "worse"
+    return "better" if (difference.difference > 0) == comparison.higher_is_better else "worse"
 
 
-def _in_words(judged: Judged) -> str:
-    seen = judged.measure.difference
-    digits = 3 if judged.measure.unit == "bits per byte" else 2
+def _format_reason(judged: JudgedComparison) -> str:
+    difference = judged.comparison.difference
+    digits = 3 if judged.comparison.unit == "bits per byte" else 2
     return (
-        f"{judged.measure.title}: {seen.first:.{digits}f} → {seen.second:.{digits}f} "
-        f"{judged.measure.unit} ({judged.outcome}; {seen.n_items} items from "
-        f"{seen.n_clusters} sources)"
+        f"{judged.comparison.title}: {difference.first:.{digits}f} → "
+        f"{difference.second:.{digits}f} {judged.comparison.unit} ({judged.outcome}; "
+        f"{difference.n_items} items from {difference.n_clusters} sources)"
     )
 
 
-def _sentence(outcome: Outcome, primary: Judged, contradicted: bool, forgot: bool) -> str:
-    seen = primary.measure.difference
-    change = 100 * seen.difference / seen.first if seen.first else 0.0
+def _format_sentence(
+    outcome: Outcome, primary: JudgedComparison, is_contradicted: bool, has_forgotten: bool
+) -> str:
+    difference = primary.comparison.difference
+    change = 100 * difference.difference / difference.first if difference.first else 0.0
     if outcome == "better":
-        ability = ", but it has lost some general ability" if forgot else ""
+        ability = ", but it has lost some general ability" if has_forgotten else ""
         return (
             f"The tuned model knows this project better than the base: it needs {-change:.1f} % "
             f"fewer bits for text that neither has seen{ability}."
         )
     if outcome == "worse":
-        return "The tuned model is worse than the base. Not worth it as it stands: use the base."
+        return "The tuned model is worse than the base. Not worth it: use the base."
     if outcome == "too little data":
         return (
-            f"There is too little held-out text to tell: {seen.n_clusters} commits or files, "
-            f"{MIN_CLUSTERS} needed. Use a repository with more history, or an earlier cut-off."
+            f"Too little held-out text: {difference.n_clusters} commits or files, {MIN_CLUSTERS} "
+            "needed. Use a repository with more history, or an earlier cut-off."
         )
-    if contradicted:
+    if is_contradicted:
         return (
-            "Mixed: held-out text got easier, but another measure of knowledge got worse. Not "
-            "worth it as it stands."
+            "Mixed: held-out text is predicted better, but another metric of knowledge got worse. "
+            "Not worth it."
         )
     return (
-        f"A change of {seen.detectable or 0:.2g} bits per byte would have been seen; whatever this "
-        "training did is smaller, or too uneven to tell. Not worth it as it stands."
+        f"A change of {difference.detectable or 0:.2g} bits per byte would have been detected; the "
+        "effect of this training is smaller or too variable. Not worth it."
     )

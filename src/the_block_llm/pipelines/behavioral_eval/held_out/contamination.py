@@ -1,7 +1,7 @@
-"""Held-out text that training has seen after all.
+"""Detects contamination: held-out text that also occurs in the training documents.
 
-The cut-off keeps later commits apart, but a text can come back: a reverted file, a vendored
-copy, a commit picked from another branch. Such a document measures memory, not knowledge.
+The cut-off separates commits by time, but the same text can be committed again: a revert, a
+vendored copy, a cherry-picked commit. Such a document measures memorization.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,72 +10,76 @@ from typing import Any, Final
 
 from the_block_llm.datasets.parquet_table import ParquetTable
 
-_LEAST_CHARACTERS: Final = 12  # shorter lines stand in every file
-_FEWEST_LINES: Final = 3
-SEEN_SHARE: Final = 0.9
-NEW_SHARE: Final = 0.1
-"""Text of which training holds fewer lines than this is new line by line."""
+_MIN_CHARACTERS: Final = 12  # shorter lines occur in most files
+_MIN_LINES: Final = 3
+CONTAMINATED_MIN_OVERLAP: Final = 0.9
+"""Text with at least this train overlap is excluded from every comparison."""
+NEW_TEXT_MAX_OVERLAP: Final = 0.1
+"""Text with a smaller train overlap counts as new."""
 
 
 @dataclass(frozen=True)
-class Familiar:
-    """How much of the held-out material also stands in training documents, from 0 to 1."""
+class TrainOverlap:
+    """Fraction of held-out lines that also occur in training documents."""
 
     by_document: Mapping[str, float]
     by_source: Mapping[str, float]
-    """By path or sha, of the least familiar of its documents."""
+    """By path or commit hash: the minimum over its documents."""
 
 
-def familiar_held_out(documents: ParquetTable) -> Familiar:
-    """Look all held-out documents up in the training documents."""
+def measure_train_overlap(documents: ParquetTable) -> TrainOverlap:
+    """Measure the overlap of all held-out documents with the training documents."""
     source_of = {
         row["document_id"]: row["source"]
         for row in documents.rows(["document_id", "source", "split"])
         if row["split"] == "held_out"
     }
-    by_document = familiar_shares(documents, source_of)
+    by_document = train_overlap_by_document(documents, source_of)
     by_source: dict[str, float] = {}
     for document_id, source in source_of.items():
-        share = by_document.get(document_id, 0.0)
-        by_source[source] = min(share, by_source.get(source, share))
-    return Familiar(by_document, by_source)
+        overlap = by_document.get(document_id, 0.0)
+        by_source[source] = min(overlap, by_source.get(source, overlap))
+    return TrainOverlap(by_document, by_source)
 
 
-def familiar_shares(documents: ParquetTable, wanted: Iterable[str]) -> dict[str, float]:
-    """How much of each wanted document's learned lines also stands in training documents.
+def train_overlap_by_document(
+    documents: ParquetTable, document_ids: Iterable[str]
+) -> dict[str, float]:
+    """Return the fraction of each document's lines that also occur in training documents.
 
     Args:
         documents: Table of the schema ``DOCUMENTS``.
-        wanted: Ids of held-out documents.
+        document_ids: Ids of held-out documents.
 
     Returns:
-        By id, a share from 0 to 1; documents of fewer than three telling lines are left out.
+        Fraction by id. Documents with fewer than three lines of at least 12 characters are
+        left out.
     """
-    ids = set(wanted)
+    ids = set(document_ids)
     columns = ["document_id", "split", "segments"]
     lines_of = {
-        row["document_id"]: _lines(row)
+        row["document_id"]: _trained_lines(row)
         for row in documents.rows(columns)
         if row["document_id"] in ids
     }
-    sought = set().union(*lines_of.values())
-    seen: set[str] = set()
+    held_out_lines = set().union(*lines_of.values())
+    in_training: set[str] = set()
     for row in documents.rows(columns):
         if row["split"] == "train":
-            seen |= sought & _lines(row)
+            in_training |= held_out_lines & _trained_lines(row)
     return {
-        document_id: len(lines & seen) / len(lines)
+        document_id: len(lines & in_training) / len(lines)
         for document_id, lines in lines_of.items()
-        if len(lines) >= _FEWEST_LINES
+        if len(lines) >= _MIN_LINES
     }
 
 
-def _lines(row: Mapping[str, Any]) -> set[str]:
-    """Lines that are learned, or measured, without what marks them in a patch."""
+def _trained_lines(row: Mapping[str, Any]) -> set[str]:
+    """Return the lines with loss that are long enough, without patch markers and indentation."""
     return {
-        bare
+        stripped
         for segment in row["segments"]
         if segment["train"]
         for line in segment["text"].splitlines()
-        if len(bare := line.lstrip("+- ").strip()) >= _LEAST_CHARACTERS
+        if len(stripped := line.lstrip("+- ").strip()) >= _MIN_CHARACTERS
     }

@@ -1,6 +1,6 @@
-"""What retrieval may find in an evaluation: the repository as it stood at the cut-off.
+"""Passages for the arms with retrieval: the repository as of the cut-off.
 
-What retrieval alone achieves is the mark that tuning has to pass.
+Retrieval without tuning is the baseline that tuning has to beat.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,15 @@ def passages_at_cutoff(
     snapshot_files: ParquetTable,
     passage_characters: int,
 ) -> Iterator[Passage]:
-    """Cut the files at the cut-off into passages, and add the commits up to it."""
+    """Yield passages of the files at the cut-off, and one of each commit up to it."""
     for row in snapshot_files.rows(["sha", "path", "text", "kept"]):
         if row["kept"] and row["text"] and row["sha"] == cutoff.sha:
             yield from file_passages(row["path"], row["text"], passage_characters)
-    earlier = {
+    earlier_commits = {
         row["sha"]: row
         for row in commits.rows(["sha", "subject", "body", "committed_at", "is_merge"])
         if not row["is_merge"] and cutoff.is_before(row["committed_at"])
     }
-    yield from commit_passages(earlier, file_changes.rows(["sha", "path"]), passage_characters)
+    yield from commit_passages(
+        earlier_commits, file_changes.rows(["sha", "path"]), passage_characters
+    )

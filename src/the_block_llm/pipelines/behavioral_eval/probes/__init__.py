@@ -1,1 +1,1 @@
-"""Probe suites: questions, what a good answer must contain, and their scores."""
+"""Probe suites: questions, the concepts that an answer must name, and scores of answers."""

@@ -1,4 +1,4 @@
-"""The prompt of a probe, the same for every arm but for what retrieval puts before it."""
+"""Prompts of probes; arms differ only in the retrieved passages before the question."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,23 +16,23 @@ def render_prompt(
     probe: Probe,
     passages: Sequence[Passage] = (),
 ) -> str:
-    """Write the prompt as the model is to see it.
+    """Render the prompt of a probe.
 
-    An advisor gets the chat template, which already writes the opening token; a completion
-    model gets the bare text to continue.
+    For an advisor the chat template is applied, which includes the BOS token. A completion
+    model gets the plain text to continue.
 
     Raises:
         ProfileError: An advisor's tokenizer has no chat template.
     """
-    found = "\n\n".join(f"[{passage.source}]\n{passage.text.strip()}" for passage in passages)
+    excerpts = "\n\n".join(f"[{passage.source}]\n{passage.text.strip()}" for passage in passages)
     if role == "completion":
-        return "\n".join(part for part in (found, probe.context, probe.prompt) if part)
+        return "\n".join(part for part in (excerpts, probe.context, probe.prompt) if part)
     if not tokenizer.chat_template:
         raise ProfileError(
-            "The profile's role is advisor, but its tokenizer has no chat template to put "
-            "questions with. Use the instruct variant of the model, or role: completion."
+            "The profile has the role advisor, but its tokenizer has no chat template. Use the "
+            "instruct variant of the model, or set role: completion."
         )
-    heading = f"Excerpts from the project:\n\n{found}" if found else ""
+    heading = f"Excerpts from the project:\n\n{excerpts}" if excerpts else ""
     content = "\n\n".join(part for part in (heading, probe.context.strip(), probe.prompt) if part)
     return str(
         tokenizer.apply_chat_template(
@@ -44,6 +44,6 @@ def render_prompt(
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, role: Literal["advisor", "completion"], prompt: str
 ) -> list[int]:
-    """Token ids of a rendered prompt; special tokens are added where no template did."""
+    """Tokenize a rendered prompt; add special tokens unless the chat template did."""
     ids: list[int] = tokenizer(prompt, add_special_tokens=role == "completion")["input_ids"]
     return ids

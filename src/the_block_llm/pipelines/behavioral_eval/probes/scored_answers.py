@@ -1,4 +1,4 @@
-"""Stored answers, each beside its question and its scores."""
+"""Stored answers, joined with their probes and scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from the_block_llm.retrieval.citations import Citation, KnownNames, citations
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """What one arm answered to one probe."""
+    """The answer of one arm to one probe, with its scores."""
 
     planned: PlannedProbe
     arm: str
@@ -29,31 +29,31 @@ class ScoredAnswer:
 def score_answers(
     plan: ProbePlan, completions: Sequence[Mapping[str, Any]], known: KnownNames
 ) -> list[ScoredAnswer]:
-    """Score every stored answer to a planned probe.
+    """Score every stored answer.
 
     Args:
-        plan: The questions.
+        plan: The probes of the evaluation.
         completions: Rows of the schema ``COMPLETIONS``.
-        known: What citations are looked up in.
+        known: Paths, commits and symbols of the repository, to check citations.
 
     Raises:
-        StaleDataError: An answer belongs to no planned question or to an earlier wording of it,
-            or a question has none.
+        StaleDataError: An answer belongs to no planned probe or to another version of its
+            prompt, or a probe has no answer.
     """
     planned = {(p.suite, p.probe.id): p for p in plan.probes}
     answered = {(row["suite"], row["probe_id"]) for row in completions}
-    reworded = {
+    outdated = {
         (row["suite"], row["probe_id"])
         for row in completions
-        if (asked := planned.get((row["suite"], row["probe_id"]))) is not None
-        and asked.probe.prompt.strip() not in row["prompt"]
+        if (match := planned.get((row["suite"], row["probe_id"]))) is not None
+        and match.probe.prompt.strip() not in row["prompt"]
     }
-    differing = (answered ^ set(planned)) | reworded
-    if differing:
-        strange = min(differing)
+    mismatched = (answered ^ set(planned)) | outdated
+    if mismatched:
         raise StaleDataError(
-            f"The stored answers and the planned questions differ (first: {'/'.join(strange)}). "
-            "Run `kedro run --pipeline=behavioral_eval` again; what is still valid is reused."
+            "The stored answers do not match the planned questions "
+            f"(first mismatch: {'/'.join(min(mismatched))}). "
+            "Run `kedro run --pipeline=behavioral_eval` again; valid results are reused."
         )
     return [
         ScoredAnswer(
@@ -67,30 +67,32 @@ def score_answers(
                 planned[row["suite"], row["probe_id"]].probe, row["completion"], row["finish"]
             ),
             citations=citations(
-                row["completion"], _asked(planned[row["suite"], row["probe_id"]].probe), known
+                row["completion"],
+                _question_text(planned[row["suite"], row["probe_id"]].probe),
+                known,
             ),
         )
         for row in completions
     ]
 
 
-def _asked(probe: Probe) -> str:
+def _question_text(probe: Probe) -> str:
     return f"{probe.context}\n{probe.prompt}"
 
 
-def by_category(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
-    """Mean scores of each category and arm, and of all categories together as ``overall``."""
+def scores_by_category(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
+    """Return the mean scores by category and arm, and of all categories as ``overall``."""
     table = []
     categories = ["overall", *dict.fromkeys(a.planned.probe.category for a in answers)]
     for category in categories:
         for arm in dict.fromkeys(a.arm for a in answers):
-            asked = [
+            group = [
                 a
                 for a in answers
                 if a.arm == arm and category in ("overall", a.planned.probe.category)
             ]
-            scores = [a.scores for a in asked]
-            cited = [citation for a in asked for citation in a.citations]
+            scores = [a.scores for a in group]
+            cited = [citation for a in group for citation in a.citations]
             table.append(
                 {
                     "category": category,

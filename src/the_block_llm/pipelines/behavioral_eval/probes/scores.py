@@ -1,7 +1,7 @@
-"""What one answer shows, from its words alone.
+"""Lexical scores of an answer: concepts, markers of reasoning, degeneration.
 
-Each score stands by itself; none is folded into another, because a long confused answer and
-a short right one may not look alike.
+The scores are not aggregated, since an aggregate could rate a long confused answer like a short
+correct one.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Probe
-from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import Pattern, without_echo
+from the_block_llm.pipelines.behavioral_eval.probes.word_patterns import WordPattern, remove_echo
 from the_block_llm.retrieval.words import split_words
 
-# Wordings that carry a step of reasoning, each group one way of doing so.
-_REASONING: Final[dict[str, tuple[str, ...]]] = {
+# Discourse markers of reasoning, by kind.
+_REASONING_PATTERNS: Final[dict[str, tuple[str, ...]]] = {
     "cause": ("because", "since", "due to", "caused by", "as a result of"),
     "consequence": ("therefore", "thus", "hence", "as a result", "consequently", "which means"),
     "contrast": ("however", "but", "although", "whereas", "on the other hand", "instead"),
@@ -22,20 +22,20 @@ _REASONING: Final[dict[str, tuple[str, ...]]] = {
     "weighing": ("trade off*", "tradeoff*", "risk*", "considering", "depends on"),
     "addition": ("in addition", "moreover", "furthermore", "also"),
 }
-_INTERACTIONS: Final = (
+_INTERACTION_PATTERNS: Final = (
     "interact*", "coordinat*", "synchroni*", "interface*", "depend*", "coupl*", "communicat*",
     "calls", "reads from", "writes to", "passes to", "shared state",
 )  # fmt: skip
-_TRADE_OFFS: Final = (
+_TRADE_OFF_PATTERNS: Final = (
     "trade off*", "tradeoff*", "benefit*", "drawback*", "cost*", "risk*", "advantage*",
     "disadvantage*", "on the other hand", "at the expense of", "but", "however",
 )  # fmt: skip
 
-Warning_ = Literal["empty", "loop", "low_variety", "cut_off"]
-_LOOP_REPEATS: Final = 3
-_LONGEST_LOOP_WORDS: Final = 20
-_LOW_VARIETY: Final = 0.5
-_VARIETY_FROM_WORDS: Final = 20
+AnswerWarning = Literal["empty", "loop", "low_variety", "cut_off"]
+_MIN_LOOP_REPEATS: Final = 3
+_MAX_LOOP_WORDS: Final = 20
+_MIN_DISTINCT_PAIRS: Final = 0.5
+_VARIETY_MIN_WORDS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -43,85 +43,87 @@ class AnswerScores:
     """The scores of one answer."""
 
     concepts: tuple[str, ...]
-    """Named, of those that the probe asks for."""
+    """Concepts of the probe that the answer names."""
     concept_share: float
-    """Named ÷ asked for."""
+    """Fraction of the probe's concepts that the answer names."""
     false_claims: tuple[str, ...]
     reasoning: tuple[str, ...]
-    """Ways of reasoning that the wording shows; a style, not proof of sense."""
+    """Kinds of discourse markers in the answer; a property of style, not of correctness."""
     reasoning_depth: float
-    """Ways shown ÷ all six."""
+    """Fraction of the six kinds that occur."""
     mentions_interactions: bool
     mentions_trade_offs: bool
     n_words: int
     distinct_pairs: float
-    """Different word pairs ÷ word pairs; 1 where nothing is repeated."""
-    warnings: tuple[Warning_, ...]
+    """Distinct word bigrams ÷ bigrams; 1 without repetition."""
+    warnings: tuple[AnswerWarning, ...]
 
 
 def score_answer(probe: Probe, completion: str, finish: str) -> AnswerScores:
     """Score ``completion``, the answer without its prompt.
 
     Args:
-        probe: The question and what it asks for.
+        probe: The question and its expected concepts.
         completion: The answer.
-        finish: ``stop`` where the model ended it, ``length`` where the budget did.
+        finish: ``stop`` if the model ended the answer, ``length`` if it hit the token limit.
     """
-    said = split_words(completion)
-    words = without_echo(said, split_words(f"{probe.context} {probe.prompt}"))
-    named = tuple(c.concept for c in probe.concepts if c.named_in(words))
-    reasoning = tuple(way for way, texts in _REASONING.items() if _any_in(texts, words))
+    answer_words = split_words(completion)
+    words = remove_echo(answer_words, split_words(f"{probe.context} {probe.prompt}"))
+    named = tuple(c.concept for c in probe.concepts if c.is_named_in(words))
+    reasoning = tuple(
+        kind for kind, patterns in _REASONING_PATTERNS.items() if _any_matches(patterns, words)
+    )
     return AnswerScores(
         concepts=named,
         concept_share=len(named) / len(probe.concepts),
-        false_claims=tuple(c.concept for c in probe.must_not_claim if c.named_in(words)),
+        false_claims=tuple(c.concept for c in probe.must_not_claim if c.is_named_in(words)),
         reasoning=reasoning,
-        reasoning_depth=len(reasoning) / len(_REASONING),
-        mentions_interactions=_any_in(_INTERACTIONS, words),
-        mentions_trade_offs=_any_in(_TRADE_OFFS, words),
-        n_words=len(said),
-        distinct_pairs=distinct_pairs(said),
-        warnings=_warnings(said, completion, finish),
+        reasoning_depth=len(reasoning) / len(_REASONING_PATTERNS),
+        mentions_interactions=_any_matches(_INTERACTION_PATTERNS, words),
+        mentions_trade_offs=_any_matches(_TRADE_OFF_PATTERNS, words),
+        n_words=len(answer_words),
+        distinct_pairs=distinct_pair_ratio(answer_words),
+        warnings=_warnings(answer_words, completion, finish),
     )
 
 
-def distinct_pairs(words: list[str]) -> float:
-    """Share of neighbouring word pairs that are different ones.
+def distinct_pair_ratio(words: list[str]) -> float:
+    """Return distinct word bigrams ÷ bigrams.
 
-    >>> distinct_pairs("very good very good very good".split())
+    >>> distinct_pair_ratio("very good very good very good".split())
     0.4
     """
     pairs = list(itertools.pairwise(words))
     return len(Counter(pairs)) / len(pairs) if pairs else 1.0
 
 
-def loops(words: list[str]) -> bool:
-    """True where some run of words stands three times in direct succession.
+def has_loop(words: list[str]) -> bool:
+    """Return True if a sequence of words occurs three times in direct succession.
 
-    >>> loops("the cache is good good good".split())
+    >>> has_loop("the cache is good good good".split())
     True
     """
-    for length in range(1, min(_LONGEST_LOOP_WORDS, len(words) // _LOOP_REPEATS) + 1):
-        in_step = 0
-        for at in range(length, len(words)):
-            in_step = in_step + 1 if words[at] == words[at - length] else 0
-            if in_step == length * (_LOOP_REPEATS - 1):
+    for length in range(1, min(_MAX_LOOP_WORDS, len(words) // _MIN_LOOP_REPEATS) + 1):
+        n_repeated = 0
+        for index in range(length, len(words)):
+            n_repeated = n_repeated + 1 if words[index] == words[index - length] else 0
+            if n_repeated == length * (_MIN_LOOP_REPEATS - 1):
                 return True
     return False
 
 
-def _warnings(words: list[str], completion: str, finish: str) -> tuple[Warning_, ...]:
-    found: list[Warning_] = []
+def _warnings(words: list[str], completion: str, finish: str) -> tuple[AnswerWarning, ...]:
     if not words:
         return ("empty",)
-    if loops(words):
-        found.append("loop")
-    if len(words) >= _VARIETY_FROM_WORDS and distinct_pairs(words) < _LOW_VARIETY:
-        found.append("low_variety")
+    warnings: list[AnswerWarning] = []
+    if has_loop(words):
+        warnings.append("loop")
+    if len(words) >= _VARIETY_MIN_WORDS and distinct_pair_ratio(words) < _MIN_DISTINCT_PAIRS:
+        warnings.append("low_variety")
     if finish == "length" and not completion.rstrip().endswith((".", "!", "?", "```", "}")):
-        found.append("cut_off")
-    return tuple(found)
+        warnings.append("cut_off")
+    return tuple(warnings)
 
 
-def _any_in(texts: tuple[str, ...], words: list[str]) -> bool:
-    return any(Pattern(text).found_in(words) for text in texts)
+def _any_matches(patterns: tuple[str, ...], words: list[str]) -> bool:
+    return any(WordPattern(pattern).matches(words) for pattern in patterns)

@@ -1,7 +1,7 @@
-"""Whole words in a text, and the patterns that look for them.
+"""Patterns of whole words, matched against the words of a text.
 
-A substring is no evidence: "distributed" holds the letters of "but". So text becomes a list
-of words first, and a pattern is compared word by word.
+Substring search gives false positives ("distributed" contains "but"), so text is split into
+words and patterns are matched word by word.
 """
 
 import re
@@ -11,68 +11,67 @@ from typing import Final
 from the_block_llm.retrieval.words import split_words
 
 _PATTERN_WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)?\*?$")
-# Shorter runs are ordinary English; from here on it is the question's own sentence.
-_ECHO_WORDS: Final = 5
+# Shorter n-grams are common English; longer ones are quotations of the question.
+_ECHO_NGRAM_WORDS: Final = 5
 
 
-class Pattern:
-    """One word or several in a row; a word that ends in ``*`` stands for all it begins.
+class WordPattern:
+    """A sequence of words; a word that ends in ``*`` matches every word with that prefix.
 
-    >>> Pattern("depend* on").found_in(split_words("It depends on the parser."))
+    >>> WordPattern("depend* on").matches(split_words("It depends on the parser."))
     True
-    >>> Pattern("but").found_in(split_words("a distributed system"))
+    >>> WordPattern("but").matches(split_words("a distributed system"))
     False
     """
 
     def __init__(self, text: str) -> None:
-        """Read the pattern.
+        """Parse the pattern.
 
         Raises:
-            ValueError: It is empty, or a ``*`` stands elsewhere than at a word's end.
+            ValueError: The pattern is empty, or has a ``*`` that is not at the end of a word.
         """
         parts = re.sub(r"[-/_]", " ", text).split()
         if not parts or not all(_PATTERN_WORD.match(part) for part in parts):
             raise ValueError(
-                f"{text!r} is no pattern: give words, each with at most one * at its end"
+                f"{text!r} is not a valid pattern: use words, each with at most one * at its end"
             )
         self.text = text
         self._words = [
             (word.removesuffix("*"), word.endswith("*"))
             for part in parts
-            for word in _parts_of(part)
+            for word in _split_pattern_word(part)
         ]
 
-    def found_in(self, words: Sequence[str]) -> bool:
-        """True where the pattern's words follow each other in ``words``."""
+    def matches(self, words: Sequence[str]) -> bool:
+        """Return True if the pattern's words occur consecutively in ``words``."""
         length = len(self._words)
         return any(
             all(
                 word.startswith(stem) if is_stem else word in (stem, f"{stem}'s")
-                for word, (stem, is_stem) in zip(words[at:], self._words, strict=False)
+                for word, (stem, is_stem) in zip(words[start:], self._words, strict=False)
             )
-            for at in range(len(words) - length + 1)
+            for start in range(len(words) - length + 1)
         )
 
 
-def without_echo(answer: Sequence[str], question: Sequence[str]) -> list[str]:
-    """Take out of ``answer`` every run of five words or more that ``question`` holds.
+def remove_echo(answer: Sequence[str], question: Sequence[str]) -> list[str]:
+    """Remove the 5-grams of ``question`` from ``answer``.
 
-    Repeating what was asked is not an answer. A question of fewer than five words counts
-    as a run of its own length.
+    Repeating the question must not score. A question of fewer than five words is one n-gram.
     """
-    run = min(_ECHO_WORDS, len(question))
-    if not run:
+    n = min(_ECHO_NGRAM_WORDS, len(question))
+    if not n:
         return list(answer)
-    asked = {tuple(question[at : at + run]) for at in range(len(question) - run + 1)}
-    echoed = [False] * len(answer)
-    for at in range(len(answer) - run + 1):
-        if tuple(answer[at : at + run]) in asked:
-            echoed[at : at + run] = [True] * run
-    return [word for word, is_echo in zip(answer, echoed, strict=True) if not is_echo]
+    ngrams = {tuple(question[start : start + n]) for start in range(len(question) - n + 1)}
+    is_echo = [False] * len(answer)
+    for start in range(len(answer) - n + 1):
+        if tuple(answer[start : start + n]) in ngrams:
+            is_echo[start : start + n] = [True] * n
+    return [word for word, echoed in zip(answer, is_echo, strict=True) if not echoed]
 
 
-def _parts_of(part: str) -> list[str]:
-    """A pattern's word falls apart like a text's; the star stays with the last part."""
+def _split_pattern_word(part: str) -> list[str]:
+    """Split a pattern's word as text is split; the star stays with the last part."""
     words = split_words(part.removesuffix("*"))
     if part.endswith("*"):
         words[-1] += "*"

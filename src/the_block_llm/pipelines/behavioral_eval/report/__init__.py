@@ -1,1 +1,1 @@
-"""Renders the report: JSON, HTML, summary cards, forest plot, trend."""
+"""Builds the report: JSON, HTML page, summary cards, forest plot, trend."""

@@ -1,4 +1,4 @@
-"""What to do where the tuned model's answers fall apart."""
+"""Counts degenerate answers and suggests remedies if tuning made them more frequent."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,28 +6,29 @@ from typing import Any, Final
 
 from the_block_llm.pipelines.behavioral_eval.probes.scored_answers import ScoredAnswer
 
-_WORDS: Final = {
-    "empty": "said nothing",
-    "loop": "repeated itself in a loop",
-    "low_variety": "used few different word pairs",
-    "cut_off": "ran out of its token budget in mid-sentence",
+_DESCRIPTIONS: Final = {
+    "empty": "are empty",
+    "loop": "repeat a phrase in a loop",
+    "low_variety": "have few distinct word pairs",
+    "cut_off": "reached the token limit in mid-sentence",
 }
-_ADVICE: Final = (
-    "Lower the learning rate (2e-4 → 1.5e-4); too high a rate is the commonest cause.",
-    "Train on more text: below about 500 rows a model learns the rows, not the project.",
-    "Mix the kinds of documents; questions of one form teach that form only.",
-    "Watch the validation loss: more epochs help only while it still falls.",
+_REMEDIES: Final = (
+    "Lower the learning rate (2e-4 → 1.5e-4); a rate that is too high is the most common cause.",
+    "Train on more text: below about 500 rows a model memorizes the rows.",
+    "Mix document kinds; questions of a single form teach only that form.",
+    "Check the validation loss: more epochs help only while it decreases.",
 )
 
 
-def coherence_report(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
-    """Count warnings by arm and advise where tuning made them more frequent.
+def degeneration_report(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
+    """Count warnings by arm; add advice if the tuned arm degenerates more often than the base.
 
-    A cut-off answer is the budget's doing and counts no arm as incoherent.
+    Truncated answers are listed but do not count as degenerate, since the token limit causes
+    them.
 
     Returns:
         ``warnings``: rows of arm, warning, words, n_answers and of_answers;
-        ``advice``: empty where the tuned arm is no worse than the base.
+        ``advice``: empty if the tuned arm is no worse than the base.
     """
     arms = list(dict.fromkeys(a.arm for a in answers))
     totals = Counter(a.arm for a in answers)
@@ -38,21 +39,19 @@ def coherence_report(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
         {
             "arm": arm,
             "warning": warning,
-            "words": words,
+            "words": description,
             "n_answers": counts[arm, warning],
             "of_answers": totals[arm],
         }
         for arm in arms
-        for warning, words in _WORDS.items()
+        for warning, description in _DESCRIPTIONS.items()
         if counts[arm, warning]
     ]
-    broken = {
-        arm: sum(
-            count for (of, warning), count in counts.items() if of == arm and warning != "cut_off"
-        )
-        for arm in arms
-    }
+    degenerate = Counter[str]()
+    for (arm, warning), count in counts.items():
+        if warning != "cut_off":
+            degenerate[arm] += count
     return {
         "warnings": warnings,
-        "advice": list(_ADVICE) if broken.get("tuned", 0) > broken.get("base", 0) else [],
+        "advice": list(_REMEDIES) if degenerate["tuned"] > degenerate["base"] else [],
     }

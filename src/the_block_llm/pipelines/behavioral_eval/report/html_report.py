@@ -1,7 +1,7 @@
-"""The report as one HTML file that asks the network for nothing.
+"""Renders the report as a self-contained HTML file without network requests.
 
-Answers of a model and names in a repository are hostile input: everything is escaped, and a
-policy in the page forbids scripts even so.
+Model answers and names from a repository are untrusted input: everything is escaped, and the
+page's Content-Security-Policy forbids scripts in addition.
 """
 
 import re
@@ -13,80 +13,78 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from the_block_llm.pipelines.behavioral_eval.report.forest_plot import forest_plot
-from the_block_llm.pipelines.behavioral_eval.report.summary_cards import cards, next_step
+from the_block_llm.pipelines.behavioral_eval.report.summary_cards import next_step, summary_cards
 
-_TEMPLATE: Final = "page.html.jinja"
+_TEMPLATE: Final = "html_report.html.jinja"
 _ARM_TITLES: Final = {
     "base": "Base",
     "base_retrieval": "Base + retrieval",
     "tuned": "Tuned",
     "tuned_retrieval": "Tuned + retrieval",
 }
-
-
-# Beside the page, written by the same run.
-_BESIDE: Final = {
-    "behavioral_report.json": "all of this as data, with every item",
-    "training_metrics.json": "the training",
-    "training_loss.png": "its loss",
-    "sequence_report.json": "the training rows",
-    "ingest_report.json": "what was read and what left out",
+# Files of the same run, in the same folder as the page.
+_RELATED_FILES: Final = {
+    "behavioral_report.json": "this report as JSON, with every item",
+    "training_metrics.json": "training metrics",
+    "training_loss.png": "training loss",
+    "sequence_report.json": "training rows",
+    "ingest_report.json": "ingested and dropped files",
 }
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Write the page of a report made by :func:`~.report.build_report`.
+    """Render a report of :func:`~.report.build_report` as HTML.
 
-    ``trend`` and ``material`` of the report, where they are there, show earlier adapters.
+    Earlier adapters are shown if the report has ``trend`` and ``material``.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f} %"
-    environment.filters["chance"] = lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"
-    environment.filters["marked"] = mark_citations
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["percent"] = lambda fraction: f"{100 * fraction:.0f} %"
+    environment.filters["p_value"] = lambda p: "<0.001" if p < 0.001 else f"{p:.3f}"
+    environment.filters["mark_citations"] = mark_citations
+    environment.filters["spaced"] = lambda name: str(name).replace("_", " ")
     source = files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(
         report=report,
         arm_titles=_arm_titles(report),
         arms=_arms(report),
         task_arms=[a for a in _arms(report) if any(a in t["right"] for t in report["tasks"])],
-        cards=cards(report),
+        cards=summary_cards(report),
         next_step=next_step(report),
-        beside=_BESIDE,
+        related_files=_RELATED_FILES,
         trend=trend_rows(report),
         trend_plot=Markup(forest_plot(trend_rows(report, same_text=True))),  # noqa: S704
         categories=list(dict.fromkeys(row["category"] for row in report["categories"])),
-        cells={(row["category"], row["arm"]): row for row in report["categories"]},
-        # Our own markup, in which every text from outside is escaped.
-        forest=Markup(forest_plot(report["measures"])),  # noqa: S704
+        category_scores={(row["category"], row["arm"]): row for row in report["categories"]},
+        # The SVG is generated here, and every external text in it is escaped.
+        difference_plot=Markup(forest_plot(report["measures"])),  # noqa: S704
     )
 
 
 def mark_citations(answer: Mapping[str, Any]) -> Markup:
-    """The answer's text, what it cites marked by whether it exists; all of it escaped."""
+    """Return the escaped answer, its citations marked by whether they exist."""
     exists = {cited["text"]: cited["exists"] for cited in answer["citations"] if cited["text"]}
     text = str(answer["completion"])
     if not exists:
         return escape(text)
-    # The longest first: a path may begin with another one.
-    names = sorted(exists, key=len, reverse=True)
-    pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
+    # Longest first, since a path may be a prefix of another one.
+    cited_texts = sorted(exists, key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, cited_texts))})", text)
     return Markup().join(
-        Markup('<mark class="{}">{}</mark>').format("yes" if exists[piece] else "warn", piece)
-        if piece in exists
-        else escape(piece)
-        for piece in pieces
+        Markup('<mark class="{}">{}</mark>').format("ok" if exists[part] else "warn", part)
+        if part in exists
+        else escape(part)
+        for part in parts
     )
 
 
 def trend_rows(report: Mapping[str, Any], *, same_text: bool = False) -> list[dict[str, Any]]:
-    """Held-out text adapter by adapter, oldest training first.
+    """Return the held-out metric of each evaluated adapter, oldest training first.
 
     Args:
-        report: Of :func:`render`.
-        same_text: Only those that were measured on the text that this report measured.
+        report: As for :func:`render`.
+        same_text: Only adapters that were measured on the held-out text of this report.
     """
     rows = []
     for entry in report.get("trend", []):
@@ -98,10 +96,10 @@ def trend_rows(report: Mapping[str, Any], *, same_text: bool = False) -> list[di
 
 
 def _arms(report: Mapping[str, Any]) -> list[str]:
-    """The four arms, then further models, which may have answered only a part."""
-    answered = [row["arm"] for row in report["categories"]]
-    chosen = [arm for task in report["tasks"] for arm in task["right"]]
-    return list(dict.fromkeys([*answered, *chosen]))
+    """Return the arms of probes and tasks: the four arms, then further models."""
+    probe_arms = [row["arm"] for row in report["categories"]]
+    task_arms = [arm for task in report["tasks"] for arm in task["right"]]
+    return list(dict.fromkeys([*probe_arms, *task_arms]))
 
 
 def _arm_titles(report: Mapping[str, Any]) -> dict[str, str]:

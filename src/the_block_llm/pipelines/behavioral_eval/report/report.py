@@ -1,41 +1,41 @@
-"""The report as data: verdict, measures, every answer with its scores, and where from.
+"""The report as JSON values: verdict, metrics, scored answers and provenance.
 
-It is made from stored answers and stored scores only, so judging again costs no model time.
+It is computed from stored answers and scores only, so it can be rebuilt without a model.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any, Final
 
 from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import (
-    is_leaked,
-    pair_arms,
-    task_table,
+    is_contaminated,
+    pair_metrics,
+    summarize_tasks,
 )
-from the_block_llm.pipelines.behavioral_eval.analysis.negative_controls import calibrate
+from the_block_llm.pipelines.behavioral_eval.analysis.negative_controls import run_negative_controls
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
     RULES,
-    Judged,
-    judge_measures,
+    JudgedComparison,
+    judge_comparisons,
     reach_verdict,
 )
 from the_block_llm.pipelines.behavioral_eval.params import ARMS, BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.probes.scored_answers import (
     ScoredAnswer,
-    by_category,
     score_answers,
+    scores_by_category,
 )
-from the_block_llm.pipelines.behavioral_eval.report.degeneration import coherence_report
+from the_block_llm.pipelines.behavioral_eval.report.degeneration import degeneration_report
 from the_block_llm.retrieval.citations import KnownNames
 
 REPORT_VERSION: Final = 1
-# What the first user's plan asked of a tuned model, as shares of concepts named.
+# Success criteria of the project plan: required fraction of concepts named, by category.
 _CRITERIA: Final = {"overall": 0.5, "architecture": 0.6, "cross_module": 0.5}
-# Each pair answers a question of its own; base against tuned is the verdict's.
-_ALSO_COMPARED: Final = (
-    ("base", "base_retrieval", "What retrieval alone adds"),
+# Pairs of arms that are compared in addition to base and tuned.
+_OTHER_PAIRS: Final = (
+    ("base", "base_retrieval", "Retrieval without tuning"),
     ("base_retrieval", "tuned", "Tuning instead of retrieval"),
     ("base_retrieval", "tuned_retrieval", "Tuning on top of retrieval"),
 )
@@ -49,43 +49,43 @@ def build_report(
     params: BehavioralEvalParams,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judge stored answers and stored scores.
+    """Build the report from stored answers and scores.
 
     Args:
-        plan: The questions.
+        plan: The probes of the evaluation.
         completions: Rows of the schema ``COMPLETIONS``.
         item_scores: Rows of the schema ``ITEM_SCORES``.
-        known: What citations are looked up in.
-        params: Resamples, seed and settings.
-        provenance: JSON values that say which model, adapter and data this is about.
+        known: Paths, commits and symbols of the repository, to check citations.
+        params: Resamples, seed and the settings to report.
+        provenance: JSON values that identify model, adapter and data.
 
     Returns:
-        JSON values. ``verdict.outcome`` and ``verdict.sentence`` hold the answer, ``measures``
-        the evidence, ``answers`` every answer, ``items`` every item (bits of ``weight`` bytes,
-        or 1 for right and 0 for wrong).
+        JSON values. ``verdict`` has the outcome and a sentence, ``measures`` the evidence,
+        ``answers`` every answer, and ``items`` the values of every item: bits for ``weight``
+        bytes, or 1 for correct and 0 for wrong.
 
     Raises:
-        StaleDataError: Answers and questions do not belong together.
+        StaleDataError: The answers do not match the planned probes.
     """
     answers = score_answers(plan, completions, known)
-    paired = pair_arms(answers, item_scores, "base", "tuned")
-    judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
+    metrics = pair_metrics(answers, item_scores, "base", "tuned")
+    judged = judge_comparisons([m.compare(params.resamples, params.seed) for m in metrics])
     verdict = reach_verdict(judged)
-    categories = by_category(answers)
+    categories = scores_by_category(answers)
     return {
         "report_version": REPORT_VERSION,
         "project": plan.project,
         "verdict": {**asdict(verdict), "rules": list(RULES)},
-        "measures": [_measure_row(j, "base", "tuned") for j in judged],
-        "tasks": task_table(item_scores),
-        "also_compared": _also_compared(answers, item_scores, params),
-        "left_out_as_seen_in_training": _leaked(item_scores),
-        "calibration": calibrate(paired, params.calibration_shuffles, params.seed),
+        "measures": [_comparison_row(j, "base", "tuned") for j in judged],
+        "tasks": summarize_tasks(item_scores),
+        "also_compared": _other_comparisons(answers, item_scores, params),
+        "left_out_as_seen_in_training": _contaminated_sources(item_scores),
+        "calibration": run_negative_controls(metrics, params.calibration_shuffles, params.seed),
         "categories": categories,
         "criteria": _criteria(categories),
-        "coherence": coherence_report(answers),
-        "answers": _side_by_side(answers),
-        "items": _items(item_scores),
+        "coherence": degeneration_report(answers),
+        "answers": _answers_by_probe(answers),
+        "items": _item_values(item_scores),
         "questions": {
             "asked": len(plan.probes),
             "available": plan.n_available,
@@ -97,13 +97,13 @@ def build_report(
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report in a few lines, for the end of a run."""
+    """Return the verdict and its reasons, for the summary at the end of a run."""
     verdict = report["verdict"]
     return [f"{verdict['outcome'].capitalize()}: {verdict['sentence']}", *verdict["reasons"]]
 
 
-def _measure_row(judged: Judged, first: str, second: str) -> dict[str, Any]:
-    row = asdict(judged.measure)
+def _comparison_row(judged: JudgedComparison, first: str, second: str) -> dict[str, Any]:
+    row = asdict(judged.comparison)
     difference = row.pop("difference")
     values = {first: difference.pop("first"), second: difference.pop("second")}
     return {
@@ -115,33 +115,33 @@ def _measure_row(judged: Judged, first: str, second: str) -> dict[str, Any]:
     }
 
 
-def _also_compared(
+def _other_comparisons(
     answers: Sequence[ScoredAnswer],
     item_scores: Sequence[Mapping[str, Any]],
     params: BehavioralEvalParams,
 ) -> list[dict[str, Any]]:
     arms = {answer.arm for answer in answers} | {row["arm"] for row in item_scores}
-    further = sorted(arms - set(ARMS))
-    compared = []
+    further_models = sorted(arms - set(ARMS))
+    comparisons = []
     for first, second, title in (
-        *_ALSO_COMPARED,
-        *((name, "tuned", f"This adapter instead of {name}") for name in further),
+        *_OTHER_PAIRS,
+        *((name, "tuned", f"This adapter instead of {name}") for name in further_models),
     ):
         if {first, second} <= arms:
-            paired = pair_arms(answers, item_scores, first, second)
-            judged = judge_measures([m.compared(params.resamples, params.seed) for m in paired])
-            rows = [_measure_row(j, "first", "second") for j in judged]
-            compared.append({"first": first, "second": second, "title": title, "measures": rows})
-    return compared
+            metrics = pair_metrics(answers, item_scores, first, second)
+            judged = judge_comparisons([m.compare(params.resamples, params.seed) for m in metrics])
+            rows = [_comparison_row(j, "first", "second") for j in judged]
+            comparisons.append({"first": first, "second": second, "title": title, "measures": rows})
+    return comparisons
 
 
-def _leaked(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sources of held-out text and of tasks that stand in the training documents as well."""
-    return sorted({row["cluster"] for row in item_scores if is_leaked(row)})
+def _contaminated_sources(item_scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sources of items that also occur in the training documents."""
+    return sorted({row["cluster"] for row in item_scores if is_contaminated(row)})
 
 
-def _items(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every item measured by likelihood, with its value in each arm."""
+def _item_values(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return every item scored by likelihood, with its value in each arm."""
     items: dict[tuple[str, str], dict[str, Any]] = {}
     for row in item_scores:
         item = items.setdefault(
@@ -151,7 +151,7 @@ def _items(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "item_id": row["item_id"],
                 "cluster": row["cluster"],
                 "weight": row["weight"],
-                "left_out": is_leaked(row),
+                "left_out": is_contaminated(row),
                 "values": {},
             },
         )
@@ -160,32 +160,29 @@ def _items(item_scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _criteria(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The plan's success criteria for the tuned arm, where the category was asked about."""
+    """Return the success criteria for the tuned arm, for the categories that were asked about."""
     shares = {row["category"]: row["concept_share"] for row in categories if row["arm"] == "tuned"}
     return [
         {
             "category": category,
-            "needed": needed,
+            "needed": required,
             "reached": shares[category],
-            "met": shares[category] > needed,
+            "met": shares[category] > required,
         }
-        for category, needed in _CRITERIA.items()
+        for category, required in _CRITERIA.items()
         if category in shares
     ]
 
 
-def _side_by_side(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
-    """One entry a probe, holding the answers of all arms and seeds."""
-
-    def probe_of(answer: ScoredAnswer) -> tuple[str, str]:
-        return answer.planned.suite, answer.planned.probe.id
-
-    order = {key: place for place, key in enumerate(dict.fromkeys(map(probe_of, answers)))}
-    by_probe = sorted(answers, key=lambda answer: order[probe_of(answer)])
-    return [_beside(list(group)) for _, group in groupby(by_probe, key=probe_of)]
+def _answers_by_probe(answers: Sequence[ScoredAnswer]) -> list[dict[str, Any]]:
+    """Return one entry per probe, with the answers of all arms and seeds."""
+    by_probe: dict[tuple[str, str], list[ScoredAnswer]] = defaultdict(list)
+    for answer in answers:
+        by_probe[answer.planned.suite, answer.planned.probe.id].append(answer)
+    return [_probe_entry(group) for group in by_probe.values()]
 
 
-def _beside(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
+def _probe_entry(answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
     planned = answers[0].planned
     return {
         "suite": planned.suite,

@@ -1,6 +1,6 @@
-"""What earlier evaluations found, adapter by adapter: is it getting better?
+"""Trend over the evaluated adapters.
 
-Each evaluation leaves a small file of its own; nothing is measured for the trend.
+Each evaluation stores its results in one small file per adapter.
 """
 
 import hashlib
@@ -13,45 +13,45 @@ from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 
-_KEPT: Final = (
+_STORED_FIELDS: Final = (
     "title", "unit", "higher_is_better", "base", "tuned", "difference", "low", "high",
     "n_items", "n_clusters", "outcome",
 )  # fmt: skip
 
 
-def material_hash(item_scores: Sequence[Mapping[str, Any]]) -> str:
-    """Identifies the held-out text that was measured; only figures of the same compare."""
-    pieces = sorted(
+def held_out_hash(item_scores: Sequence[Mapping[str, Any]]) -> str:
+    """Return a hash of the measured held-out text; only results on the same text are comparable."""
+    segments = sorted(
         (row["item_id"], row["weight"])
         for row in item_scores
         if row["task"] == HELD_OUT and row["arm"] == "base"
     )
-    return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(segments).encode()).hexdigest()[:12]
 
 
 def trend_entry(
-    adapter: str, trained_at: str, material: str, report: Mapping[str, Any]
+    adapter: str, trained_at: str, text_hash: str, report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is remembered of one evaluation."""
-    measures = {m["name"]: {name: m[name] for name in _KEPT} for m in report["measures"]}
+    """Return the trend entry of one evaluation."""
+    measures = {m["name"]: {name: m[name] for name in _STORED_FIELDS} for m in report["measures"]}
     return {
         "adapter": adapter,
         "trained_at": trained_at,
-        "material": material,
+        "material": text_hash,
         "verdict": report["verdict"]["outcome"],
         "measures": measures,
     }
 
 
-def remember(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Keep ``entry`` in the place of an earlier one of the same adapter.
+def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Store ``entry``, replacing an earlier one of the same adapter.
 
     Args:
-        folder: Of the profile's entries, one file an adapter.
-        entry: As :func:`trend_entry` makes it.
+        folder: Folder of the profile, with one file per adapter.
+        entry: Result of :func:`trend_entry`.
 
     Returns:
-        All entries, oldest training first.
+        All entries of the profile, oldest training first.
 
     Raises:
         StorageError: The folder cannot be written, or a file in it cannot be read.
@@ -61,7 +61,7 @@ def remember(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         entries = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"Earlier evaluations in {folder} cannot be read: {error}. Delete the file that is "
-            "damaged; it only serves the trend."
+            f"Cannot read earlier evaluations in {folder}: {error}. Delete the damaged file; it "
+            "is used for the trend only."
         ) from error
-    return sorted(entries, key=lambda kept: (kept["trained_at"], kept["adapter"]))
+    return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))

@@ -1,6 +1,6 @@
-"""The model under test, with its adapter on or off.
+"""The model under test, with its adapter enabled or disabled.
 
-Base and tuned are the same loaded weights, so nothing but the adapter can differ.
+Base and tuned arms share one set of loaded weights, so they differ in the adapter only.
 """
 
 from collections.abc import Iterator
@@ -15,52 +15,55 @@ from the_block_llm.pipelines.behavioral_eval.params import Arm
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated, and how to speak to it."""
+class EvaluatedModel:
+    """A loaded model with its tokenizers and the ids that identify its weights."""
 
     model: PeftModel | PreTrainedModel
-    """Without an adapter it can answer as the base only."""
+    """A model without an adapter serves the base arms only."""
     tokenizer: PreTrainedTokenizerBase
-    """Of the base."""
+    """Tokenizer of the base model."""
     role: Literal["advisor", "completion"]
     base_id: str
-    """Identifies the base weights and the arithmetic they run in."""
+    """Identifies the base weights and the device type they run on."""
     adapter_id: str
     """Identifies the adapter's weights."""
     tuned_tokenizer: PreTrainedTokenizerBase | None = None
-    """The same with the tokens that the adapter was trained with; none: it has no more."""
-    added_ids: frozenset[int] = frozenset()
-    """Ids of tokens that stand in held-out rows and that the base cannot read."""
+    """Tokenizer with the tokens added for training; ``None``: no tokens were added."""
+    added_token_ids: frozenset[int] = frozenset()
+    """Ids of added tokens in the held-out rows, which the base model does not know."""
 
-    def tokenizer_of(self, arm: Arm) -> PreTrainedTokenizerBase:
-        """What writes the prompts of ``arm``."""
+    def tokenizer_for(self, arm: Arm) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of ``arm``."""
         tuned = self.tuned_tokenizer if is_tuned(arm) else None
         return tuned or self.tokenizer
 
-    def unread_by(self, arm: Arm) -> frozenset[int]:
-        """Which of them ``arm`` cannot read: nor can an adapter that was trained without them."""
-        reads = is_tuned(arm) and self.tuned_tokenizer is not None
-        return frozenset() if reads else self.added_ids
+    def unknown_token_ids(self, arm: Arm) -> frozenset[int]:
+        """Return the added tokens that ``arm`` does not know.
+
+        These are all of them for the base, and for an adapter trained without added tokens.
+        """
+        knows_added_tokens = is_tuned(arm) and self.tuned_tokenizer is not None
+        return frozenset() if knows_added_tokens else self.added_token_ids
 
     @contextmanager
-    def as_arm(self, arm: Arm) -> Iterator[PeftModel | PreTrainedModel]:
-        """The model as ``arm`` sees it."""
+    def activate(self, arm: Arm) -> Iterator[PeftModel | PreTrainedModel]:
+        """Yield the model with its adapter enabled or disabled, as ``arm`` needs it."""
         if is_tuned(arm) or not isinstance(self.model, PeftModel):
             yield self.model
         else:
             with self.model.disable_adapter():
                 yield self.model
 
-    def weights_of(self, arm: Arm) -> str:
-        """Identifies the weights that answer in ``arm``."""
+    def weights_id(self, arm: Arm) -> str:
+        """Return the id of the weights that ``arm`` uses."""
         return f"{self.base_id}+{self.adapter_id}" if is_tuned(arm) else self.base_id
 
 
 def is_tuned(arm: Arm) -> bool:
-    """True for the arms with the adapter."""
+    """Return True for the arms with the adapter."""
     return arm.startswith("tuned")
 
 
-def retrieves(arm: Arm) -> bool:
-    """True for the arms that are shown passages of the repository."""
+def uses_retrieval(arm: Arm) -> bool:
+    """Return True for the arms whose prompts contain retrieved passages."""
     return arm.endswith("_retrieval")

@@ -1,6 +1,6 @@
-"""What is measured by likelihood: held-out text, tasks, and general ability.
+"""Likelihood-based scores of held-out text, tasks and general ability, in every arm.
 
-Everything is measured in every arm it is meant for, and kept in the journal as it comes.
+Each result goes into the result cache as soon as it is computed.
 """
 
 import json
@@ -18,17 +18,23 @@ from the_block_llm.models.inference.likelihood import (
     score_continuations,
 )
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import (
-    PieceCost,
-    Source,
-    batches_of_rows,
+    DocumentSource,
+    SegmentScore,
+    drop_tokens,
+    iter_batches,
     measure_rows,
-    without_tokens,
 )
-from the_block_llm.pipelines.behavioral_eval.params import Arm, Budget
-from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject, retrieves
-from the_block_llm.pipelines.behavioral_eval.runner.result_cache import Journal, result_key
+from the_block_llm.pipelines.behavioral_eval.params import Arm, DeviceBudget
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import (
+    EvaluatedModel,
+    uses_retrieval,
+)
+from the_block_llm.pipelines.behavioral_eval.runner.result_cache import ResultCache, result_key
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
-from the_block_llm.pipelines.behavioral_eval.tasks.choice_scoring import choice_score, continued
+from the_block_llm.pipelines.behavioral_eval.tasks.choice_scoring import (
+    encode_choices,
+    score_choices,
+)
 from the_block_llm.progress import ProgressBar, progress_bar
 from the_block_llm.retrieval.passages import PassageIndex
 
@@ -37,13 +43,20 @@ GENERAL_TEXT: Final = "general_text"
 
 
 def measure_held_out(
-    subject: Subject,
+    evaluated_model: EvaluatedModel,
     rows: Sequence[tuple[int, dict[str, Any]]],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, DocumentSource],
     arms: Sequence[Arm],
     result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
-    """Measure held-out rows in ``arms``; retrieval plays no part in it.
+    """Measure the bits per byte of held-out rows in ``arms``, without retrieval.
+
+    Args:
+        evaluated_model: The model under test.
+        rows: Pairs of row number and packed row.
+        sources: Source of each document in the rows, by document id.
+        arms: The arms to evaluate.
+        result_cache_folder: Cached results are read from here instead of computed again.
 
     Returns:
         Rows of the schema ``ITEM_SCORES``: bits as value, bytes as weight.
@@ -52,75 +65,88 @@ def measure_held_out(
     n_tokens = len(arms) * sum(len(row["input_ids"]) for _, row in rows)
     with progress_bar("Measuring held-out text", n_tokens) as bar:
         for arm in arms:
-            weights = subject.weights_of(arm)
-            read = rows
-            if unread := subject.unread_by(arm):
-                read = [(number, without_tokens(row, unread)) for number, row in rows]
-            with Journal(result_cache_folder, weights) as journal, subject.as_arm(arm) as model:
-                keys = {number: _row_key(number, row) for number, row in read}
-                missing = [(n, row) for n, row in read if keys[n] not in journal]
+            weights_id = evaluated_model.weights_id(arm)
+            arm_rows = rows
+            if unknown_ids := evaluated_model.unknown_token_ids(arm):
+                arm_rows = [(number, drop_tokens(row, unknown_ids)) for number, row in rows]
+            with (
+                ResultCache(result_cache_folder, weights_id) as cache,
+                evaluated_model.activate(arm) as model,
+            ):
+                keys = {number: _row_key(number, row) for number, row in arm_rows}
+                missing = [(n, row) for n, row in arm_rows if keys[n] not in cache]
                 bar.advance(n_tokens / len(arms) - sum(len(row["input_ids"]) for _, row in missing))
-                for batch in batches_of_rows(missing, max_batch_tokens(model)):
-                    found: dict[int, list[PieceCost]] = {number: [] for number, _ in batch}
-                    for piece in measure_rows(model, subject.tokenizer_of(arm), batch):
-                        found[piece.row].append(piece)
-                    for number, pieces in found.items():
-                        journal.put(keys[number], [asdict(piece) for piece in pieces])
+                for batch in iter_batches(missing, max_batch_tokens(model)):
+                    by_row: dict[int, list[SegmentScore]] = {number: [] for number, _ in batch}
+                    for segment in measure_rows(model, evaluated_model.tokenizer_for(arm), batch):
+                        by_row[segment.row].append(segment)
+                    for number, segments in by_row.items():
+                        cache.put(keys[number], [asdict(segment) for segment in segments])
                     bar.advance(sum(len(row["input_ids"]) for _, row in batch))
                 scores += [
-                    _held_out_score(arm, weights, piece, sources)
+                    _held_out_row(arm, weights_id, segment, sources)
                     for number, _ in rows
-                    for piece in journal[keys[number]]
+                    for segment in cache[keys[number]]
                 ]
     return scores
 
 
 def measure_tasks(
-    subject: Subject,
+    evaluated_model: EvaluatedModel,
     items: Sequence[ChoiceItem],
     arms: Sequence[Arm],
-    budget: Budget,
+    budget: DeviceBudget,
     index: PassageIndex,
     result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
-    """Let the arms choose; those with retrieval only where the budget says so.
+    """Score multiple-choice items in ``arms``.
+
+    Args:
+        evaluated_model: The model under test.
+        items: The questions.
+        arms: The arms to evaluate; those with retrieval only if the budget includes them.
+        budget: Limits retrieval and memory.
+        index: Passages for the arms with retrieval.
+        result_cache_folder: Cached results are read from here instead of computed again.
 
     Returns:
-        Rows of the schema ``ITEM_SCORES``: 1 for right, 0 for wrong.
+        Rows of the schema ``ITEM_SCORES``: value 1 for correct, 0 for wrong.
     """
-    asked = [arm for arm in arms if budget.tasks_with_retrieval or not retrieves(arm)]
+    task_arms = [arm for arm in arms if budget.tasks_with_retrieval or not uses_retrieval(arm)]
     scores: list[dict[str, Any]] = []
-    with progress_bar("Putting the tasks", len(asked) * len(items)) as bar:
-        for arm in asked:
-            weights = subject.weights_of(arm)
-            prefixes = [_prefix(item, index, budget, arm) for item in items]
+    with progress_bar("Scoring tasks", len(task_arms) * len(items)) as bar:
+        for arm in task_arms:
+            weights_id = evaluated_model.weights_id(arm)
+            prefixes = [_prompt_prefix(item, index, budget, arm) for item in items]
             keys = [
                 result_key("choice", prefix, item.choices)
                 for prefix, item in zip(prefixes, items, strict=True)
             ]
-            with Journal(result_cache_folder, weights) as journal:
-                texts = {
-                    key: continued(subject.tokenizer, prefix, item)
+            with ResultCache(result_cache_folder, weights_id) as cache:
+                missing = {
+                    key: encode_choices(evaluated_model.tokenizer, prefix, item)
                     for key, prefix, item in zip(keys, prefixes, items, strict=True)
-                    if key not in journal
+                    if key not in cache
                 }
-                bar.advance(len(items) - len(texts))
-                _measure_missing(subject, arm, texts, budget, journal, bar)
+                bar.advance(len(items) - len(missing))
+                _score_missing(evaluated_model, arm, missing, budget, cache, bar)
                 scores += [
-                    _choice_row(arm, weights, key, item, journal[key])
+                    _choice_row(arm, weights_id, key, item, cache[key])
                     for key, item in zip(keys, items, strict=True)
                 ]
     return scores
 
 
 def measure_general_text(
-    subject: Subject,
+    evaluated_model: EvaluatedModel,
     texts: Sequence[str],
     arms: Sequence[Arm],
-    budget: Budget,
+    budget: DeviceBudget,
     result_cache_folder: Path,
 ) -> list[dict[str, Any]]:
-    """Measure texts that have nothing to do with the repository.
+    """Measure the bits per byte of texts that are unrelated to the repository.
+
+    The first word of a text is context only.
 
     Returns:
         Rows of the schema ``ITEM_SCORES``: bits as value, bytes as weight.
@@ -129,24 +155,24 @@ def measure_general_text(
     keys = {text: result_key("text", text) for text in texts}
     with progress_bar("Measuring general ability", len(arms) * len(texts)) as bar:
         for arm in arms:
-            weights = subject.weights_of(arm)
-            with Journal(result_cache_folder, weights) as journal:
+            weights_id = evaluated_model.weights_id(arm)
+            with ResultCache(result_cache_folder, weights_id) as cache:
                 missing = {
-                    key: _after_first_word(subject.tokenizer, text)
+                    key: _rest_given_first_word(evaluated_model.tokenizer, text)
                     for text, key in keys.items()
-                    if key not in journal
+                    if key not in cache
                 }
                 bar.advance(len(texts) - len(missing))
-                _measure_missing(subject, arm, missing, budget, journal, bar)
+                _score_missing(evaluated_model, arm, missing, budget, cache, bar)
                 scores += [
                     {
-                        "key": result_key(weights, key),
+                        "key": result_key(weights_id, key),
                         "task": GENERAL_TEXT,
                         "item_id": f"{GENERAL_TEXT}/{number}",
                         "cluster": f"{GENERAL_TEXT}/{number}",
                         "arm": arm,
-                        "value": journal[key][0] / math.log(2),
-                        "weight": float(len(_rest(text).encode())),
+                        "value": cache[key][0] / math.log(2),
+                        "weight": float(len(_text_after_first_word(text).encode())),
                         "detail": json.dumps({"text": text}),
                     }
                     for number, (text, key) in enumerate(keys.items())
@@ -154,80 +180,82 @@ def measure_general_text(
     return scores
 
 
-def _measure_missing(
-    subject: Subject,
+def _score_missing(
+    evaluated_model: EvaluatedModel,
     arm: Arm,
     texts: Mapping[str, PrefixedContinuations],
-    budget: Budget,
-    journal: Journal,
+    budget: DeviceBudget,
+    cache: ResultCache,
     bar: ProgressBar,
 ) -> None:
-    """Measure ``texts``, by the key that each result is kept under."""
-    names = list(texts)
+    """Score ``texts``, given by cache key, and store the results."""
+    keys = list(texts)
 
-    def keep(place: int, nats: list[float]) -> None:
-        journal.put(names[place], nats)
+    def store(index: int, nats: list[float]) -> None:
+        cache.put(keys[index], nats)
         bar.advance()
 
-    with subject.as_arm(arm) as model:
-        score_continuations(model, list(texts.values()), cache_gib=budget.cache_gib, on_scored=keep)
+    with evaluated_model.activate(arm) as model:
+        score_continuations(
+            model, list(texts.values()), cache_gib=budget.cache_gib, on_scored=store
+        )
 
 
-def _prefix(item: ChoiceItem, index: PassageIndex, budget: Budget, arm: Arm) -> str:
-    """What comes before the choices, as ``arm`` sees it."""
-    passages = index.find(item.prefix, budget.passages) if retrieves(arm) else []
+def _prompt_prefix(item: ChoiceItem, index: PassageIndex, budget: DeviceBudget, arm: Arm) -> str:
+    """Return the prompt before the choices, with retrieved passages if ``arm`` has them."""
+    passages = index.find(item.prefix, budget.passages) if uses_retrieval(arm) else []
     return "\n\n".join([*(passage.text.strip() for passage in passages), item.prefix])
 
 
 def _choice_row(
-    arm: Arm, weights: str, key: str, item: ChoiceItem, nats: Sequence[float]
+    arm: Arm, weights_id: str, key: str, item: ChoiceItem, nats: Sequence[float]
 ) -> dict[str, Any]:
-    score = choice_score(item, nats)
+    score = score_choices(item, nats)
     return {
-        "key": result_key(weights, key),
+        "key": result_key(weights_id, key),
         "task": item.task,
         "item_id": item.item_id,
         "cluster": item.cluster,
         "arm": arm,
-        "value": float(score.is_right),
+        "value": float(score.is_correct),
         "weight": 1.0,
         "detail": score.detail(item),
     }
 
 
-def _after_first_word(tokenizer: PreTrainedTokenizerBase, text: str) -> PrefixedContinuations:
-    """The first word is read only, so that there is something to go on."""
-    rest = tokenizer(_rest(text), add_special_tokens=False)["input_ids"]
-    return PrefixedContinuations(tokenizer(text.partition(" ")[0])["input_ids"], [rest])
+def _rest_given_first_word(tokenizer: PreTrainedTokenizerBase, text: str) -> PrefixedContinuations:
+    """Encode the text with its first word as the prefix, which is not scored."""
+    rest_ids = tokenizer(_text_after_first_word(text), add_special_tokens=False)["input_ids"]
+    return PrefixedContinuations(tokenizer(text.partition(" ")[0])["input_ids"], [rest_ids])
 
 
-def _rest(text: str) -> str:
+def _text_after_first_word(text: str) -> str:
     return f" {text.partition(' ')[2]}"
 
 
 def _row_key(number: int, row: Mapping[str, Any]) -> str:
-    """Pieces carry the row's number and documents, so these decide the result too."""
+    """Return the cache key; segment scores contain row number and documents, so the key does."""
     return result_key(
         HELD_OUT,
         number,
         row["input_ids"],
-        [bool(target) for target in row["labels_mask"]],
+        [bool(is_target) for is_target in row["labels_mask"]],
         row["segment_lengths"],
         row["document_ids"],
     )
 
 
-def _held_out_score(
-    arm: Arm, weights: str, piece: Mapping[str, Any], sources: Mapping[str, Source]
+def _held_out_row(
+    arm: Arm, weights_id: str, segment: Mapping[str, Any], sources: Mapping[str, DocumentSource]
 ) -> dict[str, Any]:
-    source = sources[piece["document_id"]]
+    source = sources[segment["document_id"]]
     return {
-        "key": result_key(weights, HELD_OUT, piece),
+        "key": result_key(weights_id, HELD_OUT, segment),
         "task": HELD_OUT,
-        "item_id": piece["item_id"],
+        "item_id": segment["item_id"],
         "cluster": source.source,
         "arm": arm,
-        "value": piece["bits"],
-        "weight": float(piece["n_bytes"]),
-        "detail": json.dumps({"kind": source.kind, "familiar": source.familiar}),
+        "value": segment["bits"],
+        "weight": float(segment["n_bytes"]),
+        "detail": json.dumps({"kind": source.kind, "familiar": source.train_overlap}),
     }

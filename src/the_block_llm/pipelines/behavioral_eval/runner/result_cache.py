@@ -1,7 +1,7 @@
-"""Results kept as they come, so that a killed run goes on where it was.
+"""On-disk cache of results, from which an interrupted run resumes.
 
-One file for each set of weights: what the base model answered is asked only once, however
-many adapters are compared with it. A result's key is a hash of everything that decides it.
+There is one file per set of weights, so results of the base model are computed once and
+reused for every adapter. The key of a result is a hash of everything that determines it.
 """
 
 import hashlib
@@ -14,38 +14,42 @@ from the_block_llm.errors import StorageError
 
 
 def result_key(*parts: object) -> str:
-    """Hash of JSON values that together decide a result."""
+    """Return a hash of the JSON values that determine a result."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-class Journal:
-    """Results by key, on disk line by line."""
+class ResultCache:
+    """Results by key, stored as JSON lines."""
 
-    def __init__(self, folder: Path, weights: str) -> None:
-        """Open the journal of ``weights`` in ``folder``; close it, or use it in ``with``.
+    def __init__(self, folder: Path, weights_id: str) -> None:
+        """Open the cache of ``weights_id`` in ``folder``; use it as a context manager.
+
+        Args:
+            folder: Holds one file per set of weights; created if missing.
+            weights_id: Identifies the model weights that the results come from.
 
         Raises:
             StorageError: The folder cannot be written.
         """
-        self._path = folder / f"{result_key(weights)}.jsonl"
+        self._path = folder / f"{result_key(weights_id)}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._results = _read_whole_lines(self._path)
+            self._results = _read_complete_lines(self._path)
             self._file: TextIO = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(
-                f"Cannot write the journal {self._path}: {error.strerror}. Free some space or "
-                "make the folder writable, then run again; finished results are kept."
+                f"Cannot write the result cache {self._path}: {error.strerror}. Free disk space "
+                "or make the folder writable, then run again; finished results are reused."
             ) from error
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "ResultCache":
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._file.close()
 
@@ -56,18 +60,18 @@ class Journal:
         return self._results[key]
 
     def put(self, key: str, result: Any) -> None:
-        """Keep a result; it is on its way to the disk before the next one is begun."""
+        """Store a result and flush it to the file."""
         self._results[key] = result
         self._file.write(json.dumps([key, result]) + "\n")
         self._file.flush()
 
 
-def _read_whole_lines(path: Path) -> dict[str, Any]:
-    """Read what is there, and cut off a last line that a killed run left unfinished."""
+def _read_complete_lines(path: Path) -> dict[str, Any]:
+    """Read the complete lines; truncate the file after them if a run was interrupted."""
     results: dict[str, Any] = {}
     if not path.exists():
         return results
-    whole = 0
+    complete_bytes = 0
     with path.open("rb") as file:
         for line in file:
             try:
@@ -77,8 +81,8 @@ def _read_whole_lines(path: Path) -> dict[str, Any]:
             if not line.endswith(b"\n"):
                 break
             results[key] = result
-            whole += len(line)
-    if whole < path.stat().st_size:
+            complete_bytes += len(line)
+    if complete_bytes < path.stat().st_size:
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(complete_bytes)
     return results

@@ -1,4 +1,4 @@
-"""Everything that one model is asked and measured on, and further models on the same."""
+"""Evaluates an adapter and its base model, then further models, on the same items."""
 
 import gc
 import hashlib
@@ -19,10 +19,10 @@ from the_block_llm.models.adapter.manifest import (
 from the_block_llm.models.base.quantized_loading import load_base_model, pick_device
 from the_block_llm.models.base.sources import base_revision, load_tokenizer, prepare_base_model
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
-from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import Source
-from the_block_llm.pipelines.behavioral_eval.params import Arm, BehavioralEvalParams, Budget
+from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import DocumentSource
+from the_block_llm.pipelines.behavioral_eval.params import Arm, BehavioralEvalParams, DeviceBudget
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan
-from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import Subject
+from the_block_llm.pipelines.behavioral_eval.runner.evaluated_model import EvaluatedModel
 from the_block_llm.pipelines.behavioral_eval.runner.generate import answer_probes
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import (
     measure_general_text,
@@ -37,195 +37,215 @@ from the_block_llm.pipelines.behavioral_eval.tasks.general_ability import (
 from the_block_llm.retrieval.passages import PassageIndex
 
 BASE: Final = "base"
-Rows = list[dict[str, Any]]
+ResultRows = list[dict[str, Any]]
+"""Rows of the schema ``COMPLETIONS`` or ``ITEM_SCORES``."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """What every arm is asked and measured on."""
+class EvaluationInputs:
+    """Probes, held-out rows, task items and passages, the same for every arm."""
 
     plan: ProbePlan
     rows: Sequence[tuple[int, dict[str, Any]]]
-    """Held-out rows, in the tokens of the evaluated profile."""
-    sources: dict[str, Source]
+    """Held-out rows with their numbers, tokenized for the evaluated profile."""
+    sources: dict[str, DocumentSource]
+    """Source of each document in the rows, by document id."""
     items: Sequence[ChoiceItem]
     index: PassageIndex
+    """Passages for the arms with retrieval."""
 
 
 @dataclass(frozen=True)
 class FurtherModel:
-    """An earlier adapter, or another profile, that is put to the same items."""
+    """An earlier adapter, or another profile, evaluated on the same items."""
 
     name: str
-    """``profile@version`` or ``profile@base``; its arm is called so."""
+    """``profile@version`` or ``profile@base``; also the name of its arm."""
     profile: ModelProfile
     adapter: AdapterFolder | None
-    same_tokens: bool
-    """It reads the held-out rows as they are packed."""
-    added_ids: frozenset[int] = frozenset()
-    """Ids of tokens in those rows that the evaluated adapter was trained with."""
+    has_same_tokenizer: bool
+    """True if the held-out rows are packed with its tokenizer."""
+    added_token_ids: frozenset[int] = frozenset()
+    """Ids of the tokens in those rows that were added to train the evaluated adapter."""
 
-    def load(self) -> Subject:
-        """Load it; whatever was loaded before should be gone by then."""
+    def load(self) -> EvaluatedModel:
+        """Load the model; free the previous model first."""
         if self.adapter is not None:
-            subject = load_subject(self.adapter, self.profile)
-            return replace(subject, added_ids=subject.added_ids | self.added_ids)
+            evaluated_model = load_evaluated_model(self.adapter, self.profile)
+            return replace(
+                evaluated_model,
+                added_token_ids=evaluated_model.added_token_ids | self.added_token_ids,
+            )
         location = prepare_base_model(self.profile)
         revision = base_revision(self.profile, location)
-        return Subject(
+        return EvaluatedModel(
             model=load_base_model(self.profile).eval(),
             tokenizer=load_tokenizer(self.profile),
             role=self.profile.role,
             base_id=f"{location}@{revision} on {pick_device().type}",
             adapter_id="none",
-            added_ids=self.added_ids,
+            added_token_ids=self.added_token_ids,
         )
 
 
-def find_further_models(
-    names: Sequence[str], evaluated: AdapterFolder, profiles: ModelProfiles
+def resolve_further_models(
+    names: Sequence[str], evaluated_adapter: AdapterFolder, profiles: ModelProfiles
 ) -> list[FurtherModel]:
-    """Find what the parameters name, before anything slow begins.
+    """Resolve the names in ``further_models`` without loading a model.
 
     Args:
         names: ``VERSION`` of the evaluated profile, ``PROFILE@VERSION`` or ``PROFILE@base``.
-        evaluated: The adapter whose evaluation this is.
+        evaluated_adapter: The adapter under evaluation.
         profiles: All profiles.
 
     Raises:
         AdapterError: There is no such adapter, or it is the evaluated one.
         ProfileError: There is no such profile.
     """
-    found = []
+    evaluated_profile = evaluated_adapter.manifest.profile
+    further_models = []
     for name in names:
-        model, _, version = name.rpartition("@")
-        profile = resolve_profile(profiles, model or evaluated.manifest.profile)
-        full_name = f"{profile.name}@{version}"
-        folder = evaluated.path.parent.parent / profile.name
-        is_same = profile.name == evaluated.manifest.profile
-        if is_same and version in (BASE, evaluated.path.name):
+        profile_name, _, version = name.rpartition("@")
+        profile = resolve_profile(profiles, profile_name or evaluated_profile)
+        folder = evaluated_adapter.path.parent.parent / profile.name
+        is_same_profile = profile.name == evaluated_profile
+        if is_same_profile and version in (BASE, evaluated_adapter.path.name):
             raise AdapterError(
                 f"behavioral_eval.further_models names {name!r}, which is evaluated anyway. "
                 "Name an earlier adapter, or another profile."
             )
-        known = {adapter.path.name: adapter for adapter in list_adapters(folder)}
-        if version != BASE and version not in known:
+        available = {adapter.path.name: adapter for adapter in list_adapters(folder)}
+        if version != BASE and version not in available:
             raise AdapterError(
                 f"behavioral_eval.further_models names {name!r}, but there is no adapter "
-                f"{version!r} of {profile.name} in {folder}. There: {', '.join(known) or 'none'}. "
-                f"{profile.name}@{BASE} is the model without one."
+                f"{version!r} of {profile.name} in {folder}. "
+                f"Available: {', '.join(available) or 'none'}. "
+                f"{profile.name}@{BASE} is the model without an adapter."
             )
-        adapter = known.get(version)
-        ids = frozenset(evaluated.added_tokens.values())
-        found.append(FurtherModel(full_name, profile, adapter, is_same, added_ids=ids))
-    return found
+        further_models.append(
+            FurtherModel(
+                f"{profile.name}@{version}",
+                profile,
+                available.get(version),
+                is_same_profile,
+                added_token_ids=frozenset(evaluated_adapter.added_tokens.values()),
+            )
+        )
+    return further_models
 
 
 def evaluate_all(
     adapter: AdapterFolder,
     profile: ModelProfile,
-    further: Sequence[FurtherModel],
-    material: Material,
+    further_models: Sequence[FurtherModel],
+    inputs: EvaluationInputs,
     params: BehavioralEvalParams,
-) -> tuple[Rows, Rows]:
-    """Evaluate ``adapter`` and then each further model; only one is in memory at a time.
+) -> tuple[ResultRows, ResultRows]:
+    """Evaluate ``adapter`` and then each further model, one loaded model at a time.
 
     Returns:
         Rows of the schemas ``COMPLETIONS`` and ``ITEM_SCORES``.
     """
-    answers, scores = evaluate(load_subject(adapter, profile), material, params)
-    for model in further:
-        _let_go()
-        more_answers, more_scores = evaluate_further(model.load(), model, material, params)
-        answers += more_answers
-        scores += more_scores
+    answers, scores = evaluate_adapter(load_evaluated_model(adapter, profile), inputs, params)
+    for further_model in further_models:
+        _free_memory()
+        further_answers, further_scores = evaluate_further_model(
+            further_model.load(), further_model, inputs, params
+        )
+        answers += further_answers
+        scores += further_scores
     return answers, scores
 
 
-def evaluate(
-    subject: Subject, material: Material, params: BehavioralEvalParams
-) -> tuple[Rows, Rows]:
-    """Ask and measure all arms of the evaluated model."""
+def evaluate_adapter(
+    evaluated_model: EvaluatedModel, inputs: EvaluationInputs, params: BehavioralEvalParams
+) -> tuple[ResultRows, ResultRows]:
+    """Evaluate all arms of the evaluated adapter and its base."""
     budget = params.budget_for(pick_device().type)
     folder = Path(params.result_cache_folder)
     answers = answer_probes(
-        subject,
-        material.plan.probes,
+        evaluated_model,
+        inputs.plan.probes,
         params.arms,
         params.sampling,
         budget,
-        material.index,
+        inputs.index,
         folder,
     )
-    plain: tuple[Arm, ...] = ("base", "tuned")
+    without_retrieval: tuple[Arm, ...] = ("base", "tuned")
     scores = [
-        *measure_held_out(subject, material.rows, material.sources, plain, folder),
-        *measure_tasks(subject, material.items, params.arms, budget, material.index, folder),
-        *_general_ability(subject, plain, budget, folder),
+        *measure_held_out(evaluated_model, inputs.rows, inputs.sources, without_retrieval, folder),
+        *measure_tasks(evaluated_model, inputs.items, params.arms, budget, inputs.index, folder),
+        *_measure_general_ability(evaluated_model, without_retrieval, budget, folder),
     ]
     return answers, scores
 
 
-def evaluate_further(
-    subject: Subject, model: FurtherModel, material: Material, params: BehavioralEvalParams
-) -> tuple[Rows, Rows]:
-    """Ask and measure one more model, without retrieval; its name is its arm.
+def evaluate_further_model(
+    evaluated_model: EvaluatedModel,
+    further_model: FurtherModel,
+    inputs: EvaluationInputs,
+    params: BehavioralEvalParams,
+) -> tuple[ResultRows, ResultRows]:
+    """Evaluate a further model without retrieval, as an arm with the model's name.
 
-    Another profile's model reads other tokens, so packed rows of held-out text are not for it;
-    one of the other role is not asked the questions either.
+    The packed held-out rows are skipped for a model of another profile, which has another
+    tokenizer, and the probes are skipped for a model of the other role.
     """
     budget = params.budget_for(pick_device().type)
     folder = Path(params.result_cache_folder)
-    arms: tuple[Arm, ...] = ("tuned" if model.adapter is not None else "base",)
-    nothing = PassageIndex([])
-    answers: Rows = []
-    if subject.role == material.plan.role:
+    arms: tuple[Arm, ...] = ("tuned" if further_model.adapter is not None else "base",)
+    empty_index = PassageIndex([])
+    answers: ResultRows = []
+    if evaluated_model.role == inputs.plan.role:
         answers += answer_probes(
-            subject, material.plan.probes, arms, params.sampling, budget, nothing, folder
+            evaluated_model, inputs.plan.probes, arms, params.sampling, budget, empty_index, folder
         )
-    scores: Rows = []
-    if model.same_tokens:
-        scores += measure_held_out(subject, material.rows, material.sources, arms, folder)
-    scores += measure_tasks(subject, material.items, arms, budget, nothing, folder)
-    scores += _general_ability(subject, arms, budget, folder)
+    scores: ResultRows = []
+    if further_model.has_same_tokenizer:
+        scores += measure_held_out(evaluated_model, inputs.rows, inputs.sources, arms, folder)
+    scores += measure_tasks(evaluated_model, inputs.items, arms, budget, empty_index, folder)
+    scores += _measure_general_ability(evaluated_model, arms, budget, folder)
     for row in (*answers, *scores):
-        row["arm"] = model.name
+        row["arm"] = further_model.name
     return answers, scores
 
 
-def load_subject(adapter: AdapterFolder, profile: ModelProfile) -> Subject:
-    """Load the profile's base with ``adapter`` beside it."""
+def load_evaluated_model(adapter: AdapterFolder, profile: ModelProfile) -> EvaluatedModel:
+    """Load the base model of ``profile`` with ``adapter``."""
     manifest = adapter.manifest
-    added = adapter.added_tokens
-    return Subject(
+    added_tokens = adapter.added_tokens
+    return EvaluatedModel(
         model=load_with_adapter(profile, adapter.path),
         tokenizer=load_tokenizer(profile),
         role=profile.role,
-        # The same weights answer a little differently on another kind of device.
+        # Results of the same weights differ slightly between device types.
         base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
         adapter_id=adapter_hash(adapter),
-        tuned_tokenizer=load_tokenizer(profile, added) if added else None,
-        added_ids=frozenset(added.values()),
+        tuned_tokenizer=load_tokenizer(profile, added_tokens) if added_tokens else None,
+        added_token_ids=frozenset(added_tokens.values()),
     )
 
 
 def adapter_hash(adapter: AdapterFolder) -> str:
-    """Identifies the adapter's weights."""
+    """Return a hash of the adapter's weights."""
     with (adapter.path / WEIGHTS_NAME).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _general_ability(subject: Subject, arms: tuple[Arm, ...], budget: Budget, folder: Path) -> Rows:
+def _measure_general_ability(
+    evaluated_model: EvaluatedModel, arms: tuple[Arm, ...], budget: DeviceBudget, folder: Path
+) -> ResultRows:
     n_items = budget.general_items
     questions = general_questions(n_items)
     return [
-        *measure_general_text(subject, general_texts(n_items), arms, budget, folder),
-        *measure_tasks(subject, questions, arms, budget, PassageIndex([]), folder),
+        *measure_general_text(evaluated_model, general_texts(n_items), arms, budget, folder),
+        *measure_tasks(evaluated_model, questions, arms, budget, PassageIndex([]), folder),
     ]
 
 
-def _let_go() -> None:
-    """Give back what the model before took, so that the next one fits where it was."""
+def _free_memory() -> None:
+    """Free the memory of the previous model before the next one is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

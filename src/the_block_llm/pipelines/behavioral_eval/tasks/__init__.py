@@ -1,4 +1,5 @@
-"""Tasks made from the repository itself: one right answer, distractors from the same place.
+"""Multiple-choice tasks built from the repository and its history after the cut-off.
 
-Their material was committed after the cut-off; what is asked about existed before it.
+The answers come from commits after the cut-off; the distractors are similar paths, messages or
+texts of the same repository.
 """

@@ -1,4 +1,4 @@
-"""Does this file exist? For half of them the right answer is that there is none."""
+"""Task: does this file exist? For half of the items the correct answer is no."""
 
 import random
 import re
@@ -8,61 +8,65 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit
 
 TASK: Final = "exists_or_not"
-_MOST_PAIRS: Final = 400
-_TRIES: Final = 20
-_PART: Final = re.compile(r"[A-Za-z]{3,}")
+_MAX_PAIRS: Final = 400
+_MAX_ATTEMPTS: Final = 20
+_NAME_PART: Final = re.compile(r"[A-Za-z]{3,}")
 
 
-def exists_or_not(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
-    """Ask about real files and invented ones, in pairs, in the same words.
+def exists_or_not(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
+    """Yield pairs of items about a real and an invented file, with the same prompt template.
 
-    An invented name has the folder of its real twin and consists of parts of names that
-    exist, so that only knowing the project tells them apart. A model that always says yes, or
-    always no, is right half the time.
+    An invented file is in the folder of its real counterpart, and its name consists of parts
+    of existing names, so the form of the path does not give the answer away. A model that
+    always answers yes, or always no, is right half the time.
     """
-    source = random.Random(f"{seed}/{TASK}")  # noqa: S311
-    paths = [path for path in sorted(times.paths_before) if _PART.search(PurePosixPath(path).stem)]
-    # Also what was left out of the snapshot, removed long ago or added later.
-    existed = {*times.paths_before, *times.times_changed}
-    existed |= {change.path for commit in times.later for change in commit.changes}
+    rng = random.Random(f"{seed}/{TASK}")  # noqa: S311
+    paths = [
+        path
+        for path in sorted(history.paths_at_cutoff)
+        if _NAME_PART.search(PurePosixPath(path).stem)
+    ]
+    # Includes files that the snapshot dropped, that were deleted, or that were added later.
+    known_paths = {*history.paths_at_cutoff, *history.change_counts}
+    known_paths |= {change.path for commit in history.later_commits for change in commit.changes}
     parts = Counter(
-        part.lower() for path in paths for part in _PART.findall(PurePosixPath(path).stem)
+        part.lower() for path in paths for part in _NAME_PART.findall(PurePosixPath(path).stem)
     )
     vocabulary = sorted(parts)
-    for real in source.sample(paths, min(_MOST_PAIRS, len(paths))):
-        invented = _invent(PurePosixPath(real), vocabulary, existed, source)
+    for real in rng.sample(paths, min(_MAX_PAIRS, len(paths))):
+        invented = _invent_path(PurePosixPath(real), vocabulary, known_paths, rng)
         if invented is None:
             continue
-        existed.add(invented)
+        known_paths.add(invented)
         for path, answer in ((real, 0), (invented, 1)):
             yield ChoiceItem(
                 task=TASK,
                 item_id=f"{TASK}/{path}",
                 cluster=real,
                 prefix=(
-                    f"Question: Does the project {times.project} have a file "
+                    f"Question: Does the project {history.project} have a file "
                     f"`{path}`?\nAnswer (yes or no):"
                 ),
                 choices=(" yes", " no"),
                 answer=answer,
-                tricks={
+                heuristic_baselines={
                     "always yes": float(answer == 0),
                     "always no": float(answer == 1),
                 },
             )
 
 
-def _invent(
-    real: PurePosixPath, vocabulary: list[str], existed: set[str], source: random.Random
+def _invent_path(
+    real: PurePosixPath, vocabulary: list[str], known_paths: set[str], rng: random.Random
 ) -> str | None:
-    """Replace one part of the file's name by a part of another file's; none if that exists."""
-    for _ in range(_TRIES):
-        place = source.choice(list(_PART.finditer(real.stem)))
-        stem = f"{real.stem[: place.start()]}{source.choice(vocabulary)}{real.stem[place.end() :]}"
+    """Replace one part of a file name by a part of another; None if all attempts exist."""
+    for _ in range(_MAX_ATTEMPTS):
+        part = rng.choice(list(_NAME_PART.finditer(real.stem)))
+        stem = f"{real.stem[: part.start()]}{rng.choice(vocabulary)}{real.stem[part.end() :]}"
         path = str(real.with_name(stem + real.suffix))
-        if path not in existed:
+        if path not in known_paths:
             return path
     return None

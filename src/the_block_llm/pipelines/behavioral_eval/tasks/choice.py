@@ -1,4 +1,4 @@
-"""A question with one right answer among several, and how to draw such questions fairly."""
+"""Multiple-choice items, their distractors, and sampling of items."""
 
 import math
 import random
@@ -7,31 +7,36 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 N_CHOICES: Final = 4
-_T = TypeVar("_T")
+# Candidates that each distractor is sampled from.
+_POOL_FACTOR: Final = 4
+_Candidate = TypeVar("_Candidate")
 
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """One question; a model answers with the choice that it finds likeliest."""
+    """A multiple-choice question, answered with the likeliest choice."""
 
     task: str
     item_id: str
     cluster: str
-    """Commit or file: items of one stand or fall together."""
+    """Commit or file that the item is made from; items of one cluster are not independent."""
     prefix: str
-    """What comes before the choice, the same for all of them."""
+    """Prompt before the choice, the same for all choices."""
     choices: tuple[str, ...]
     answer: int
-    familiar: float = 0.0
-    """Share of the lines of its commit or file that training documents hold as well."""
-    tricks: Mapping[str, float] = field(default_factory=dict)
-    """By cheap trick, the chance that it picks the answer; 0.25 is what guessing gets."""
+    """Index of the correct choice."""
+    train_overlap: float = 0.0
+    """Fraction of the lines of its commit or file that also occur in training documents."""
+    heuristic_baselines: Mapping[str, float] = field(default_factory=dict)
+    """Expected accuracy of heuristics that use no model, by name; guessing gets 0.25."""
 
 
-def trick(scores: Sequence[float], answer: int) -> float:
-    """Chance that whoever takes the highest score takes the answer; ties are drawn.
+def heuristic_accuracy(scores: Sequence[float], answer: int) -> float:
+    """Return the probability that the choice with the highest score is the answer.
 
-    >>> trick([1, 3, 3, 0], answer=2)
+    Ties are broken at random.
+
+    >>> heuristic_accuracy([1, 3, 3, 0], answer=2)
     0.5
     """
     best = max(scores)
@@ -39,62 +44,62 @@ def trick(scores: Sequence[float], answer: int) -> float:
     return 1 / len(winners) if answer in winners else 0.0
 
 
-def arrange(
-    answer: str, distractors: Sequence[str], source: random.Random
+def insert_answer(
+    answer: str, distractors: Sequence[str], rng: random.Random
 ) -> tuple[list[str], int]:
-    """Put the answer at a random place among the distractors."""
+    """Insert the answer among the distractors at a random index; return choices and index."""
     choices = list(distractors)
-    place = source.randrange(len(choices) + 1)
-    choices.insert(place, answer)
-    return choices, place
+    index = rng.randrange(len(choices) + 1)
+    choices.insert(index, answer)
+    return choices, index
 
 
-def nearest(
-    candidates: Sequence[_T],
-    distance: Callable[[_T], float],
+def sample_nearest(
+    candidates: Sequence[_Candidate],
+    distance: Callable[[_Candidate], float],
     n: int,
-    source: random.Random,
-    pool: int = 4,
-) -> list[_T]:
-    """Draw ``n`` of the ``pool * n`` candidates with the least distance.
+    rng: random.Random,
+) -> list[_Candidate]:
+    """Sample ``n`` of the ``4 * n`` candidates with the smallest distance.
 
-    Distractors like the answer in length or popularity cannot be told from it by that, and
-    drawing from several keeps the answer from always being the middle one.
+    Distractors similar to the answer in length or popularity cannot be ruled out by that
+    alone. Sampling from more than ``n`` keeps the answer from always being the median.
     """
-    order = sorted(candidates, key=lambda candidate: (distance(candidate), source.random()))
-    return source.sample(order[: pool * n], min(n, len(order)))
+    order = sorted(candidates, key=lambda candidate: (distance(candidate), rng.random()))
+    return rng.sample(order[: _POOL_FACTOR * n], min(n, len(order)))
 
 
-def log_ratio(first: float, second: float) -> float:
-    """How far apart two counts are, counted from one."""
+def abs_log_ratio(first: float, second: float) -> float:
+    """Return the absolute log ratio of two counts, with add-one smoothing."""
     return abs(math.log((first + 1) / (second + 1)))
 
 
-def draw_spread(
-    items: Sequence[ChoiceItem], n_items: int, seed: int, *, whole_clusters: bool = False
+def sample_across_clusters(
+    items: Sequence[ChoiceItem], n_items: int, seed: int, *, keep_clusters_together: bool = False
 ) -> list[ChoiceItem]:
-    """Draw ``n_items`` at most, one from each cluster before a second from any.
+    """Sample up to ``n_items``, one from each cluster before a second from any.
 
-    More clusters are more evidence: a commit of a hundred files is one event.
+    The number of clusters determines statistical power: a commit of a hundred files is one
+    observation.
 
     Args:
-        items: To draw from.
-        n_items: How many at most.
-        seed: The same seed draws the same items.
-        whole_clusters: Draw all items of a cluster or none, for items that come in pairs.
+        items: Items to sample from.
+        n_items: Maximum number of items.
+        seed: The sample is a function of items and seed.
+        keep_clusters_together: Take all items of a cluster or none, for paired items.
     """
-    source = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)  # noqa: S311
     shuffled = sorted(items, key=lambda item: item.item_id)
-    source.shuffle(shuffled)
+    rng.shuffle(shuffled)
     by_cluster: dict[str, list[ChoiceItem]] = {}
     for item in shuffled:
         by_cluster.setdefault(item.cluster, []).append(item)
-    if whole_clusters:
-        drawn: list[ChoiceItem] = []
+    if keep_clusters_together:
+        sample: list[ChoiceItem] = []
         for group in by_cluster.values():
-            if len(drawn) + len(group) <= n_items:
-                drawn += group
-        return drawn
+            if len(sample) + len(group) <= n_items:
+                sample += group
+        return sample
     rounds = [
         (depth, order, item)
         for order, group in enumerate(by_cluster.values())

@@ -1,4 +1,4 @@
-"""Which choice a model finds likeliest."""
+"""Scores multiple-choice items by the likelihood of each choice."""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """What a model chose."""
+    """The choice of a model."""
 
     chosen: int
-    is_right: bool
+    is_correct: bool
     nats: tuple[float, ...]
-    """Of each choice, all its tokens together."""
+    """Negative log-likelihood of each choice, summed over its tokens."""
 
     def detail(self, item: ChoiceItem) -> str:
-        """Everything about the item and its score, as JSON."""
+        """Return item and score as JSON, for the column ``detail``."""
         return json.dumps(
             {
                 "prefix": item.prefix,
@@ -28,29 +28,33 @@ class ChoiceScore:
                 "answer": item.answer,
                 "chosen": self.chosen,
                 "nats": [round(value, 4) for value in self.nats],
-                "tricks": item.tricks,
-                "familiar": item.familiar,
+                "tricks": item.heuristic_baselines,
+                "familiar": item.train_overlap,
             }
         )
 
 
-def continued(
+def encode_choices(
     tokenizer: PreTrainedTokenizerBase, prefix: str, item: ChoiceItem
 ) -> PrefixedContinuations:
-    """``prefix`` with the item's choices to go on with, as token ids."""
+    """Tokenize ``prefix`` and the item's choices as its continuations."""
     return PrefixedContinuations(
         tokenizer(prefix)["input_ids"],
         [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in item.choices],
     )
 
 
-def choice_score(item: ChoiceItem, nats: Sequence[float]) -> ChoiceScore:
-    """Take the choice that costs fewest nats a byte.
+def score_choices(item: ChoiceItem, nats: Sequence[float]) -> ChoiceScore:
+    """Choose the continuation with the fewest nats per byte.
 
-    A byte, because a longer choice costs more in all and would never be taken.
+    Without length normalization, longer choices would never be chosen.
+
+    Args:
+        item: The question.
+        nats: Negative log-likelihood of each choice.
     """
-    per_byte = [
+    nats_per_byte = [
         value / len(choice.encode()) for value, choice in zip(nats, item.choices, strict=True)
     ]
-    chosen = per_byte.index(min(per_byte))
-    return ChoiceScore(chosen=chosen, is_right=chosen == item.answer, nats=tuple(nats))
+    chosen = nats_per_byte.index(min(nats_per_byte))
+    return ChoiceScore(chosen=chosen, is_correct=chosen == item.answer, nats=tuple(nats))

@@ -1,4 +1,4 @@
-"""Which file did this later commit change as well?"""
+"""Task: which other file did this later commit change?"""
 
 import random
 from collections.abc import Iterator
@@ -8,87 +8,92 @@ from typing import Final
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     N_CHOICES,
     ChoiceItem,
-    arrange,
-    log_ratio,
-    nearest,
-    trick,
+    abs_log_ratio,
+    heuristic_accuracy,
+    insert_answer,
+    sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import LaterCommit, TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit, LaterCommit
 
 TASK: Final = "also_changed"
-_SHOWN: Final = 3
-# A sweep through the whole tree says nothing of which files belong together.
-_MOST_FILES: Final = 40
-_ITEMS_A_COMMIT: Final = 3
+_SHOWN_PATHS: Final = 3
+# Tree-wide commits carry no information about which files change together.
+_MAX_FILES: Final = 40
+_ITEMS_PER_COMMIT: Final = 3
 
 
-def also_changed(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
-    """Ask for one more path of each later commit that touched several known files.
+def also_changed(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
+    """Ask for one more path of each later commit that changed several existing files.
 
-    Distractors are files of the same kind at the cut-off that the commit left alone, changed
-    about as often and as lately before, with paths of about the same length.
+    Distractors are files at the cut-off with the same suffix that the commit did not change,
+    similar in number of changes, time of the last change and path length.
     """
-    for commit in times.later:
-        known = sorted({c.path for c in commit.changes if c.path in times.paths_before})
-        if not 2 <= len(known) <= _MOST_FILES:
+    for commit in history.later_commits:
+        known = sorted({c.path for c in commit.changes if c.path in history.paths_at_cutoff})
+        if not 2 <= len(known) <= _MAX_FILES:
             continue
-        source = random.Random(f"{seed}/{commit.sha}")  # noqa: S311
-        for path in source.sample(known, min(_ITEMS_A_COMMIT, len(known))):
+        rng = random.Random(f"{seed}/{commit.sha}")  # noqa: S311
+        for path in rng.sample(known, min(_ITEMS_PER_COMMIT, len(known))):
             others = [other for other in known if other != path]
-            shown = source.sample(others, min(_SHOWN, len(others)))
-            if item := _item(times, commit, path, sorted(shown), source):
+            shown = rng.sample(others, min(_SHOWN_PATHS, len(others)))
+            if item := _item(history, commit, path, sorted(shown), rng):
                 yield item
 
 
 def _item(
-    times: TwoTimes, commit: LaterCommit, path: str, shown: list[str], source: random.Random
+    history: HistorySplit, commit: LaterCommit, path: str, shown: list[str], rng: random.Random
 ) -> ChoiceItem | None:
-    touched = {change.path for change in commit.changes}
-    alike = times.paths_by_suffix[PurePosixPath(path).suffix]
-    candidates = [other for other in alike if other not in touched]
-    often = times.times_changed
+    changed = {change.path for change in commit.changes}
+    same_suffix = history.paths_by_suffix[PurePosixPath(path).suffix]
+    candidates = [other for other in same_suffix if other not in changed]
+    change_counts = history.change_counts
 
     def distance(other: str) -> float:
         return (
-            log_ratio(often.get(other, 0), often.get(path, 0))
-            + log_ratio(times.days_idle(other), times.days_idle(path))
-            + log_ratio(len(other), len(path))
+            abs_log_ratio(change_counts.get(other, 0), change_counts.get(path, 0))
+            + abs_log_ratio(history.days_since_change(other), history.days_since_change(path))
+            + abs_log_ratio(len(other), len(path))
         )
 
-    distractors = nearest(candidates, distance, N_CHOICES - 1, source)
+    distractors = sample_nearest(candidates, distance, N_CHOICES - 1, rng)
     if len(distractors) < N_CHOICES - 1:
         return None
-    choices, answer = arrange(path, distractors, source)
+    choices, answer = insert_answer(path, distractors, rng)
     message = f"Message: {commit.subject.strip()}\n" if commit.informative else ""
-    listed = "".join(f"- {other}\n" for other in shown)
-    last = times.last_changed
+    path_list = "".join(f"- {other}\n" for other in shown)
+    last_changed_at = history.last_changed_at
     return ChoiceItem(
         task=TASK,
         item_id=f"{TASK}/{commit.sha[:12]}/{path}",
         cluster=commit.sha,
-        prefix=f"One commit to {times.project}.\n{message}Files it changed:\n{listed}-",
+        prefix=f"One commit to {history.project}.\n{message}Files it changed:\n{path_list}-",
         choices=tuple(f" {choice}\n" for choice in choices),
         answer=answer,
-        tricks={
-            "changed most often": trick([often.get(c, 0) for c in choices], answer),
-            "changed last": trick(
-                [last[c].timestamp() if c in last else 0.0 for c in choices], answer
+        heuristic_baselines={
+            "changed most often": heuristic_accuracy(
+                [change_counts.get(c, 0) for c in choices], answer
             ),
-            "shortest": trick([-len(c) for c in choices], answer),
-            "nearest folder": trick([_shared_folders(c, shown) for c in choices], answer),
+            "changed last": heuristic_accuracy(
+                [last_changed_at[c].timestamp() if c in last_changed_at else 0.0 for c in choices],
+                answer,
+            ),
+            "shortest": heuristic_accuracy([-len(c) for c in choices], answer),
+            "nearest folder": heuristic_accuracy(
+                [_shared_folder_depth(c, shown) for c in choices], answer
+            ),
         },
     )
 
 
-def _shared_folders(path: str, shown: list[str]) -> float:
-    """Leading folders that ``path`` has in common with the nearest of ``shown``."""
-    parts = PurePosixPath(path).parts
-    best = 0
+def _shared_folder_depth(path: str, shown: list[str]) -> float:
+    """Return the largest number of leading folders that ``path`` shares with one of ``shown``."""
+    folders = PurePosixPath(path).parts[:-1]
+    deepest = 0
     for other in shown:
-        shared = 0
-        for mine, theirs in zip(parts[:-1], PurePosixPath(other).parts[:-1], strict=False):
-            if mine != theirs:
+        depth = 0
+        for folder, other_folder in zip(folders, PurePosixPath(other).parts[:-1], strict=False):
+            if folder != other_folder:
                 break
-            shared += 1
-        best = max(best, shared)
-    return best
+            depth += 1
+        deepest = max(deepest, depth)
+    return deepest

@@ -1,4 +1,4 @@
-"""What does the later documentation say under this heading?"""
+"""Task: which paragraph follows this heading of the later documentation?"""
 
 import random
 import re
@@ -9,21 +9,21 @@ from typing import Final
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     N_CHOICES,
     ChoiceItem,
-    arrange,
-    log_ratio,
-    nearest,
-    trick,
+    abs_log_ratio,
+    heuristic_accuracy,
+    insert_answer,
+    sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit
 from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "text_under_heading"
 _HEADING: Final = re.compile(r"^#{1,4} +(.+?) *#*$", re.MULTILINE)
 _FENCE: Final = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
-_CHARACTERS: Final = 240
-_LEAST_CHARACTERS: Final = 80
-_RUN_WORDS: Final = 5
-_MOST_FAMILIAR: Final = 0.3
+_MAX_CHARACTERS: Final = 240
+_MIN_CHARACTERS: Final = 80
+_NGRAM_WORDS: Final = 5
+_MAX_KNOWN_FRACTION: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,45 +33,49 @@ class _Section:
     text: str
 
 
-def text_under_heading(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
-    """Ask which paragraph opens a section that is new since the cut-off.
+def text_under_heading(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
+    """Ask for the first paragraph of each documentation section added after the cut-off.
 
-    Distractors are openings of other new sections, of the same document where it has enough,
-    cut to the same length.
+    Distractors are first paragraphs of other new sections, from the same document if it has
+    enough of them. All choices are truncated to the same length.
     """
-    known = set[tuple[str, ...]]().union(*map(_runs, times.documents_before.values()))
-    new = [s for s in _sections(times.documents_after) if _is_new(s.text, known)]
-    for section in new:
-        source = random.Random(f"{seed}/{section.path}/{section.heading}")  # noqa: S311
-        others = [s for s in new if s.text != section.text and s.heading != section.heading]
-        same = [s for s in others if s.path == section.path]
-        pool = same if len(same) >= N_CHOICES - 1 else others
+    known = set[tuple[str, ...]]().union(*map(_word_ngrams, history.documents_at_cutoff.values()))
+    new_sections = [s for s in _sections(history.documents_at_head) if _is_new(s.text, known)]
+    for section in new_sections:
+        rng = random.Random(f"{seed}/{section.path}/{section.heading}")  # noqa: S311
+        others = [
+            s for s in new_sections if s.text != section.text and s.heading != section.heading
+        ]
+        same_document = [s for s in others if s.path == section.path]
+        candidates = same_document if len(same_document) >= N_CHOICES - 1 else others
 
         def distance(other: _Section, length: int = len(section.text)) -> float:
-            return log_ratio(len(other.text), length)
+            return abs_log_ratio(len(other.text), length)
 
-        near = nearest(pool, distance, N_CHOICES - 1, source)
-        if len(near) == N_CHOICES - 1:
-            yield _item(times.project, section, near, source)
+        distractors = sample_nearest(candidates, distance, N_CHOICES - 1, rng)
+        if len(distractors) == N_CHOICES - 1:
+            yield _item(history.project, section, distractors, rng)
 
 
 def _is_new(text: str, known: set[tuple[str, ...]]) -> bool:
-    """False for a paragraph that mostly stood somewhere before, moved or with a word changed."""
-    runs = _runs(text)
-    return len(runs & known) < _MOST_FAMILIAR * len(runs)
+    """Return True if few n-grams are known, i.e. the text is not a moved or edited copy."""
+    ngrams = _word_ngrams(text)
+    return len(ngrams & known) < _MAX_KNOWN_FRACTION * len(ngrams)
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
+def _word_ngrams(text: str) -> set[tuple[str, ...]]:
     words = split_words(text)
-    return {tuple(words[at : at + _RUN_WORDS]) for at in range(len(words) - _RUN_WORDS + 1)}
+    return {
+        tuple(words[start : start + _NGRAM_WORDS]) for start in range(len(words) - _NGRAM_WORDS + 1)
+    }
 
 
 def _item(
-    project: str, section: _Section, distractors: list[_Section], source: random.Random
+    project: str, section: _Section, distractors: list[_Section], rng: random.Random
 ) -> ChoiceItem:
     length = min(len(s.text) for s in (section, *distractors))
-    choices, answer = arrange(
-        section.text[:length], [other.text[:length] for other in distractors], source
+    choices, answer = insert_answer(
+        section.text[:length], [other.text[:length] for other in distractors], rng
     )
     words = set(split_words(section.heading))
     return ChoiceItem(
@@ -81,26 +85,29 @@ def _item(
         prefix=f"Documentation of {project}, {section.path}\n\n## {section.heading}\n\n",
         choices=tuple(choices),
         answer=answer,
-        tricks={
-            "shared words": trick(
+        heuristic_baselines={
+            "shared words": heuristic_accuracy(
                 [len(set(split_words(choice)) & words) for choice in choices], answer
             ),
-            "most words": trick([len(split_words(choice)) for choice in choices], answer),
+            "most words": heuristic_accuracy(
+                [len(split_words(choice)) for choice in choices], answer
+            ),
         },
     )
 
 
 def _sections(documents: Mapping[str, str]) -> list[_Section]:
-    """Headings with the paragraph below them, long enough to tell apart; no heading twice."""
-    found: dict[tuple[str, str], _Section] = {}
+    """Return each heading once, with the paragraph that follows it, if that is long enough."""
+    sections: dict[tuple[str, str], _Section] = {}
     for path, text in sorted(documents.items()):
-        # A "#" inside a fenced block is a comment of some program.
-        hidden = _FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block.group()), text)
-        headings = list(_HEADING.finditer(hidden))
+        # A "#" in a fenced code block is a comment.
+        without_fences = _FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block.group()), text)
+        headings = list(_HEADING.finditer(without_fences))
         ends = [heading.start() for heading in headings[1:]] + [len(text)]
         for heading, end in zip(headings, ends[: len(headings)], strict=True):
-            body = text[heading.end() : end].strip().split("\n\n")[0].strip()
-            if len(body) >= _LEAST_CHARACTERS:
+            paragraph = text[heading.end() : end].strip().split("\n\n")[0].strip()
+            if len(paragraph) >= _MIN_CHARACTERS:
                 key = (path, heading[1])
-                found.setdefault(key, _Section(path, heading[1], body[:_CHARACTERS]))
-    return list(found.values())
+                section = _Section(path, heading[1], paragraph[:_MAX_CHARACTERS])
+                sections.setdefault(key, section)
+    return list(sections.values())

@@ -1,4 +1,4 @@
-"""A small fixed set that no repository holds; worse scores on it after tuning are forgetting."""
+"""A small bundled set of general texts and questions, which detects catastrophic forgetting."""
 
 import random
 from importlib.resources import files
@@ -6,24 +6,24 @@ from typing import Any, Final
 
 import yaml
 
-from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem, arrange
+from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem, insert_answer
 
 TASK: Final = "general_questions"
 _FILE: Final = "general_ability.yml"
 
 
 def general_texts(n_texts: int) -> list[str]:
-    """The first ``n_texts`` of the shipped texts."""
-    texts: list[str] = _read()["texts"]
+    """Return the first ``n_texts`` bundled texts."""
+    texts: list[str] = _load()["texts"]
     return texts[:n_texts]
 
 
 def general_questions(n_questions: int) -> list[ChoiceItem]:
-    """The first ``n_questions`` of the shipped questions, four choices each."""
+    """Return the first ``n_questions`` bundled questions, with four choices each."""
     items = []
-    for question in _read()["questions"][:n_questions]:
-        source = random.Random(question["ask"])  # noqa: S311
-        choices, answer = arrange(question["right"], question["wrong"], source)
+    for question in _load()["questions"][:n_questions]:
+        rng = random.Random(question["ask"])  # noqa: S311
+        choices, answer = insert_answer(question["right"], question["wrong"], rng)
         items.append(
             ChoiceItem(
                 task=TASK,
@@ -37,7 +37,7 @@ def general_questions(n_questions: int) -> list[ChoiceItem]:
     return items
 
 
-def _read() -> dict[str, list[Any]]:
+def _load() -> dict[str, list[Any]]:
     text = files(__package__).joinpath(_FILE).read_text(encoding="utf-8")
     data: dict[str, list[Any]] = yaml.safe_load(text)
     return data

@@ -1,4 +1,4 @@
-"""The repository before the cut-off and what happened after it."""
+"""Repository history split at the cut-off, as the tasks use it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _NEVER_DAYS: Final = 10_000.0
 
 @dataclass(frozen=True)
 class LaterChange:
-    """A kept change to one file, committed after the cut-off."""
+    """A change to one file, committed after the cut-off and kept by the filters."""
 
     path: str
     old_path: str | None
@@ -27,7 +27,7 @@ class LaterChange:
 
 @dataclass(frozen=True)
 class LaterCommit:
-    """A commit after the cut-off; merges are not among them."""
+    """A non-merge commit after the cut-off."""
 
     sha: str
     committed_at: datetime
@@ -37,129 +37,133 @@ class LaterCommit:
 
 
 @dataclass(frozen=True)
-class TwoTimes:
-    """Both sides of the cut-off, as far as tasks need them."""
+class HistorySplit:
+    """The repository at the cut-off and the commits after it."""
 
     project: str
     cutoff: datetime
-    later: Sequence[LaterCommit]
+    later_commits: Sequence[LaterCommit]
     """Oldest first."""
-    times_changed: Mapping[str, int]
-    """By path, commits up to the cut-off that changed it."""
-    last_changed: Mapping[str, datetime]
-    """By path, the last of them."""
-    paths_before: frozenset[str]
-    """Kept files at the cut-off."""
-    documents_before: Mapping[str, str]
+    change_counts: Mapping[str, int]
+    """Number of commits up to the cut-off that changed a file, by path."""
+    last_changed_at: Mapping[str, datetime]
+    """Time of the last change up to the cut-off, by path."""
+    paths_at_cutoff: frozenset[str]
+    """Paths of the kept files at the cut-off."""
+    documents_at_cutoff: Mapping[str, str]
     """Texts of documentation at the cut-off, by path."""
-    documents_after: Mapping[str, str]
+    documents_at_head: Mapping[str, str]
     """Texts of documentation at the end of the history, by path."""
 
     @cached_property
-    def folders_before(self) -> Counter[str]:
-        """Folders at the cut-off with the number of files directly in them."""
-        return Counter(str(PurePosixPath(path).parent) for path in sorted(self.paths_before))
+    def files_per_folder(self) -> Counter[str]:
+        """Number of files directly in each folder at the cut-off."""
+        return Counter(str(PurePosixPath(path).parent) for path in sorted(self.paths_at_cutoff))
 
     @cached_property
     def paths_by_suffix(self) -> dict[str, list[str]]:
-        """Files at the cut-off by the ending of their names, sorted."""
-        found: dict[str, list[str]] = {}
-        for path in sorted(self.paths_before):
-            found.setdefault(PurePosixPath(path).suffix, []).append(path)
-        return found
+        """Sorted paths at the cut-off, by file suffix."""
+        by_suffix: dict[str, list[str]] = {}
+        for path in sorted(self.paths_at_cutoff):
+            by_suffix.setdefault(PurePosixPath(path).suffix, []).append(path)
+        return by_suffix
 
-    def days_idle(self, path: str) -> float:
-        """Days from the last change of ``path`` to the cut-off; many where there was none."""
-        last = self.last_changed.get(path)
+    def days_since_change(self, path: str) -> float:
+        """Return the days from the last change of ``path`` to the cut-off.
+
+        A file that was never changed gets a large constant.
+        """
+        last = self.last_changed_at.get(path)
         return _NEVER_DAYS if last is None else (self.cutoff - last).total_seconds() / 86_400
 
 
-def read_two_times(
+def read_history_split(
     cutoff: Cutoff,
     commits: ParquetTable,
     file_changes: ParquetTable,
     snapshot_files: ParquetTable,
-) -> TwoTimes:
-    """Read both sides of the cut-off.
+) -> HistorySplit:
+    """Read the history before and after the cut-off.
 
     Args:
-        cutoff: T0.
+        cutoff: The commit after which everything is held out.
         commits: Table of the schema ``COMMITS``.
-        file_changes: ``FILE_CHANGES``, the rows of a commit together.
-        snapshot_files: ``SNAPSHOT_FILES``, with the trees of cut-off and end.
+        file_changes: Table of the schema ``FILE_CHANGES``, with the rows of a commit adjacent.
+        snapshot_files: Table of the schema ``SNAPSHOT_FILES``, with the trees of cut-off and head.
     """
     columns = ["repo", "sha", "committed_at", "subject", "informative", "is_merge"]
-    rows = {row["sha"]: row for row in commits.rows(columns)}
-    times_changed: Counter[str] = Counter()
-    last_changed: dict[str, datetime] = {}
-    later: list[LaterCommit] = []
+    commit_rows = {row["sha"]: row for row in commits.rows(columns)}
+    change_counts: Counter[str] = Counter()
+    last_changed_at: dict[str, datetime] = {}
+    later_commits: list[LaterCommit] = []
     changes = file_changes.rows(["sha", "path", "old_path", "status", "patch", "kept"])
     for sha, group in groupby(changes, key=lambda row: row["sha"]):
-        commit = rows.get(sha)
+        commit = commit_rows.get(sha)
         if commit is None or commit["is_merge"]:
             continue
-        at = as_utc(commit["committed_at"])
-        of_commit = list(group)
-        if cutoff.is_before(at):
-            for change in of_commit:
-                times_changed[change["path"]] += 1
-                last_changed[change["path"]] = max(at, last_changed.get(change["path"], at))
+        committed_at = as_utc(commit["committed_at"])
+        if cutoff.is_before(committed_at):
+            for change in group:
+                path = change["path"]
+                change_counts[path] += 1
+                last_changed_at[path] = max(committed_at, last_changed_at.get(path, committed_at))
         else:
-            later.append(_later_commit(commit, at, of_commit))
+            later_commits.append(_later_commit(commit, committed_at, list(group)))
     trees = _read_trees(cutoff, snapshot_files)
-    return TwoTimes(
-        project=project_name(row["repo"] for row in rows.values()),
+    return HistorySplit(
+        project=project_name(row["repo"] for row in commit_rows.values()),
         cutoff=cutoff.time,
-        later=sorted(later, key=lambda commit: (commit.committed_at, commit.sha)),
-        times_changed=times_changed,
-        last_changed=last_changed,
-        paths_before=trees.paths_before,
-        documents_before=trees.documents_before,
-        documents_after=trees.documents_after,
+        later_commits=sorted(later_commits, key=lambda commit: (commit.committed_at, commit.sha)),
+        change_counts=change_counts,
+        last_changed_at=last_changed_at,
+        paths_at_cutoff=trees.paths_at_cutoff,
+        documents_at_cutoff=trees.documents_at_cutoff,
+        documents_at_head=trees.documents_at_head,
     )
 
 
 def project_name(repos: Any) -> str:
-    """The repository's own name, out of a path or URL."""
+    """Return the repository's name, from the first of its paths or URLs."""
     name = PurePosixPath(next(iter(repos), "this project")).name
     return name.removesuffix(".git") or "this project"
 
 
 def is_documentation(path: str) -> bool:
-    """True for prose that people write about a project."""
+    """Return True for a file of a documentation format."""
     return PurePosixPath(path).suffix.lower() in {".md", ".markdown", ".rst", ".adoc"}
 
 
 @dataclass(frozen=True)
 class _Trees:
-    paths_before: frozenset[str]
-    documents_before: Mapping[str, str]
-    documents_after: Mapping[str, str]
+    paths_at_cutoff: frozenset[str]
+    documents_at_cutoff: Mapping[str, str]
+    documents_at_head: Mapping[str, str]
 
 
 def _read_trees(cutoff: Cutoff, snapshot_files: ParquetTable) -> _Trees:
-    before: set[str] = set()
-    documents: dict[str, dict[str, str]] = {"before": {}, "after": {}}
+    paths_at_cutoff: set[str] = set()
+    documents_at_cutoff: dict[str, str] = {}
+    documents_at_head: dict[str, str] = {}
     for row in snapshot_files.rows(["sha", "path", "text", "kept"]):
         if not row["kept"] or not row["text"]:
             continue
         if row["sha"] == cutoff.sha:
-            before.add(row["path"])
+            paths_at_cutoff.add(row["path"])
         if is_documentation(row["path"]):
-            # Where nothing was held out both times are one tree.
+            # Without held-out commits, cut-off and head are the same tree.
             if row["sha"] == cutoff.sha:
-                documents["before"][row["path"]] = row["text"]
+                documents_at_cutoff[row["path"]] = row["text"]
             if row["sha"] == cutoff.head_sha:
-                documents["after"][row["path"]] = row["text"]
-    return _Trees(frozenset(before), documents["before"], documents["after"])
+                documents_at_head[row["path"]] = row["text"]
+    return _Trees(frozenset(paths_at_cutoff), documents_at_cutoff, documents_at_head)
 
 
 def _later_commit(
-    commit: Mapping[str, Any], at: datetime, changes: Sequence[Mapping[str, Any]]
+    commit: Mapping[str, Any], committed_at: datetime, changes: Sequence[Mapping[str, Any]]
 ) -> LaterCommit:
     return LaterCommit(
         sha=commit["sha"],
-        committed_at=at,
+        committed_at=committed_at,
         subject=commit["subject"],
         informative=commit["informative"],
         changes=tuple(

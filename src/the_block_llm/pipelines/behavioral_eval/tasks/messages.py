@@ -1,4 +1,4 @@
-"""Which message belongs to this patch, and which patch to this message?"""
+"""Tasks: which commit message belongs to this patch, and which patch to this message?"""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -9,114 +9,127 @@ from typing import Final
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     N_CHOICES,
     ChoiceItem,
-    arrange,
-    log_ratio,
-    nearest,
-    trick,
+    abs_log_ratio,
+    heuristic_accuracy,
+    insert_answer,
+    sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import LaterCommit, TwoTimes
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit, LaterCommit
 from the_block_llm.retrieval.words import split_words
 
 MESSAGE_TASK: Final = "message_of_patch"
 PATCH_TASK: Final = "patch_of_message"
-_PATCH_CHARACTERS: Final = 700
-_SHORT_PATCH_CHARACTERS: Final = 300
-_LEAST_PATCH_CHARACTERS: Final = 80
+_MAX_PATCH_CHARACTERS: Final = 700
+_MAX_CHOICE_CHARACTERS: Final = 300
+_MIN_PATCH_CHARACTERS: Final = 80
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A message and the change it was written for."""
+class _MessagePatch:
+    """The subject of a commit and the largest of its patches, without headers."""
 
     sha: str
     subject: str
     patch: str
 
 
-def message_of_patch(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
-    """Offer the messages of four later commits, about equally long, for one change."""
-    pairs = _pairs(times.later)
+def message_of_patch(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
+    """Ask for the message of each later commit, given its patch.
+
+    Distractors are messages of similar length from other later commits.
+    """
+    pairs = _message_patch_pairs(history.later_commits)
     for pair in pairs:
-        source = random.Random(f"{seed}/{MESSAGE_TASK}/{pair.sha}")  # noqa: S311
-        others = _others(pairs, pair)
-        length_gap = partial(_gap, lambda p: p.subject, len(pair.subject))
-        near = nearest(others, length_gap, N_CHOICES - 1, source)
-        if len(near) < N_CHOICES - 1:
+        rng = random.Random(f"{seed}/{MESSAGE_TASK}/{pair.sha}")  # noqa: S311
+        distance = partial(_length_distance, lambda p: p.subject, len(pair.subject))
+        nearest = sample_nearest(_other_pairs(pairs, pair), distance, N_CHOICES - 1, rng)
+        if len(nearest) < N_CHOICES - 1:
             continue
-        choices, answer = arrange(pair.subject, [other.subject for other in near], source)
+        choices, answer = insert_answer(pair.subject, [other.subject for other in nearest], rng)
         yield ChoiceItem(
             task=MESSAGE_TASK,
             item_id=f"{MESSAGE_TASK}/{pair.sha[:12]}",
             cluster=pair.sha,
             prefix=(
-                f"A change to {times.project}:\n\n{pair.patch[:_PATCH_CHARACTERS]}\n\n"
+                f"A change to {history.project}:\n\n{pair.patch[:_MAX_PATCH_CHARACTERS]}\n\n"
                 "Its commit message:"
             ),
             choices=tuple(f" {choice}\n" for choice in choices),
             answer=answer,
-            tricks=_tricks(choices, answer, pair.patch[:_PATCH_CHARACTERS]),
+            heuristic_baselines=_heuristic_baselines(
+                choices, answer, pair.patch[:_MAX_PATCH_CHARACTERS]
+            ),
         )
 
 
-def patch_of_message(times: TwoTimes, seed: int) -> Iterator[ChoiceItem]:
-    """Offer the changes of four later commits, cut to one length, for one message."""
-    pairs = _pairs(times.later)
+def patch_of_message(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
+    """Ask for the patch of each later commit, given its message.
+
+    Distractors are patches of other later commits. All choices are truncated to the same length.
+    """
+    pairs = _message_patch_pairs(history.later_commits)
     for pair in pairs:
-        source = random.Random(f"{seed}/{PATCH_TASK}/{pair.sha}")  # noqa: S311
-        length_gap = partial(_gap, lambda p: p.patch, len(pair.patch))
-        near = nearest(_others(pairs, pair), length_gap, N_CHOICES - 1, source)
-        if len(near) < N_CHOICES - 1:
+        rng = random.Random(f"{seed}/{PATCH_TASK}/{pair.sha}")  # noqa: S311
+        distance = partial(_length_distance, lambda p: p.patch, len(pair.patch))
+        nearest = sample_nearest(_other_pairs(pairs, pair), distance, N_CHOICES - 1, rng)
+        if len(nearest) < N_CHOICES - 1:
             continue
-        length = min(_SHORT_PATCH_CHARACTERS, *(len(p.patch) for p in (pair, *near)))
-        choices, answer = arrange(
-            pair.patch[:length], [other.patch[:length] for other in near], source
+        length = min(_MAX_CHOICE_CHARACTERS, *(len(p.patch) for p in (pair, *nearest)))
+        choices, answer = insert_answer(
+            pair.patch[:length], [other.patch[:length] for other in nearest], rng
         )
         yield ChoiceItem(
             task=PATCH_TASK,
             item_id=f"{PATCH_TASK}/{pair.sha[:12]}",
             cluster=pair.sha,
-            prefix=f"A commit to {times.project}: {pair.subject}\n\nIts change:\n\n",
+            prefix=f"A commit to {history.project}: {pair.subject}\n\nIts change:\n\n",
             choices=tuple(choices),
             answer=answer,
-            tricks=_tricks(choices, answer, pair.subject),
+            heuristic_baselines=_heuristic_baselines(choices, answer, pair.subject),
         )
 
 
-def _pairs(commits: Sequence[LaterCommit]) -> list[_Pair]:
-    """Later commits whose message says something, each with its largest patch."""
+def _message_patch_pairs(commits: Sequence[LaterCommit]) -> list[_MessagePatch]:
+    """Return the commits that have an informative message and a large enough patch."""
     pairs = []
     for commit in commits:
         patches = [c.patch for c in commit.changes if c.patch]
         largest = max(patches, key=len, default="")
-        if commit.informative and len(largest) >= _LEAST_PATCH_CHARACTERS:
-            pairs.append(_Pair(commit.sha, commit.subject.strip(), _hunk(largest)))
+        if commit.informative and len(largest) >= _MIN_PATCH_CHARACTERS:
+            pairs.append(
+                _MessagePatch(commit.sha, commit.subject.strip(), _strip_patch_headers(largest))
+            )
     return pairs
 
 
-def _hunk(patch: str) -> str:
-    """The change without its line numbers and file names, which would give it away."""
+def _strip_patch_headers(patch: str) -> str:
+    """Remove hunk and file headers, whose line numbers and paths would reveal the answer."""
     lines = [line for line in patch.split("\n") if not line.startswith(("@@", "---", "+++"))]
     return "\n".join(lines).strip("\n")
 
 
-def _others(pairs: Sequence[_Pair], pair: _Pair) -> list[_Pair]:
+def _other_pairs(pairs: Sequence[_MessagePatch], pair: _MessagePatch) -> list[_MessagePatch]:
     return [p for p in pairs if p.subject != pair.subject and p.patch != pair.patch]
 
 
-def _gap(text_of: Callable[[_Pair], str], length: int, pair: _Pair) -> float:
-    return log_ratio(len(text_of(pair)), length)
+def _length_distance(
+    text_of: Callable[[_MessagePatch], str], length: int, pair: _MessagePatch
+) -> float:
+    return abs_log_ratio(len(text_of(pair)), length)
 
 
-def _tricks(choices: Sequence[str], answer: int, other_side: str) -> dict[str, float]:
-    words = set(split_words(other_side))
+def _heuristic_baselines(choices: Sequence[str], answer: int, reference: str) -> dict[str, float]:
+    words = set(split_words(reference))
     return {
-        "longest": trick([len(choice) for choice in choices], answer),
-        "shortest": trick([-len(choice) for choice in choices], answer),
-        "shared words": trick([_overlap(choice, words) for choice in choices], answer),
+        "longest": heuristic_accuracy([len(choice) for choice in choices], answer),
+        "shortest": heuristic_accuracy([-len(choice) for choice in choices], answer),
+        "shared words": heuristic_accuracy(
+            [_word_overlap(choice, words) for choice in choices], answer
+        ),
     }
 
 
-def _overlap(text: str, words: set[str]) -> float:
-    """Share of the text's different words that the other side holds as well."""
-    own = set(split_words(text))
-    return len(own & words) / len(own) if own else 0.0
+def _word_overlap(text: str, words: set[str]) -> float:
+    """Return the fraction of the distinct words of ``text`` that are in ``words``."""
+    text_words = set(split_words(text))
+    return len(text_words & words) / len(text_words) if text_words else 0.0
