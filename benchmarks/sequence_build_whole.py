@@ -149,7 +149,7 @@ def _stages(asked: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]
     execution = ExecutionParams(
         engine=asked.engine, cpus=asked.cpus if asked.engine == "ray" else 0
     )
-    repository_batches._COMMITS_A_GROUP = asked.group_commits
+    repository_batches._COMMITS_PER_BATCH = asked.group_commits
     choices = (ModelProfiles({profile.name: profile}), profile.name, params)
 
     def repository() -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Three groups of four repositories each.
-    monkeypatch.setattr(repository_batches, "_COMMITS_A_GROUP", 24)
+    monkeypatch.setattr(repository_batches, "_COMMITS_PER_BATCH", 24)
     profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
     params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
     choices = (ModelProfiles({"m": profile}), "m", params)
@@ -245,7 +245,7 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening
     assert screening["leaks"]  # else there is little to compare
     # Rows as well: several windows, each packed by a task.
-    monkeypatch.setattr(windows, "_WINDOW_TOKENS", 4000)
+    monkeypatch.setattr(windows, "_MAX_WINDOW_TOKENS", 4000)
     packed = [
         save_table(
             tmp_path / f"rows-{engine.engine}", ROWS, sequences.pack_train(here, *choices, engine)

@@ -7,7 +7,7 @@ from typing import Any
 
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.sequence_build.dedup.shingling import wording
+from the_block_llm.pipelines.sequence_build.dedup.shingling import extract_features
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
 
 _COLUMNS = ["document_id", "kind", "split", "source", "authored_at", "segments"]
@@ -49,14 +49,14 @@ def nearest_training_documents(
             f"The document {document_id} {what} ({documents.folder}). Name one whose split is "
             "validation or held_out."
         )
-    own = wording(wanted)
+    own = extract_features(wanted)
     shingles = frozenset(own.shingles)
     earlier = ("train", "validation") if wanted.split == "held_out" else ("train",)
     found: list[tuple[float, str, Neighbour]] = []
     for row in documents.rows(_COLUMNS):
         if row["split"] not in earlier:
             continue
-        other = wording(_draft(row))
+        other = extract_features(_draft(row))
         theirs = frozenset(other.shingles)
         either = len(shingles | theirs)
         neighbour = Neighbour(
