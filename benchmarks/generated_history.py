@@ -134,7 +134,7 @@ class Writer:
         words, counts = _load_words()
         self._words = np.array(words, object)
         self._cumulative = np.cumsum(counts) / counts.sum()
-        self._word_stream = self._draw_load_words()
+        self._word_stream = self._draw_words()
         self._slots = {
             template: template.count("%s")
             for templates in (*_BLOCKS.values(), _HEADS.values())

@@ -34,7 +34,7 @@ import psutil
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
-from the_block_llm.execution.local_jobs import end_idle_workers
+from the_block_llm.execution.local_jobs import stop_idle_workers
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.pipelines.git_ingest import nodes
@@ -179,7 +179,7 @@ def run_case(case: str, folder: Path) -> dict[str, Any]:
         elapsed["files"] = time.perf_counter() - start
         nodes.report_ingest(facts, history, snapshots)
         seconds = time.perf_counter() - start
-        end_idle_workers()
+        stop_idle_workers()
         all_s = all_cpu_s() - all_start
         driver_s, children_s = (
             now - then for now, then in zip(own_cpu_s(), own_start, strict=True)

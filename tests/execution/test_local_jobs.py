@@ -14,17 +14,17 @@ from the_block_llm.execution import local_jobs
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.local_jobs import (
     WorkerDiedError,
-    end_idle_workers,
     run_in_processes,
     run_in_subprocess,
+    stop_idle_workers,
 )
 
 
 @pytest.fixture(autouse=True)
 def no_idle_workers() -> Iterator[None]:
-    end_idle_workers()
+    stop_idle_workers()
     yield
-    end_idle_workers()
+    stop_idle_workers()
 
 
 def slow_pid() -> int:
@@ -44,7 +44,7 @@ def worker_pids(n_jobs: int = 40, n_processes: int = 2) -> set[int]:
 def test_workers_are_reused_by_the_next_stage() -> None:
     [worker] = worker_pids()
     assert worker_pids() == {worker}
-    end_idle_workers()
+    stop_idle_workers()
     assert not psutil.pid_exists(worker)
     assert worker_pids() != {worker}
 
@@ -98,5 +98,5 @@ def test_closing_the_iterator_early_stops_the_workers() -> None:
     running = run_in_processes([(slow_pid, ())] * 10_000, 3)
     next(running)
     running.close()
-    end_idle_workers()
+    stop_idle_workers()
     assert threading.active_count() <= before + 1  # the idle timer

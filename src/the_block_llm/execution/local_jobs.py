@@ -239,7 +239,7 @@ class _IdlePool:
 _idle_pool: Final = _IdlePool()
 
 
-def end_idle_workers() -> None:
+def stop_idle_workers() -> None:
     """Stop the workers that wait for another stage, without waiting for the timeout."""
     _idle_pool.stop_all()
 

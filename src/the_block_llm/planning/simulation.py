@@ -11,7 +11,8 @@ import numpy.typing as npt
 from the_block_llm.planning.estimate import Stage, Workload, data_stages
 from the_block_llm.planning.params import Rates
 
-_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # as sequence_build packs them
+_WINDOW_TOKENS: Final = 16 * 1024 * 1024  # as in sequence_build
+_SEED: Final = 0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SimulationResult:
 
 
 def draw_sizes(
-    n_repositories: int, median_mb: float, sigma: float, total_mb: float | None, seed: int = 0
+    n_repositories: int, median_mb: float, sigma: float, total_mb: float | None
 ) -> npt.NDArray[np.float64]:
     """Draw the kept megabytes of each repository: log-normal, as software sizes are.
 
@@ -39,9 +40,8 @@ def draw_sizes(
         median_mb: Median size, if ``total_mb`` is None.
         sigma: Standard deviation of the logarithm.
         total_mb: Total to scale the sizes to.
-        seed: Random seed.
     """
-    sizes = median_mb * np.random.default_rng(seed).lognormal(0.0, sigma, n_repositories)
+    sizes = median_mb * np.random.default_rng(_SEED).lognormal(0.0, sigma, n_repositories)
     return sizes if total_mb is None else sizes * (total_mb / sizes.sum())
 
 

@@ -195,7 +195,7 @@ def test_each_split_is_compared_with_earlier_splits_only() -> None:
 
 
 def test_nearest_is_the_document_with_most_of_the_lines() -> None:
-    lines = [f"line number {n} of the held-back text" for n in range(10)]
+    lines = [f"line number {n} of the evaluation text" for n in range(10)]
     later = _file("later", "held_out", ["\n".join(lines)])
     sources = (("few", lines[:2]), ("most", lines[1:7]), ("rest", lines[7:]))
     earlier = [_file(name, "train", ["\n".join(part)]) for name, part in sources]

@@ -11,7 +11,7 @@ from the_block_llm.pipelines.sequence_build.dedup.leak_scan import read_batches
 from the_block_llm.pipelines.sequence_build.dedup.signatures import split_indices
 from the_block_llm.schemas import SPLITS, Split
 
-_EXCLUDED: Final = len(SPLITS)  # stands for the split of a document that was removed as a leak
+_EXCLUDED: Final = len(SPLITS)  # in place of the split of a document that is removed as a leak
 
 
 def find_exact_duplicates(

@@ -22,7 +22,7 @@ class DocumentFeatures:
     new_lines: frozenset[str]
     """``lines`` without the removed lines of a patch, which were in the repository before."""
     shingles: list[str]
-    """Word 3-grams. Of a commit, of its patch only: a revert has a commit message of its own."""
+    """Word 3-grams. Of a commit, of its patch only: a revert has a different message."""
 
 
 def extract_features(draft: Draft) -> DocumentFeatures:

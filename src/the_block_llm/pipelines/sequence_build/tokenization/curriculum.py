@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-DENSE_BYTES_PER_TOKEN: Final = 2.5
-"""Text with fewer bytes per token is rare for the tokenizer (symbols, hashes, tables): harder."""
+_DENSE_BYTES_PER_TOKEN: Final = 2.5  # fewer: text that is rare for the tokenizer (symbols, hashes)
 
 
 def curriculum_stage(n_tokens: int, n_bytes: int, stage_tokens: Sequence[int]) -> int:
@@ -30,5 +29,5 @@ def curriculum_stage(n_tokens: int, n_bytes: int, stage_tokens: Sequence[int]) -
     by_length = next(
         (stage for stage, capacity in enumerate(stage_tokens, 1) if n_tokens <= capacity), last
     )
-    is_dense = n_bytes < DENSE_BYTES_PER_TOKEN * n_tokens
+    is_dense = n_bytes < _DENSE_BYTES_PER_TOKEN * n_tokens
     return min(last, by_length + is_dense)
