@@ -1,8 +1,8 @@
-"""Tables as git_ingest leaves them, of made-up repositories of any size together.
+"""Generate tables of git_ingest for synthetic repositories of any total size.
 
-The words are those of the installed Python packages, as often as they stand there; the sentences
-and functions made of them are new each time, so that hardly two texts resemble each other. One new
-file in a hundred is a copy, so that there is something to be found.
+Words are drawn from those of the installed Python packages, with their frequencies; sentences and
+functions are new each time, so hardly any two texts are similar. One new file in a hundred is a
+copy, so that deduplication has something to find.
 """
 
 import keyword
@@ -27,26 +27,26 @@ from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.execution.local_jobs import run_in_processes
 
 CUTOFF: Final = 0.85
-_BEGIN: Final = datetime(2022, 1, 1, tzinfo=UTC)
-_SECONDS: Final = 4 * 365 * 24 * 3600
-_WORDS_READ_BYTES: Final = 20_000_000
-_WORDS: Final = 60_000
-_WORDS_AT_ONCE: Final = 1 << 20
-_NEW_FILE: Final = 0.15  # of the changes; the rest rewrite parts of files
-_COPY: Final = 0.01
+_START: Final = datetime(2022, 1, 1, tzinfo=UTC)
+_DURATION_S: Final = 4 * 365 * 24 * 3600
+_MAX_SOURCE_CHARACTERS: Final = 20_000_000
+_VOCABULARY_WORDS: Final = 60_000
+_WORDS_PER_DRAW: Final = 1 << 20
+_NEW_FILE_FRACTION: Final = 0.15  # of the changes; the others rewrite parts of files
+_COPY_FRACTION: Final = 0.01
 _LANGUAGES: Final = {".py": "Python", ".rs": "Rust", ".md": "Markdown"}
 _SUFFIXES: Final = (".py", ".rs", ".rs", ".rs", ".md")
 _KINDS: Final = ("feature", "fix", "refactor", "perf", "docs", "test", "chore")
 _BATCH_ROWS: Final = 512
 _PART_BYTES: Final = 64 * 1024 * 1024
-_COMMITS_A_JOB: Final = 4000
+_COMMITS_PER_JOB: Final = 4000
 _SCHEMAS: Final = {
     "commits": schemas.COMMITS,
     "file_changes": schemas.FILE_CHANGES,
     "snapshot_files": schemas.SNAPSHOT_FILES,
 }
 
-# What is longer and has no comment is drawn twice as often as each of the others.
+# Long blocks without comments are drawn twice as often as the others.
 _PARAGRAPH: Final = (
     "%s %s %s %s %s %s %s %s, %s %s %s %s %s %s %s %s %s %s %s. %s %s %s %s %s `%s_%s` %s %s\n"
     "%s %s %s %s %s %s %s %s %s %s %s %s: %s %s %s %s %s %s %s. %s %s %s %s %s %s %s %s.\n\n"
@@ -127,49 +127,46 @@ _HEADS: Final = {
 
 
 class Writer:
-    """Makes texts of words drawn as often as they stand in real code."""
+    """Generates text from words drawn with their frequencies in real code."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        words, counts = _words()
+        words, counts = _load_words()
         self._words = np.array(words, object)
-        self._ends = np.cumsum(counts) / counts.sum()
-        self._drawn = self._draw()
+        self._cumulative = np.cumsum(counts) / counts.sum()
+        self._word_stream = self._draw_words()
         self._slots = {
-            text: text.count("%s")
-            for texts in (*_BLOCKS.values(), _HEADS.values())
-            for text in texts
+            template: template.count("%s")
+            for templates in (*_BLOCKS.values(), _HEADS.values())
+            for template in templates
         }
 
     def block(self, suffix: str, number: int) -> str:
-        """A function, a class or a section."""
-        texts = _BLOCKS[suffix]
-        return self.filled(texts[number % len(texts)])
+        """Return a function, a class or a section."""
+        templates = _BLOCKS[suffix]
+        return self._fill(templates[number % len(templates)])
 
     def head(self, suffix: str) -> str:
-        return self.filled(_HEADS[suffix])
+        return self._fill(_HEADS[suffix])
 
-    def filled(self, text: str) -> str:
-        n_slots = self._slots.get(text)
-        return text % tuple(
-            islice(self._drawn, n_slots if n_slots is not None else text.count("%s"))
-        )
+    def _fill(self, template: str) -> str:
+        return template % tuple(islice(self._word_stream, self._slots[template]))
 
     def sentence(self, n_words: int) -> str:
-        return " ".join(islice(self._drawn, n_words)).capitalize() + "."
+        return " ".join(islice(self._word_stream, n_words)).capitalize() + "."
 
     def name(self, n_words: int = 2) -> str:
-        return "_".join(islice(self._drawn, n_words))
+        return "_".join(islice(self._word_stream, n_words))
 
-    def _draw(self) -> Iterator[str]:
+    def _draw_words(self) -> Iterator[str]:
         while True:
-            at = np.searchsorted(self._ends, self._rng.random(_WORDS_AT_ONCE))
-            yield from self._words[at].tolist()
+            indices = np.searchsorted(self._cumulative, self._rng.random(_WORDS_PER_DRAW))
+            yield from self._words[indices].tolist()
 
 
 @dataclass
 class Repository:
-    """A repository while it is told; files are lists of blocks."""
+    """A repository that is being generated; files are lists of blocks."""
 
     name: str
     writer: Writer
@@ -183,19 +180,19 @@ class Repository:
     at_cutoff: dict[str, str] = field(default_factory=dict)
     cutoff_sha: str | None = None
 
-    def tell(self) -> None:
+    def generate(self) -> None:
         self._folders = [
             "/".join(self.writer.name(1) for _ in range(self.rng.randint(1, 3)))
             for _ in range(max(3, len(self.times) // 60))
         ]
         for number, at in enumerate(self.times):
             if at > self.cutoff and self.cutoff_sha is None and self.commits:
-                self._keep_tree()
+                self._save_cutoff_tree()
             self._commit(number, at)
         if self.cutoff_sha is None:
-            self._keep_tree()
+            self._save_cutoff_tree()
 
-    def _keep_tree(self) -> None:
+    def _save_cutoff_tree(self) -> None:
         self.cutoff_sha = self.commits[-1]["sha"]
         self.at_cutoff = {path: "".join(blocks) for path, blocks in self.files.items()}
 
@@ -203,7 +200,7 @@ class Repository:
         sha = sha1(f"{self.name} {number}".encode()).hexdigest()
         rng, rows = self.rng, []
         for _ in range(rng.choice((1, 1, 2, 3, 4, 6, 10))):
-            if not self.files or rng.random() < _NEW_FILE:
+            if not self.files or rng.random() < _NEW_FILE_FRACTION:
                 rows.append(self._create(sha))
             else:
                 rows.append(self._rewrite(sha, rng.choice(self.paths)))
@@ -225,7 +222,7 @@ class Repository:
         rng, writer = self.rng, self.writer
         suffix = rng.choice(_SUFFIXES)
         path = f"{rng.choice(self._folders)}/{writer.name()}{suffix}"
-        if self.files and rng.random() < _COPY:
+        if self.files and rng.random() < _COPY_FRACTION:
             other = rng.choice(self.paths)
             path = str(Path(path).with_suffix(Path(other).suffix))
             blocks = list(self.files[other])
@@ -245,37 +242,37 @@ class Repository:
     def _rewrite(self, sha: str, path: str) -> dict[str, Any]:
         rng, blocks = self.rng, self.files[path]
         suffix = path[path.rfind(".") :]
-        hunks, added, taken = [], 0, 0
+        hunks, added, deleted = [], 0, 0
         starts = list(accumulate((block.count("\n") for block in blocks), initial=1))
         chosen = sorted(rng.sample(range(len(blocks)), min(len(blocks), rng.choice((1, 2, 3, 5)))))
         for at in chosen:
             old = blocks[at].splitlines()
-            is_more = rng.random() < 0.3
+            is_insertion = rng.random() < 0.3
             text = self.writer.block(suffix, rng.randrange(60))
             new = text.splitlines()
             before = blocks[at - 1].splitlines()[-3:] if at else []
-            gone = [] if is_more else old
+            removed = [] if is_insertion else old
             hunks.append("\n".join([
-                _hunk_head(starts[at], len(before) + len(gone), len(before) + len(new)),
-                *(f" {line}" for line in before), *(f"-{line}" for line in gone),
+                _hunk_header(starts[at], len(before) + len(removed), len(before) + len(new)),
+                *(f" {line}" for line in before), *(f"-{line}" for line in removed),
                 *(f"+{line}" for line in new),
             ]))  # fmt: skip
-            blocks[at] = text + blocks[at] if is_more else text
-            added, taken = added + len(new), taken + len(gone)
-        return self._change(sha, path, "M", "\n".join(hunks) + "\n", added, taken)
+            blocks[at] = text + blocks[at] if is_insertion else text
+            added, deleted = added + len(new), deleted + len(removed)
+        return self._change(sha, path, "M", "\n".join(hunks) + "\n", added, deleted)
 
     def _change(
-        self, sha: str, path: str, status: str, patch: str, added: int, taken: int
+        self, sha: str, path: str, status: str, patch: str, added: int, deleted: int
     ) -> dict[str, Any]:
         return {
             "repo": self.name, "sha": sha, "path": path, "old_path": None, "status": status,
             "similarity": None, "language": _LANGUAGES[path[path.rfind(".") :]],
-            "additions": added, "deletions": taken, "patch": patch, "encoding": "utf-8",
+            "additions": added, "deletions": deleted, "patch": patch, "encoding": "utf-8",
             "kept": True, "drop_reason": None, "redactions": 0,
         }  # fmt: skip
 
     def snapshot(self) -> Iterator[dict[str, Any]]:
-        """The rows of both trees."""
+        """Return the rows of the trees at the cut-off and at the head."""
         head = {path: "".join(blocks) for path, blocks in self.files.items()}
         last = self.commits[-1]["sha"]
         trees = {self.cutoff_sha: self.at_cutoff, last: head}
@@ -289,7 +286,7 @@ class Repository:
                 }  # fmt: skip
 
 
-def _hunk_head(line: int, n_before: int, n_after: int) -> str:
+def _hunk_header(line: int, n_before: int, n_after: int) -> str:
     return f"@@ -{line},{n_before} +{line},{n_after} @@"
 
 
@@ -299,82 +296,86 @@ def write_tables(
     """Write the tables of several repositories below ``folder``, on all cores.
 
     Args:
-        folder: Gets ``commits``, ``file_changes`` and ``snapshot_files``.
-        n_commits: Of all together.
-        n_repositories: Their sizes are log-normal; unless told otherwise, the largest is some
-            twenty times the middle one.
-        seed: Of everything.
-        spread: Sigma of that distribution; 0 makes all alike.
+        folder: Where ``commits``, ``file_changes`` and ``snapshot_files`` are written.
+        n_commits: Of all repositories together.
+        n_repositories: Their sizes are log-normal; with the default spread the largest is some
+            twenty times the median.
+        seed: Random seed.
+        spread: Sigma of that distribution; 0 makes all the same size.
 
     Returns:
-        What ``repository.json`` holds.
+        The content of ``repository.json``.
     """
     rng = random.Random(seed)
-    shares = [rng.lognormvariate(0, spread) for _ in range(n_repositories)]
-    counts = [max(6, round(n_commits * share / sum(shares))) for share in shares]
-    jobs, numbered, waiting = [], list(enumerate(counts)), 0
-    begin = 0
+    weights = [rng.lognormvariate(0, spread) for _ in range(n_repositories)]
+    counts = [max(6, round(n_commits * weight / sum(weights))) for weight in weights]
+    jobs, numbered, pending = [], list(enumerate(counts)), 0
+    start = 0
     for number, count in numbered:
-        waiting += count
-        if waiting >= _COMMITS_A_JOB or number + 1 == n_repositories:
-            jobs.append((write_some, (folder, numbered[begin : number + 1], seed)))
-            begin, waiting = number + 1, 0
+        pending += count
+        if pending >= _COMMITS_PER_JOB or number + 1 == n_repositories:
+            jobs.append((write_parts, (folder, numbered[start : number + 1], seed)))
+            start, pending = number + 1, 0
     n_processes = min(len(jobs), os.cpu_count() or 1)
     written = list(run_in_processes(jobs, n_processes))
     for name, schema in _SCHEMAS.items():
         save_table(folder / name, schema, [part for parts, _ in written for part in parts[name]])
-    facts = [one for _, some in written for one in some]
+    facts = [fact for _, job_facts in written for fact in job_facts]
     return {**facts[0], "repositories": facts}
 
 
-def write_some(
+def write_parts(
     folder: Path, counts: Sequence[tuple[int, int]], seed: int
 ) -> tuple[dict[str, list[Path]], list[dict[str, Any]]]:
-    """Write parts of the tables, of some repositories; returns the parts and the facts.
+    """Write parts of the tables, for some repositories.
 
     Args:
         folder: Of all tables.
-        counts: Number and commits of each repository.
-        seed: Of all repositories.
+        counts: Number of each repository, and how many commits it has.
+        seed: Random seed of all repositories.
+
+    Returns:
+        The parts by table, and the entries of ``repository.json``.
     """
-    cutoff = _BEGIN + timedelta(seconds=int(_SECONDS * CUTOFF))
+    cutoff = _START + timedelta(seconds=int(_DURATION_S * CUTOFF))
     facts: list[dict[str, Any]] = []
 
-    def told() -> Iterator[Repository]:
+    def generated() -> Iterator[Repository]:
         for number, count in counts:
             rng = random.Random(f"{seed} {number}")
             writer = Writer(rng.randrange(1 << 32))
-            seconds = sorted(rng.randrange(_SECONDS) for _ in range(count - 2))
-            # One on each side at least.
-            times = [_BEGIN + timedelta(seconds=second) for second in (0, *seconds, _SECONDS)]
-            one = Repository(f"{writer.name()}-{number}", writer, rng, times, cutoff)
-            one.tell()
+            seconds = sorted(rng.randrange(_DURATION_S) for _ in range(count - 2))
+            # At least one commit before and after the cut-off.
+            times = [_START + timedelta(seconds=second) for second in (0, *seconds, _DURATION_S)]
+            repository = Repository(f"{writer.name()}-{number}", writer, rng, times, cutoff)
+            repository.generate()
             facts.append({
-                "name": one.name, "head": one.commits[-1]["sha"], "n_commits": count,
-                "cutoff": {"spec": CUTOFF, "sha": one.cutoff_sha, "time": cutoff.isoformat()},
+                "name": repository.name, "head": repository.commits[-1]["sha"], "n_commits": count,
+                "cutoff": {"spec": CUTOFF, "sha": repository.cutoff_sha, "time": cutoff.isoformat()},
             })  # fmt: skip
-            yield one
+            yield repository
 
-    return _written(folder / "parts" / str(counts[0][0]), told()), facts
+    return _save_parts(folder / "parts" / str(counts[0][0]), generated()), facts
 
 
-def _written(folder: Path, repositories: Iterator[Repository]) -> dict[str, list[Path]]:
-    """The three tables side by side, a part at a time, so that no repository is told twice."""
+def _save_parts(folder: Path, repositories: Iterator[Repository]) -> dict[str, list[Path]]:
+    """Write the three tables together, part by part: each repository is generated once."""
     parts: dict[str, list[Path]] = {name: [] for name in _SCHEMAS}
     pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in _SCHEMAS}
 
     def flush(name: str) -> None:
         if pending[name]:
-            place = folder / f"{name}-{len(parts[name])}"
-            parts[name] += save_table(place, _SCHEMAS[name], pending[name]).parts
+            part_folder = folder / f"{name}-{len(parts[name])}"
+            parts[name] += save_table(part_folder, _SCHEMAS[name], pending[name]).parts
             pending[name] = []
 
-    for one in repositories:
+    for repository in repositories:
         rows = {
-            "commits": one.commits, "file_changes": one.changes, "snapshot_files": one.snapshot(),
+            "commits": repository.commits, "file_changes": repository.changes,
+            "snapshot_files": repository.snapshot(),
         }  # fmt: skip
-        for name, some in rows.items():
-            pending[name] += _batches(some, _SCHEMAS[name])
+        for name, table_rows in rows.items():
+            pending[name] += _batches(table_rows, _SCHEMAS[name])
             if sum(batch.nbytes for batch in pending[name]) > _PART_BYTES:
                 flush(name)
     for name in _SCHEMAS:
@@ -383,23 +384,23 @@ def _written(folder: Path, repositories: Iterator[Repository]) -> dict[str, list
 
 
 def _batches(rows: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    waiting = iter(rows)
-    while some := list(islice(waiting, _BATCH_ROWS)):
-        yield pa.RecordBatch.from_pylist(some, schema)
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _BATCH_ROWS)):
+        yield pa.RecordBatch.from_pylist(batch, schema)
 
 
 @cache
-def _words() -> tuple[Sequence[str], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Words of the installed packages, and how often each stands there."""
+def _load_words() -> tuple[Sequence[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the words of the installed packages, and how often each occurs."""
     counts: Counter[str] = Counter()
-    left = _WORDS_READ_BYTES
+    remaining_characters = _MAX_SOURCE_CHARACTERS
     for path in sorted(Path(np.__file__).parent.parent.rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
         counts.update(re.findall(r"(?<![A-Za-z])[a-z]{2,14}(?![A-Za-z])", text))
-        left -= len(text)
-        if left < 0:
+        remaining_characters -= len(text)
+        if remaining_characters < 0:
             break
     for word in keyword.kwlist:
         counts.pop(word, None)
-    found = sorted(counts.most_common(_WORDS))
-    return [word for word, _ in found], np.array([count for _, count in found], np.int64)
+    words = sorted(counts.most_common(_VOCABULARY_WORDS))
+    return [word for word, _ in words], np.array([count for _, count in words], np.int64)

@@ -1,11 +1,11 @@
-"""Speed and fill of sequence_build against the bare tokenizer and other ways to make rows.
+"""Benchmark sequence_build: speed against the bare tokenizer, fill against other ways to pack.
 
 Usage: python benchmarks/sequence_build.py [--profile NAME] [--megabytes 30] [--repeats 5]
                                            [--context 1024] [--corpus FOLDER]
 
-Speed is a ratio of processor time on the same cores. The two take turns every two megabytes, so
-that a machine that is busy with other work is so for both; a run starts with tokenizers that
-remember no word. TRL's packing is compared where trl is installed.
+Speed is a ratio of processor time on the same cores. The two alternate every two megabytes, so
+load from other programs affects both; each repeat starts with empty tokenizer caches. TRL's packing
+is compared if trl is installed.
 """
 
 import argparse
@@ -27,15 +27,16 @@ from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.documents.files import file_header
-from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
+from the_block_llm.pipelines.sequence_build.packing.rows import pack_window
+from the_block_llm.pipelines.sequence_build.packing.windows import plan_windows
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
-WANTED_SPEED = 0.8
-WANTED_FILL_PERCENT = 99.0
-_SLICE_BYTES = 2_000_000
+TARGET_SPEED = 0.8
+TARGET_FILL_PERCENT = 99.0
+_BATCH_BYTES = 2_000_000
 
 
 def main() -> None:
@@ -46,66 +47,70 @@ def main() -> None:
     shape = RowShape(arguments.context, arguments.context // 4)
     print(f"{len(drafts)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens")
     tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
-    alone = load_tokenizer(profile).backend_tokenizer
-    alone.encode_special_tokens = True  # the same text for both
-    bare, ours = [], []
+    bare_tokenizer = load_tokenizer(profile).backend_tokenizer
+    bare_tokenizer.encode_special_tokens = True  # the same setting for both
+    bare_s, ours_s = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.repeats):
-            of_both = _in_turn(alone, tokenizer, drafts, shape, Path(folder))
-            bare.append(of_both[0])
-            ours.append(of_both[1])
+            times = _time_alternating(bare_tokenizer, tokenizer, drafts, shape, Path(folder))
+            bare_s.append(times[0])
+            ours_s.append(times[1])
         _build(tokenizer, drafts, shape, Path(folder))
         documents = ParquetTable(Path(folder) / "documents")
-        ratios = [b / o for b, o in zip(bare, ours, strict=True)]
-        _print_speed(bare, ours, ratios, n_bytes)
+        ratios = [bare / ours for bare, ours in zip(bare_s, ours_s, strict=True)]
+        _print_speed(bare_s, ours_s, ratios, n_bytes)
         fill = _print_fill(documents, ParquetTable(Path(folder) / "rows"), shape)
     speed = statistics.median(ratios)
-    met = speed >= WANTED_SPEED and fill >= WANTED_FILL_PERCENT
-    print(f"\nSpeed {speed:.2f} of the bare tokenizer (wanted {WANTED_SPEED}), fill {fill:.2f} % "
-          f"(wanted {WANTED_FILL_PERCENT}): {'met' if met else 'NOT met'}")  # fmt: skip
+    met = speed >= TARGET_SPEED and fill >= TARGET_FILL_PERCENT
+    print(f"\nSpeed {speed:.2f} of the bare tokenizer (target {TARGET_SPEED}), fill {fill:.2f} % "
+          f"(target {TARGET_FILL_PERCENT}): {'met' if met else 'NOT met'}")  # fmt: skip
     sys.exit(0 if met else 1)
 
 
 def _print_speed(
-    bare: Sequence[float], ours: Sequence[float], ratios: Sequence[float], n_bytes: int
+    bare_s: Sequence[float], ours_s: Sequence[float], ratios: Sequence[float], n_bytes: int
 ) -> None:
     print(f"\n{'':34}{'CPU s':>10}{'MB/s':>8}{'ratio':>8}{'(min–max)':>16}")
-    for name, times in (("encode_batch_fast alone", bare), ("documents and packed rows", ours)):
-        middle = statistics.median(times)
-        print(f"{name:34}{middle:10.2f}{n_bytes / 1e6 / middle:8.2f}", end="")
+    for name, times in (("encode_batch_fast alone", bare_s), ("documents and packed rows", ours_s)):
+        median_s = statistics.median(times)
+        print(f"{name:34}{median_s:10.2f}{n_bytes / 1e6 / median_s:8.2f}", end="")
         spread = f"({min(ratios):.2f}–{max(ratios):.2f})"
-        print(f"{statistics.median(ratios):8.2f}{spread:>16}" if times is ours else "")
+        print(f"{statistics.median(ratios):8.2f}{spread:>16}" if times is ours_s else "")
 
 
 def _print_fill(documents: ParquetTable, rows: ParquetTable, shape: RowShape) -> float:
     lengths = [row["n_tokens"] for row in documents.rows(["n_tokens"])]
-    ids, learned, repeated, cut = 0, 0, 0, set()
+    row_tokens = 0
+    split: set[str] = set()
     seen: set[str] = set()
-    for row in rows.rows(["labels_mask", "n_tokens", "document_ids"]):
-        ids += row["n_tokens"]
-        learned += sum(row["labels_mask"])
-        cut |= seen.intersection(row["document_ids"])
+    for row in rows.rows(["n_tokens", "document_ids"]):
+        row_tokens += row["n_tokens"]
+        split |= seen.intersection(row["document_ids"])
         seen.update(row["document_ids"])
-    repeated = ids - sum(lengths)
-    fill = 100 * ids / (rows.num_rows * shape.context_tokens)
-    print(f"\n{'':34}{'rows':>8}{'fill %':>8}{'lost':>10}{'twice':>10}{'repeated':>10}{'cut':>6}")
-    _print_row("ours", rows.num_rows, fill, 0, 0, repeated, len(cut))
-    _print_row("concatenate and cut", *_concatenated(lengths, shape.context_tokens, 0))
+    context_tokens = row_tokens - sum(lengths)
+    fill = 100 * row_tokens / (rows.num_rows * shape.context_tokens)
+    print(f"\n{'':34}{'rows':>8}{'fill %':>8}{'lost':>10}{'twice':>10}{'context':>10}{'split':>6}")
+    _print_row("ours", rows.num_rows, fill, 0, 0, context_tokens, len(split))
+    _print_row("concatenate and split", *_concatenated(lengths, shape.context_tokens, 0))
     overlapped = _concatenated(lengths, shape.context_tokens, shape.overlap_tokens)
-    _print_row("concatenate and cut, 25 % overlap", *overlapped)
-    _print_row("cut each document, no packing", *_truncated(lengths, shape.context_tokens))
+    _print_row("concatenate, split, 25 % overlap", *overlapped)
+    _print_row("truncate documents, no packing", *_truncated(lengths, shape.context_tokens))
     if importlib.util.find_spec("trl") is None:
         print("TRL: not installed")
     else:
         for strategy in ("bfd", "bfd_split", "wrapped"):
             name = f"TRL, packing_strategy={strategy}"
             _print_row(name, *_trl(lengths, shape.context_tokens, strategy))
-    print("lost, twice: tokens never learned, learned twice · repeated: shown again, not learned")
+    print(
+        "lost, twice: tokens never or twice trained · context: repeated tokens · split: documents"
+    )
     return fill
 
 
-def _print_row(name: str, n: int, fill: float, lost: int, twice: int, again: int, cut: int) -> None:
-    print(f"{name:34}{n:8}{fill:8.2f}{lost:10}{twice:10}{again:10}{cut:6}")
+def _print_row(
+    name: str, n_rows: int, fill: float, lost: int, twice: int, context: int, split: int
+) -> None:
+    print(f"{name:34}{n_rows:8}{fill:8.2f}{lost:10}{twice:10}{context:10}{split:6}")
 
 
 def _concatenated(
@@ -123,9 +128,9 @@ def _concatenated(
 
 def _truncated(lengths: Sequence[int], context: int) -> tuple[int, float, int, int, int, int]:
     kept = sum(min(length, context) for length in lengths)
-    cut = sum(length > context for length in lengths)
+    n_truncated = sum(length > context for length in lengths)
     fill = 100 * kept / (context * len(lengths))
-    return len(lengths), fill, sum(lengths) - kept, 0, 0, cut
+    return len(lengths), fill, sum(lengths) - kept, 0, 0, n_truncated
 
 
 def _trl(
@@ -133,7 +138,7 @@ def _trl(
 ) -> tuple[int, float, int, int, int, int]:
     pack_dataset = importlib.import_module("trl.data_utils").pack_dataset
     Dataset = importlib.import_module("datasets").Dataset  # noqa: N806
-    # Every token is the number of its document, so that what became of it can be counted.
+    # Each token is the number of its document, so tokens can be counted after packing.
     data: Any = Dataset.from_dict({"input_ids": [[n] * length for n, length in enumerate(lengths)]})
     packed = pack_dataset(data, seq_length=context, strategy=strategy)
     rows = [np.asarray(row, np.int64) for row in packed["input_ids"]]
@@ -141,47 +146,47 @@ def _trl(
     n_rows_of = np.bincount(
         np.concatenate([np.unique(row) for row in rows]), minlength=len(lengths)
     )
-    cut = int(((n_rows_of > 1) | (kept < lengths)).sum())
+    n_split = int(((n_rows_of > 1) | (kept < lengths)).sum())
     lost = int(np.maximum(0, np.array(lengths) - kept).sum())
     twice = int(np.maximum(0, kept - np.array(lengths)).sum())
-    return len(rows), 100 * int(kept.sum()) / (context * len(rows)), lost, twice, 0, cut
+    return len(rows), 100 * int(kept.sum()) / (context * len(rows)), lost, twice, 0, n_split
 
 
-def _in_turn(
-    alone: Any,
+def _time_alternating(
+    bare: Any,
     tokenizer: DocumentTokenizer,
     drafts: list[RenderedDocument],
     shape: RowShape,
     folder: Path,
 ) -> tuple[float, float]:
-    """Seconds of the bare tokenizer, and ours, over all documents."""
-    alone.model._clear_cache()
+    """Return the seconds of the bare tokenizer, and ours, over all documents."""
+    bare.model._clear_cache()
     tokenizer.backend.model._clear_cache()
-    bare = ours = 0.0
-    for number, some in enumerate(_slices(drafts)):
+    bare_s = ours_s = 0.0
+    for number, batch in enumerate(_batches(drafts)):
         ours_first = number % 2
         if ours_first:
-            ours += _timed(partial(_build, tokenizer, some, shape, folder))
-        bare += _timed(partial(_bare, alone, some))
+            ours_s += _cpu_s(partial(_build, tokenizer, batch, shape, folder))
+        bare_s += _cpu_s(partial(_encode, bare, batch))
         if not ours_first:
-            ours += _timed(partial(_build, tokenizer, some, shape, folder))
-    return bare, ours
+            ours_s += _cpu_s(partial(_build, tokenizer, batch, shape, folder))
+    return bare_s, ours_s
 
 
-def _slices(drafts: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
-    some: list[RenderedDocument] = []
+def _batches(drafts: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
+    batch: list[RenderedDocument] = []
     n_bytes = 0
     for draft in drafts:
-        some.append(draft)
+        batch.append(draft)
         n_bytes += sum(len(segment.text) for segment in draft.segments)
-        if n_bytes >= _SLICE_BYTES:
-            yield some
-            some, n_bytes = [], 0
-    if some:
-        yield some
+        if n_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
 
 
-def _bare(backend: Any, drafts: list[RenderedDocument]) -> None:
+def _encode(backend: Any, drafts: list[RenderedDocument]) -> None:
     texts = [segment.text for draft in drafts for segment in draft.segments]
     backend.encode_batch_fast(texts, add_special_tokens=False)
 
@@ -192,18 +197,22 @@ def _build(
     documents = save_table(
         folder / "documents", DOCUMENTS, document_batches(drafts, tokenizer, shape.context_tokens)
     )
-    packed = pack_split(documents, "train", shape, tokenizer.byte_lengths)
+    packed = (
+        batch
+        for window in plan_windows(documents, "train", shape)
+        for batch in pack_window(documents, window, shape, tokenizer.byte_lengths)
+    )
     save_table(folder / "rows", ROWS, packed)
 
 
-def _timed(work: Any) -> float:
-    # Processor time: what other programs do to the machine must not count.
+def _cpu_s(work: Any) -> float:
+    # Processor time, so load from other programs does not count.
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
-def _drafts(corpus: Path, most_bytes: int) -> list[RenderedDocument]:
+def _drafts(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
     drafts: list[RenderedDocument] = []
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for path in sorted(corpus.rglob("*.py")):
@@ -213,8 +222,8 @@ def _drafts(corpus: Path, most_bytes: int) -> list[RenderedDocument]:
         name = path.relative_to(corpus).as_posix()
         segments = (file_header(name), Segment(text, train=True))
         drafts.append(RenderedDocument(f"file/{name}", "file", "train", name, at, segments))
-        most_bytes -= len(text)
-        if most_bytes <= 0:
+        max_bytes -= len(text)
+        if max_bytes <= 0:
             break
     return drafts
 

@@ -1,4 +1,4 @@
-"""One small Ray cluster for all tests of this folder, on loopback."""
+"""A small Ray cluster on loopback, for all tests in this folder."""
 
 import os
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """Two nodes on this machine, a core each, as Ray's own tests make them."""
+    """Start two nodes with one core each on this machine, as Ray's own tests do."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # It then listens on loopback, on Linux as well; read when ray is imported.
+    # Makes Ray listen on loopback on Linux as well; read when ray is imported.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     from ray.cluster_utils import Cluster
 
-    # Its workers import the package and the tests' jobs from here.
+    # Workers import the package and the jobs of the tests from here.
     root = Path(__file__).resolve().parents[2]
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(root / "src"), str(root)])
@@ -27,17 +27,17 @@ def cluster() -> Iterator[Any]:
         "num_cpus": 1,
         "object_store_memory": 100 * MEBIBYTE,
         "include_dashboard": False,
-        # A node is given up after two seconds of silence; by default Ray waits for longer.
+        # A node is dead after two seconds without a heartbeat; Ray's default is longer.
         "_system_config": {"health_check_period_ms": 1000, "health_check_failure_threshold": 2},
     }
-    made = Cluster(initialize_head=True, head_node_args=node)
+    ray_cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
-        made.add_node(num_cpus=1, object_store_memory=100 * MEBIBYTE)
-        ray.init(address=made.address, log_to_driver=False, configure_logging=False)
-        yield made
+        ray_cluster.add_node(num_cpus=1, object_store_memory=100 * MEBIBYTE)
+        ray.init(address=ray_cluster.address, log_to_driver=False, configure_logging=False)
+        yield ray_cluster
     finally:
         ray.shutdown()
-        made.shutdown()
+        ray_cluster.shutdown()
         if path is None:
             del os.environ["PYTHONPATH"]
         else:

@@ -1,4 +1,4 @@
-"""Jobs for workers, which import this module for them and nothing that takes long."""
+"""Jobs that workers import; this module imports nothing that is slow to load."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,9 @@ def fail(number: int) -> None:
 
 
 def die(folder: Path, times: int) -> str:
-    """End the worker process the first ``times`` times."""
-    marks = len(list(folder.iterdir()))
-    if marks < times:
-        (folder / str(marks)).touch()
+    """Kill the worker process on the first ``times`` attempts."""
+    n_attempts = len(list(folder.iterdir()))
+    if n_attempts < times:
+        (folder / str(n_attempts)).touch()
         os._exit(1)
     return "done"

@@ -1,5 +1,3 @@
-"""Jobs in worker processes of this machine, which one stage takes over from the other."""
-
 import os
 import signal
 import threading
@@ -16,17 +14,17 @@ from the_block_llm.execution import local_jobs
 from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.local_jobs import (
     WorkerDiedError,
-    end_idle_workers,
     run_in_processes,
     run_in_subprocess,
+    stop_idle_workers,
 )
 
 
 @pytest.fixture(autouse=True)
 def no_idle_workers() -> Iterator[None]:
-    end_idle_workers()
+    stop_idle_workers()
     yield
-    end_idle_workers()
+    stop_idle_workers()
 
 
 def slow_pid() -> int:
@@ -34,8 +32,8 @@ def slow_pid() -> int:
     return os.getpid()
 
 
-def workers_of(n_jobs: int = 40, n_processes: int = 2) -> set[int]:
-    """Who worked, this process aside; waits until somebody else has."""
+def worker_pids(n_jobs: int = 40, n_processes: int = 2) -> set[int]:
+    """Return the pids of workers that ran a job, this process excluded; waits for at least one."""
     found: set[int] = set()
     deadline = time.monotonic() + 60
     while not found and time.monotonic() < deadline:
@@ -43,24 +41,24 @@ def workers_of(n_jobs: int = 40, n_processes: int = 2) -> set[int]:
     return found
 
 
-def test_the_next_stage_takes_over_the_workers() -> None:
-    [worker] = workers_of()
-    assert workers_of() == {worker}
-    end_idle_workers()
+def test_workers_are_reused_by_the_next_stage() -> None:
+    [worker] = worker_pids()
+    assert worker_pids() == {worker}
+    stop_idle_workers()
     assert not psutil.pid_exists(worker)
-    assert workers_of() != {worker}
+    assert worker_pids() != {worker}
 
 
-def test_a_worker_of_other_surroundings_is_not_taken_over(
+def test_a_worker_with_another_environment_is_not_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [worker] = workers_of()
-    # Relative paths of a job would mean others there.
+    [worker] = worker_pids()
+    # Relative paths in a job would resolve differently.
     monkeypatch.chdir(tmp_path)
-    assert worker not in workers_of()
+    assert worker not in worker_pids()
 
 
-def test_a_process_apart_ends_with_its_function() -> None:
+def test_a_subprocess_ends_with_its_function() -> None:
     first, second = run_in_subprocess(os.getpid), run_in_subprocess(os.getpid)
     assert os.getpid() not in {first, second}
     assert first != second
@@ -71,16 +69,16 @@ def test_a_process_apart_ends_with_its_function() -> None:
         run_in_subprocess(os._exit, 3)
 
 
-def test_workers_that_nobody_asks_for_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_jobs, "_IDLE_S", 0.2)
-    [worker] = workers_of()
+def test_idle_workers_are_stopped_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_jobs, "_IDLE_TIMEOUT_S", 0.2)
+    [worker] = worker_pids()
     deadline = time.monotonic() + 30
     while psutil.pid_exists(worker):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def end_itself_elsewhere(parent: int) -> int:
+def kill_itself_in_a_worker(parent: int) -> int:
     if os.getpid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
@@ -88,17 +86,17 @@ def end_itself_elsewhere(parent: int) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_worker_that_was_killed_is_told_and_not_taken_over() -> None:
-    jobs: list[Call] = [(end_itself_elsewhere, (os.getpid(),))] * 2000
+def test_a_killed_worker_is_an_error_and_not_reused() -> None:
+    jobs: list[Call] = [(kill_itself_in_a_worker, (os.getpid(),))] * 2000
     with pytest.raises(WorkerDiedError, match="ended with code -9"):
         list(run_in_processes(jobs, 2))
-    assert workers_of()
+    assert worker_pids()
 
 
-def test_who_stops_early_leaves_no_worker_at_work() -> None:
+def test_closing_the_iterator_early_stops_the_workers() -> None:
     before = threading.active_count()
     running = run_in_processes([(slow_pid, ())] * 10_000, 3)
     next(running)
     running.close()
-    end_idle_workers()
-    assert threading.active_count() <= before + 1  # the timer that would have ended them
+    stop_idle_workers()
+    assert threading.active_count() <= before + 1  # the idle timer

@@ -1,5 +1,3 @@
-"""Jobs on a Ray cluster of two nodes on this machine, one of which dies."""
-
 import ast
 import os
 import shutil
@@ -36,12 +34,12 @@ ON_RAY = ExecutionParams(engine="ray", retries=5)
 
 
 @pytest.mark.slow
-def test_every_job_gives_its_result(cluster: Any) -> None:
+def test_every_job_returns_its_result(cluster: Any) -> None:
     found = dict(run_on_ray([(square, (n,)) for n in range(20)], ON_RAY))
     assert found == {n: n * n for n in range(20)}
 
 
-def test_no_more_jobs_are_taken_than_the_cluster_can_work_off(cluster: Any) -> None:
+def test_jobs_are_taken_only_as_fast_as_the_cluster_runs_them(cluster: Any) -> None:
     taken = 0
 
     def endless() -> Iterator[Call]:
@@ -53,28 +51,28 @@ def test_no_more_jobs_are_taken_than_the_cluster_can_work_off(cluster: Any) -> N
     results = run_on_ray(endless(), ExecutionParams(engine="ray", prefetch_tasks=2))
     for done in range(1, 30):
         next(results)
-        # Two cores, one task that runs and two that wait on each.
+        # Two cores, each with one running and two queued tasks.
         assert taken - done < 2 * (1 + 2)
     results.close()
 
 
-def test_what_a_job_raises_is_raised_here(cluster: Any) -> None:
+def test_an_error_of_a_job_is_raised_in_the_driver(cluster: Any) -> None:
     with pytest.raises(ZeroDivisionError, match="job 7"):
         list(run_on_ray([(fail, (7,))], ON_RAY))
 
 
-def test_a_worker_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
+def test_a_job_is_retried_after_its_worker_died(cluster: Any, tmp_path: Path) -> None:
     assert dict(run_on_ray([(die, (tmp_path, 2))], ON_RAY)) == {0: "done"}
 
 
-def test_a_job_that_always_kills_its_worker_is_given_up(cluster: Any, tmp_path: Path) -> None:
+def test_a_job_whose_worker_always_dies_is_lost(cluster: Any, tmp_path: Path) -> None:
     once = ExecutionParams(engine="ray", retries=1)
     [(_, result)] = run_on_ray([(die, (tmp_path, 99))], once)
     assert isinstance(result, WorkerLost)
     assert "died" in result.reason
 
 
-def test_of_several_in_a_task_only_the_one_that_kills_its_worker_is_lost(
+def test_only_the_job_that_kills_its_worker_is_lost_of_several_in_a_task(
     cluster: Any, tmp_path: Path
 ) -> None:
     jobs: list[Call] = [(square, (n,)) for n in range(6)]
@@ -86,7 +84,7 @@ def test_of_several_in_a_task_only_the_one_that_kills_its_worker_is_lost(
     assert "died" in found[3].reason
 
 
-def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
@@ -117,7 +115,7 @@ def listening(driver):
         found |= {one.laddr.ip for one in sockets if one.status == "LISTEN"}
     return sorted(found)
 
-# Workers import this module as well: what it does must stand in a function.
+# Workers import this module as well, so it must run nothing at import.
 def main():
     jobs = [(listening, (os.getpid(),))]
     print(list(run_on_ray(jobs, ExecutionParams(engine="ray", cpus=1))))
@@ -125,8 +123,8 @@ def main():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray listens to loopback by itself")
-def test_a_ray_that_is_started_here_listens_to_this_machine_alone(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray listens on loopback by default")
+def test_a_ray_that_is_started_here_listens_on_loopback_only(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     (tmp_path / "starts.py").write_text(_STARTS)
     environment = {
@@ -145,7 +143,7 @@ def test_a_ray_that_is_started_here_listens_to_this_machine_alone(tmp_path: Path
     assert all(address.removeprefix("::ffff:") == "127.0.0.1" for address in addresses)
 
 
-def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
+def create_repositories(folder: Path, n_repositories: int, n_commits: int) -> Path:
     words = iter(range(10**6))
     first = ""
     for name in range(n_repositories):
@@ -159,7 +157,7 @@ def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
             files = {f"part{number}.py": lines}
             first = lines if number == 0 else first
             if number + 1 == n_commits:
-                files["copied.py"] = first  # after the cut-off: known from training
+                files["copied.py"] = first  # after the cut-off: a copy of training text
             repository.commit(subject, files)
     GitRepository(folder / "empty")
     return folder
@@ -167,12 +165,12 @@ def organisation(folder: Path, n_repositories: int, n_commits: int) -> Path:
 
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return organisation(tmp_path_factory.mktemp("clones"), 12, 6)
+    return create_repositories(tmp_path_factory.mktemp("clones"), 12, 6)
 
 
 @pytest.fixture(scope="module")
 def local(clones: Path, tmp_path_factory: pytest.TempPathFactory) -> IngestResult:
-    """What the local engine reads of them."""
+    """Ingest the clones with the local engine."""
     folder = tmp_path_factory.mktemp("local")
     return ingest(".", folder, repositories=str(clones), n_processes=1, cutoff=0.8)
 
@@ -182,32 +180,32 @@ def part_bytes(*tables: ParquetTable) -> list[list[bytes]]:
 
 
 @contextmanager
-def a_node_that_dies(cluster: Any, folder: Path, finished: str) -> Iterator[list[int]]:
-    """A third node, killed as soon as something is finished; gives how much was by then."""
+def dying_node(cluster: Any, folder: Path, finished: str) -> Iterator[list[int]]:
+    """Add a node, killed once a file matches ``finished``; yields how many matched by then."""
     doomed = cluster.add_node(num_cpus=1, object_store_memory=80 * 1024 * 1024)
     finished_before: list[int] = []
 
-    def kill_once_it_works() -> None:
-        deadline = time.monotonic() + 240  # it renders within seconds, unless the machine is busy
+    def kill_after_first_file() -> None:
+        deadline = time.monotonic() + 240  # takes seconds, unless the machine is busy
         while not list(folder.glob(finished)) and time.monotonic() < deadline:
             time.sleep(0.005)
         finished_before.append(len(list(folder.glob(finished))))
         cluster.remove_node(doomed, allow_graceful=False)
 
-    killer = threading.Thread(target=kill_once_it_works)
+    killer = threading.Thread(target=kill_after_first_file)
     killer.start()
     yield finished_before
     killer.join()
 
 
 @pytest.mark.slow
-def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
+def test_ingest_writes_the_bytes_of_the_local_run_if_a_node_dies(
     cluster: Any, tmp_path: Path, clones: Path, local: IngestResult
 ) -> None:
     shutil.copy(local.commits.folder.parent / "pseudonym.key", tmp_path)
-    with a_node_that_dies(cluster, tmp_path / "cache", "*/history/*.json") as finished_before:
+    with dying_node(cluster, tmp_path / "cache", "*/history/*.json") as finished_before:
         on_ray = ingest(".", tmp_path, repositories=str(clones), execution=ON_RAY, cutoff=0.8)
-    assert 0 < finished_before[0] < 12, "it died in the middle"
+    assert 0 < finished_before[0] < 12, "the node must die during the run"
     tables = ("commits", "file_changes", "snapshot_files")
     assert part_bytes(*(getattr(on_ray, name) for name in tables)) == part_bytes(
         *(getattr(local, name) for name in tables)
@@ -217,15 +215,15 @@ def test_ingest_gives_the_bytes_of_the_local_run_though_a_node_dies(
 
 
 @pytest.mark.slow
-def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
+def test_documents_have_the_bytes_of_the_local_run_if_a_node_dies(
     cluster: Any,
     tmp_path: Path,
     local: IngestResult,
     credentials: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Three groups of four repositories each.
-    monkeypatch.setattr(repository_batches, "_COMMITS_A_GROUP", 24)
+    # Three batches of four repositories each.
+    monkeypatch.setattr(repository_batches, "_COMMITS_PER_BATCH", 24)
     profile = tiny_profile(save_tiny_llama(tmp_path / "base"))
     params = SequenceBuildParams(cutoff=0.8, work_folder=str(tmp_path / "work"))
     choices = (ModelProfiles({"m": profile}), "m", params)
@@ -236,26 +234,28 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
         batches = sequences.render_documents(*inputs, screening, *choices, engine)
         return save_table(tmp_path / engine.engine, DOCUMENTS, batches)
 
-    here = documents(ExecutionParams())
-    with a_node_that_dies(cluster, tmp_path / "work", "*/*/*.parquet") as finished_before:
-        there = documents(ON_RAY)
-    assert 0 < finished_before[0] < 3, "it died in the middle"
-    assert len(here.parts) == 3
-    assert part_bytes(there) == part_bytes(here)
+    on_local = documents(ExecutionParams())
+    with dying_node(cluster, tmp_path / "work", "*/*/*.parquet") as finished_before:
+        on_ray = documents(ON_RAY)
+    assert 0 < finished_before[0] < 3, "the node must die during the run"
+    assert len(on_local.parts) == 3
+    assert part_bytes(on_ray) == part_bytes(on_local)
     assert sequences.screen_documents(*inputs, *choices, ON_RAY) == screening
-    assert screening["leaks"]  # else there is little to compare
-    # Rows as well: several windows, each packed by a task.
-    monkeypatch.setattr(windows, "_WINDOW_TOKENS", 4000)
+    assert screening["leaks"]  # otherwise there is little to compare
+    # Rows too: several windows, each packed by a task.
+    monkeypatch.setattr(windows, "_MAX_WINDOW_TOKENS", 4000)
     packed = [
         save_table(
-            tmp_path / f"rows-{engine.engine}", ROWS, sequences.pack_train(here, *choices, engine)
+            tmp_path / f"rows-{engine.engine}",
+            ROWS,
+            sequences.pack_train(on_local, *choices, engine),
         )
         for engine in (ExecutionParams(), ON_RAY)
     ]
     assert len(packed[0].parts) > 2
     assert part_bytes(packed[1]) == part_bytes(packed[0])
 
-    # Tables in a store: tasks read them there, and leave there what they have rendered.
+    # Tables in an object store: tasks read and write there.
     stored = tuple(
         save_table(
             resolve_location(f"s3://tables/in/{name}", credentials), table.schema, table.parts
@@ -264,8 +264,13 @@ def test_documents_have_the_bytes_of_the_local_run_though_a_node_dies(
     )
     documents = resolve_location("s3://tables/in/documents", credentials)
     rendered = sequences.render_documents(local.repository, *stored, screening, *choices, ON_RAY)
-    assert part_bytes(save_table(documents, DOCUMENTS, rendered)) == part_bytes(here)
+    assert part_bytes(save_table(documents, DOCUMENTS, rendered)) == part_bytes(on_local)
     again = sequences.screen_documents(local.repository, *stored, *choices, ON_RAY)
     assert again == screening
-    left = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")
-    assert {path.split("/")[2] for path in left} == {"commits", "changes", "files", "documents"}
+    remaining = fsspec.filesystem("s3", use_listings_cache=False, **credentials).find("tables/in")
+    assert {path.split("/")[2] for path in remaining} == {
+        "commits",
+        "changes",
+        "files",
+        "documents",
+    }

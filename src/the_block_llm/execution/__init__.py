@@ -1,1 +1,1 @@
-"""Where jobs of the data run: local processes or a Ray cluster."""
+"""Run jobs of the data pipelines in local processes or on a Ray cluster."""

@@ -1,15 +1,15 @@
-"""The words that both engines share."""
+"""Types shared by both engines."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A module's function and its arguments; pickle must be able to send both."""
+"""A job: a module-level function and its arguments, both picklable."""
 
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """Stands for the result of a job whose worker died under it every time."""
+    """Result of a job whose worker died on every attempt."""
 
     reason: str

@@ -1,9 +1,9 @@
-"""Jobs in worker processes of this machine.
+"""Run jobs in worker processes of this machine.
 
-Each is a fresh interpreter that knows this package and nothing of the program around it: a
-fork would copy a parent that may hold a model, and multiprocessing's spawn would import the
-whole of Kedro again. Starting one takes as long as reading some small repositories, so a stage
-takes over the workers of the stage before; those that nobody asks for soon are ended.
+Each worker is a new interpreter with this package and nothing else of the calling program: a fork
+would copy a parent that may hold a model, and multiprocessing's spawn would import all of Kedro
+again. Starting a worker takes as long as reading some small repositories, so a stage reuses the
+workers of the stage before it; idle workers are stopped after a timeout.
 """
 
 import atexit
@@ -22,21 +22,21 @@ from typing import Any, Final
 from the_block_llm.errors import BlockError
 from the_block_llm.execution.jobs import Call
 
-_AHEAD: Final = 2  # jobs that wait for each worker; their results are small
-_LOOK_UP_S: Final = 0.1
-_IDLE_S: Final = 15.0  # longer than any stage writes its tables before the next one begins
+_QUEUED_PER_WORKER: Final = 2  # jobs; their results are small
+_POLL_S: Final = 0.1
+_IDLE_TIMEOUT_S: Final = 15.0  # longer than any stage writes its tables before the next one starts
 
 
 class WorkerDiedError(BlockError):
-    """A worker process died under the job whose result was due."""
+    """A worker process died while it ran a job."""
 
 
 def run_in_processes(jobs: Iterable[Call], n_processes: int) -> Iterator[Any]:
     """Run the jobs and yield their results in order.
 
     Args:
-        jobs: What to run; functions and arguments must be such that pickle can send them.
-        n_processes: How many work, this one included.
+        jobs: Functions, arguments and results must be picklable.
+        n_processes: Number of processes, this one included.
 
     Raises:
         WorkerDiedError: A worker ended unexpectedly.
@@ -46,14 +46,14 @@ def run_in_processes(jobs: Iterable[Call], n_processes: int) -> Iterator[Any]:
         for function, arguments in jobs:
             yield function(*arguments)
         return
-    # This process works too: it needs no start, so a small repository waits for nobody, and
-    # it holds the libraries in memory anyway.
-    queue = _Queue(jobs, limit=n_processes * (1 + _AHEAD))
+    # This process runs jobs too: it needs no start, so a small repository does not wait for a
+    # worker, and it has the libraries in memory already.
+    queue = _JobQueue(jobs, limit=n_processes * (1 + _QUEUED_PER_WORKER))
     workers = [_Worker(queue) for _ in range(n_processes - 1)]
     try:
         while (pending := queue.oldest()) is not None:
-            while not pending.done() and (mine := queue.take()) is not None:
-                _run_here(*mine)
+            while not pending.done() and (taken := queue.take()) is not None:
+                _run_here(*taken)
             yield queue.finish(pending)
     finally:
         queue.stop()
@@ -62,23 +62,23 @@ def run_in_processes(jobs: Iterable[Call], n_processes: int) -> Iterator[Any]:
 
 
 def run_in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function in a process that ends with it, and leaves none of its libraries here.
+    """Run a function in a new process, so that its imports do not stay in this one.
 
     Args:
-        function: Of a module; pickle must be able to send it and its result.
-        *arguments: Its own.
+        function: Module-level; it and its result must be picklable.
+        *arguments: Of the function.
 
     Raises:
         WorkerDiedError: The process ended unexpectedly.
         BlockError: The function raised this.
     """
-    process = _Process()
+    process = _WorkerProcess()
     try:
-        # Before it says so, what comes from it is not an answer.
+        # The first message of a process reports that it is ready; results come after it.
         process.is_ready.wait()
         return process.call((function, arguments))
     finally:
-        process.end()
+        process.kill()
 
 
 def _run_here(job: Call, future: Future[Any]) -> None:
@@ -90,8 +90,8 @@ def _run_here(job: Call, future: Future[Any]) -> None:
         raise
 
 
-class _Queue:
-    """Jobs in their order, taken by several threads, a few ahead of what was yielded."""
+class _JobQueue:
+    """Jobs in order, taken by several threads, a bounded number ahead of the yielded results."""
 
     def __init__(self, jobs: Iterable[Call], limit: int) -> None:
         self._jobs = iter(jobs)
@@ -103,18 +103,18 @@ class _Queue:
         self.is_stopped = False
 
     def oldest(self) -> Future[Any] | None:
-        """Return the result that is due next, None after the last."""
+        """Return the next result to yield, None after the last."""
         with self._lock:
             self._fill()
             return self._unfinished[0] if self._unfinished else None
 
     def take(self) -> tuple[Call, Future[Any]] | None:
-        """Return a job that nobody has begun, None where there is none at the moment."""
+        """Return a job that no thread has taken, None if there is none right now."""
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 
     def wait(self) -> tuple[Call, Future[Any]] | None:
-        """Return a job as soon as there is one, None when there will be none."""
+        """Block until there is a job and return it; None once the queue is stopped."""
         with self._lock:
             self._changed.wait_for(lambda: self._waiting or self.is_stopped)
             return None if self.is_stopped else self._waiting.popleft()
@@ -132,7 +132,7 @@ class _Queue:
             self._changed.notify_all()
 
     def _fill(self) -> None:
-        # Only the thread that yields comes here, so the iterator is never shared.
+        # Called only by the thread that yields results, so the iterator is never shared.
         while len(self._unfinished) < self._limit:
             job = next(self._jobs, None)
             if job is None:
@@ -143,11 +143,11 @@ class _Queue:
             self._changed.notify()
 
 
-class _Process:
+class _WorkerProcess:
     """An interpreter that runs one job after the other."""
 
     def __init__(self) -> None:
-        self.is_like = _surroundings()
+        self.environment = _environment()
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", __name__],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -155,8 +155,8 @@ class _Process:
             stdout=subprocess.PIPE,
         )
         self.is_ready = threading.Event()
-        """Also where it ended at its start; its first job then tells."""
-        threading.Thread(target=self._wait, name="worker's start", daemon=True).start()
+        """Also set if the process died at its start; its first job then fails."""
+        threading.Thread(target=self._wait, name="worker start", daemon=True).start()
 
     def _wait(self) -> None:
         with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):
@@ -169,11 +169,12 @@ class _Process:
         try:
             pickle.dump(job, process.stdin)
             process.stdin.flush()
-            result, error = pickle.load(process.stdout)  # noqa: S301, what we just started
+            result, error = pickle.load(process.stdout)  # noqa: S301, from the process started above
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             raise WorkerDiedError(
-                f"A worker process ended with code {process.wait()}, most likely because memory "
-                "ran out. Run again with fewer (git_ingest.n_processes); what was finished is kept."
+                f"A worker process ended with code {process.wait()}, most likely because it ran "
+                "out of memory. Run again with a smaller git_ingest.n_processes; finished work is "
+                "kept."
             ) from error
         if error is not None:
             raise error
@@ -183,7 +184,7 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -191,77 +192,80 @@ class _Process:
                 pipe.close()  # type: ignore[union-attr]
 
 
-def _surroundings() -> tuple[str, tuple[str, ...], dict[str, str]]:
-    """What a worker takes over at its start; one that would now start otherwise is not reused."""
+def _environment() -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Return what a worker inherits at its start; a worker with another environment is not reused.
+
+    These are the working directory, the import path and the environment variables.
+    """
     return str(Path.cwd()), tuple(sys.path), dict(os.environ)
 
 
-class _Idle:
-    """Workers between two stages."""
+class _IdlePool:
+    """Worker processes between two stages."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._processes: list[_Process] = []
+        self._processes: list[_WorkerProcess] = []
         self._timer: threading.Timer | None = None
-        atexit.register(self.end)
+        atexit.register(self.stop_all)
 
-    def take(self) -> _Process | None:
-        """A worker that is as a new one would be, if there is one."""
-        here = _surroundings()
+    def take(self) -> _WorkerProcess | None:
+        """Remove and return a live worker with the current environment, None if there is none."""
+        environment = _environment()
         with self._lock:
             for number, process in enumerate(self._processes):
-                if process.is_like == here and process.is_alive:
+                if process.environment == environment and process.is_alive:
                     return self._processes.pop(number)
         return None
 
-    def put(self, process: _Process) -> None:
-        """Keep a worker that waits for a job, for a while."""
+    def put(self, process: _WorkerProcess) -> None:
+        """Keep an idle worker until the timeout."""
         with self._lock:
             self._processes.append(process)
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = threading.Timer(_IDLE_S, self.end)
+            self._timer = threading.Timer(_IDLE_TIMEOUT_S, self.stop_all)
             self._timer.daemon = True
             self._timer.start()
 
-    def end(self) -> None:
-        """End all of them: what comes next may need their memory."""
+    def stop_all(self) -> None:
+        """Stop all idle workers: later stages may need their memory."""
         with self._lock:
-            ended, self._processes = self._processes, []
-        for process in ended:
-            process.end()
+            stopped, self._processes = self._processes, []
+        for process in stopped:
+            process.kill()
 
 
-_idle: Final = _Idle()
+_idle_pool: Final = _IdlePool()
 
 
-def end_idle_workers() -> None:
-    """End the workers that wait for a next stage, now and not some seconds later."""
-    _idle.end()
+def stop_idle_workers() -> None:
+    """Stop the workers that wait for another stage, without waiting for the timeout."""
+    _idle_pool.stop_all()
 
 
 class _Worker:
-    """A process, and the thread that hands jobs to it."""
+    """A worker process, and the thread that sends jobs to it."""
 
-    def __init__(self, queue: _Queue) -> None:
+    def __init__(self, queue: _JobQueue) -> None:
         self._queue = queue
-        self._process = _idle.take() or _Process()
+        self._process = _idle_pool.take() or _WorkerProcess()
         self._is_working = False
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Give the process back, or end it where a job is still under way in it."""
+        """Return the process to the idle pool, or kill it if it is still running a job."""
         if self._is_working:
-            self._process.end()
+            self._process.kill()
         self._thread.join()
         if self._process.is_alive:
-            _idle.put(self._process)
+            _idle_pool.put(self._process)
         else:
-            self._process.end()
+            self._process.kill()
 
     def _work(self) -> None:
-        while not self._process.is_ready.wait(_LOOK_UP_S):
+        while not self._process.is_ready.wait(_POLL_S):
             if self._queue.is_stopped:
                 return
         while (taken := self._queue.wait()) is not None:
@@ -269,7 +273,7 @@ class _Worker:
             self._is_working = True
             try:
                 result = self._process.call(job)
-            except BaseException as error:  # noqa: BLE001, it is raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001, raised again by future.result()
                 self._is_working = False
                 future.set_exception(error)
             else:
@@ -278,22 +282,23 @@ class _Worker:
 
 
 def _serve() -> None:
-    # Anything printed by a library must not get between the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Run jobs from stdin and write their results to stdout, until stdin is closed."""
+    # Results get a separate file descriptor, so output of a library cannot corrupt them.
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    pickle.dump("ready", answers)
-    answers.flush()
+    pickle.dump("ready", results)
+    results.flush()
     while True:
         try:
             function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301, from our parent
         except EOFError:
             return
         try:
-            answer: tuple[Any, Exception | None] = (function(*arguments), None)
-        except Exception as error:  # noqa: BLE001, it is raised again in the parent
-            answer = (None, error)
-        pickle.dump(answer, answers)
-        answers.flush()
+            result: tuple[Any, Exception | None] = (function(*arguments), None)
+        except Exception as error:  # noqa: BLE001, raised again in the parent
+            result = (None, error)
+        pickle.dump(result, results)
+        results.flush()
 
 
 if __name__ == "__main__":

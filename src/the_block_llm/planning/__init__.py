@@ -1,1 +1,1 @@
-"""Estimates what a corpus of a given size will cost: ``kedro estimate``."""
+"""Estimate time and cost for a corpus of a given size: ``kedro estimate``."""

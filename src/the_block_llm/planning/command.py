@@ -1,4 +1,4 @@
-"""``kedro estimate``: what a number of repositories will take, before anything is started."""
+"""``kedro estimate``: time and cost of a number of repositories, before a run is started."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -9,38 +9,39 @@ from rich.table import Table
 
 from the_block_llm.planning.estimate import ASSUMPTIONS, Stage, Workload, estimate
 from the_block_llm.planning.params import PlanningParams
-from the_block_llm.planning.simulation import Simulated, draw_sizes, simulate
+from the_block_llm.planning.simulation import SimulationResult, draw_sizes, simulate
 
-# As git_ingest divides a large repository: some thousand commits of a few kB each.
-_SHARE_MB: Final = 6.0
-_MOST_SHARES: Final = 64
-_CORES: Final = (8, 32, 128, 512)
-HELP: Final = """Estimate time and cost of data and training.
+# As git_ingest shards a large repository: some thousand commits of a few kB each.
+_SHARD_MB: Final = 6.0
+_MAX_SHARDS: Final = 64
+_SIMULATED_CORES: Final = (8, 32, 128, 512)
+HELP: Final = """Estimate time and cost of data preparation and training.
 
 \b
 Examples:
   kedro estimate --repositories 400 --gigabytes 4 --cores 32 --gpus 8 --model llama-3.1-8b
-  kedro estimate --repositories 10000 --simulate      the data alone, on more and more cores
+  kedro estimate --repositories 10000 --simulate      data only, with 8 to 512 cores
 """
 OPTIONS: Final[list[click.Parameter]] = [
-    click.Option(["--repositories"], type=click.IntRange(min=1), required=True, help="How many."),
+    click.Option(["--repositories"], type=click.IntRange(min=1), required=True,
+                 help="Number of repositories."),
     click.Option(["--gigabytes"], type=click.FloatRange(min=0, min_open=True),
-                 help="Kept text of all together; without it, what a simulation draws."),
+                 help="Kept text of all repositories; by default the total of the drawn sizes."),
     click.Option(["--cores"], type=click.IntRange(min=1), default=8, show_default=True,
-                 help="That read and render."),
+                 help="For the data pipelines."),
     click.Option(["--gpus"], type=click.IntRange(min=0), default=1, show_default=True,
-                 help="That train; 0 for data only."),
+                 help="For training; 0 for data only."),
     click.Option(["--epochs"], type=click.IntRange(min=1), default=1, show_default=True,
-                 help="How often the rows are trained on."),
-    click.Option(["--model"], help="Profile that is trained; by default the project's."),
+                 help="Training epochs."),
+    click.Option(["--model"], help="Profile to train; by default the project's."),
     click.Option(["--simulate", "simulated"], is_flag=True,
-                 help="Draw sizes and hand them out to 8 to 512 cores; shows the bottleneck."),
+                 help="Draw repository sizes, simulate 8 to 512 cores, show the bottleneck."),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]  # fmt: skip
 
 
 def run_estimate(
-    parameters_of: Callable[[str | None], Mapping[str, Any]],
+    load_parameters: Callable[[str | None], Mapping[str, Any]],
     *,
     repositories: int,
     gigabytes: float | None,
@@ -51,12 +52,23 @@ def run_estimate(
     simulated: bool,
     env: str | None,
 ) -> None:
-    """Print the estimate and what it assumes.
+    """Print the estimate and its assumptions.
+
+    Args:
+        load_parameters: Returns the project's parameters in a configuration environment.
+        repositories: Number of repositories.
+        gigabytes: Kept text of all repositories; None: the total of the drawn sizes.
+        cores: For the data pipelines.
+        gpus: For training; 0 for data only.
+        epochs: Of training.
+        model: Profile to train; None: the project's.
+        simulated: Schedule drawn repository sizes on several numbers of cores instead.
+        env: Configuration environment.
 
     Raises:
-        ParameterError: No rate was measured for the profile.
+        ParameterError: No training speed was measured for the profile.
     """
-    parameters = parameters_of(env)
+    parameters = load_parameters(env)
     planning = PlanningParams.model_validate(parameters["planning"])
     sizes = draw_sizes(
         repositories,
@@ -65,32 +77,32 @@ def run_estimate(
         None if gigabytes is None else gigabytes * 1000,
     )
     if simulated:
-        found = [
-            simulate(sizes, n, planning.rates, _SHARE_MB, _MOST_SHARES)
-            for n in sorted({*_CORES, cores})
+        results = [
+            simulate(sizes, n, planning.rates, _SHARD_MB, _MAX_SHARDS)
+            for n in sorted({*_SIMULATED_CORES, cores})
         ]
         title = (
-            f"{repositories:,} repositories, {sizes.sum() / 1000:,.1f} GB of kept text; the "
-            f"middle one {float(sorted(sizes)[len(sizes) // 2]):.2f} MB, the largest "
+            f"{repositories:,} repositories, {sizes.sum() / 1000:,.1f} GB of kept text; "
+            f"median {float(sorted(sizes)[len(sizes) // 2]):.2f} MB, largest "
             f"{sizes.max():,.0f} MB"
         )
-        get_console().print(_simulated(title, found))
+        get_console().print(_simulation_table(title, results))
         return
-    work = Workload(repositories, float(sizes.sum()), cores, gpus, epochs)
-    stages = estimate(work, planning, model or str(parameters["model"]))
+    workload = Workload(repositories, float(sizes.sum()), cores, gpus, epochs)
+    stages = estimate(workload, planning, model or str(parameters["model"]))
     title = (
-        f"{repositories:,} repositories, {work.megabytes / 1000:,.1f} GB of kept text, "
+        f"{repositories:,} repositories, {workload.megabytes / 1000:,.1f} GB of kept text, "
         f"{cores} cores, {gpus} GPUs"
     )
-    get_console().print(_table(title, stages))
+    get_console().print(_estimate_table(title, stages))
     for assumption in ASSUMPTIONS:
         get_console().print(f"- {assumption}", highlight=False)
 
 
-def _table(title: str, stages: Sequence[Stage]) -> Table:
+def _estimate_table(title: str, stages: Sequence[Stage]) -> Table:
     table = Table("stage", "hours", "core hours", "GPU hours", "cost", title=title)
     total = Stage(
-        "together",
+        "total",
         sum(s.hours for s in stages),
         sum(s.core_hours for s in stages),
         sum(s.gpu_hours for s in stages),
@@ -104,13 +116,13 @@ def _table(title: str, stages: Sequence[Stage]) -> Table:
     return table
 
 
-def _simulated(title: str, found: Sequence[Simulated]) -> Table:
-    names = [stage.name for stage in found[0].stages]
+def _simulation_table(title: str, results: Sequence[SimulationResult]) -> Table:
+    names = [stage.name for stage in results[0].stages]
     table = Table("cores", *(f"{name} h" for name in names), "cores busy", title=title)
     table.add_column("bottleneck", no_wrap=True)
-    for one in found:
+    for result in results:
         table.add_row(
-            f"{one.cores}", *(f"{stage.hours:,.2f}" for stage in one.stages),
-            f"{one.ingest_efficiency:.0%}", one.bottleneck,
+            f"{result.cores}", *(f"{stage.hours:,.2f}" for stage in result.stages),
+            f"{result.ingest_efficiency:.0%}", result.bottleneck,
         )  # fmt: skip
     return table

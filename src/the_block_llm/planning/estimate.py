@@ -1,4 +1,4 @@
-"""Time and cost of data and training: a few products, each with the assumption behind it."""
+"""Estimate time and cost of data preparation and training from measured rates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from the_block_llm.errors import ParameterError
 from the_block_llm.planning.params import PlanningParams, Rates
 
 ASSUMPTIONS: Final = """\
-Gigabytes are kept text: files at the ref and patches of the history, after everything that is \
-left out. The ingest report of a few repositories tells how much yours keep.
-Cores are like those the rates were measured on, and the disk keeps up with them.
-The data stages share out evenly over the cores; --simulate looks at large repositories. Without \
-execution.engine=ray screening and packing take two cores, or execution.cpus of them.
-Several GPUs train as fast as one times their number; two were measured at 1.87 times one.
-A first run. Later ones read, render and tokenise only what is new.
+Gigabytes are kept text: files at the ref and patches of the history, after filtering. The ingest \
+report of a few repositories shows how much of yours is kept.
+Cores are as fast as those the rates were measured on, and the disk is not a bottleneck.
+The data stages are spread evenly over the cores; --simulate models large repositories. Without \
+execution.engine=ray, screening and packing use two cores, or execution.cpus of them.
+Training speed scales linearly with the number of GPUs; two were measured at 1.87 times one.
+It is a first run. Later ones read, render and tokenize only what is new.
 """.splitlines()
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be done, with what."""
+    """Size of the corpus, and the hardware."""
 
     repositories: int
     megabytes: float
-    """Kept text of all together."""
+    """Kept text of all repositories."""
     cores: int
     gpus: int
     epochs: int
@@ -33,7 +33,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's share of the time and the cost."""
+    """Time and cost of one stage."""
 
     name: str
     hours: float
@@ -43,50 +43,50 @@ class Stage:
 
 
 def data_stages(
-    work: Workload, rates: Rates, simulated_s: Mapping[str, float] = MappingProxyType({})
+    workload: Workload, rates: Rates, simulated_s: Mapping[str, float] = MappingProxyType({})
 ) -> list[Stage]:
-    """Time of the data pipelines, without prices.
+    """Return the time of the data pipelines, without prices.
 
     Args:
-        work: Size and cores.
-        rates: Measured.
-        simulated_s: Wall time of stages of which it is known better than by dividing.
+        workload: Size and cores.
+        rates: Measured rates.
+        simulated_s: Wall time of stages that were simulated; for these it replaces the estimate.
     """
-    megabytes = work.megabytes
+    megabytes = workload.megabytes
     ingest_cpu_s = (
-        work.repositories * rates.ingest_cpu_s_per_repository
+        workload.repositories * rates.ingest_cpu_s_per_repository
         + megabytes * rates.ingest_cpu_s_per_mb
     )
     seconds = {
-        "ingest": ingest_cpu_s / work.cores,
-        "screening": megabytes * rates.screening_cpu_s_per_mb / work.cores,
-        "rendering": megabytes * rates.rendering_cpu_s_per_mb / work.cores,
-        "packing": megabytes * rates.packing_cpu_s_per_mb / work.cores,
+        "ingest": ingest_cpu_s / workload.cores,
+        "screening": megabytes * rates.screening_cpu_s_per_mb / workload.cores,
+        "rendering": megabytes * rates.rendering_cpu_s_per_mb / workload.cores,
+        "packing": megabytes * rates.packing_cpu_s_per_mb / workload.cores,
     } | dict(simulated_s)
     return [
-        # Cores that wait for the last one are paid for as well.
-        Stage(name, wall_s / 3600, core_hours=wall_s * work.cores / 3600)
+        # Cores that are idle until the last one finishes are paid for as well.
+        Stage(name, wall_s / 3600, core_hours=wall_s * workload.cores / 3600)
         for name, wall_s in seconds.items()
     ]
 
 
-def estimate(work: Workload, planning: PlanningParams, profile: str) -> list[Stage]:
-    """Time and cost of every stage.
+def estimate(workload: Workload, planning: PlanningParams, profile: str) -> list[Stage]:
+    """Return time and cost of every stage.
 
     Args:
-        work: What is to be done, with what; no GPU: data only.
+        workload: Size and hardware; without a GPU the data stages only.
         planning: Rates and prices.
-        profile: That is trained.
+        profile: Model profile to train.
 
     Raises:
-        ParameterError: No rate was measured for the profile.
+        ParameterError: No training speed was measured for the profile.
     """
     rates = planning.rates
     stages = [
         Stage(s.name, s.hours, s.core_hours, price=s.core_hours * planning.core_hour_price)
-        for s in data_stages(work, rates)
+        for s in data_stages(workload, rates)
     ]
-    if not work.gpus:
+    if not workload.gpus:
         return stages
     speeds = {speed.profile: speed.tokens_per_second for speed in rates.training}
     speed = speeds.get(profile)
@@ -94,15 +94,15 @@ def estimate(work: Workload, planning: PlanningParams, profile: str) -> list[Sta
         known = ", ".join(sorted(speeds))
         raise ParameterError(
             f"No training speed was measured for {profile}. Choose one of {known} (--model), or "
-            "data alone (--gpus 0); or measure it with `kedro run --pipeline=qlora_train "
+            "estimate data only (--gpus 0); or measure it with `kedro run --pipeline=qlora_train "
             "--params=qlora_train.preflight_only=true` and add it to planning.rates.training."
         )
-    tokens = work.megabytes * rates.training_tokens_per_mb * work.epochs
+    tokens = workload.megabytes * rates.training_tokens_per_mb * workload.epochs
     gpu_hours = tokens / speed / 3600
     stages.append(
         Stage(
             "training",
-            gpu_hours / work.gpus,
+            gpu_hours / workload.gpus,
             gpu_hours=gpu_hours,
             price=gpu_hours * planning.gpu_hour_price,
         )

@@ -1,49 +1,49 @@
-"""What an estimate reckons with."""
+"""Parameters of the estimate: rates and prices."""
 
 from pydantic import BaseModel, Field
 
 
 class TrainingSpeed(BaseModel, frozen=True, extra="forbid"):
-    """How fast one GPU trains a profile."""
+    """Training speed of a profile on one GPU."""
 
     profile: str
-    """Its name."""
+    """Name of the model profile."""
     tokens_per_second: float = Field(gt=0)
-    """Of one GPU."""
+    """On one GPU."""
 
 
 class Rates(BaseModel, frozen=True, extra="forbid"):
-    """Measured rates; ``benchmarks/rates.py`` prints those of another machine.
+    """Measured rates; ``benchmarks/rates.py`` measures those of another machine.
 
     A MB is a million bytes of kept text: the files at the ref and the patches of the history.
     """
 
     ingest_cpu_s_per_repository: float = Field(ge=0)
-    """To find, open and list one, whatever its size."""
+    """To find, open and list one repository, whatever its size."""
     ingest_cpu_s_per_mb: float = Field(gt=0)
-    """To read, judge and write the text."""
+    """To read, filter and write the text."""
     screening_cpu_s_per_mb: float = Field(ge=0)
-    """Of one core: documents are compared in one process."""
+    """To compare documents for leaks and duplicates."""
     rendering_cpu_s_per_mb: float = Field(ge=0)
-    """Of documents, tokenising included; shared out over the cores."""
+    """To render documents, tokenization included; spread over the cores."""
     packing_cpu_s_per_mb: float = Field(ge=0)
-    """Of one core."""
+    """To pack rows."""
     training_tokens_per_mb: float = Field(gt=0)
-    """Tokens of training rows that come of a MB, with the default mix and cut-off."""
+    """Tokens of training rows per MB, with the default mix and cut-off."""
     training: tuple[TrainingSpeed, ...]
-    """How fast one GPU trains, by profile."""
+    """Training speeds, by profile."""
 
 
 class PlanningParams(BaseModel, frozen=True, extra="forbid"):
     """Parameters ``planning``."""
 
     rates: Rates
-    """Measured."""
+    """Measured rates."""
     core_hour_price: float = Field(ge=0)
-    """Of one core, in whatever currency."""
+    """Price of a core hour, in any currency."""
     gpu_hour_price: float = Field(ge=0)
-    """Of one GPU, in the same currency."""
+    """Price of a GPU hour, in the same currency."""
     median_repository_mb: float = Field(gt=0)
-    """Kept text of the middle repository, of a simulation whose gigabytes are not given."""
+    """Median kept text of a repository, for a simulation without ``--gigabytes``."""
     repository_sigma: float = Field(gt=0)
-    """Spread of the logarithm of sizes. 1.9: one repository in a hundred is 80 times the middle."""
+    """Standard deviation of the log of sizes. 1.9: one in a hundred is 80 times the median."""

@@ -10,7 +10,8 @@ from tests.builders.documents import make_file_document
 from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.packing.rows import pack_split
+from the_block_llm.pipelines.sequence_build.packing.rows import pack_window
+from the_block_llm.pipelines.sequence_build.packing.windows import plan_windows
 from the_block_llm.pipelines.sequence_build.params import RowShape, SequenceBuildParams, row_shape
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
@@ -75,8 +76,9 @@ def test_rows_of_131072_tokens(tmp_path: Path, smollm2: Any, smollm2_profile: Mo
     written = [make_file_document(text, f"pkg/{n}.py") for n, text in enumerate(texts)]
     documents = save_table(tmp_path / "d", DOCUMENTS, document_batches(written, tokenizer, 131_072))
     shape = RowShape(131_072, 1024)
+    [window] = plan_windows(documents, "train", shape)
     rows = save_table(
-        tmp_path / "r", ROWS, pack_split(documents, "train", shape, tokenizer.byte_lengths)
+        tmp_path / "r", ROWS, pack_window(documents, window, shape, tokenizer.byte_lengths)
     )
     lengths = [row["n_tokens"] for row in rows.rows(["n_tokens"])]
     assert max(lengths) == 131_072

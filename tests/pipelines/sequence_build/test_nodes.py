@@ -359,7 +359,7 @@ def test_documents_do_not_depend_on_the_batching_of_repositories(
 
     tables = two_repositories(tmp_path, long_story)
     together = Run(tmp_path / "together", tables, smollm2_profile)
-    monkeypatch.setattr(repository_batches, "_COMMITS_A_GROUP", 1)
+    monkeypatch.setattr(repository_batches, "_COMMITS_PER_BATCH", 1)
     apart = Run(tmp_path / "apart", tables, smollm2_profile, work_folder=str(tmp_path / "work"))
     assert (len(together.documents.parts), len(apart.documents.parts)) == (1, 2)
     assert list(apart.documents.rows()) == list(together.documents.rows())

@@ -16,8 +16,8 @@ from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.ordered_map import ordered_map
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
-from the_block_llm.pipelines.sequence_build.dedup.leak_scan import Noted, note_words
-from the_block_llm.pipelines.sequence_build.dedup.screening import Screening, screen, usable
+from the_block_llm.pipelines.sequence_build.dedup.leak_scan import SignatureFiles, write_signatures
+from the_block_llm.pipelines.sequence_build.dedup.screening import Screening, screen, select_usable
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument
 from the_block_llm.pipelines.sequence_build.documents.corpora import (
     Corpora,
@@ -33,16 +33,16 @@ from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import (
 )
 from the_block_llm.pipelines.sequence_build.documents.special_tokens import insert_domain_tokens
 from the_block_llm.pipelines.sequence_build.history.commits import require_cutoff
-from the_block_llm.pipelines.sequence_build.packing.jobs import packed
-from the_block_llm.pipelines.sequence_build.packing.mixture import left_out_by_mix
+from the_block_llm.pipelines.sequence_build.packing.jobs import pack_windows
+from the_block_llm.pipelines.sequence_build.packing.mixture import excluded_by_mix
 from the_block_llm.pipelines.sequence_build.packing.repository_batches import (
-    GroupWork,
-    groups_of,
-    in_groups,
+    RenderJob,
+    batch_repositories,
+    render_in_batches,
+    resolve_work_folder,
     temporary_folder,
-    work_folder,
 )
-from the_block_llm.pipelines.sequence_build.packing.windows import windows_of
+from the_block_llm.pipelines.sequence_build.packing.windows import plan_windows
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
     SequenceBuildParams,
@@ -51,7 +51,7 @@ from the_block_llm.pipelines.sequence_build.params import (
 from the_block_llm.pipelines.sequence_build.report import sequence_report
 from the_block_llm.pipelines.sequence_build.tokenization.document_table import document_batches
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
-from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import loaded_tokenizer
+from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import get_tokenizer
 from the_block_llm.schemas import Split
 
 _LOCAL_EXECUTION: Final = ExecutionParams()
@@ -73,11 +73,11 @@ def screen_documents(
         repository, commits, file_changes, snapshot_files, params.only_repository
     )
     holds_out = require_cutoff(tables.repository, params.cutoff).holds_out
-    parent_folder = work_folder(commits, params.work_folder, execution)
+    parent_folder = resolve_work_folder(commits, params.work_folder, execution)
     with temporary_folder(parent_folder) as folder:
         jobs: list[Call] = [
             (_document_signatures, (members, tables, profile, params, folder))
-            for members in groups_of(tables.repositories)
+            for members in batch_repositories(tables.repositories)
         ]
         noted = list(ordered_map(jobs, execution, "Computing document signatures"))
         run = partial(ordered_map, execution=execution, description="Checking for leaks")
@@ -90,10 +90,10 @@ def _document_signatures(
     profile: ModelProfile,
     params: SequenceBuildParams,
     folder: StorageLocation,
-) -> Noted:
+) -> SignatureFiles:
     corpora = _build_corpora(tables, profile, params, members)
     # A new folder per attempt: a retried task must not collide with files of the failed one.
-    return note_words(corpora.documents_with_history(), folder / uuid.uuid4().hex)
+    return write_signatures(corpora.documents_with_history(), folder / uuid.uuid4().hex)
 
 
 def render_documents(
@@ -114,11 +114,11 @@ def render_documents(
     )
     if len(tables.repositories) == 1 and execution.engine == "local":
         return _render_batch(range(1), screening, tables, profile, params)
-    return in_groups(
-        GroupWork(_render_batch, (tables, profile, params)),
-        groups_of(tables.repositories),
+    return render_in_batches(
+        RenderJob(_render_batch, (tables, profile, params)),
+        batch_repositories(tables.repositories),
         screening,
-        work_folder(commits, params.work_folder, execution),
+        resolve_work_folder(commits, params.work_folder, execution),
         execution,
     )
 
@@ -132,8 +132,8 @@ def _render_batch(
 ) -> Iterator[pa.RecordBatch]:
     corpora = _build_corpora(tables, profile, params, members)
     shape = row_shape(params, profile)
-    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
-    documents = usable(corpora.documents(), Screening.from_json(screening))
+    tokenizer = get_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
+    documents = select_usable(corpora.documents(), Screening.from_json(screening))
     return document_batches(
         _apply_layout(documents, tokenizer, profile, params, shape),
         tokenizer,
@@ -149,7 +149,7 @@ def describe_rows(
     """Return what training needs to know about the rows: sizes, added tokens and stages."""
     profile = resolve_profile(profiles, model)
     shape = row_shape(params, profile)
-    loaded = loaded_tokenizer(profile, domain_marks=params.domain_marks)
+    loaded = get_tokenizer(profile, domain_marks=params.domain_marks)
     return {
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
@@ -169,7 +169,7 @@ def pack_train(
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
     """Pack the training documents."""
     shape = row_shape(params, resolve_profile(profiles, model))
-    left_out = left_out_by_mix(documents, params.mix, shape.context_tokens)
+    left_out = excluded_by_mix(documents, params.mix, shape.context_tokens)
     return _pack(documents, "train", profiles, model, params, execution, left_out)
 
 
@@ -222,7 +222,7 @@ def report_sequences(
         shape,
         Screening.from_json(screening),
         row_facts,
-        int(left_out_by_mix(documents, params.mix, shape.context_tokens).sum()),
+        int(excluded_by_mix(documents, params.mix, shape.context_tokens).sum()),
         profile.training,
     )
 
@@ -252,14 +252,14 @@ def _pack(
     left_out: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
     profile = resolve_profile(profiles, model)
-    tokenizer = loaded_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
+    tokenizer = get_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
     shape = row_shape(params, profile)
-    return packed(
+    return pack_windows(
         documents,
-        windows_of(documents, split, shape, left_out),
+        plan_windows(documents, split, shape, left_out),
         shape,
         tokenizer.byte_lengths,
-        work_folder(documents, params.work_folder, execution),
+        resolve_work_folder(documents, params.work_folder, execution),
         execution,
     )
 

@@ -34,7 +34,7 @@ def sequence_report(
     shape: RowShape,
     screening: Screening,
     row_facts: Mapping[str, Any],
-    left_out_by_mix: int,
+    excluded_by_mix: int,
     training: TrainingValues,
 ) -> dict[str, Any]:
     """Count documents, rows and tokens by split and kind.
@@ -52,7 +52,7 @@ def sequence_report(
         "added_tokens": row_facts["added_tokens"],
         "curriculum": row_facts["curriculum"],
         "truncated_documents": 0,  # long documents are split into chunks, none is truncated
-        "train_documents_left_out_by_mix": left_out_by_mix,
+        "train_documents_left_out_by_mix": excluded_by_mix,
     }
     for split, duplicates in screening.duplicates.items():
         report[f"{split}_duplicates_removed_documents"] = len(duplicates)

@@ -20,7 +20,7 @@ from the_block_llm.pipelines.sequence_build.inspect.nearest import (
     nearest_training_documents,
 )
 from the_block_llm.pipelines.sequence_build.inspect.row_view import plain_text, render_row
-from the_block_llm.pipelines.sequence_build.packing.chunking import Piece, fill_up
+from the_block_llm.pipelines.sequence_build.packing.chunking import Chunk, extend_chunks
 from the_block_llm.schemas import DOCUMENTS, ROWS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,15 +89,15 @@ def test_nearest_documents_of_a_training_document_are_an_error(tmp_path: Path) -
 
 
 def test_spare_capacity_extends_the_context_first_then_the_next_chunk() -> None:
-    first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
-    assert fill_up([first, last], [[0], [1]], 8, [4, 8]) == [
-        Piece(0, 0, 0, 0, 8),
-        Piece(0, 0, 1, 8, 9),
+    first, last = Chunk(0, 0, 0, 0, 5), Chunk(0, 0, 3, 5, 9)
+    assert extend_chunks([first, last], [[0], [1]], 8, [4, 8]) == [
+        Chunk(0, 0, 0, 0, 8),
+        Chunk(0, 0, 1, 8, 9),
     ]
     # In one row there is nothing to move.
-    assert fill_up([first, last], [[0, 1]], 11, [4, 8]) == [first, last]
+    assert extend_chunks([first, last], [[0, 1]], 11, [4, 8]) == [first, last]
     # Another document's text does not follow.
-    assert fill_up([first, Piece(1, 0, 0, 0, 4)], [[0], [1]], 6, [4, 3])[0] == first
+    assert extend_chunks([first, Chunk(1, 0, 0, 0, 4)], [[0], [1]], 6, [4, 3])[0] == first
 
 
 def test_plain_text_marks_lines_with_targets() -> None:

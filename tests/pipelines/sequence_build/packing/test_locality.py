@@ -3,24 +3,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from the_block_llm.pipelines.sequence_build.packing.best_fit import best_fit
-from the_block_llm.pipelines.sequence_build.packing.locality import module_of, pack_by_module
+from the_block_llm.pipelines.sequence_build.packing.locality import folder_of, pack_by_locality
 
 
 @pytest.mark.parametrize(
-    ("lengths", "modules", "rows"),
+    ("lengths", "folders", "rows"),
     [
-        # Each folder fills a row of its own.
+        # Each folder fills one row.
         ([5, 4, 5, 6], ["a", "b", "a", "b"], [[0, 2], [1, 3]]),
-        # What is left of two folders meets in their parent, and not in the one next door.
+        # The remainders of two folders are packed in their common parent.
         ([5, 6, 5, 4], ["p/a", "q/a", "p/b", "q/b"], [[0, 2], [1, 3]]),
-        # Fill comes first: nothing of "a" goes with 9.
+        # Full rows come first: nothing of "a" fits beside 9.
         ([9, 5, 1, 5], ["a", "a", "b", "b"], [[0, 2], [1, 3]]),
     ],
 )
-def test_pieces_of_a_folder_share_rows(
-    lengths: list[int], modules: list[str], rows: list[list[int]]
+def test_chunks_of_a_folder_share_rows(
+    lengths: list[int], folders: list[str], rows: list[list[int]]
 ) -> None:
-    assert pack_by_module(lengths, modules, [False] * len(lengths), 10) == rows
+    assert pack_by_locality(lengths, folders, [False] * len(lengths), 10) == rows
 
 
 @given(
@@ -29,17 +29,19 @@ def test_pieces_of_a_folder_share_rows(
         max_size=200,
     )
 )
-def test_every_piece_is_placed_once_in_hardly_more_rows(pieces: list[tuple[int, str]]) -> None:
-    lengths, modules = [n for n, _ in pieces], [module for _, module in pieces]
-    rows = pack_by_module(lengths, modules, [False] * len(pieces), 50)
-    assert sorted(index for row in rows for index in row) == list(range(len(pieces)))
+def test_every_chunk_is_in_one_row_and_rows_are_few(
+    chunks: list[tuple[int, str]],
+) -> None:
+    lengths, folders = [n for n, _ in chunks], [folder for _, folder in chunks]
+    rows = pack_by_locality(lengths, folders, [False] * len(chunks), 50)
+    assert sorted(index for row in rows for index in row) == list(range(len(chunks)))
     assert all(sum(lengths[index] for index in row) <= 50 for row in rows)
     assert len(rows) <= 1.25 * len(best_fit(lengths, 50)) + 1
 
 
-def test_a_commit_belongs_to_the_first_folder_it_changed() -> None:
+def test_the_folder_of_a_commit_is_that_of_its_first_changed_file() -> None:
     text = "say why\n\n--- a/x/y/z.rs\n+++ b/x/y/z.rs\n@@ -1 +1 @@\n-a\n+b\n"
     segments = [{"text": "Commit 1:\n\n", "train": False}, {"text": text, "train": True}]
-    assert module_of("commit", "sha", segments) == "x/y"
-    assert module_of("file", "x/y/z.rs", ()) == "x/y"
-    assert module_of("file", "readme.md", ()) == ""
+    assert folder_of("commit", "sha", segments) == "x/y"
+    assert folder_of("file", "x/y/z.rs", ()) == "x/y"
+    assert folder_of("file", "readme.md", ()) == ""

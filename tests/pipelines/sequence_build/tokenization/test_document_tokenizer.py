@@ -1,4 +1,4 @@
-"""Both real tokenizers: marks where the model expects them, texts taken literally."""
+"""Both real tokenizers: special tokens where the model expects them, none parsed from text."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -34,12 +34,11 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, DocumentTokenizer]:
     profile = request.getfixturevalue(
         "llama3_profile" if request.param == "llama3" else "smollm2_profile"
     )
-    literal = DocumentTokenizer(_copy(tokenizer), profile)
-    return tokenizer, literal
+    return tokenizer, DocumentTokenizer(_copy(tokenizer), profile)
 
 
 def _copy(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    # DocumentTokenizer takes its tokenizer over for itself.
+    # DocumentTokenizer takes ownership of its tokenizer and changes it.
     import copy
 
     return copy.deepcopy(tokenizer)
@@ -55,9 +54,9 @@ def _file(text: str) -> RenderedDocument:
     return RenderedDocument("file/a.py", "file", "train", "a.py", AT, segments)
 
 
-def test_a_chat_is_what_the_chat_template_writes(pair: tuple[Any, DocumentTokenizer]) -> None:
-    tokenizer, literal = pair
-    [document] = literal.encode([_chat("What is a.py for?", "It adds\n\n    numbers.")])
+def test_a_chat_equals_the_rendered_chat_template(pair: tuple[Any, DocumentTokenizer]) -> None:
+    tokenizer, document_tokenizer = pair
+    [document] = document_tokenizer.encode([_chat("What is a.py for?", "It adds\n\n    numbers.")])
     turns = [
         {"role": "user", "content": "What is a.py for?"},
         {"role": "assistant", "content": "It adds\n\n    numbers."},
@@ -66,20 +65,20 @@ def test_a_chat_is_what_the_chat_template_writes(pair: tuple[Any, DocumentTokeni
     assert document.input_ids.tolist() == list(reference)
 
 
-def test_the_answer_and_the_end_of_the_turn_are_learned_and_nothing_else(
+def test_only_the_answer_and_the_end_of_the_turn_are_targets(
     pair: tuple[Any, DocumentTokenizer],
 ) -> None:
-    tokenizer, literal = pair
-    [document] = literal.encode([_chat("What is a.py for?", "It adds numbers.")])
-    learned = tokenizer.decode(document.input_ids[document.labels_mask])
-    assert learned in {"It adds numbers.<|im_end|>", "It adds numbers.<|eot_id|>"}
+    tokenizer, document_tokenizer = pair
+    [document] = document_tokenizer.encode([_chat("What is a.py for?", "It adds numbers.")])
+    targets = tokenizer.decode(document.input_ids[document.labels_mask])
+    assert targets in {"It adds numbers.<|im_end|>", "It adds numbers.<|eot_id|>"}
 
 
-def test_what_is_asked_at_run_time_begins_what_was_trained(
+def test_the_generation_prompt_is_a_prefix_of_the_trained_chat(
     pair: tuple[Any, DocumentTokenizer],
 ) -> None:
-    tokenizer, literal = pair
-    [document] = literal.encode([_chat("What is a.py for?", "It adds numbers.")])
+    tokenizer, document_tokenizer = pair
+    [document] = document_tokenizer.encode([_chat("What is a.py for?", "It adds numbers.")])
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is a.py for?"}],
         tokenize=True,
@@ -89,7 +88,7 @@ def test_what_is_asked_at_run_time_begins_what_was_trained(
     assert document.labels_mask[: len(prompt)].sum() == 0
 
 
-def test_a_file_begins_and_ends_with_the_profiles_marks(
+def test_a_file_starts_and_ends_with_the_profiles_special_tokens(
     smollm2: Any, smollm2_profile: ModelProfile, llama3: Any, llama3_profile: ModelProfile
 ) -> None:
     [small] = DocumentTokenizer(_copy(smollm2), smollm2_profile).encode([_file("x = 1\n")])
@@ -104,30 +103,30 @@ def test_a_file_begins_and_ends_with_the_profiles_marks(
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_texts_come_back_whole_and_hold_no_marks(
+def test_awkward_texts_round_trip_without_special_tokens(
     name: str, pair: tuple[Any, DocumentTokenizer]
 ) -> None:
-    tokenizer, literal = pair
+    tokenizer, document_tokenizer = pair
     text = AWKWARD[name]
-    [document] = literal.encode([_file(text)])
-    ids = document.input_ids[document.labels_mask][:-1]  # without the end mark
+    [document] = document_tokenizer.encode([_file(text)])
+    ids = document.input_ids[document.labels_mask][:-1]  # without the end token
     assert not np.isin(ids, tokenizer.all_special_ids).any()
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-    [chat] = literal.encode([_chat(text, text)])
-    marks = np.isin(chat.input_ids, tokenizer.all_special_ids).sum()
-    [plain] = literal.encode([_chat("q", "a")])
-    assert marks == np.isin(plain.input_ids, tokenizer.all_special_ids).sum()
+    [chat] = document_tokenizer.encode([_chat(text, text)])
+    n_special = np.isin(chat.input_ids, tokenizer.all_special_ids).sum()
+    [plain] = document_tokenizer.encode([_chat("q", "a")])
+    assert n_special == np.isin(plain.input_ids, tokenizer.all_special_ids).sum()
 
 
-def test_the_ids_are_those_of_the_tokenizer_itself(pair: tuple[Any, DocumentTokenizer]) -> None:
-    tokenizer, literal = pair
+def test_the_ids_equal_those_of_the_plain_tokenizer(pair: tuple[Any, DocumentTokenizer]) -> None:
+    tokenizer, document_tokenizer = pair
     text = "def f(x):\n    return {'a': x * 3.14159}\n"
-    [document] = literal.encode([_file(text)])
+    [document] = document_tokenizer.encode([_file(text)])
     reference = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert document.input_ids[document.labels_mask][:-1].tolist() == reference
 
 
-def test_a_template_that_never_ends_a_turn_is_refused(
+def test_a_template_that_never_ends_a_turn_is_an_error(
     smollm2: Any, smollm2_profile: ModelProfile
 ) -> None:
     tokenizer = _copy(smollm2)
@@ -136,7 +135,7 @@ def test_a_template_that_never_ends_a_turn_is_refused(
         DocumentTokenizer(tokenizer, smollm2_profile)
 
 
-def test_a_template_that_loses_the_question_is_refused(
+def test_a_template_that_drops_the_question_is_an_error(
     smollm2: Any, smollm2_profile: ModelProfile
 ) -> None:
     tokenizer = _copy(smollm2)

@@ -1,1 +1,1 @@
-"""Finds exact and near duplicates (MinHash) and removes what would leak across the cut-off."""
+"""Find exact and near duplicates (MinHash, LSH) and exclude documents that leak across splits."""

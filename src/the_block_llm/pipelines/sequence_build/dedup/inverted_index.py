@@ -1,4 +1,4 @@
-"""Which documents hold a hash, in 8 or 12 bytes for each pair of the two."""
+"""Inverted index from hashes to documents, 8 or 12 bytes for each (hash, document) pair."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -6,94 +6,102 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.int32]
-Places = npt.NDArray[np.int64]
+DocumentNumbers = npt.NDArray[np.int32]
+Positions = npt.NDArray[np.int64]
 
-_SIEVE_BITS: Final = (10, 27)  # 16 MB at most, of which millions of keys fill a few hundredths
-_PLACES_A_KEY: Final = 32
-_KEYS_AT_ONCE: Final = 1 << 20
+_MIN_FILTER_BITS: Final = 10
+_MAX_FILTER_BITS: Final = 27  # 16 MB at most; millions of keys set a few percent of the bits
+_FILTER_BITS_PER_KEY: Final = 32
+_KEYS_PER_BATCH: Final = 1 << 20
 
 
-class Postings:
-    """An index of hashes, sorted; most of what it does not hold never gets to a search."""
+class InvertedIndex:
+    """Sorted hashes with the documents that contain them.
 
-    def __init__(self, keys: npt.NDArray[Any], owners: Numbers) -> None:
-        """Take in what documents hold.
+    A bit array over the keys' leading bits (a Bloom filter with one hash function) rejects most
+    absent keys before the binary search.
+    """
+
+    def __init__(self, keys: npt.NDArray[Any], documents: DocumentNumbers) -> None:
+        """Build the index.
 
         Args:
             keys: Hashes of 32 or 64 bits, shape ``(pairs,)``.
-            owners: Of each the number of the document that holds it, ``(pairs,)``.
+            documents: Number of the document that contains each hash, shape ``(pairs,)``.
         """
-        self._type = np.dtype(f"u{keys.itemsize}")
-        keys = keys.view(self._type)
+        self._dtype = np.dtype(f"u{keys.itemsize}")
+        keys = keys.view(self._dtype)
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
-        self.owners: Numbers = owners[order]
-        """In the order of the keys."""
-        least, most = _SIEVE_BITS
-        self._bits = min(most, max(least, (_PLACES_A_KEY * len(keys)).bit_length()))
-        self._sieve = self._sieved()
+        self.documents: DocumentNumbers = documents[order]
+        """In the order of the sorted keys."""
+        wanted_bits = (_FILTER_BITS_PER_KEY * len(keys)).bit_length()
+        self._filter_bits = min(_MAX_FILTER_BITS, max(_MIN_FILTER_BITS, wanted_bits))
+        self._filter = self._build_filter()
 
-    def find(self, keys: npt.NDArray[Any]) -> tuple[Places, Places, Places]:
-        """Where keys are held.
+    def find(self, keys: npt.NDArray[Any]) -> tuple[Positions, Positions, Positions]:
+        """Look up keys.
 
         Returns:
-            The numbers of those that are, ``(found,)``; and of each the stretch
-            ``[first, last)`` of its places in :attr:`owners`, of the same shape.
+            Indices into ``keys`` of those that are present, shape ``(found,)``; and for each the
+            range ``[first, last)`` of its entries in :attr:`documents`, of the same shape.
         """
-        keys = keys.view(self._type)
-        places = self._places(keys)
-        likely = np.flatnonzero(self._sieve[places >> 3] & _bit(places))
-        # In their order, so that a search goes where the last one was.
-        likely = likely[np.argsort(keys[likely], kind="stable")]
-        wanted = keys[likely]
+        keys = keys.view(self._dtype)
+        bits = self._filter_positions(keys)
+        candidates = np.flatnonzero(self._filter[bits >> 3] & _bit_mask(bits))
+        # In sorted order, for locality of the binary searches.
+        candidates = candidates[np.argsort(keys[candidates], kind="stable")]
+        wanted = keys[candidates]
         first = np.searchsorted(self._keys, wanted, side="left")
-        held = first < len(self._keys)
-        held[held] = self._keys[first[held]] == wanted[held]
-        last = np.searchsorted(self._keys, wanted[held], side="right")
-        return likely[held], first[held], last
+        is_present = first < len(self._keys)
+        is_present[is_present] = self._keys[first[is_present]] == wanted[is_present]
+        last = np.searchsorted(self._keys, wanted[is_present], side="right")
+        return candidates[is_present], first[is_present], last
 
-    def _sieved(self) -> npt.NDArray[np.uint8]:
-        sieve = np.zeros(1 << (self._bits - 3), np.uint8)
-        for begin in range(0, len(self._keys), _KEYS_AT_ONCE):
-            places = self._places(self._keys[begin : begin + _KEYS_AT_ONCE])
-            at = places >> 3
-            # Keys are sorted, so those of one byte are neighbours.
-            first = np.flatnonzero(np.diff(at, prepend=-1))
-            sieve[at[first]] |= np.bitwise_or.reduceat(_bit(places), first)
-        return sieve
+    def _build_filter(self) -> npt.NDArray[np.uint8]:
+        bit_array = np.zeros(1 << (self._filter_bits - 3), np.uint8)
+        for start in range(0, len(self._keys), _KEYS_PER_BATCH):
+            bits = self._filter_positions(self._keys[start : start + _KEYS_PER_BATCH])
+            byte = bits >> 3
+            # Keys are sorted, so those of one byte are adjacent.
+            first = np.flatnonzero(np.diff(byte, prepend=-1))
+            bit_array[byte[first]] |= np.bitwise_or.reduceat(_bit_mask(bits), first)
+        return bit_array
 
-    def _places(self, keys: npt.NDArray[Any]) -> Places:
-        return (keys >> self._type.type(8 * self._type.itemsize - self._bits)).astype(np.int64)
+    def _filter_positions(self, keys: npt.NDArray[Any]) -> Positions:
+        shift = 8 * self._dtype.itemsize - self._filter_bits
+        return (keys >> self._dtype.type(shift)).astype(np.int64)
 
 
-def spread(first: Places, last: Places) -> Places:
-    """All places of stretches ``[first, last)``, one stretch after the other.
+def expand_ranges(first: Positions, last: Positions) -> Positions:
+    """Return all positions of the ranges ``[first, last)``, one range after the other.
 
-    >>> spread(np.array([3, 9]), np.array([5, 10])).tolist()
+    >>> expand_ranges(np.array([3, 9]), np.array([5, 10])).tolist()
     [3, 4, 9]
     """
     lengths = last - first
-    begins = np.cumsum(lengths) - lengths
-    return np.repeat(first - begins, lengths) + np.arange(int(lengths.sum()))
+    offsets = np.cumsum(lengths) - lengths
+    return np.repeat(first - offsets, lengths) + np.arange(int(lengths.sum()))
 
 
-def slices(lengths: Places, most: int) -> Sequence[slice]:
-    """Divide stretches into slices of together about ``most`` places.
+def batch_ranges(lengths: Positions, max_total: int) -> Sequence[slice]:
+    """Group consecutive ranges into batches of at most ``max_total`` positions together.
 
-    >>> slices(np.array([3, 3, 9, 1]), most=6)
+    A range longer than ``max_total`` is a batch by itself.
+
+    >>> batch_ranges(np.array([3, 3, 9, 1]), max_total=6)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
     """
-    found: list[slice] = []
+    batches: list[slice] = []
     ends = np.cumsum(lengths)
-    begin = 0
-    while begin < len(lengths):
-        before = int(ends[begin - 1]) if begin else 0
-        end = max(begin + 1, int(np.searchsorted(ends, before + most, side="right")))
-        found.append(slice(begin, end))
-        begin = end
-    return found
+    start = 0
+    while start < len(lengths):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + max_total, side="right")))
+        batches.append(slice(start, stop))
+        start = stop
+    return batches
 
 
-def _bit(places: Places) -> npt.NDArray[np.uint8]:
-    return np.left_shift(1, places & 7).astype(np.uint8)
+def _bit_mask(bits: Positions) -> npt.NDArray[np.uint8]:
+    return np.left_shift(1, bits & 7).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""Documents after a line that say what training already says: copies, moves, reverts.
+"""Detect leaks: evaluation documents that repeat training text (copies, moves, reverts).
 
-Held-out documents are compared with everything that training and the choice of a checkpoint
-see, validation documents with everything that is learned. Two measures, because neither sees
-all: the share of a document's own lines that training holds verbatim, wherever they stand
-(moves, cherry-picks, reverts), and the likeness of its wording by MinHash (copies that were
-touched up). What is found leaves the later side; training stays as it is.
+Held-out documents are compared with training and validation, validation documents with training.
+Two measures are used, since each misses cases that the other finds: the fraction of a document's
+new lines that earlier splits contain verbatim, in whatever document (moves, cherry-picks,
+reverts), and the Jaccard similarity of word shingles, estimated by MinHash with LSH candidates
+(edited copies). A leak is removed from the later split; training is not changed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,31 +16,31 @@ import numpy.typing as npt
 
 from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.sequence_build.dedup.inverted_index import (
-    Places,
-    Postings,
-    slices,
-    spread,
+    InvertedIndex,
+    Positions,
+    batch_ranges,
+    expand_ranges,
 )
-from the_block_llm.pipelines.sequence_build.dedup.signatures import Worded
+from the_block_llm.pipelines.sequence_build.dedup.signatures import DocumentSignatures
 from the_block_llm.schemas import SPLITS, Split
 
 LeakReason = Literal["revert", "cherry_pick", "exact_duplicate", "known_lines", "near_duplicate"]
 
-_LINE_SHARED_BY: Final = 64  # a line of more held-back documents says little of its source
-_PAIRS_AT_ONCE: Final = 2_000_000
-_SIGNATURES_AT_ONCE: Final = 16_384  # pairs; 8 MB
-_CHANCE: Final = 1 / 256  # that two bytes of signatures are the same
+_MAX_LINE_DOCUMENTS: Final = 64  # a line of more evaluation documents hardly identifies its source
+_PAIRS_PER_BATCH: Final = 2_000_000
+_SIGNATURE_PAIRS_PER_BATCH: Final = 16_384  # 8 MB
+_BYTE_COLLISION: Final = 1 / 256  # probability that two signature bytes agree by chance
 _TRAIN, _VALIDATION, _HELD_OUT = range(3)
-# By side, a bit for each that comes before it; and a side's own bit.
-_EARLIER: Final = np.array([0, 1 << _TRAIN, 1 << _TRAIN | 1 << _VALIDATION], np.uint8)
-_BIT: Final = np.array([1 << _TRAIN, 1 << _VALIDATION, 0], np.uint8)
+_SPLIT_BIT: Final = np.array([1 << _TRAIN, 1 << _VALIDATION, 0], np.uint8)
+# For each split the bits of the splits that come before it.
+_EARLIER_BITS: Final = np.array([0, 1 << _TRAIN, 1 << _TRAIN | 1 << _VALIDATION], np.uint8)
 
-_Numbers = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A document that had to go, and what gave it away."""
+    """A removed document, and the earlier one that it repeats."""
 
     document_id: str
     source: str
@@ -48,149 +48,169 @@ class Leak:
     split: Split
     reason: LeakReason
     nearest: str
-    """Id of the training document, or sha, that says the same."""
+    """Id of the most similar earlier document, or sha of the declared commit."""
     similarity: float
 
 
 class LeakCheck:
-    """Watches over held-back documents while everything else passes by."""
+    """Streams documents against an index of evaluation documents."""
 
-    def __init__(self, held_back: Iterable[Worded], similarity: float) -> None:
-        """Take in documents of validation and held-out.
+    def __init__(self, evaluation: Iterable[DocumentSignatures], similarity: float) -> None:
+        """Index the evaluation documents.
 
         Args:
-            held_back: Of each, 13 bytes a line are kept and some 900 for its wording and name.
-            similarity: From which share of known lines, or likeness, a document goes.
+            evaluation: Documents of validation and held_out. Each takes 13 bytes a line, and
+                some 900 for its signature and id.
+            similarity: Fraction of known lines, or estimated Jaccard similarity, from which a
+                document is a leak.
         """
         self._similarity = similarity
-        some = Worded.together([one.without_old_lines() for one in held_back])
+        documents = DocumentSignatures.concatenate(
+            [batch.without_removed_lines() for batch in evaluation]
+        )
         trim_heap()
-        self._ids, self._sources, self._named = some.ids, some.sources, some.named
-        self._sides, self._n_new, self._signatures = some.sides, some.n_new, some.signatures
-        n_documents = len(some)
+        self._ids, self._sources = documents.ids, documents.sources
+        self._declared = documents.declared
+        self._splits, self._n_lines = documents.splits, documents.n_new_lines
+        self._minhashes = documents.minhashes
+        n_documents = len(documents)
         numbers = np.arange(n_documents, dtype=np.int32)
-        self._lines = Postings(some.lines, np.repeat(numbers, some.n_new))
-        worded = np.flatnonzero(some.has_words)
-        self._texts = Postings(some.whole[worded], numbers[worded])
-        bands = some.bands[worded]
-        # To index them takes the most memory of all this.
-        del some
+        self._line_index = InvertedIndex(
+            documents.line_hashes, np.repeat(numbers, documents.n_new_lines)
+        )
+        with_text = np.flatnonzero(documents.has_shingles)
+        self._text_index = InvertedIndex(documents.text_hashes[with_text], numbers[with_text])
+        band_hashes = documents.band_hashes[with_text]
+        # Indexing the bands is the peak of memory use.
+        del documents
         trim_heap()
-        self._bands = Postings(bands.ravel(), np.repeat(numbers[worded], bands.shape[1]))
-        # Of each line of each document, by which sides it was seen.
-        self._seen_by = np.zeros(len(self._lines.owners), np.uint8)
-        self._most_lines, self._likeness, self._copies = (
-            _Best(np.zeros(n_documents), np.full(n_documents, "", object)) for _ in range(3)
+        self._band_index = InvertedIndex(
+            band_hashes.ravel(), np.repeat(numbers[with_text], band_hashes.shape[1])
+        )
+        # For each entry of the line index the bits of the splits that contain the line.
+        self._line_seen_in = np.zeros(len(self._line_index.documents), np.uint8)
+        self._line_matches, self._minhash_matches, self._text_matches = (
+            _BestMatches(np.zeros(n_documents), np.full(n_documents, "", object)) for _ in range(3)
         )
 
-    def see(self, seen: Worded) -> None:
-        """Compare documents of training and validation with what is held back after them."""
-        seen = seen.take(np.flatnonzero(seen.sides != _HELD_OUT))
-        self._compare_lines(seen)
-        self._compare_texts(seen)
-        self._compare_wording(seen)
+    def scan(self, batch: DocumentSignatures) -> None:
+        """Compare documents with the evaluation documents of later splits."""
+        batch = batch.take(np.flatnonzero(batch.splits != _HELD_OUT))
+        self._match_lines(batch)
+        self._match_texts(batch)
+        self._match_minhashes(batch)
 
     def leaks(self) -> list[Leak]:
-        """What was found, once everything has been seen."""
-        owners = self._lines.owners
-        is_known = (self._seen_by & _EARLIER[self._sides][owners]) != 0
-        known = np.bincount(owners[is_known], minlength=len(self._ids))
-        shares = known / np.maximum(1, self._n_new)
+        """Return the leaks, once all documents were scanned."""
+        owners = self._line_index.documents
+        is_known = (self._line_seen_in & _EARLIER_BITS[self._splits][owners]) != 0
+        n_known = np.bincount(owners[is_known], minlength=len(self._ids))
+        known_fractions = n_known / np.maximum(1, self._n_lines)
         return [
             Leak(
-                self._ids[number], self._sources[number], SPLITS[self._sides[number]],
+                self._ids[number], self._sources[number], SPLITS[self._splits[number]],
                 reason, nearest, round(similarity, 3),
             )
             for number in range(len(self._ids))
-            for reason, nearest, similarity in self._verdicts(number, float(shares[number]))
+            for reason, nearest, similarity in self._verdict(number, float(known_fractions[number]))
         ]  # fmt: skip
 
-    def _compare_lines(self, seen: Worded) -> None:
-        document = np.repeat(np.arange(len(seen)), np.diff(seen.starts))
-        at, first, last = self._lines.find(seen.lines)
-        document = document[at]
-        rare = last - first <= _LINE_SHARED_BY
-        document_of, owner = self._pairs(seen, document[rare], first[rare], last[rare], self._lines)
-        pairs, counts = np.unique(document_of * len(self._ids) + owner, return_counts=True)
-        document_of, owner = np.divmod(pairs, max(1, len(self._ids)))
-        self._most_lines.note(owner, counts, document_of, seen.ids)
-        for side in (_TRAIN, _VALIDATION):
-            bit = _BIT[side]
-            unseen = (seen.sides[document] == side) & ((self._seen_by[first] & bit) == 0)
-            # Of a line that several of these documents hold, the first is its source.
-            order = np.lexsort((document[unseen], first[unseen]))
-            chosen = np.flatnonzero(unseen)[order]
-            chosen = chosen[_is_first(first[chosen])]
-            self._seen_by[spread(first[chosen], last[chosen])] |= bit
-            # Whatever has a known line has a source of one, be the line ever so common.
-            document_of, owner = self._pairs(
-                seen, document[chosen], first[chosen], last[chosen], self._lines
+    def _match_lines(self, batch: DocumentSignatures) -> None:
+        document = np.repeat(np.arange(len(batch)), np.diff(batch.line_offsets))
+        found, first, last = self._line_index.find(batch.line_hashes)
+        document = document[found]
+        rare = last - first <= _MAX_LINE_DOCUMENTS
+        matched, owner = self._pairs(
+            batch, document[rare], first[rare], last[rare], self._line_index
+        )
+        pairs, counts = np.unique(matched * len(self._ids) + owner, return_counts=True)
+        matched, owner = np.divmod(pairs, max(1, len(self._ids)))
+        self._line_matches.update(owner, counts, matched, batch.ids)
+        for split in (_TRAIN, _VALIDATION):
+            bit = _SPLIT_BIT[split]
+            is_new = (batch.splits[document] == split) & ((self._line_seen_in[first] & bit) == 0)
+            # Of several documents of the batch with the same line, the first is its source.
+            order = np.lexsort((document[is_new], first[is_new]))
+            chosen = np.flatnonzero(is_new)[order]
+            chosen = chosen[_is_run_start(first[chosen])]
+            self._line_seen_in[expand_ranges(first[chosen], last[chosen])] |= bit
+            # A document with a known line gets a source, however common the line.
+            matched, owner = self._pairs(
+                batch, document[chosen], first[chosen], last[chosen], self._line_index
             )
-            self._most_lines.note(owner, np.ones(len(owner)), document_of, seen.ids)
+            self._line_matches.update(owner, np.ones(len(owner)), matched, batch.ids)
 
-    def _compare_texts(self, seen: Worded) -> None:
-        document, owner = self._pairs(seen, *self._texts.find(seen.whole), self._texts)
-        self._copies.note(owner, np.ones(len(owner)), document, seen.ids)
+    def _match_texts(self, batch: DocumentSignatures) -> None:
+        found = self._text_index.find(batch.text_hashes)
+        document, owner = self._pairs(batch, *found, self._text_index)
+        self._text_matches.update(owner, np.ones(len(owner)), document, batch.ids)
 
-    def _compare_wording(self, seen: Worded) -> None:
-        worded = np.flatnonzero(seen.has_words)
-        at, first, last = self._bands.find(seen.bands[worded].ravel())
-        document = worded[at // seen.bands.shape[1]]
+    def _match_minhashes(self, batch: DocumentSignatures) -> None:
+        with_text = np.flatnonzero(batch.has_shingles)
+        found, first, last = self._band_index.find(batch.band_hashes[with_text].ravel())
+        document = with_text[found // batch.band_hashes.shape[1]]
         order = np.argsort(document, kind="stable")
         document, first, last = document[order], first[order], last[order]
-        for some in slices(last - first, _PAIRS_AT_ONCE):
-            pairs = self._pairs(seen, document[some], first[some], last[some], self._bands)
-            number = np.unique(pairs[0] * len(self._ids) + pairs[1])
-            for begin in range(0, len(number), _SIGNATURES_AT_ONCE):
-                document_of, owner = np.divmod(
-                    number[begin : begin + _SIGNATURES_AT_ONCE], len(self._ids)
+        for part in batch_ranges(last - first, _PAIRS_PER_BATCH):
+            candidates = self._pairs(
+                batch, document[part], first[part], last[part], self._band_index
+            )
+            pairs = np.unique(candidates[0] * len(self._ids) + candidates[1])
+            for start in range(0, len(pairs), _SIGNATURE_PAIRS_PER_BATCH):
+                candidate, owner = np.divmod(
+                    pairs[start : start + _SIGNATURE_PAIRS_PER_BATCH], len(self._ids)
                 )
-                same = self._signatures[owner] == seen.signatures[document_of]
-                likeness = (same.mean(axis=1) - _CHANCE) / (1 - _CHANCE)
-                self._likeness.note(owner, likeness, document_of, seen.ids)
+                is_equal = self._minhashes[owner] == batch.minhashes[candidate]
+                jaccard = (is_equal.mean(axis=1) - _BYTE_COLLISION) / (1 - _BYTE_COLLISION)
+                self._minhash_matches.update(owner, jaccard, candidate, batch.ids)
 
     def _pairs(
-        self, seen: Worded, document: Places, first: Places, last: Places, postings: Postings
-    ) -> tuple[_Numbers, _Numbers]:
-        """Every document with every one held back after it that is in its stretch."""
-        owner = postings.owners[spread(first, last)].astype(np.int64)
+        self,
+        batch: DocumentSignatures,
+        document: Positions,
+        first: Positions,
+        last: Positions,
+        index: InvertedIndex,
+    ) -> tuple[_Array, _Array]:
+        """Pair each document with the later-split documents in its range of index entries."""
+        owner = index.documents[expand_ranges(first, last)].astype(np.int64)
         document = np.repeat(document, last - first)
-        is_after = (_EARLIER[self._sides[owner]] & _BIT[seen.sides[document]]) != 0
-        return document[is_after], owner[is_after]
+        is_later = (_EARLIER_BITS[self._splits[owner]] & _SPLIT_BIT[batch.splits[document]]) != 0
+        return document[is_later], owner[is_later]
 
-    def _verdicts(self, number: int, share: float) -> Iterator[tuple[Any, str, float]]:
-        """The first measure that gives the document away, if any."""
-        named, likeness = self._named[number], float(self._likeness.values[number])
-        if named is not None:
-            yield (*named, 1.0)
-        elif self._copies.values[number]:
-            yield "exact_duplicate", self._copies.sources[number], 1.0
-        elif share >= self._similarity:
-            yield "known_lines", self._most_lines.sources[number], share
-        elif likeness >= self._similarity:
-            yield "near_duplicate", self._likeness.sources[number], likeness
+    def _verdict(self, number: int, known_fraction: float) -> Iterator[tuple[Any, str, float]]:
+        """Yield the first measure by which a document is a leak, if there is one."""
+        declared, jaccard = self._declared[number], float(self._minhash_matches.values[number])
+        if declared is not None:
+            yield (*declared, 1.0)
+        elif self._text_matches.values[number]:
+            yield "exact_duplicate", self._text_matches.sources[number], 1.0
+        elif known_fraction >= self._similarity:
+            yield "known_lines", self._line_matches.sources[number], known_fraction
+        elif jaccard >= self._similarity:
+            yield "near_duplicate", self._minhash_matches.sources[number], jaccard
 
 
 @dataclass(frozen=True)
-class _Best:
-    """Of each held-back document the highest value so far, and which document it came from."""
+class _BestMatches:
+    """The highest value seen for each evaluation document, and the document it came from."""
 
     values: npt.NDArray[np.float64]
     sources: npt.NDArray[np.object_]
 
-    def note(
-        self, owner: _Numbers, values: _Numbers, document: _Numbers, ids: npt.NDArray[np.object_]
+    def update(
+        self, owner: _Array, values: _Array, document: _Array, ids: npt.NDArray[np.object_]
     ) -> None:
-        """Take in pairs; of equal values the first document stays."""
+        """Add matches; of equal values the first document is kept."""
         order = np.lexsort((document, -values, owner))
-        order = order[_is_first(owner[order])]
+        order = order[_is_run_start(owner[order])]
         order = order[values[order] > self.values[owner[order]]]
         self.values[owner[order]] = values[order]
         self.sources[owner[order]] = ids[document[order]]
 
 
-def _is_first(ascending: _Numbers) -> npt.NDArray[np.bool_]:
-    """Which are the first of several that are the same."""
-    is_first = np.ones(len(ascending), np.bool_)
-    is_first[1:] = ascending[1:] != ascending[:-1]
-    return is_first
+def _is_run_start(ascending: _Array) -> npt.NDArray[np.bool_]:
+    """Return whether each value differs from the one before it."""
+    is_start = np.ones(len(ascending), np.bool_)
+    is_start[1:] = ascending[1:] != ascending[:-1]
+    return is_start

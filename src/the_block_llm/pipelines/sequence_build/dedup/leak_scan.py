@@ -1,7 +1,8 @@
-"""Every document's words against those that are held back, a bounded number of these at a time.
+"""Scan all documents for leaks, a bounded number of evaluation documents at a time.
 
-Which held-back documents are compared together depends on the documents alone, each part is
-judged by itself, and so the same is found wherever and by how many it is done.
+Evaluation documents are those of the splits validation and held_out. Which of them are scanned
+together depends on the documents alone and each is judged by itself, so the result is the same
+for any number of workers.
 """
 
 from collections import Counter
@@ -19,101 +20,109 @@ from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.dedup.signatures import (
-    WORDED,
-    Worded,
-    sides_of,
-    worded_batches,
+    SIGNATURE_SCHEMA,
+    DocumentSignatures,
+    signature_batches,
+    split_indices,
 )
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.pipelines.sequence_build.history.commits import History
 
-# Some 150 MB, and nearly as much again while they are indexed.
-_LINES_AT_ONCE: Final = 4_000_000
-_DOCUMENTS_AT_ONCE: Final = 60_000
+# Some 150 MB, and nearly as much again while the index is built.
+_MAX_LINES_PER_SCAN: Final = 4_000_000
+_MAX_DOCUMENTS_PER_SCAN: Final = 60_000
 _BATCH_ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
-class Noted:
-    """The words of some repositories' documents, on disk."""
+class SignatureFiles:
+    """The signatures of some repositories' documents, on disk."""
 
     parts: Sequence[StorageLocation]
-    """Of the schema ``WORDED``."""
+    """Parquet files of ``SIGNATURE_SCHEMA``."""
     dropped: Counter[str]
-    """Sources that no document was made of, by reason."""
+    """Number of sources that no document was made of, by reason."""
 
 
-def note_words(
-    drafts: Iterable[tuple[History, RenderedDocument | Dropped]], folder: StorageLocation
-) -> Noted:
-    """Write down what documents say, below ``folder``."""
+def write_signatures(
+    documents: Iterable[tuple[History, RenderedDocument | Dropped]], folder: StorageLocation
+) -> SignatureFiles:
+    """Compute the signatures of documents and write them below ``folder``."""
     dropped: Counter[str] = Counter()
 
-    def made() -> Iterator[tuple[History, RenderedDocument]]:
-        for history, draft in drafts:
+    def rendered() -> Iterator[tuple[History, RenderedDocument]]:
+        for history, draft in documents:
             if isinstance(draft, RenderedDocument):
                 yield history, draft
             else:
                 dropped[draft.reason] += 1
 
-    noted = Noted(save_table(folder, WORDED, worded_batches(made())).parts, dropped)
+    table = save_table(folder, SIGNATURE_SCHEMA, signature_batches(rendered()))
+    files = SignatureFiles(table.parts, dropped)
     trim_heap()
-    return noted
+    return files
 
 
-def stretches(parts: Sequence[StorageLocation]) -> list[tuple[int, int]]:
-    """Held-back documents that are compared together, as stretches of their numbers."""
+def scan_ranges(parts: Sequence[StorageLocation]) -> list[tuple[int, int]]:
+    """Divide the evaluation documents, numbered in order, into ranges to scan together."""
     n_lines = [
-        batch["n_new"].to_numpy()[sides_of(batch["split"]) != 0].astype(np.int64)
-        for batch in batches(parts, ["split", "n_new"])
+        batch["n_new"].to_numpy()[split_indices(batch["split"]) != 0].astype(np.int64)
+        for batch in read_batches(parts, ["split", "n_new"])
     ]
-    ends = np.cumsum(np.concatenate([np.empty(0, np.int64), *n_lines]))
-    borders = [0]
-    while borders[-1] < len(ends):
-        before = int(ends[borders[-1] - 1]) if borders[-1] else 0
-        full = int(np.searchsorted(ends, before + _LINES_AT_ONCE, side="right"))
-        borders.append(min(len(ends), borders[-1] + _DOCUMENTS_AT_ONCE, max(full, borders[-1] + 1)))
-    return list(pairwise(borders))
+    line_ends = np.cumsum(np.concatenate([np.empty(0, np.int64), *n_lines]))
+    n_documents = len(line_ends)
+    bounds = [0]
+    while (start := bounds[-1]) < n_documents:
+        n_before = int(line_ends[start - 1]) if start else 0
+        full = int(np.searchsorted(line_ends, n_before + _MAX_LINES_PER_SCAN, side="right"))
+        bounds.append(min(n_documents, start + _MAX_DOCUMENTS_PER_SCAN, max(full, start + 1)))
+    return list(pairwise(bounds))
 
 
-def compare(
+def scan_for_leaks(
     parts: Sequence[StorageLocation], first: int, last: int, similarity: float
 ) -> list[Leak]:
-    """Compare all documents with the held-back ones numbered ``[first, last)``."""
-    check = LeakCheck(_held_back(parts, first, last), similarity)
+    """Compare all documents with the evaluation documents numbered ``[first, last)``."""
+    check = LeakCheck(_read_evaluation_documents(parts, first, last), similarity)
     for part in parts:
-        # What sorting, or the part before, has let go is as much as all that is kept.
+        # Sorting, and the part before, free as much memory as the index holds.
         trim_heap()
-        for batch in batches([part]):
-            check.see(Worded.read(batch))
+        for batch in read_batches([part]):
+            check.scan(DocumentSignatures.read(batch))
     leaks = check.leaks()
     del check
     trim_heap()
     return leaks
 
 
-def _held_back(parts: Sequence[StorageLocation], first: int, last: int) -> Iterator[Worded]:
+def _read_evaluation_documents(
+    parts: Sequence[StorageLocation], first: int, last: int
+) -> Iterator[DocumentSignatures]:
     number = 0
     for part in parts:
-        sides = np.concatenate(
-            [np.empty(0, np.uint8), *(sides_of(b["split"]) for b in batches([part], ["split"]))]
+        splits = np.concatenate(
+            [
+                np.empty(0, np.uint8),
+                *(split_indices(batch["split"]) for batch in read_batches([part], ["split"])),
+            ]
         )
-        n_held_back = int(np.count_nonzero(sides))
-        if first < number + n_held_back and number < last:
-            for batch in batches([part]):
-                own = np.flatnonzero(sides_of(batch["split"]))
-                numbers = number + np.arange(len(own))
-                yield Worded.read(batch).take(own[(first <= numbers) & (numbers < last)])
-                number += len(own)
+        n_evaluation = int(np.count_nonzero(splits))
+        if first < number + n_evaluation and number < last:
+            for batch in read_batches([part]):
+                rows = np.flatnonzero(split_indices(batch["split"]))
+                numbers = number + np.arange(len(rows))
+                chosen = rows[(first <= numbers) & (numbers < last)]
+                yield DocumentSignatures.read(batch).take(chosen)
+                number += len(rows)
             trim_heap()
         else:
-            number += n_held_back
+            number += n_evaluation
 
 
-def batches(
+def read_batches(
     parts: Sequence[StorageLocation], columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of finished parts, some at a time."""
+    """Read the rows of Parquet files, a bounded number at a time."""
     for part in parts:
         with open_parquet(part) as reader:
             yield from reader.iter_batches(_BATCH_ROWS, columns=columns and list(columns))

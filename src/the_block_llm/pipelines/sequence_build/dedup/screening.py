@@ -1,4 +1,4 @@
-"""A first look over all documents, before any is tokenised: which must not be used."""
+"""Screen all documents before tokenization: which ones must be excluded as leaks or duplicates."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.execution.jobs import Call
-from the_block_llm.pipelines.sequence_build.dedup.exact_duplicates import said_again
+from the_block_llm.pipelines.sequence_build.dedup.exact_duplicates import find_exact_duplicates
 from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import (
-    Noted,
-    batches,
-    compare,
-    stretches,
+    SignatureFiles,
+    read_batches,
+    scan_for_leaks,
+    scan_ranges,
 )
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.schemas import Split
@@ -25,22 +25,22 @@ from the_block_llm.schemas import Split
 
 @dataclass(frozen=True)
 class Screening:
-    """What was found; the JSON file ``screening`` holds the same."""
+    """Result of the screening; the JSON file ``screening`` has the same keys."""
 
     leaks: tuple[Leak, ...]
     duplicates: dict[Split, dict[str, str]]
-    """By side, documents that say what an earlier one of that side says, and which that is:
-    nothing is learned twice, and a file that a fork holds too is not evaluated twice."""
+    """For each split the ids of exact duplicates, with the id of the first document that has the
+    text: nothing is trained on twice, and a file that a fork shares is not evaluated twice."""
     dropped: dict[str, int]
-    """Sources that no document was made of, by reason."""
+    """Number of sources that no document was made of, by reason."""
     validation_repeats: bool
-    """All of validation is known from training; it was kept, or there would be none."""
+    """All of validation repeats training text; it was kept, or validation would be empty."""
 
     @property
-    def refused(self) -> frozenset[str]:
-        """Ids of documents that must not be used."""
-        twice = chain.from_iterable(self.duplicates.values())
-        return frozenset((*(leak.document_id for leak in self.leaks), *twice))
+    def excluded_ids(self) -> frozenset[str]:
+        """Ids of leaks and duplicates."""
+        duplicates = chain.from_iterable(self.duplicates.values())
+        return frozenset((*(leak.document_id for leak in self.leaks), *duplicates))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,97 +52,103 @@ class Screening:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Screening":
-        """Read it back.
+        """Read the JSON form.
 
         Raises:
             StaleDataError: Another version of the project wrote it.
         """
         try:
             leaks = tuple(Leak(**leak) for leak in data["leaks"])
-            duplicates = {split: dict(twice.items()) for split, twice in data["duplicates"].items()}
+            duplicates = {split: dict(ids.items()) for split, ids in data["duplicates"].items()}
         except (TypeError, AttributeError) as error:
             raise StaleDataError(
-                "Another version of this project looked for leaks. Run `kedro run "
+                "The screening was written by another version of this project. Run `kedro run "
                 "--pipeline=sequence_build` again."
             ) from error
         return cls(leaks, duplicates, data["dropped"], data["validation_repeats"])
 
 
 def screen(
-    noted: Sequence[Noted],
-    run: Callable[[Sequence[Call]], Iterable[Sequence[Leak]]],
+    signatures: Sequence[SignatureFiles],
+    run_jobs: Callable[[Sequence[Call]], Iterable[Sequence[Leak]]],
     similarity: float,
     *,
     holds_out: bool,
 ) -> Screening:
-    """Compare what all documents say.
+    """Find leaks and exact duplicates among all documents.
 
     Args:
-        noted: Of each group of repositories, in order.
-        run: Does the comparing, here or elsewhere, and gives the results in order.
+        signatures: Of each batch of repositories, in order.
+        run_jobs: Runs the scans, here or on a cluster, and returns their results in order.
         similarity: See :class:`~the_block_llm.pipelines.sequence_build.dedup.leak_check.LeakCheck`.
-        holds_out: Whether there is a side that is held out.
+        holds_out: Whether there is a held_out split.
 
     Raises:
-        TooLittleDataError: A side of the cut-off is left with nothing.
+        TooLittleDataError: A split would be empty.
     """
-    parts = [part for one in noted for part in one.parts]
-    jobs: list[Call] = [(compare, (parts, *some, similarity)) for some in stretches(parts)]
-    found = list(chain.from_iterable(run(jobs)))
-    leaks = [*found, *_questions_about(found, parts)]
-    left: Counter[str] = Counter()
-    for batch in batches(parts, ["split"]):
-        left.update(batch["split"].to_pylist())
+    parts = [part for files in signatures for part in files.parts]
+    jobs: list[Call] = [
+        (scan_for_leaks, (parts, first, last, similarity)) for first, last in scan_ranges(parts)
+    ]
+    found = list(chain.from_iterable(run_jobs(jobs)))
+    leaks = [*found, *_chats_about_leaked_commits(found, parts)]
+    remaining: Counter[str] = Counter()
+    for batch in read_batches(parts, ["split"]):
+        remaining.update(batch["split"].to_pylist())
     n_validation = sum(leak.split == "validation" for leak in leaks)
-    repeats = left["validation"] == n_validation > 0
-    if repeats:
-        # The choice of a checkpoint by known text is poor, but no verdict rests on it.
+    validation_repeats = remaining["validation"] == n_validation > 0
+    if validation_repeats:
+        # Known text is a poor criterion for the best checkpoint, but no verdict depends on it.
         leaks = [leak for leak in leaks if leak.split != "validation"]
-    left -= Counter(leak.split for leak in leaks)
-    _require_every_side(left, len(leaks), holds_out=holds_out)
+    remaining -= Counter(leak.split for leak in leaks)
+    _require_nonempty_splits(remaining, len(leaks), holds_out=holds_out)
     return Screening(
         tuple(leaks),
-        said_again(parts, frozenset(leak.document_id for leak in leaks)),
-        dict(sorted(sum((one.dropped for one in noted), Counter()).items())),
-        validation_repeats=repeats,
+        find_exact_duplicates(parts, frozenset(leak.document_id for leak in leaks)),
+        dict(sorted(sum((files.dropped for files in signatures), Counter()).items())),
+        validation_repeats=validation_repeats,
     )
 
 
-def usable(
+def select_usable(
     drafts: Iterator[RenderedDocument | Dropped], screening: Screening
 ) -> Iterator[RenderedDocument]:
-    """The documents that may be used."""
-    refused = screening.refused
-    return (draft for draft in _documents(drafts) if draft.document_id not in refused)
+    """Yield the documents that the screening did not exclude."""
+    excluded = screening.excluded_ids
+    return (
+        draft
+        for draft in drafts
+        if isinstance(draft, RenderedDocument) and draft.document_id not in excluded
+    )
 
 
-def _documents(drafts: Iterator[RenderedDocument | Dropped]) -> Iterator[RenderedDocument]:
-    return (draft for draft in drafts if isinstance(draft, RenderedDocument))
-
-
-def _questions_about(leaks: Sequence[Leak], parts: Sequence[StorageLocation]) -> Iterator[Leak]:
-    """Questions about a commit that itself had to go."""
-    found = {leak.document_id for leak in leaks}
+def _chats_about_leaked_commits(
+    leaks: Sequence[Leak], parts: Sequence[StorageLocation]
+) -> Iterator[Leak]:
+    """Yield the evaluation chats about commits that are leaks, as leaks of the same kind."""
+    leaked_ids = {leak.document_id for leak in leaks}
     by_commit = {
         leak.document_id.removeprefix("commit/"): leak
         for leak in leaks
         if leak.document_id.startswith("commit/")
     }
-    for batch in batches(parts, ["document_id", "kind", "split", "source"]) if by_commit else ():
-        asked = pc.and_(pc.equal(batch["kind"], "chat"), pc.not_equal(batch["split"], "train"))
-        for row in batch.filter(asked).to_pylist():
+    columns = ["document_id", "kind", "split", "source"]
+    for batch in read_batches(parts, columns) if by_commit else ():
+        is_chat = pc.and_(pc.equal(batch["kind"], "chat"), pc.not_equal(batch["split"], "train"))
+        for row in batch.filter(is_chat).to_pylist():
             leak = by_commit.get(row["source"])
-            if leak is not None and row["document_id"] not in found:
+            if leak is not None and row["document_id"] not in leaked_ids:
                 yield replace(leak, document_id=row["document_id"])
 
 
-def _require_every_side(left: Counter[str], n_leaks: int, *, holds_out: bool) -> None:
-    wanted = ["train", "validation", *(["held_out"] if holds_out else [])]
-    empty = [side for side in wanted if left[side] <= 0]
+def _require_nonempty_splits(remaining: Counter[str], n_leaks: int, *, holds_out: bool) -> None:
+    required = ["train", "validation", *(["held_out"] if holds_out else [])]
+    empty = [split for split in required if remaining[split] <= 0]
     if empty:
         raise TooLittleDataError(
-            f"Nothing is left for {' and '.join(empty)}: {left['train']} documents for training, "
-            f"{left['validation']} for validation, {left['held_out']} held out, after {n_leaks} "
-            "that repeat earlier ones were taken out. Commit more work, move "
-            "sequence_build.cutoff, or raise sequence_build.leak_similarity."
+            f"Empty split: {' and '.join(empty)}. After removing {n_leaks} documents that repeat "
+            f"earlier ones, {remaining['train']} are left for training, "
+            f"{remaining['validation']} for validation and {remaining['held_out']} held out. "
+            "Commit more work, move sequence_build.cutoff, or raise "
+            "sequence_build.leak_similarity."
         )

@@ -1,4 +1,4 @@
-"""What a document says that is its own: the lines and wording that comparisons go by."""
+"""Comparable features of a document: normalized text, lines, and word shingles for MinHash."""
 
 import re
 from dataclasses import dataclass
@@ -8,48 +8,49 @@ from the_block_llm.pipelines.sequence_build.document import RenderedDocument
 from the_block_llm.pipelines.sequence_build.history.line_normalization import normalize_line
 
 _WORD: Final = re.compile(r"\w+")
-_HEADER_MARKS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
+_PATCH_HEADERS: Final = ("--- ", "+++ ", "@@ ", "created ", "deleted ", "moved ")
 
 
 @dataclass(frozen=True)
-class Wording:
-    """A document's learned text, as it is compared."""
+class DocumentFeatures:
+    """What deduplication compares of a document's trained text."""
 
-    whole: str
-    """The text, white space aside."""
+    normalized_text: str
+    """The text with runs of white space collapsed."""
     lines: frozenset[str]
-    """The telling lines; of a patch, those it adds and those it takes away."""
+    """Normalized informative lines; of a patch, both added and removed ones."""
     new_lines: frozenset[str]
-    """The same, without what a patch takes away, which stood in the repository before."""
+    """``lines`` without the removed lines of a patch, which were in the repository before."""
     shingles: list[str]
-    """Runs of three words; of a commit, of its patch only, since a revert has words of its own."""
+    """Word 3-grams. Of a commit, of its patch only: a revert has a different message."""
 
 
-def wording(draft: RenderedDocument) -> Wording:
-    """Read a document's own words out of it; text that is shown only does not count."""
+def extract_features(draft: RenderedDocument) -> DocumentFeatures:
+    """Return the features of a document's trained segments; untrained context is ignored."""
     text = "".join(segment.text for segment in draft.segments if segment.train)
     if draft.kind == "commit":
         message, changed = _split_commit(text)
         compared = [line for _, line in changed] or message
-        kept = [*message, *(line for sign, line in changed if sign == "+")]
-        every = [*message, *(line for _, line in changed)]
+        new = [*message, *(line for sign, line in changed if sign == "+")]
+        both = [*message, *(line for _, line in changed)]
     else:
-        compared = kept = every = text.splitlines()
+        compared = new = both = text.splitlines()
     text = "\n".join(compared)
-    return Wording(
-        whole=" ".join(text.split()),
-        lines=(lines := _telling(every)),
-        new_lines=lines if kept is every else _telling(kept),
+    return DocumentFeatures(
+        normalized_text=" ".join(text.split()),
+        lines=(lines := _informative_lines(both)),
+        new_lines=lines if new is both else _informative_lines(new),
         shingles=_shingles(_WORD.findall(text)),
     )
 
 
 def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the lines of the message, and sign and text of the patch's changed lines."""
     message: list[str] = []
     changed: list[tuple[str, str]] = []
     in_patch = False
     for line in text.splitlines():
-        in_patch = in_patch or line.startswith(_HEADER_MARKS)
+        in_patch = in_patch or line.startswith(_PATCH_HEADERS)
         if not in_patch:
             message.append(line)
         elif line.startswith(("+", "-")) and not line.startswith(("+++ ", "--- ")):
@@ -57,7 +58,7 @@ def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
     return message, changed
 
 
-def _telling(lines: list[str]) -> frozenset[str]:
+def _informative_lines(lines: list[str]) -> frozenset[str]:
     return frozenset([bare for line in lines if (bare := normalize_line(line)) is not None])
 
 

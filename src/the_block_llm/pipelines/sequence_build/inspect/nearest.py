@@ -7,7 +7,7 @@ from typing import Any
 
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.sequence_build.dedup.shingling import wording
+from the_block_llm.pipelines.sequence_build.dedup.shingling import extract_features
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 
 _COLUMNS = ["document_id", "kind", "split", "source", "authored_at", "segments"]
@@ -51,14 +51,14 @@ def nearest_training_documents(
             f"The document {document_id} {problem} ({documents.folder}). Name one whose split is "
             "validation or held_out."
         )
-    query_features = wording(query)
+    query_features = extract_features(query)
     query_shingles = frozenset(query_features.shingles)
     earlier = ("train", "validation") if query.split == "held_out" else ("train",)
     found: list[tuple[float, str, Neighbor]] = []
     for row in documents.rows(_COLUMNS):
         if row["split"] not in earlier:
             continue
-        features = wording(_document(row))
+        features = extract_features(_document(row))
         shingles = frozenset(features.shingles)
         n_union = len(query_shingles | shingles)
         n_known = len(query_features.new_lines & features.lines)

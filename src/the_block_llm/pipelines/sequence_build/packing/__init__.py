@@ -1,1 +1,1 @@
-"""Cuts token sequences into chunks and packs them into rows of ``context_tokens``."""
+"""Split token sequences into chunks and pack them into rows of ``context_tokens``."""

@@ -1,9 +1,9 @@
-"""Room that nothing else fills, given to the beginnings of long documents.
+"""Backfill rows that have free tokens with the first tokens of long documents.
 
-A question is never cut, so in short rows there is often room beside it that no other document
-fits into. The beginning of a document that is cut anyway may be learned there: it needs nothing
-before it. In its own row it stays, as what is shown before the rest, so that row remains as long as
-it was.
+A chat is never split, so short rows often have free tokens that no other document fits into. The
+first tokens of a document that is split anyway can be trained on there, since they need no
+context. In the row that they come from they remain as context of the rest, so that row keeps its
+length.
 """
 
 from collections import defaultdict
@@ -13,75 +13,76 @@ from typing import Final
 
 import numpy as np
 
-from the_block_llm.pipelines.sequence_build.packing.chunking import Piece
+from the_block_llm.pipelines.sequence_build.packing.chunking import Chunk
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import Mask
 
-_FEWEST_LEARNED: Final = 16  # tokens of a beginning, and of what stays behind
+_MIN_TARGETS: Final = 16  # of the moved tokens, and of those that remain
 
 
-def lend_beginnings(
-    pieces: list[Piece],
+def backfill_rows(
+    chunks: list[Chunk],
     rows: Sequence[list[int]],
     context_tokens: int,
-    modules: Sequence[str],
+    folders: Sequence[str],
     labels_masks: Sequence[Mask],
 ) -> list[int]:
-    """Put beginnings of long documents into rows that have room.
+    """Move the first tokens of long documents into rows that have free tokens.
 
     Args:
-        pieces: Those of one document in order, one after another. Each beginning is appended;
-            the piece that it was part of shows those tokens from now on and no longer learns them.
-        rows: Indices of the pieces in each row; a beginning is added to the row that it fills.
+        chunks: The chunks of a document are consecutive. Each moved part is appended; in the
+            chunk that it was part of, its tokens become context.
+        rows: Indices of the chunks in each row; a moved part is added to the row that it fills.
         context_tokens: Capacity of a row.
-        modules: Folder of each piece: a document of the row's own is preferred.
-        labels_masks: Of each piece the targets of its document, shape ``(document tokens,)``.
+        folders: Folder of each chunk's document: donors from the row's own folder come first.
+        labels_masks: Targets of each chunk's document, shape ``(document tokens,)``.
 
     Returns:
-        For each piece that was appended the index of the one that lent it.
+        For each appended chunk the index of its donor.
 
-    >>> pieces = [Piece(0, 0, 0, 0, 80), Piece(1, 0, 0, 0, 99), Piece(1, 0, 40, 60, 120)]
-    >>> rows, learned = [[0], [1], [2]], np.ones(120, np.bool_)
-    >>> lend_beginnings(pieces, rows, 100, [""] * 3, [learned] * 3)
+    >>> chunks = [Chunk(0, 0, 0, 0, 80), Chunk(1, 0, 0, 0, 99), Chunk(1, 0, 40, 60, 120)]
+    >>> rows, targets = [[0], [1], [2]], np.ones(120, np.bool_)
+    >>> backfill_rows(chunks, rows, 100, [""] * 3, [targets] * 3)
     [1]
-    >>> rows, [(piece.begin, piece.end) for piece in pieces]
+    >>> rows, [(chunk.start, chunk.end) for chunk in chunks]
     ([[0, 3], [1], [2]], [(0, 80), (20, 99), (60, 120), (0, 20)])
     """
-    spare_of = [context_tokens - sum(pieces[index].n_tokens for index in row) for row in rows]
-    of_module: dict[str, list[int]] = defaultdict(list)
-    for index in reversed(_beginnings(pieces)):
-        of_module[modules[index]].append(index)
-    every = [index for module in sorted(of_module) for index in of_module[module]]
-    lenders: list[int] = []
-    lent: set[int] = set()
-    # The most room first: what is too short for one is too short for all that follow.
-    for number in sorted(range(len(rows)), key=lambda number: -spare_of[number]):
-        row, spare = rows[number], spare_of[number]
-        if spare < _FEWEST_LEARNED:
+    free_tokens = [context_tokens - sum(chunks[index].n_tokens for index in row) for row in rows]
+    by_folder: dict[str, list[int]] = defaultdict(list)
+    for index in reversed(_first_chunks(chunks)):
+        by_folder[folders[index]].append(index)
+    all_candidates = [index for folder in sorted(by_folder) for index in by_folder[folder]]
+    donors: list[int] = []
+    used: set[int] = set()
+    # Most free tokens first: a candidate that is too short for one row is too short for all
+    # that follow.
+    for number in sorted(range(len(rows)), key=lambda number: -free_tokens[number]):
+        row, free = rows[number], free_tokens[number]
+        if free < _MIN_TARGETS:
             break
-        for waiting in (of_module[modules[row[0]]], every):
-            while waiting and (
-                waiting[-1] in lent
-                or np.count_nonzero(labels_masks[waiting[-1]][:spare]) < _FEWEST_LEARNED
+        for candidates in (by_folder[folders[row[0]]], all_candidates):
+            while candidates and (
+                candidates[-1] in used
+                or np.count_nonzero(labels_masks[candidates[-1]][:free]) < _MIN_TARGETS
             ):
-                waiting.pop()
-            lender = waiting[-1] if waiting else None
-            if lender is None or lender in row:
+                candidates.pop()
+            donor = candidates[-1] if candidates else None
+            if donor is None or donor in row:
                 continue
-            piece = pieces[lender]
-            if np.count_nonzero(labels_masks[lender][spare : piece.end]) >= _FEWEST_LEARNED:
-                lent.add(lender)
-                lenders.append(lender)
-                row.append(len(pieces))
-                pieces.append(piece._replace(end=spare))
-                pieces[lender] = piece._replace(begin=spare)
+            chunk = chunks[donor]
+            if np.count_nonzero(labels_masks[donor][free : chunk.end]) >= _MIN_TARGETS:
+                used.add(donor)
+                donors.append(donor)
+                row.append(len(chunks))
+                chunks.append(chunk._replace(end=free))
+                chunks[donor] = chunk._replace(start=free)
                 break
-    return lenders
+    return donors
 
 
-def _beginnings(pieces: Sequence[Piece]) -> list[int]:
-    """Pieces that open a document of several."""
+def _first_chunks(chunks: Sequence[Chunk]) -> list[int]:
+    """Return the indices of the first chunks of documents that have several."""
     return [
         index
-        for index, (piece, following) in enumerate(pairwise(pieces))
-        if piece.begin == 0 and piece.document == following.document
+        for index, (chunk, following) in enumerate(pairwise(chunks))
+        if chunk.start == 0 and chunk.document == following.document
     ]

@@ -1,4 +1,4 @@
-"""Documents that are longer than a row, cut into pieces that follow on one another."""
+"""Split documents that are longer than a row into consecutive, overlapping chunks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -6,183 +6,200 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# A cut is looked for in the last quarter of what fits: further back, rows would have to be
-# filled by much smaller documents than there are.
-_SEARCHED = 4
-_NOWHERE = (0, 0)
-_SHARE_OF_PLACE = 4  # of the overlap, that a line may take which says where one is
+# The boundary is chosen in the last quarter of what fits: earlier ones would leave gaps that only
+# much smaller documents than there are could fill.
+_SEARCH_DIVISOR = 4
+_SECTION_LINE_DIVISOR = 4  # a section line takes at most this fraction of the overlap
+_NO_SECTION_LINE = (0, 0)
 
 
-class Piece(NamedTuple):
-    """Tokens ``[begin, end)`` of a document, after some that came before.
+class Chunk(NamedTuple):
+    """Tokens ``[start, end)`` of a document, after repeated context.
 
-    What is repeated is shown, never learned: every token is learned in exactly one piece. It is
-    ``[0, head)``; ``place``, a line that says where in the document one is; ``[context, begin)``.
+    The context is shown but not trained on, so every token is a target in exactly one chunk. It
+    consists of the document's header ``[0, header_tokens)``, the ``section_line`` (the line that
+    opens the enclosing class, function, heading or patched file), and ``[context_start, start)``.
     """
 
     document: int
-    head: int
-    context: int
-    begin: int
+    header_tokens: int
+    context_start: int
+    start: int
     end: int
-    place: tuple[int, int] = _NOWHERE
+    section_line: tuple[int, int] = _NO_SECTION_LINE
 
     @property
     def n_tokens(self) -> int:
-        return self.head + self.place[1] - self.place[0] + self.end - self.context
+        section_start, section_end = self.section_line
+        return self.header_tokens + section_end - section_start + self.end - self.context_start
 
-    def widened(self, spare_tokens: int) -> "Piece":
-        """The piece with up to ``spare_tokens`` more of what stands before it."""
-        if self.begin == 0:
+    def with_more_context(self, free_tokens: int) -> "Chunk":
+        """Extend the context backwards by up to ``free_tokens``."""
+        if self.start == 0:
             return self
-        context = max(self.head, self.context - spare_tokens)
-        if self.place != _NOWHERE:
-            if context >= self.place[1]:
-                return self._replace(context=context)
-            # The line comes into sight, so it need not stand there a second time.
-            length = self.place[1] - self.place[0]
-            context = max(self.head, self.context - spare_tokens - length)
-        if context > self.head:
-            return Piece(self.document, self.head, context, self.begin, self.end)
-        # Everything before it is there again, the head in its own place.
-        return Piece(self.document, 0, 0, self.begin, self.end)
+        context_start = max(self.header_tokens, self.context_start - free_tokens)
+        if self.section_line != _NO_SECTION_LINE:
+            section_start, section_end = self.section_line
+            if context_start >= section_end:
+                return self._replace(context_start=context_start)
+            # The context now reaches the section line, which need not be repeated any more.
+            length = section_end - section_start
+            context_start = max(self.header_tokens, self.context_start - free_tokens - length)
+        if context_start > self.header_tokens:
+            return Chunk(self.document, self.header_tokens, context_start, self.start, self.end)
+        # The context covers everything before the chunk, the header included.
+        return Chunk(self.document, 0, 0, self.start, self.end)
 
 
-def cut(
+def chunk_document(
     document: int,
     n_tokens: int,
-    head_tokens: int,
-    strength: npt.NDArray[np.int8],
+    header_tokens: int,
+    strengths: npt.NDArray[np.int8],
     context_tokens: int,
     overlap_tokens: int,
-    place_before: Callable[[int], tuple[int, int]] = lambda _: _NOWHERE,
-) -> list[Piece]:
-    """Cut one document.
+    section_line_before: Callable[[int], tuple[int, int]] = lambda _: _NO_SECTION_LINE,
+) -> list[Chunk]:
+    """Split one document.
 
     Args:
-        document: Its index, handed through.
+        document: Its index, copied to the chunks.
         n_tokens: Its length.
-        head_tokens: Opening tokens to repeat in every piece; left out where they are more
-            than half of the overlap.
-        strength: How good a cut before each token is, shape ``(n_tokens,)``; see
+        header_tokens: Length of the header to repeat in every chunk; it is not repeated if it
+            takes more than half of the overlap.
+        strengths: Strength of the boundary before each token, shape ``(n_tokens,)``; see
             :mod:`~the_block_llm.pipelines.sequence_build.code.boundaries`.
         context_tokens: Capacity of a row.
-        overlap_tokens: Repeated at the start of a piece, head included. At least one token
-            is, or the first token of a piece would follow on nothing and never be learned.
-        place_before: For the first token of a piece, the tokens ``[first, last)`` of a line
-            before it that says where one is; empty where there is none. It is repeated where it
-            takes no more than a quarter of the overlap and is not repeated anyway.
+        overlap_tokens: Context repeated at the start of a chunk, header included. At least one
+            token is repeated: the first token of a sequence has no prediction, so it would never
+            be trained on.
+        section_line_before: Returns for the first token of a chunk the token range of the line
+            that opens its section, empty if there is none. It is repeated if it takes at most a
+            quarter of the overlap and is not part of the other context.
 
     Returns:
-        Pieces of at most ``context_tokens``; their ``[begin, end)`` cover the document once.
+        Chunks of at most ``context_tokens``; their ``[start, end)`` partition the document.
 
     >>> flat = np.zeros(10, np.int8)
-    >>> [(p.context, p.begin, p.end) for p in cut(0, 10, 0, flat, 6, 2)]
+    >>> [(c.context_start, c.start, c.end) for c in chunk_document(0, 10, 0, flat, 6, 2)]
     [(0, 0, 6), (4, 6, 10)]
     """
     if n_tokens <= context_tokens:
-        return [Piece(document, 0, 0, 0, n_tokens)]
+        return [Chunk(document, 0, 0, 0, n_tokens)]
     overlap = max(1, overlap_tokens)
-    head = head_tokens if head_tokens * 2 <= overlap else 0
-    pieces: list[Piece] = []
-    begin = 0
-    while begin < n_tokens:
-        context, repeated_head = begin - (overlap - head), head
-        if begin == 0 or context <= head:
-            # All that stands before it fits, the head in its own place.
-            context, repeated_head = 0, 0
-        place = place_before(begin) if context else _NOWHERE
-        length = place[1] - place[0]
-        if not (head <= place[0] < place[1] <= context and length * _SHARE_OF_PLACE <= overlap):
-            place, length = _NOWHERE, 0
-        context += length
-        room = context_tokens - repeated_head - length - (begin - context)
-        end = min(n_tokens, begin + room)
+    header = header_tokens if header_tokens * 2 <= overlap else 0
+    chunks: list[Chunk] = []
+    start = 0
+    while start < n_tokens:
+        context_start, repeated_header = start - (overlap - header), header
+        if start == 0 or context_start <= header:
+            # The context covers everything before the chunk, the header included.
+            context_start, repeated_header = 0, 0
+        section_line = section_line_before(start) if context_start else _NO_SECTION_LINE
+        length = section_line[1] - section_line[0]
+        if not (
+            header <= section_line[0] < section_line[1] <= context_start
+            and length * _SECTION_LINE_DIVISOR <= overlap
+        ):
+            section_line, length = _NO_SECTION_LINE, 0
+        context_start += length
+        capacity = context_tokens - repeated_header - length - (start - context_start)
+        end = min(n_tokens, start + capacity)
         if end < n_tokens:
-            end = _best_border(strength, begin + room - room // _SEARCHED, end)
-        pieces.append(Piece(document, repeated_head, context, begin, end, place))
-        begin = end
-    return pieces
+            end = _best_boundary(strengths, start + capacity - capacity // _SEARCH_DIVISOR, end)
+        chunks.append(Chunk(document, repeated_header, context_start, start, end, section_line))
+        start = end
+    return chunks
 
 
-def token_strength(
-    starts: npt.NDArray[np.int64],
-    of_starts: npt.NDArray[np.int8],
+def token_boundary_strengths(
+    byte_offsets: npt.NDArray[np.int64],
+    byte_strengths: npt.NDArray[np.int8],
     token_ends: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int8]:
-    """Turn the strength of cuts before bytes into that of cuts before tokens.
+    """Map boundary strengths from byte offsets to tokens.
 
-    A border inside a token (GPT-2 joins a newline with the indent that follows) counts for
-    the cut before that token.
+    A boundary inside a token (GPT-2 joins a newline with the indent that follows) counts for that
+    token.
 
     Args:
-        starts: Bytes that have a border before them, ascending.
-        of_starts: How good a cut before each is, of the same shape.
-        token_ends: Bytes of text up to and with each token, shape ``(tokens,)``; a mark, which
-            stands for none, ends where the token before it does.
+        byte_offsets: Bytes with a boundary before them, ascending.
+        byte_strengths: Strength of each boundary, of the same shape.
+        token_ends: Byte offset of the end of each token, shape ``(tokens,)``; a special token
+            stands for no text, so it ends where the token before it does.
+
+    Returns:
+        Strength of the boundary before each token, shape ``(tokens,)``.
     """
-    strength = np.zeros(len(token_ends), np.int8)
-    np.maximum.at(strength, np.searchsorted(token_ends, starts, side="right"), of_starts)
-    return strength
+    strengths = np.zeros(len(token_ends), np.int8)
+    tokens = np.searchsorted(token_ends, byte_offsets, side="right")
+    np.maximum.at(strengths, tokens, byte_strengths)
+    return strengths
 
 
-def without_targets(pieces: Sequence[Piece], labels_mask: npt.NDArray[np.bool_]) -> Iterator[Piece]:
-    """The pieces in which something is learned."""
-    return (piece for piece in pieces if labels_mask[piece.begin : piece.end].any())
+def chunks_with_targets(
+    chunks: Sequence[Chunk], labels_mask: npt.NDArray[np.bool_]
+) -> Iterator[Chunk]:
+    """Yield the chunks that have at least one target token."""
+    return (chunk for chunk in chunks if labels_mask[chunk.start : chunk.end].any())
 
 
-def last_target(piece: Piece, labels_mask: npt.NDArray[np.bool_]) -> int:
-    """Place in the document of the last token that the piece teaches; it has one."""
-    return piece.end - 1 - int(np.argmax(labels_mask[piece.begin : piece.end][::-1]))
+def last_target_position(chunk: Chunk, labels_mask: npt.NDArray[np.bool_]) -> int:
+    """Return the position in the document of the chunk's last target; there must be one."""
+    return chunk.end - 1 - int(np.argmax(labels_mask[chunk.start : chunk.end][::-1]))
 
 
-def fill_up(
-    pieces: Sequence[Piece],
+def extend_chunks(
+    chunks: Sequence[Chunk],
     rows: Sequence[Sequence[int]],
     context_tokens: int,
     last_targets: Sequence[int],
-) -> list[Piece]:
-    """Use the room that packing left in rows.
+) -> list[Chunk]:
+    """Extend chunks into the free tokens of their rows.
 
-    First a piece that continues a document shows more of what stands before it. Where there is
-    none, a piece goes on past its border: the tokens that it takes from the next piece are
-    repeated context there instead, so that one stays as long as it was, and teaches something.
+    First, continuation chunks get more context. Tokens that are still free are filled by moving a
+    chunk's end past its boundary: the tokens that it takes from the next chunk become context
+    there, so the next chunk keeps its length, and it keeps at least one target.
 
     Args:
-        pieces: Those of one document in order, one after another.
-        rows: Indices of the pieces in each row.
+        chunks: The chunks of a document are consecutive.
+        rows: Indices of the chunks in each row.
         context_tokens: Capacity of a row.
-        last_targets: Of each piece, see :func:`last_target`.
+        last_targets: Of each chunk, see :func:`last_target_position`.
 
-    >>> first, last = Piece(0, 0, 0, 0, 5), Piece(0, 0, 3, 5, 9)
-    >>> [(p.context, p.begin, p.end) for p in fill_up([first, last], [[0], [1]], 7, [4, 8])]
+    Returns:
+        The extended chunks, in the same order.
+
+    >>> first, last = Chunk(0, 0, 0, 0, 5), Chunk(0, 0, 3, 5, 9)
+    >>> extended = extend_chunks([first, last], [[0], [1]], 7, [4, 8])
+    >>> [(c.context_start, c.start, c.end) for c in extended]
     [(0, 0, 7), (2, 7, 9)]
     """
-    filled = list(pieces)
+    extended = list(chunks)
     for row in rows:
-        spare = context_tokens - sum(filled[index].n_tokens for index in row)
-        for index in row if spare else ():
-            wider = filled[index].widened(spare)
-            spare -= wider.n_tokens - filled[index].n_tokens
-            filled[index] = wider
-        for index in row if spare else ():
-            following = filled[index + 1] if index + 1 < len(filled) else None
-            piece = filled[index]
-            if following is None or (following.document, following.begin) != (
-                piece.document,
-                piece.end,
+        free = context_tokens - sum(extended[index].n_tokens for index in row)
+        for index in row if free else ():
+            longer = extended[index].with_more_context(free)
+            free -= longer.n_tokens - extended[index].n_tokens
+            extended[index] = longer
+        for index in row if free else ():
+            following = extended[index + 1] if index + 1 < len(extended) else None
+            chunk = extended[index]
+            if following is None or (following.document, following.start) != (
+                chunk.document,
+                chunk.end,
             ):
                 continue
-            taken = min(spare, last_targets[index + 1] - following.begin)
-            filled[index] = piece._replace(end=piece.end + taken)
-            filled[index + 1] = following._replace(begin=following.begin + taken)
-            spare -= taken
-    return filled
+            moved = min(free, last_targets[index + 1] - following.start)
+            extended[index] = chunk._replace(end=chunk.end + moved)
+            extended[index + 1] = following._replace(start=following.start + moved)
+            free -= moved
+    return extended
 
 
-def _best_border(strength: npt.NDArray[np.int8], first: int, last: int) -> int:
-    window = strength[first : last + 1]
-    if not window.any():
+def _best_boundary(strengths: npt.NDArray[np.int8], first: int, last: int) -> int:
+    candidates = strengths[first : last + 1]
+    if not candidates.any():
         return last
-    # The last of the best: the fuller the piece, the fewer rows.
-    return first + len(window) - 1 - int(np.argmax(window[::-1]))
+    # The last of the strongest: fuller chunks need fewer rows.
+    return first + len(candidates) - 1 - int(np.argmax(candidates[::-1]))

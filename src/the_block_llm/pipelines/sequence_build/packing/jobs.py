@@ -1,4 +1,4 @@
-"""Rows of many windows, several windows at a time, here or on a cluster."""
+"""Pack windows in parallel, in local processes or on a cluster."""
 
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,28 +20,32 @@ from the_block_llm.pipelines.sequence_build.packing.windows import Window
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.schemas import ROWS
 
-_PART_BYTES: Final = 32 * 1024 * 1024  # held in memory, beside the window, by each process
+_PART_BYTES: Final = 32 * 1024 * 1024  # buffered by each process, in addition to the window
 
 
 @dataclass(frozen=True)
-class WindowWork:
-    """Packs a window; sent to whichever process does it."""
+class PackJob:
+    """Packs one window; sent to the worker that runs it."""
 
     documents: StorageLocation
     shape: RowShape
     token_bytes: np.ndarray[Any, np.dtype[np.int64]]
 
-    def parts(self, window: Window, folder: StorageLocation) -> Sequence[StorageLocation]:
-        """Write the rows of the window below ``folder``; returns the finished parts."""
+    def run(self, window: Window, folder: StorageLocation) -> Sequence[StorageLocation]:
+        """Write the rows of the window below ``folder``.
+
+        Returns:
+            The finished Parquet files.
+        """
         batches = pack_window(ParquetTable(self.documents), window, self.shape, self.token_bytes)
-        # A task that is begun again writes beside what its predecessor left.
+        # A retry must not overwrite the files of the attempt before it.
         name = uuid.uuid4().hex
         parts = save_table(folder / name, ROWS, batches, part_bytes=_PART_BYTES).parts
         trim_heap()
         return parts
 
 
-def packed(
+def pack_windows(
     documents: ParquetTable,
     windows: Sequence[Window],
     shape: RowShape,
@@ -49,26 +53,29 @@ def packed(
     work_folder: StorageLocation | None,
     execution: ExecutionParams,
 ) -> Iterator[pa.RecordBatch | StorageLocation]:
-    """Pack every window; gives rows where there is one, else finished parts, in order.
+    """Pack the windows of one split.
 
     Args:
         documents: The table ``documents``.
         windows: Of one split.
-        shape: Size of a row.
-        token_bytes: Bytes of text that each token stands for, shape ``(vocabulary,)``.
-        work_folder: Where parts lie until the table has them, see
-            :func:`~the_block_llm.pipelines.sequence_build.packing.repository_batches.work_folder`.
-        execution: Which engine. A single window is packed in this process.
+        shape: Size of a row. Training rows have the length of their curriculum stage.
+        token_bytes: Bytes of text in each token of the vocabulary, shape ``(vocabulary,)``.
+        work_folder: Folder for the jobs' output, see
+            :func:`~the_block_llm.pipelines.sequence_build.packing.repository_batches.resolve_work_folder`.
+        execution: The engine. A single window is packed in this process.
+
+    Yields:
+        Batches of ``ROWS`` for a single window, else finished Parquet files; in order.
 
     Raises:
-        ExecutionError: A window killed its worker every time.
+        ExecutionError: The worker of a window died on every attempt.
     """
     if len(windows) < 2:
         for window in windows:
             yield from pack_window(documents, window, shape, token_bytes)
         return
-    work = WindowWork(documents.folder, shape, token_bytes)
+    job = PackJob(documents.folder, shape, token_bytes)
     with temporary_folder(work_folder) as folder:
-        jobs: list[Call] = [(work.parts, (window, folder)) for window in windows]
+        jobs: list[Call] = [(job.run, (window, folder)) for window in windows]
         for parts in ordered_map(jobs, execution, "Packing rows"):
             yield from parts

@@ -1,7 +1,7 @@
-"""Documents of many repositories, a group of repositories at a time, here or on a cluster.
+"""Render documents of many repositories, a batch of repositories at a time.
 
-Which repositories make a group depends on their sizes alone, and each group leaves parts of the
-table ``documents`` of its own; so the table holds the same bytes wherever the groups were done.
+Batches depend on the sizes of the repositories alone, and each writes its own parts of the table
+``documents``, so the table has the same bytes for any engine and number of workers.
 """
 
 import json
@@ -26,116 +26,126 @@ from the_block_llm.memory import trim_heap
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import DOCUMENTS
 
-# A task reads all commits before it renders its own, and starting one loads a tokenizer.
-_COMMITS_A_GROUP: Final = 4000
+# A job reads all commits before it renders its own, and loads a tokenizer at its start.
+_COMMITS_PER_BATCH: Final = 4000
 
 
-def groups_of(each: Sequence[Mapping[str, Any]]) -> list[range]:
-    """Neighbours of together some thousand commits, by their numbers in ``each``.
+def batch_repositories(repositories: Sequence[Mapping[str, Any]]) -> list[range]:
+    """Group consecutive repositories, by index, into batches of some thousand commits.
 
-    >>> groups_of([{"n_commits": n} for n in (3000, 3000, 9000, 1)])
+    >>> batch_repositories([{"n_commits": n} for n in (3000, 3000, 9000, 1)])
     [range(0, 2), range(2, 3), range(3, 4)]
     """
-    groups: list[range] = []
-    begin, n_commits = 0, 0
-    for number, facts in enumerate(each):
-        n_commits += facts.get("n_commits", 0)
-        if n_commits >= _COMMITS_A_GROUP:
-            groups.append(range(begin, number + 1))
-            begin, n_commits = number + 1, 0
-    if begin < len(each):
-        groups.append(range(begin, len(each)))
-    return groups
+    batches: list[range] = []
+    start, n_commits = 0, 0
+    for index, repository in enumerate(repositories):
+        n_commits += repository.get("n_commits", 0)
+        if n_commits >= _COMMITS_PER_BATCH:
+            batches.append(range(start, index + 1))
+            start, n_commits = index + 1, 0
+    if start < len(repositories):
+        batches.append(range(start, len(repositories)))
+    return batches
 
 
 @dataclass(frozen=True)
-class GroupWork:
-    """Renders the documents of a group; sent to whichever process does it."""
+class RenderJob:
+    """Renders the documents of a batch; sent to the worker that runs it."""
 
-    batches: Callable[..., Iterator[pa.RecordBatch]]
-    """A module's function of the group's range, the screening, and ``arguments``."""
+    render: Callable[..., Iterator[pa.RecordBatch]]
+    """A module-level function of the batch, the screening, and ``arguments``."""
     arguments: tuple[Any, ...]
 
-    def parts(
-        self, members: range, screening: StorageLocation, folder: StorageLocation
+    def run(
+        self, repositories: range, screening: StorageLocation, folder: StorageLocation
     ) -> Sequence[StorageLocation]:
-        """Write the documents of the group below ``folder``; returns the finished parts."""
-        found = json.loads(screening.read_text(encoding="utf-8"))
-        batches = self.batches(members, found, *self.arguments)
-        # A task that is begun again writes beside what its predecessor left.
+        """Write the documents of the batch below ``folder``.
+
+        Returns:
+            The finished Parquet files.
+        """
+        screened = json.loads(screening.read_text(encoding="utf-8"))
+        batches = self.render(repositories, screened, *self.arguments)
+        # A retry must not overwrite the files of the attempt before it.
         parts = save_table(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
         trim_heap()
         return parts
 
 
-def in_groups(
-    work: GroupWork,
-    groups: Sequence[range],
+def render_in_batches(
+    job: RenderJob,
+    batches: Sequence[range],
     screening: Mapping[str, Any],
     work_folder: StorageLocation | None,
     execution: ExecutionParams,
 ) -> Iterator[StorageLocation]:
-    """Render every group and give the finished parts, in the order of the groups.
+    """Render every batch.
 
     Args:
-        work: How a group is rendered.
-        groups: See :func:`groups_of`.
-        screening: Which documents must not be used.
-        work_folder: Where parts lie until the table has them; with Ray it must be one that
-            every node sees. None: a temporary folder of this machine.
-        execution: Which engine.
+        job: How a batch is rendered.
+        batches: See :func:`batch_repositories`.
+        screening: Which documents to exclude.
+        work_folder: Folder for the jobs' output; with Ray it must be one that every node can
+            access. None: a temporary folder of this machine.
+        execution: The engine.
+
+    Yields:
+        Finished Parquet files, in the order of the batches.
 
     Raises:
-        ExecutionError: A group killed its worker every time.
+        ExecutionError: The worker of a batch died on every attempt.
     """
     with (
         temporary_folder(work_folder) as folder,
-        progress_bar("Rendering documents", len(groups)) as bar,
+        progress_bar("Rendering documents", len(batches)) as bar,
     ):
-        screened = folder / "screening.json"
-        write_text_atomically(screened, json.dumps(dict(screening)))
-        jobs: list[Call] = [(work.parts, (members, screened, folder)) for members in groups]
+        screening_file = folder / "screening.json"
+        write_text_atomically(screening_file, json.dumps(dict(screening)))
+        jobs: list[Call] = [(job.run, (batch, screening_file, folder)) for batch in batches]
         if execution.engine == "local":
-            # One after the other: the tokenizer takes every core by itself.
+            # Sequentially: the tokenizer already uses every core.
             for function, arguments in jobs:
                 yield from function(*arguments)
                 bar.advance()
             return
-        done: dict[int, Sequence[StorageLocation]] = {}
-        following = 0
+        finished: dict[int, Sequence[StorageLocation]] = {}
+        next_number = 0
         for number, parts in run_on_ray(jobs, execution):
             if isinstance(parts, WorkerLost):
                 raise ExecutionError(
-                    f"The documents of repositories {groups[number].start + 1} to "
-                    f"{groups[number].stop} cannot be rendered: {parts.reason}. Give the nodes "
+                    f"The documents of repositories {batches[number].start + 1} to "
+                    f"{batches[number].stop} cannot be rendered: {parts.reason}. Give the nodes "
                     "more memory, or raise execution.retries."
                 )
-            done[number] = parts
+            finished[number] = parts
             bar.advance()
-            while following in done:
-                yield from done.pop(following)
-                following += 1
+            while next_number in finished:
+                yield from finished.pop(next_number)
+                next_number += 1
 
 
-def work_folder(
-    tables: ParquetTable, chosen: str | None, execution: ExecutionParams
+def resolve_work_folder(
+    tables: ParquetTable, configured: str | None, execution: ExecutionParams
 ) -> StorageLocation | None:
-    """Where parts lie until their table is whole.
+    """Return the folder for files of jobs whose table is not complete yet.
 
     Args:
-        tables: One that git_ingest made. On a cluster every node sees where it lies, so where
-            that is an object store, nodes need no folder in common.
-        chosen: The parameter ``sequence_build.work_folder``.
-        execution: Which engine.
+        tables: A table of git_ingest. On a cluster, if it is in an object store, the files are
+            written there too, so nodes need no shared folder.
+        configured: The parameter ``sequence_build.work_folder``.
+        execution: The engine.
+
+    Returns:
+        The folder; None for a temporary folder of this machine.
     """
     if execution.engine == "ray" and isinstance(tables.folder, StorePath):
         return tables.folder.parent / ".parts"
-    return None if chosen is None else Path(chosen)
+    return None if configured is None else Path(configured)
 
 
 @contextmanager
 def temporary_folder(work_folder: StorageLocation | None) -> Iterator[StorageLocation]:
-    """A folder below ``work_folder``, or of this machine's own, that is removed in the end."""
+    """Create a folder, in ``work_folder`` or the system temporary folder; remove it at the end."""
     if work_folder is None:
         with TemporaryDirectory(prefix="documents-") as name:
             yield Path(name)

@@ -1,1 +1,1 @@
-"""Tokenizes documents, with a cache of earlier results, into the table ``documents``."""
+"""Tokenize documents, with a cache of earlier results, into the table ``documents``."""

@@ -1,7 +1,7 @@
-"""From drafts to token ids and targets, with the marks that the model knows.
+"""Tokenize documents and add the model's special tokens.
 
-Text of the repository is never parsed for special tokens: ``<|eot_id|>`` written in a file
-is a handful of ordinary tokens. Marks come from the profile and from the chat template only.
+Text of the repository is never parsed for special tokens: ``<|eot_id|>`` in a file becomes several
+ordinary tokens. Special tokens come from the profile and the chat template only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,95 +15,95 @@ from tokenizers import pre_tokenizers
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
-from the_block_llm.pipelines.sequence_build.tokenization.token_cache import TokenisedTexts
+from the_block_llm.pipelines.sequence_build.tokenization.token_cache import TokenCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
-_Runs = list[tuple[Ids, bool]]
+_Spans = list[tuple[Ids, bool]]  # ids, and whether they are targets
 
-# Private-use characters: in no template, and no template trims or escapes them.
+# Private-use characters: no template contains, trims or escapes them.
 _QUESTION: Final = "\ue000\ue001\ue002"
 _ANSWER: Final = "\ue002\ue001\ue000"
 
 
 @dataclass(frozen=True)
-class TokenisedDocument:
-    """Token ids of one document, shape ``(n,)``, and which of them are learned, ``(n,)``."""
+class TokenizedDocument:
+    """Token ids of one document, and which of them are training targets; both of shape ``(n,)``."""
 
     input_ids: Ids
     labels_mask: Mask
 
 
 @dataclass(frozen=True)
-class ChatFrame:
-    """What the chat template writes around a question and its answer."""
+class ChatTemplateTokens:
+    """Token ids that the chat template puts around a question and its answer."""
 
     before_question: Ids
     before_answer: Ids
     turn_end: Ids
-    """Up to the token that ends the turn: learned, so that the model stops."""
+    """Up to and with the token that ends the turn: a target, so that the model learns to stop."""
     after_turn: Ids
 
 
 class DocumentTokenizer:
-    """Tokenises drafts for one profile; takes the tokenizer over for itself."""
+    """Tokenizes drafts for one profile; takes ownership of the tokenizer."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> None:
-        """Read the marks, then have the tokenizer take every text literally.
+        """Look up the special tokens, then make the tokenizer treat them literally in text.
 
         Raises:
-            ProfileError: The chat template loses the question, or never ends a turn.
+            ProfileError: The chat template drops the question, or never ends a turn.
         """
         self.backend: Any = tokenizer.backend_tokenizer
         self.backend.no_truncation()
         self.backend.no_padding()
         self.vocabulary: dict[str, int] = tokenizer.get_vocab()
-        self._start = self._marks(
+        self._start = self._token_ids(
             () if profile.document_start is None else (profile.document_start,)
         )
-        self._end = self._marks((profile.document_end,))
-        self.chat_frame = (
-            chat_frame(tokenizer, profile)
+        self._end = self._token_ids((profile.document_end,))
+        self._chat_template = (
+            chat_template_tokens(tokenizer, profile)
             if profile.role == "advisor" and tokenizer.chat_template
             else None
         )
-        self._read_literally()
+        self._encode_special_tokens_as_text()
         self.byte_lengths = byte_lengths(self.backend)
         self.unknown_bytes = unknown_bytes(self.vocabulary)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._read_literally()
+        self._encode_special_tokens_as_text()
 
-    def _read_literally(self) -> None:
-        # No part of what the library writes down of a tokenizer, so pickle does not keep it.
+    def _encode_special_tokens_as_text(self) -> None:
+        # The library does not serialize this setting, so it is lost in a pickle.
         self.backend.encode_special_tokens = True
 
-    def encode(self, drafts: Sequence[RenderedDocument]) -> list[TokenisedDocument]:
-        """Tokenise drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
+    def encode(self, drafts: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
+        """Tokenize drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
         return self.assemble(drafts, self.encode_texts(drafts))
 
     def encode_texts(
-        self, drafts: Sequence[RenderedDocument], earlier: TokenisedTexts | None = None
+        self, drafts: Sequence[RenderedDocument], cache: TokenCache | None = None
     ) -> list[Ids]:
-        """Tokenise every segment, without holding up other Python threads.
+        """Tokenize every segment; releases the GIL.
 
         Args:
             drafts: The documents.
-            earlier: Where texts that were tokenised before are found, and new ones kept.
+            cache: Where known texts are looked up and new ones are stored.
         """
         texts = [segment.text for draft in drafts for segment in draft.segments]
-        if earlier is None:
+        if cache is None:
             return self._encode(texts)
-        found = earlier.find(texts)
-        new = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        cached = cache.lookup(texts)
+        new = [text for text, ids in zip(texts, cached, strict=True) if ids is None]
         encoded = self._encode(new)
-        earlier.remember(new, encoded)
+        cache.store(new, encoded)
         remaining = iter(encoded)
-        return [next(remaining) if ids is None else ids for ids in found]
+        return [next(remaining) if ids is None else ids for ids in cached]
 
     def _encode(self, texts: Sequence[str]) -> list[Ids]:
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
@@ -111,108 +111,115 @@ class DocumentTokenizer:
 
     def assemble(
         self, drafts: Sequence[RenderedDocument], ids: Sequence[Ids]
-    ) -> list[TokenisedDocument]:
-        """Put the marks around encoded segments, and say what is learned.
+    ) -> list[TokenizedDocument]:
+        """Join encoded segments with special tokens, and mark the targets.
+
+        Args:
+            drafts: The documents.
+            ids: Of every segment of every draft, from :meth:`encode_texts`.
 
         Raises:
-            ProfileError: The tokenizer changes text, so what is learned is not what is written.
+            ProfileError: The tokenizer changes text, so targets would not be the repository's text.
         """
         texts = [segment.text for draft in drafts for segment in draft.segments]
-        self._check_lossless(texts, ids)
-        documents: list[TokenisedDocument] = []
+        self._require_lossless(texts, ids)
+        documents: list[TokenizedDocument] = []
         position = 0
         for draft in drafts:
-            parts = ids[position : position + len(draft.segments)]
+            draft_ids = ids[position : position + len(draft.segments)]
             position += len(draft.segments)
-            runs = [
-                self._marked(segment, part)
-                for segment, part in zip(draft.segments, parts, strict=True)
+            segments = [
+                self._segment_spans(segment, segment_ids)
+                for segment, segment_ids in zip(draft.segments, draft_ids, strict=True)
             ]
-            frame = self._framed_chat if draft.kind == "chat" else self._framed_text
-            documents.append(frame(runs))
+            assemble = self._assemble_chat if draft.kind == "chat" else self._assemble_text
+            documents.append(assemble(segments))
         return documents
 
-    def _marked(self, segment: Segment, ids: Ids) -> _Runs:
-        runs = (
-            [(self._marks(segment.leading_context_tokens), False)]
+    def _segment_spans(self, segment: Segment, ids: Ids) -> _Spans:
+        spans = (
+            [(self._token_ids(segment.leading_context_tokens), False)]
             if segment.leading_context_tokens
             else []
         )
         if segment.leading_tokens:
-            runs.append((self._marks(segment.leading_tokens), segment.train))
-        runs.append((ids, segment.train))
+            spans.append((self._token_ids(segment.leading_tokens), segment.train))
+        spans.append((ids, segment.train))
         if segment.trailing_tokens:
-            runs.append((self._marks(segment.trailing_tokens), segment.train))
-        return runs
+            spans.append((self._token_ids(segment.trailing_tokens), segment.train))
+        return spans
 
-    def _framed_text(self, segments: Sequence[_Runs]) -> TokenisedDocument:
-        runs = [run for segment in segments for run in segment]
-        learns_end = bool(runs) and runs[-1][1]
-        return _joined([(self._start, False), *runs, (self._end, learns_end)])
+    def _assemble_text(self, segments: Sequence[_Spans]) -> TokenizedDocument:
+        spans = [span for segment in segments for span in segment]
+        end_is_target = bool(spans) and spans[-1][1]
+        return _concatenate([(self._start, False), *spans, (self._end, end_is_target)])
 
-    def _framed_chat(self, segments: Sequence[_Runs]) -> TokenisedDocument:
-        if self.chat_frame is None:
+    def _assemble_chat(self, segments: Sequence[_Spans]) -> TokenizedDocument:
+        template = self._chat_template
+        if template is None:
             raise ProfileError(
                 "The model has no chat template, so no chat can be rendered for it. Use the "
                 "instruct variant of the model, or role: completion."
             )
-        frame = self.chat_frame
         question, answer = segments
-        return _joined([
-            (frame.before_question, False), *question, (frame.before_answer, False),
-            *answer, (frame.turn_end, answer[-1][1]), (frame.after_turn, False),
+        return _concatenate([
+            (template.before_question, False), *question, (template.before_answer, False),
+            *answer, (template.turn_end, answer[-1][1]), (template.after_turn, False),
         ])  # fmt: skip
 
-    def _check_lossless(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
-        written = sum(len(text.encode()) for text in texts)
-        tokenised = sum(int(self.byte_lengths[part].sum()) for part in ids)
-        if written != tokenised:
+    def _require_lossless(self, texts: Sequence[str], ids: Sequence[Ids]) -> None:
+        text_bytes = sum(len(text.encode()) for text in texts)
+        token_bytes = sum(int(self.byte_lengths[text_ids].sum()) for text_ids in ids)
+        if text_bytes != token_bytes:
             raise ProfileError(
-                f"The tokenizer turns {written} bytes of text into tokens of {tokenised} bytes, "
-                "so it changes what it reads. Rows need a byte-level tokenizer, as Llama 3, "
-                "SmolLM2 and StarCoder2 have."
+                f"The tokenizer encodes {text_bytes} bytes of text as tokens of {token_bytes} "
+                "bytes, so it changes the text. Rows need a byte-level tokenizer, such as those of "
+                "Llama 3, SmolLM2 and StarCoder2."
             )
 
-    def _marks(self, tokens: Sequence[str]) -> Ids:
+    def _token_ids(self, tokens: Sequence[str]) -> Ids:
         return np.array([self.vocabulary[token] for token in tokens], np.int32)
 
 
-def chat_frame(tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> ChatFrame:
-    """Find out what the chat template writes around a question and its answer.
+def chat_template_tokens(
+    tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile
+) -> ChatTemplateTokens:
+    """Return what the chat template puts around a question and its answer.
 
     Raises:
-        ProfileError: The template loses one of them, or no stop token ends the answer.
+        ProfileError: The template drops one of them, or no stop token ends the answer.
     """
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
     if rendered.count(_QUESTION) != 1 or rendered.count(_ANSWER) != 1:
         raise ProfileError(
-            f"The chat template of {profile.name} does not write a question and its answer once "
-            "each. Give the folder of a model with an ordinary chat template."
+            f"The chat template of {profile.name} does not render a question and its answer once "
+            "each. Use the folder of a model with an ordinary chat template."
         )
     before_question, rest = rendered.split(_QUESTION)
     before_answer, after_answer = rest.split(_ANSWER)
-    closing = _ids(tokenizer, after_answer)
+    closing = _encode_template(tokenizer, after_answer)
     stops = {tokenizer.convert_tokens_to_ids(token) for token in profile.stop_tokens}
-    end = next((at + 1 for at, id_ in enumerate(closing.tolist()) if id_ in stops), 0)
+    end = next((index + 1 for index, id_ in enumerate(closing.tolist()) if id_ in stops), 0)
     if not end:
         raise ProfileError(
             f"The chat template of {profile.name} ends an answer with {after_answer!r}, which "
-            f"holds none of the profile's stop_tokens {list(profile.stop_tokens)}: the model "
+            f"has none of the profile's stop_tokens {list(profile.stop_tokens)}: the model "
             "would never learn to stop. Correct stop_tokens in conf/local/parameters_models.yml."
         )
-    return ChatFrame(
-        before_question=_ids(tokenizer, before_question),
-        before_answer=_ids(tokenizer, before_answer),
+    return ChatTemplateTokens(
+        before_question=_encode_template(tokenizer, before_question),
+        before_answer=_encode_template(tokenizer, before_answer),
         turn_end=closing[:end],
         after_turn=closing[end:],
     )
 
 
 def byte_lengths(backend: Any) -> npt.NDArray[np.int64]:
-    """How many bytes of text each token stands for, shape ``(vocabulary,)``.
+    """Return the bytes of text in each token, shape ``(vocabulary,)``.
 
-    A byte-level vocabulary writes every byte as one character. Marks stand for no text.
+    A byte-level vocabulary writes every byte as one character. Added tokens, which are not part of
+    the text, have length 0.
     """
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int64)
@@ -223,30 +230,30 @@ def byte_lengths(backend: Any) -> npt.NDArray[np.int64]:
 
 
 def unknown_bytes(vocabulary: Mapping[str, int]) -> bytes:
-    """Bytes that a byte-level vocabulary has no token for; a tokenizer leaves them out unsaid.
+    """Return the bytes without a token in a byte-level vocabulary; a tokenizer drops them silently.
 
-    Empty for a vocabulary of another kind, where nothing can be told from single bytes.
+    Empty for a vocabulary of another type, where single bytes are not tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    lacking = [character for character in alphabet if character not in vocabulary]
-    if len(lacking) > len(alphabet) // 2:
+    missing = [character for character in alphabet if character not in vocabulary]
+    if len(missing) > len(alphabet) // 2:
         return b""
     # The alphabet writes printable bytes as themselves, and the others in order from U+0100.
     others = [byte for byte in range(256) if chr(byte) not in alphabet]
     return bytes(
         ord(character) if ord(character) < 256 else others[ord(character) - 256]
-        for character in sorted(lacking)
+        for character in sorted(missing)
     )
 
 
-def _ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
+def _encode_template(tokenizer: "PreTrainedTokenizerFast", text: str) -> Ids:
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     return np.array(encoding.ids, np.int32)
 
 
-def _joined(runs: _Runs) -> TokenisedDocument:
-    ids = np.concatenate([part for part, _ in runs])
-    trains = np.array([train for _, train in runs], np.bool_)
-    mask = np.repeat(trains, [len(part) for part, _ in runs])
-    mask[:1] = False  # nothing precedes the first token, so nothing predicts it
-    return TokenisedDocument(ids, mask)
+def _concatenate(spans: _Spans) -> TokenizedDocument:
+    ids = np.concatenate([span_ids for span_ids, _ in spans])
+    is_target = np.array([target for _, target in spans], np.bool_)
+    mask = np.repeat(is_target, [len(span_ids) for span_ids, _ in spans])
+    mask[:1] = False  # the first token has no prediction
+    return TokenizedDocument(ids, mask)

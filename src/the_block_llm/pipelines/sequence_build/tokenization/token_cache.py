@@ -1,9 +1,10 @@
-"""Token ids of texts that were tokenised in an earlier run.
+"""On-disk cache of token ids, shared by runs.
 
-Texts are found by a hash of their content, in a folder named after everything else that decides
-their ids: the tokenizer as a whole, its library's version and the layout of these files. Ids are
-memory-mapped, so a store of any size takes little memory. A run writes one file, put in place
-when it is whole; the files longest unused go where the store grows past its bound.
+Texts are looked up by a hash of their content, in a folder named after everything else that
+determines their ids: the tokenizer's serialized form, the version of its library and the format of
+these files. Ids are memory-mapped, so a cache of any size takes little memory. A run writes one
+file, renamed into place once it is complete; the least recently used files are evicted when the
+cache exceeds its limits.
 """
 
 import uuid
@@ -18,38 +19,39 @@ import numpy.typing as npt
 import pyarrow as pa
 import tokenizers
 
-_LAYOUT: Final = 1
+_FORMAT_VERSION: Final = 1
 _KEY_BYTES: Final = 16
-_SHORTEST_BYTES: Final = 256  # shorter texts are tokenised sooner than looked up
-_MOST_BYTES: Final = 1024**3  # of all files together: about 270 million tokens
-_MOST_FILES: Final = 64
+_KEY_DTYPE: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+_MIN_TEXT_BYTES: Final = 256  # shorter texts are tokenized faster than looked up
+_MAX_CACHE_BYTES: Final = 1024**3  # of all files together: about 270 million tokens
+_MAX_CACHE_FILES: Final = 64
 _SCHEMA: Final = pa.schema([("key", pa.binary(_KEY_BYTES)), ("ids", pa.list_(pa.int32()))])
 
 
-class TokenisedTexts:
-    """The store of one tokenizer; used as a context, it keeps what was learned in it."""
+class TokenCache:
+    """The cache of one tokenizer; a context manager, which saves new entries on exit."""
 
     def __init__(self, folder: Path, backend: Any) -> None:
-        """Open the store.
+        """Open the cache.
 
         Args:
-            folder: Of all tokenizers' stores; made if needed.
+            folder: Of the caches of all tokenizers; created if needed.
             backend: The tokenizer of the library ``tokenizers``.
         """
-        made_by = f"{_LAYOUT} {tokenizers.__version__} {backend.encode_special_tokens} "
-        name = blake2b((made_by + backend.to_str()).encode(), digest_size=8).hexdigest()
+        settings = f"{_FORMAT_VERSION} {tokenizers.__version__} {backend.encode_special_tokens} "
+        name = blake2b((settings + backend.to_str()).encode(), digest_size=8).hexdigest()
         self._root = folder
         self._folder = folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
         self._files: list[Path] = []
-        self._ids: list[tuple[int, pa.ListArray]] = []
-        self._keys, self._places = self._read()
-        self._used: set[int] = set()
+        self._batches: list[tuple[int, pa.ListArray]] = []  # index of the file, ids of the batch
+        self._keys, self._locations = self._read()
+        self._used_files: set[int] = set()
         self._unfinished = self._folder / f".{uuid.uuid4().hex}.unfinished"
         self._writer: Any = None
-        self._n_bytes = 0  # written by this run
+        self._written_bytes = 0  # by this run
 
-    def __enter__(self) -> "TokenisedTexts":
+    def __enter__(self) -> "TokenCache":
         return self
 
     def __exit__(
@@ -64,89 +66,90 @@ class TokenisedTexts:
             if kind is None:
                 self._unfinished.replace(self._folder / f"{uuid.uuid4().hex}.arrow")
         self._unfinished.unlink(missing_ok=True)
-        for number in self._used:
+        for number in self._used_files:
             self._files[number].touch()
-        _keep_within_bound(self._root)
+        _evict(self._root)
 
-    def find(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32] | None]:
-        """Ids of each text, none where it is not in the store."""
+    def lookup(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32] | None]:
+        """Return the ids of each text, None for a text that is not cached."""
         found: list[npt.NDArray[np.int32] | None] = [None] * len(texts)
         if not len(self._keys):
             return found
-        for at, text in enumerate(texts):
-            key = _key(text)
+        for index, text in enumerate(texts):
+            key = _hash_text(text)
             if key is None:
                 continue
-            place = int(np.searchsorted(self._keys, key))
-            if place < len(self._keys) and self._keys[place] == key:
-                batch, row = self._places[place]
-                number, column = self._ids[batch]
-                self._used.add(number)
-                start, end = column.offsets[row].as_py(), column.offsets[row + 1].as_py()
-                found[at] = column.values.to_numpy()[start:end]
+            position = int(np.searchsorted(self._keys, key))
+            if position < len(self._keys) and self._keys[position] == key:
+                batch, row = self._locations[position]
+                file_number, ids = self._batches[batch]
+                self._used_files.add(file_number)
+                start, end = ids.offsets[row].as_py(), ids.offsets[row + 1].as_py()
+                found[index] = ids.values.to_numpy()[start:end]
         return found
 
-    def remember(self, texts: Sequence[str], ids: Sequence[npt.NDArray[np.int32]]) -> None:
-        """Keep the ids of texts for later runs."""
-        keyed = [
-            (key, part)
-            for text, part in zip(texts, ids, strict=True)
-            if (key := _key(text)) is not None
+    def store(self, texts: Sequence[str], ids: Sequence[npt.NDArray[np.int32]]) -> None:
+        """Add texts with their ids; they are saved on exit and found by later runs."""
+        entries = [
+            (key, text_ids)
+            for text, text_ids in zip(texts, ids, strict=True)
+            if (key := _hash_text(text)) is not None
         ]
-        # What would be more than may stay would only push out what other runs left.
-        if not keyed or self._n_bytes > _MOST_BYTES:
+        # More than the limit would only evict what other runs wrote.
+        if not entries or self._written_bytes > _MAX_CACHE_BYTES:
             return
         if self._writer is None:
             self._writer = pa.ipc.new_file(str(self._unfinished), _SCHEMA)
-        offsets = np.zeros(len(keyed) + 1, np.int32)
-        np.cumsum([len(part) for _, part in keyed], out=offsets[1:])
+        offsets = np.zeros(len(entries) + 1, np.int32)
+        np.cumsum([len(text_ids) for _, text_ids in entries], out=offsets[1:])
         column = pa.ListArray.from_arrays(
-            pa.array(offsets), pa.array(np.concatenate([part for _, part in keyed]))
+            pa.array(offsets), pa.array(np.concatenate([text_ids for _, text_ids in entries]))
         )
-        self._n_bytes += column.nbytes
-        keys = pa.array([key.tobytes() for key, _ in keyed], pa.binary(_KEY_BYTES))
+        self._written_bytes += column.nbytes
+        keys = pa.array([key.tobytes() for key, _ in entries], pa.binary(_KEY_BYTES))
         self._writer.write_batch(pa.RecordBatch.from_arrays([keys, column], schema=_SCHEMA))
 
     def _read(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]]:
-        keys: list[npt.NDArray[np.void]] = [np.empty(0, _KEY)]
-        places: list[npt.NDArray[np.int32]] = [np.empty((0, 2), np.int32)]
+        """Map all files; return the sorted keys, and batch and row of each, shape ``(n, 2)``."""
+        keys: list[npt.NDArray[np.void]] = [np.empty(0, _KEY_DTYPE)]
+        locations: list[npt.NDArray[np.int32]] = [np.empty((0, 2), np.int32)]
         for path in sorted(self._folder.glob("*.arrow")):
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
                 batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
             except (OSError, pa.ArrowInvalid):
-                path.unlink(missing_ok=True)  # damaged: its texts are tokenised again
+                path.unlink(missing_ok=True)  # corrupt: its texts are tokenized again
                 continue
             for batch in batches:
                 rows = np.arange(batch.num_rows, dtype=np.int32)
                 data = batch["key"].buffers()[1]
-                keys.append(np.frombuffer(data, _KEY, count=batch.num_rows))
-                places.append(np.stack([np.full_like(rows, len(self._ids)), rows], axis=1))
-                self._ids.append((len(self._files), batch["ids"]))
+                keys.append(np.frombuffer(data, _KEY_DTYPE, count=batch.num_rows))
+                locations.append(np.stack([np.full_like(rows, len(self._batches)), rows], axis=1))
+                self._batches.append((len(self._files), batch["ids"]))
             self._files.append(path)
         all_keys = np.concatenate(keys)
         order = np.argsort(all_keys, kind="stable")
-        return all_keys[order], np.concatenate(places)[order]
+        return all_keys[order], np.concatenate(locations)[order]
 
 
-_KEY: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
-
-
-def _key(text: str) -> np.void | None:
+def _hash_text(text: str) -> np.void | None:
+    """Return the key of a text, None for one that is too short to be cached."""
     data = text.encode()
-    if len(data) < _SHORTEST_BYTES:
+    if len(data) < _MIN_TEXT_BYTES:
         return None
-    key: np.void = np.frombuffer(blake2b(data, digest_size=_KEY_BYTES).digest(), _KEY)[0]
+    digest = blake2b(data, digest_size=_KEY_BYTES).digest()
+    key: np.void = np.frombuffer(digest, _KEY_DTYPE)[0]
     return key
 
 
-def _keep_within_bound(root: Path) -> None:
+def _evict(root: Path) -> None:
+    """Delete the least recently used files that exceed the limits, and empty folders."""
     files = [(entry.stat(), entry) for entry in root.glob("*/*.arrow")]
     files.sort(key=lambda pair: pair[0].st_mtime_ns, reverse=True)
-    total = 0
-    for number, (facts, path) in enumerate(files):
-        total += facts.st_size
-        if total > _MOST_BYTES or number >= _MOST_FILES:
+    total_bytes = 0
+    for number, (stat, path) in enumerate(files):
+        total_bytes += stat.st_size
+        if total_bytes > _MAX_CACHE_BYTES or number >= _MAX_CACHE_FILES:
             path.unlink(missing_ok=True)
     for folder in {path.parent for _, path in files}:
         if not any(folder.iterdir()):

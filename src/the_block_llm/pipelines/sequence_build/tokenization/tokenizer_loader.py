@@ -1,9 +1,9 @@
-"""A profile's tokenizer, loaded once in each process, and without torch.
+"""Load a profile's tokenizer once per process, and without importing torch.
 
-tokenizers 0.23 keeps the words that each of its threads has met for as long as the thread lives,
-also those of a tokenizer that is gone: one loaded for every group of repositories would leave some
-ten megabytes behind each time. And transformers, which reads tokenizers, brings torch with it: a
-quarter of a gigabyte that making sequences has no use for.
+tokenizers 0.23 caches words in each of its threads for as long as the thread lives, also those of
+a tokenizer that was deleted: loading one for every batch of repositories would leak some ten
+megabytes each time. And transformers, which reads tokenizers, imports torch: a quarter of a
+gigabyte that building sequences does not need.
 """
 
 import logging
@@ -17,61 +17,61 @@ from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.documents.special_tokens import add_domain_tokens
 from the_block_llm.pipelines.sequence_build.tokenization.document_tokenizer import DocumentTokenizer
 
-_Key = tuple[str, bool]
+_CacheKey = tuple[str, bool]
 
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """What the nodes need of it."""
+    """A tokenizer and the file it was read from."""
 
     tokenizer: DocumentTokenizer
     added_tokens: dict[str, int]
-    """Ids of the domain marks, by token; empty without them."""
+    """Ids of the domain tokens, by token; empty without them."""
     file: Path
-    written_at: int
-    """Of the file, in nanoseconds; 0 where the tokenizer is not one on this machine."""
+    modified_ns: int
+    """Modification time of the file; 0 if the file is not on this machine."""
 
 
-_loaded: Final[dict[_Key, LoadedTokenizer]] = {}
-"""The last one."""
+_loaded: Final[dict[_CacheKey, LoadedTokenizer]] = {}
+"""The last tokenizer loaded in this process."""
 
 
-def loaded_tokenizer(profile: ModelProfile, *, domain_marks: bool) -> LoadedTokenizer:
-    """Load the profile's tokenizer, or take the one that this process has loaded.
+def get_tokenizer(profile: ModelProfile, *, domain_marks: bool) -> LoadedTokenizer:
+    """Return the profile's tokenizer, loaded if this process does not have it yet.
 
-    A process of its own reads it, which takes a second more, unless torch is here already.
+    Unless torch is imported already, a subprocess reads it, which takes a second more.
 
     Args:
-        profile: Whose.
-        domain_marks: Whether they are added.
+        profile: The model profile.
+        domain_marks: Whether to add the domain tokens.
 
     Raises:
-        ModelUnavailableError: It cannot be had.
-        ProfileError: The profile does not fit it.
+        ModelUnavailableError: The model cannot be found or downloaded.
+        ProfileError: The profile does not fit the tokenizer.
     """
     key = profile.model_dump_json(), domain_marks
-    found = _loaded.get(key)
-    if found is None or found.written_at != _written_at(found.file):
+    loaded = _loaded.get(key)
+    if loaded is None or loaded.modified_ns != _modified_ns(loaded.file):
         _loaded.clear()
-        read = _read if "torch" in sys.modules else _read_apart
-        found = _loaded[key] = read(profile, domain_marks)
-    return found
+        load = _load if "torch" in sys.modules else _load_in_subprocess
+        loaded = _loaded[key] = load(profile, domain_marks)
+    return loaded
 
 
-def _read_apart(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
-    found: LoadedTokenizer = run_in_subprocess(_read_and_tell, profile, domain_marks)
-    return found
+def _load_in_subprocess(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
+    loaded: LoadedTokenizer = run_in_subprocess(_load_with_logging, profile, domain_marks)
+    return loaded
 
 
-def _read_and_tell(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
-    # Nobody has said where messages go in a process of its own.
+def _load_with_logging(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
+    # Logging is not configured in the subprocess.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("the_block_llm").setLevel(logging.INFO)
-    return _read(profile, domain_marks)
+    return _load(profile, domain_marks)
 
 
-def _read(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
-    # Here, so that looking at the project's pipelines need not wait for torch.
+def _load(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
+    # Imported here, so that importing the pipelines does not import torch.
     from the_block_llm.models.base.sources import (  # noqa: PLC0415
         load_tokenizer,
         prepare_base_model,
@@ -80,8 +80,8 @@ def _read(profile: ModelProfile, domain_marks: bool) -> LoadedTokenizer:
     file = Path(prepare_base_model(profile), "tokenizer.json")
     tokenizer = load_tokenizer(profile)
     added = add_domain_tokens(tokenizer) if domain_marks else {}
-    return LoadedTokenizer(DocumentTokenizer(tokenizer, profile), added, file, _written_at(file))
+    return LoadedTokenizer(DocumentTokenizer(tokenizer, profile), added, file, _modified_ns(file))
 
 
-def _written_at(file: Path) -> int:
+def _modified_ns(file: Path) -> int:
     return file.stat().st_mtime_ns if file.is_file() else 0
