@@ -42,20 +42,28 @@ _BATCH_BYTES = 2_000_000
 def main() -> None:
     arguments = _arguments()
     profile = chosen_profile(arguments.profile)
-    drafts = _drafts(Path(arguments.corpus), arguments.megabytes * 1_000_000)
-    n_bytes = sum(len(s.text.encode()) for draft in drafts for s in draft.segments)
+    rendered_documents = _read_documents(Path(arguments.corpus), arguments.megabytes * 1_000_000)
+    n_bytes = sum(
+        len(s.text.encode())
+        for rendered_document in rendered_documents
+        for s in rendered_document.segments
+    )
     shape = RowShape(arguments.context, arguments.context // 4)
-    print(f"{len(drafts)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens")
+    print(
+        f"{len(rendered_documents)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens"
+    )
     tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
     bare_tokenizer = load_tokenizer(profile).backend_tokenizer
     bare_tokenizer.encode_special_tokens = True  # the same setting for both
     bare_s, ours_s = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.repeats):
-            times = _time_alternating(bare_tokenizer, tokenizer, drafts, shape, Path(folder))
+            times = _time_alternating(
+                bare_tokenizer, tokenizer, rendered_documents, shape, Path(folder)
+            )
             bare_s.append(times[0])
             ours_s.append(times[1])
-        _build(tokenizer, drafts, shape, Path(folder))
+        _build(tokenizer, rendered_documents, shape, Path(folder))
         documents = ParquetTable(Path(folder) / "documents")
         ratios = [bare / ours for bare, ours in zip(bare_s, ours_s, strict=True)]
         _print_speed(bare_s, ours_s, ratios, n_bytes)
@@ -155,7 +163,7 @@ def _trl(
 def _time_alternating(
     bare: Any,
     tokenizer: DocumentTokenizer,
-    drafts: list[RenderedDocument],
+    rendered_documents: list[RenderedDocument],
     shape: RowShape,
     folder: Path,
 ) -> tuple[float, float]:
@@ -163,7 +171,7 @@ def _time_alternating(
     bare.model._clear_cache()
     tokenizer.backend.model._clear_cache()
     bare_s = ours_s = 0.0
-    for number, batch in enumerate(_batches(drafts)):
+    for number, batch in enumerate(_batches(rendered_documents)):
         ours_first = number % 2
         if ours_first:
             ours_s += _cpu_s(partial(_build, tokenizer, batch, shape, folder))
@@ -173,12 +181,12 @@ def _time_alternating(
     return bare_s, ours_s
 
 
-def _batches(drafts: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
+def _batches(rendered_documents: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
     batch: list[RenderedDocument] = []
     n_bytes = 0
-    for draft in drafts:
-        batch.append(draft)
-        n_bytes += sum(len(segment.text) for segment in draft.segments)
+    for rendered_document in rendered_documents:
+        batch.append(rendered_document)
+        n_bytes += sum(len(segment.text) for segment in rendered_document.segments)
         if n_bytes >= _BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0
@@ -186,16 +194,25 @@ def _batches(drafts: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]
         yield batch
 
 
-def _encode(backend: Any, drafts: list[RenderedDocument]) -> None:
-    texts = [segment.text for draft in drafts for segment in draft.segments]
+def _encode(backend: Any, rendered_documents: list[RenderedDocument]) -> None:
+    texts = [
+        segment.text
+        for rendered_document in rendered_documents
+        for segment in rendered_document.segments
+    ]
     backend.encode_batch_fast(texts, add_special_tokens=False)
 
 
 def _build(
-    tokenizer: DocumentTokenizer, drafts: list[RenderedDocument], shape: RowShape, folder: Path
+    tokenizer: DocumentTokenizer,
+    rendered_documents: list[RenderedDocument],
+    shape: RowShape,
+    folder: Path,
 ) -> None:
     documents = save_table(
-        folder / "documents", DOCUMENTS, document_batches(drafts, tokenizer, shape.context_tokens)
+        folder / "documents",
+        DOCUMENTS,
+        document_batches(rendered_documents, tokenizer, shape.context_tokens),
     )
     packed = (
         batch
@@ -212,8 +229,8 @@ def _cpu_s(work: Any) -> float:
     return time.process_time() - started
 
 
-def _drafts(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
-    drafts: list[RenderedDocument] = []
+def _read_documents(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
+    rendered_documents: list[RenderedDocument] = []
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for path in sorted(corpus.rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -221,11 +238,13 @@ def _drafts(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
             continue
         name = path.relative_to(corpus).as_posix()
         segments = (file_header(name), Segment(text, train=True))
-        drafts.append(RenderedDocument(f"file/{name}", "file", "train", name, at, segments))
+        rendered_documents.append(
+            RenderedDocument(f"file/{name}", "file", "train", name, at, segments)
+        )
         max_bytes -= len(text)
         if max_bytes <= 0:
             break
-    return drafts
+    return rendered_documents
 
 
 def _arguments() -> argparse.Namespace:

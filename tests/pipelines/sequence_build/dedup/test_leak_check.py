@@ -37,16 +37,20 @@ def run_jobs(jobs: Any) -> Any:
     return [function(*arguments) for function, arguments in jobs]
 
 
-def signatures(*drafts: RenderedDocument) -> DocumentSignatures:
-    [batch] = signature_batches((NO_HISTORY, draft) for draft in drafts)
+def signatures(*rendered_documents: RenderedDocument) -> DocumentSignatures:
+    [batch] = signature_batches(
+        (NO_HISTORY, rendered_document) for rendered_document in rendered_documents
+    )
     return DocumentSignatures.read(batch)
 
 
 def find_leaks(evaluation: list[RenderedDocument], *scanned: RenderedDocument) -> list[Leak]:
     one_by_one = LeakCheck([signatures(*evaluation)] if evaluation else [], 0.7)
-    for draft in scanned:
-        one_by_one.scan(signatures(draft))
-    in_one_batch = LeakCheck([signatures(draft) for draft in evaluation], 0.7)
+    for rendered_document in scanned:
+        one_by_one.scan(signatures(rendered_document))
+    in_one_batch = LeakCheck(
+        [signatures(rendered_document) for rendered_document in evaluation], 0.7
+    )
     if scanned:
         in_one_batch.scan(signatures(*scanned))
     # The result does not depend on how documents are batched.
@@ -58,7 +62,7 @@ def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, st
     tables = story.tables(folder, cutoff)
     history = read_history(tables.commits, require_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
-    documents = ((history, draft) for draft in corpus.documents())
+    documents = ((history, rendered_document) for rendered_document in corpus.documents())
     files = [write_signatures(documents, folder / "signatures")]
     screening = screen(files, run_jobs, 0.7, holds_out=True)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in screening.leaks}
@@ -176,7 +180,9 @@ def test_a_line_shared_by_many_evaluation_documents_counts_in_all_of_them() -> N
     later = [_file(f"later{n}", "held_out", boilerplate) for n in range(100)]
     text = "".join(f"{line}\n" for line in ("some", " ".join(boilerplate), "other", "more lines"))
     found = find_leaks(later, _file("earlier", "train", [text]))
-    assert [leak.document_id for leak in found] == [draft.document_id for draft in later]
+    assert [leak.document_id for leak in found] == [
+        rendered_document.document_id for rendered_document in later
+    ]
     assert {(leak.reason, leak.nearest, leak.similarity, leak.split) for leak in found} == {
         ("known_lines", "file/earlier", 1.0, "held_out")
     }

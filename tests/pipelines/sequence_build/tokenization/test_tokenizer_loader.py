@@ -53,10 +53,10 @@ def encoded(loaded: LoadedTokenizer) -> list[int]:
     # A special token written in a text becomes several ordinary tokens.
     mark = next(iter(loaded.added_tokens))
     segments = (Segment(f"What is {mark}?", train=False), Segment(f"A mark: {mark}.", train=True))
-    draft = RenderedDocument(
+    rendered_document = RenderedDocument(
         "d", "chat", "train", "a.py", datetime(2026, 1, 1, tzinfo=UTC), segments
     )
-    [document] = loaded.tokenizer.encode([draft])
+    [document] = loaded.tokenizer.encode([rendered_document])
     ids: list[int] = document.input_ids.tolist()
     assert loaded.added_tokens[mark] not in ids
     return ids

@@ -51,11 +51,11 @@ def write_signatures(
     dropped: Counter[str] = Counter()
 
     def rendered() -> Iterator[tuple[History, RenderedDocument]]:
-        for history, draft in documents:
-            if isinstance(draft, RenderedDocument):
-                yield history, draft
+        for history, rendered_document in documents:
+            if isinstance(rendered_document, RenderedDocument):
+                yield history, rendered_document
             else:
-                dropped[draft.reason] += 1
+                dropped[rendered_document.reason] += 1
 
     table = save_table(folder, SIGNATURE_SCHEMA, signature_batches(rendered()))
     files = SignatureFiles(table.parts, dropped)

@@ -111,14 +111,15 @@ def screen(
 
 
 def select_usable(
-    drafts: Iterator[RenderedDocument | Dropped], screening: Screening
+    rendered_documents: Iterator[RenderedDocument | Dropped], screening: Screening
 ) -> Iterator[RenderedDocument]:
     """Yield the documents that the screening did not exclude."""
     excluded = screening.excluded_ids
     return (
-        draft
-        for draft in drafts
-        if isinstance(draft, RenderedDocument) and draft.document_id not in excluded
+        rendered_document
+        for rendered_document in rendered_documents
+        if isinstance(rendered_document, RenderedDocument)
+        and rendered_document.document_id not in excluded
     )
 
 

@@ -27,7 +27,7 @@ _BATCH_CHARACTERS = 4 * 1024 * 1024
 
 
 def document_batches(
-    drafts: Iterable[RenderedDocument],
+    rendered_documents: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int] = (),
@@ -48,21 +48,30 @@ def document_batches(
         cache = token_cache_folder and stack.enter_context(
             TokenCache(token_cache_folder, tokenizer.backend)
         )
-        yield from _tokenize(drafts, tokenizer, context_tokens, stage_tokens, cache or None)
+        yield from _tokenize(
+            rendered_documents, tokenizer, context_tokens, stage_tokens, cache or None
+        )
 
 
 def _tokenize(
-    drafts: Iterable[RenderedDocument],
+    rendered_documents: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int],
     cache: TokenCache | None,
 ) -> Iterator[pa.RecordBatch]:
-    for batch, encodings in _encode_ahead(_batch_drafts(drafts, tokenizer), tokenizer, cache):
+    for batch, encodings in _encode_ahead(
+        _batch_documents(rendered_documents, tokenizer), tokenizer, cache
+    ):
         documents = tokenizer.assemble(batch, encodings)
-        for index, draft in enumerate(batch):
-            if draft.fallback is not None and len(documents[index].input_ids) > context_tokens:
-                batch[index] = replace_unencodable(draft.fallback, tokenizer.unknown_bytes)
+        for index, rendered_document in enumerate(batch):
+            if (
+                rendered_document.fallback is not None
+                and len(documents[index].input_ids) > context_tokens
+            ):
+                batch[index] = replace_unencodable(
+                    rendered_document.fallback, tokenizer.unknown_bytes
+                )
                 [documents[index]] = tokenizer.encode([batch[index]])
         yield _record_batch(batch, documents, stage_tokens)
 
@@ -84,16 +93,16 @@ def _encode_ahead(
             yield ready, encodings.result()
 
 
-def _batch_drafts(
-    drafts: Iterable[RenderedDocument], tokenizer: DocumentTokenizer
+def _batch_documents(
+    rendered_documents: Iterable[RenderedDocument], tokenizer: DocumentTokenizer
 ) -> Iterator[list[RenderedDocument]]:
     batch: list[RenderedDocument] = []
     n_characters = n_changed = 0
-    for draft in drafts:
-        encodable = replace_unencodable(draft, tokenizer.unknown_bytes)
-        n_changed += encodable is not draft
+    for rendered_document in rendered_documents:
+        encodable = replace_unencodable(rendered_document, tokenizer.unknown_bytes)
+        n_changed += encodable is not rendered_document
         batch.append(encodable)
-        n_characters += sum(len(segment.text) for segment in draft.segments)
+        n_characters += sum(len(segment.text) for segment in rendered_document.segments)
         if n_characters >= _BATCH_CHARACTERS:
             yield batch
             batch, n_characters = [], 0
@@ -107,26 +116,27 @@ def _batch_drafts(
 
 
 def _record_batch(
-    drafts: Sequence[RenderedDocument],
+    rendered_documents: Sequence[RenderedDocument],
     documents: Sequence[TokenizedDocument],
     stage_tokens: Sequence[int],
 ) -> pa.RecordBatch:
     lengths = np.array([len(document.input_ids) for document in documents], np.int32)
     columns = {
-        "document_id": [draft.document_id for draft in drafts],
-        "kind": [draft.kind for draft in drafts],
-        "split": [draft.split for draft in drafts],
-        "source": [draft.source for draft in drafts],
+        "document_id": [rendered_document.document_id for rendered_document in rendered_documents],
+        "kind": [rendered_document.kind for rendered_document in rendered_documents],
+        "split": [rendered_document.split for rendered_document in rendered_documents],
+        "source": [rendered_document.source for rendered_document in rendered_documents],
         "authored_at": pa.array(
-            [draft.authored_at for draft in drafts], DOCUMENTS.field("authored_at").type
+            [rendered_document.authored_at for rendered_document in rendered_documents],
+            DOCUMENTS.field("authored_at").type,
         ),
-        "segments": _segments_column(drafts),
+        "segments": _segments_column(rendered_documents),
         "input_ids": list_column([document.input_ids for document in documents]),
         "labels_mask": list_column([document.labels_mask for document in documents]),
         "n_tokens": lengths,
         "stage": [
-            _stage(draft, int(n_tokens), stage_tokens)
-            for draft, n_tokens in zip(drafts, lengths, strict=True)
+            _stage(rendered_document, int(n_tokens), stage_tokens)
+            for rendered_document, n_tokens in zip(rendered_documents, lengths, strict=True)
         ],
     }
     return pa.RecordBatch.from_arrays(
@@ -134,25 +144,29 @@ def _record_batch(
     )
 
 
-def _segments_column(drafts: Sequence[RenderedDocument]) -> pa.ListArray:
+def _segments_column(rendered_documents: Sequence[RenderedDocument]) -> pa.ListArray:
     """Return the column ``segments``, built without a dictionary for each segment."""
     column: pa.ListType = DOCUMENTS.field("segments").type
-    segments = [segment for draft in drafts for segment in draft.segments]
+    segments = [
+        segment
+        for rendered_document in rendered_documents
+        for segment in rendered_document.segments
+    ]
     values = {"text": [s.text for s in segments], "train": [s.train for s in segments]}
     fields = list(column.value_type)
     children = [pa.array(values[field.name], field.type) for field in fields]
     return pa.ListArray.from_arrays(
-        _offsets([len(draft.segments) for draft in drafts]),
+        _offsets([len(rendered_document.segments) for rendered_document in rendered_documents]),
         pa.StructArray.from_arrays(children, fields=fields),
         type=column,
     )
 
 
-def _stage(draft: RenderedDocument, n_tokens: int, stage_tokens: Sequence[int]) -> int:
+def _stage(rendered_document: RenderedDocument, n_tokens: int, stage_tokens: Sequence[int]) -> int:
     # Only training documents have a curriculum.
-    if not stage_tokens or draft.split != "train":
+    if not stage_tokens or rendered_document.split != "train":
         return 0
-    n_bytes = sum(len(segment.text.encode()) for segment in draft.segments)
+    n_bytes = sum(len(segment.text.encode()) for segment in rendered_document.segments)
     return curriculum_stage(n_tokens, n_bytes, stage_tokens)
 
 

@@ -82,12 +82,12 @@ class DocumentTokenizer:
         # The library does not serialize this setting, so it is lost in a pickle.
         self.backend.encode_special_tokens = True
 
-    def encode(self, drafts: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
+    def encode(self, rendered_documents: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
         """Tokenize drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
-        return self.assemble(drafts, self.encode_texts(drafts))
+        return self.assemble(rendered_documents, self.encode_texts(rendered_documents))
 
     def encode_texts(
-        self, drafts: Sequence[RenderedDocument], cache: TokenCache | None = None
+        self, rendered_documents: Sequence[RenderedDocument], cache: TokenCache | None = None
     ) -> list[Ids]:
         """Tokenize every segment; releases the GIL.
 
@@ -95,7 +95,11 @@ class DocumentTokenizer:
             drafts: The documents.
             cache: Where known texts are looked up and new ones are stored.
         """
-        texts = [segment.text for draft in drafts for segment in draft.segments]
+        texts = [
+            segment.text
+            for rendered_document in rendered_documents
+            for segment in rendered_document.segments
+        ]
         if cache is None:
             return self._encode(texts)
         cached = cache.lookup(texts)
@@ -110,7 +114,7 @@ class DocumentTokenizer:
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
 
     def assemble(
-        self, drafts: Sequence[RenderedDocument], ids: Sequence[Ids]
+        self, rendered_documents: Sequence[RenderedDocument], ids: Sequence[Ids]
     ) -> list[TokenizedDocument]:
         """Join encoded segments with special tokens, and mark the targets.
 
@@ -121,18 +125,24 @@ class DocumentTokenizer:
         Raises:
             ProfileError: The tokenizer changes text, so targets would not be the repository's text.
         """
-        texts = [segment.text for draft in drafts for segment in draft.segments]
+        texts = [
+            segment.text
+            for rendered_document in rendered_documents
+            for segment in rendered_document.segments
+        ]
         self._require_lossless(texts, ids)
         documents: list[TokenizedDocument] = []
         position = 0
-        for draft in drafts:
-            draft_ids = ids[position : position + len(draft.segments)]
-            position += len(draft.segments)
+        for rendered_document in rendered_documents:
+            draft_ids = ids[position : position + len(rendered_document.segments)]
+            position += len(rendered_document.segments)
             segments = [
                 self._segment_spans(segment, segment_ids)
-                for segment, segment_ids in zip(draft.segments, draft_ids, strict=True)
+                for segment, segment_ids in zip(rendered_document.segments, draft_ids, strict=True)
             ]
-            assemble = self._assemble_chat if draft.kind == "chat" else self._assemble_text
+            assemble = (
+                self._assemble_chat if rendered_document.kind == "chat" else self._assemble_text
+            )
             documents.append(assemble(segments))
         return documents
 
