@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.output.results import Wish
+from the_block_llm.advisor.output.results import GenerationOptions
 from the_block_llm.project.config_loader import project_parameters
 
 QUESTION = "What breaks if consensus stalls while the state manager goes on?"
@@ -67,7 +67,7 @@ def main() -> None:
                 long_code() if options.random else "",
                 adapter=adapter,
                 retrieval=search,
-                wish=Wish(new_tokens=64),
+                options=GenerationOptions(max_new_tokens=64),
                 on_part=lambda _, s=started, f=first: f or f.append(time.monotonic() - s),
             )
             whole = time.monotonic() - started
@@ -78,15 +78,17 @@ def main() -> None:
     if not options.random:
         return
     with measured("code completed, model loaded for it"):
-        made = advisor.complete_code(long_code(), "}\n", adapter="base", wish=Wish(new_tokens=64))
+        made = advisor.complete_code(
+            long_code(), "}\n", adapter="base", options=GenerationOptions(max_new_tokens=64)
+        )
     print(f"  {made.n_prompt_tokens:,} tokens read, {made.n_tokens} written")
     for name in ("hybrid analysis", "hybrid analysis again"):
         with measured(name):
             found = advisor.hybrid_analysis(
                 long_code(), completion_model="starcoder2-3b@base", model="llama-3.1-8b@base",
-                retrieval=False, wish=Wish(new_tokens=32),
+                retrieval=False, options=GenerationOptions(max_new_tokens=32),
             )  # fmt: skip
-        print(f"  {len(found.surprises)} lines, {found.answer.n_prompt_tokens:,} tokens read")
+        print(f"  {len(found.lines)} lines, {found.answer.n_prompt_tokens:,} tokens read")
 
 
 class measured:  # noqa: N801

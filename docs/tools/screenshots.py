@@ -144,7 +144,7 @@ def _ask_page(browser: Browser) -> None:
         page.goto(address)
         page.get_by_label("Question").fill(QUESTION)
         page.get_by_role("button", name="Ask", exact=True).click()
-        page.locator("article.assistant").get_by_text("Read:").wait_for(timeout=600_000)
+        page.locator("article.assistant").get_by_text("Passages:").wait_for(timeout=600_000)
         page.screenshot(path=IMAGES / "ask_page.png")
         page.close()
     finally:

@@ -117,11 +117,11 @@ def _searching(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str,
 
     def parameters(env: str | None) -> Mapping[str, Any]:
         # Here, so that --help need not wait for pyarrow.
-        from the_block_llm.advisor.index.stored_tables import tables_at_hand  # noqa: PLC0415
+        from the_block_llm.advisor.index.remote_tables import with_local_tables  # noqa: PLC0415
 
         loader = config_loader(metadata.project_path, env)
         given = project_parameters(metadata.project_path, env)
-        return tables_at_hand(given, storage_location(loader))
+        return with_local_tables(given, storage_location(loader))
 
     return parameters
 

@@ -30,8 +30,8 @@ def test_the_answer_and_nothing_else_goes_to_standard_output(parameters):
     assert result.exit_code == 0, result.output
     assert 1 <= len(result.stdout) < 20
     assert "\x1b" not in result.stdout, "no colours in a pipe"
-    assert "tiny@2026-01-01T00.00.00Z · read [src/" in result.stderr.replace("\n", " ")
-    assert "cut off after 6 tokens" in result.stderr.replace("\n", " ")
+    assert "tiny@2026-01-01T00.00.00Z · passages: [src/" in result.stderr.replace("\n", " ")
+    assert "truncated at 6 tokens" in result.stderr.replace("\n", " ")
 
 
 def test_a_question_on_standard_input_is_the_same_question(parameters):
@@ -46,7 +46,9 @@ def test_json_is_one_object_a_line(parameters):
     assert answer["question"] == QUESTION
     assert answer["passages"][0]["first_line"] is not None
     assert answer["citations_checked"] is True
-    assert run(parameters, QUESTION, "--base").stdout.strip("\n") == cli.printable(answer["answer"])
+    assert run(parameters, QUESTION, "--base").stdout.strip("\n") == cli.sanitize_text(
+        answer["answer"]
+    )
 
 
 def test_the_options_choose(parameters, tmp_path):
@@ -117,9 +119,9 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.builders.advised_repository import advisor_parameters
 from pathlib import Path
-from the_block_llm.advisor import ask
+from the_block_llm.advisor import cli
 budget = {"passages": 1, "passage_tokens": 100, "prompt_tokens": 1500, "new_tokens": 1500}
-ask.ask(lambda env: advisor_parameters(Path(sys.argv[1]), cpu=budget), question="Who?", model=None,
+cli.ask(lambda env: advisor_parameters(Path(sys.argv[1]), cpu=budget), question="Who?", model=None,
         adapter=None, base=True, no_retrieval=True, context=None, new_tokens=None, as_json=False,
         env=None)
 """
@@ -151,11 +153,11 @@ def test_in_a_pipe_and_interrupted(tmp_path):
 
 def test_citations_are_coloured_on_a_terminal(parameters, monkeypatch):
     from the_block_llm.advisor import advisor as advisor_module
-    from the_block_llm.advisor.output.streaming import StreamEnd
+    from the_block_llm.advisor.output.streaming import StreamResult
 
     def stream(model, tokenizer, prompt, decoding, on_text, **_):
         on_text("in src/ledger.rs:3, not src/none.rs \x1b[5mhere")
-        return StreamEnd(9, "stop")
+        return StreamResult(9, "stop")
 
     monkeypatch.setattr(advisor_module, "stream_text", stream)
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -8,13 +8,13 @@ import uvicorn
 
 from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.serving.app import create_app
-from the_block_llm.advisor.serving.server import _listen
+from the_block_llm.advisor.serving.server import bind_socket
 
 
 @contextmanager
 def serving(advisor: Advisor, **options: object) -> Iterator[str]:
     """Gives the server's address."""
-    listening = _listen("127.0.0.1", 0)
+    listening = bind_socket("127.0.0.1", 0)
     app = create_app(advisor, **options)
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2)

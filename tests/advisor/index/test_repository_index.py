@@ -20,9 +20,9 @@ def where(tmp_path):
 
 def test_files_of_the_head_and_commits_are_found(where):
     index = open_index(*where)
-    found = index.find("Who tallies votes in consensus?", 5)
+    found = index.search("Who tallies votes in consensus?", 5)
     assert {p.source for p in found} >= {"src/consensus.rs", SHAS[1]}
-    assert index.find("gone", 5) == [], "the tree at the cut-off is not the repository today"
+    assert index.search("gone", 5) == [], "the tree at the cut-off is not the repository today"
     assert index.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
     commit = index.commit(SHAS[0])
     assert commit.message == "Start the ledger\n\nBecause."
@@ -32,7 +32,7 @@ def test_files_of_the_head_and_commits_are_found(where):
 
 def test_passages_stand_on_the_lines_they_name(where):
     index = open_index(*where)
-    for passage in index.find("ledger block consensus votes guide", 10):
+    for passage in index.search("ledger block consensus votes guide", 10):
         if passage.first_line is not None:
             lines = FILES[passage.source].split("\n")[passage.first_line - 1 : passage.last_line]
             assert "\n".join(lines) == passage.text.removesuffix("\n")
@@ -41,16 +41,16 @@ def test_passages_stand_on_the_lines_they_name(where):
 def test_it_is_built_once_and_again_when_a_table_changes(where, monkeypatch):
     first = open_index(*where)
     with monkeypatch.context() as patched:
-        patched.setattr(repository_index, "_build", lambda *_: pytest.fail("built again"))
+        patched.setattr(repository_index, "_build_index", lambda *_: pytest.fail("built again"))
         assert open_index(*where).fingerprint == first.fingerprint
     write_tables(where[0].parent, {"src/new.rs": "fn brand_new() {}\n"})
     second = open_index(*where)
     assert second.fingerprint != first.fingerprint
-    assert [p.source for p in second.find("brand new", 1)] == ["src/new.rs"]
+    assert [p.source for p in second.search("brand new", 1)] == ["src/new.rs"]
     assert [p.name for p in where[2].iterdir()] == [second.fingerprint], "the old one is gone"
     # A reader of the old one keeps what it has open.
     assert first.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
-    assert first.find("tally votes", 1)
+    assert first.search("tally votes", 1)
 
 
 def test_a_build_that_dies_leaves_nothing(where, monkeypatch):
@@ -62,7 +62,7 @@ def test_a_build_that_dies_leaves_nothing(where, monkeypatch):
         with pytest.raises(StorageError, match="No space left"):
             open_index(*where)
     assert list(where[2].iterdir()) == []
-    assert open_index(*where).find("votes", 1)
+    assert open_index(*where).search("votes", 1)
 
 
 def test_before_git_ingest_it_says_what_to_run(where):
@@ -93,4 +93,4 @@ def test_two_repositories_are_kept_apart(where):
 def test_a_repository_without_text_has_an_index_too(where):
     write_tables(where[0].parent, {"empty.rs": " \n"})
     index = open_index(*where)
-    assert index.known.paths("empty.rs") == ["empty.rs"]
+    assert index.known_names.paths("empty.rs") == ["empty.rs"]

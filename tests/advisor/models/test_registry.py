@@ -5,7 +5,7 @@ from tests.builders.advised_repository import (
     write_adapter,
 )
 
-from the_block_llm.advisor.models.registry import Choices, check_model_name
+from the_block_llm.advisor.models.registry import ModelRegistry, check_model_name
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import AdapterError, ProfileError, RoleError
 
@@ -20,9 +20,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def choices(folder, **changed):
+def registry(folder, **changed):
     parameters = advisor_parameters(folder, **changed)
-    return Choices(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    return ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,20 @@ def choices(folder, **changed):
     ],
 )
 def test_the_newest_complete_adapter_unless_another_is_named(folder, model, adapter, name):
-    assert choices(folder).choose("advisor", model, adapter).name == name
+    assert registry(folder).resolve("advisor", model, adapter).name == name
 
 
 def test_a_pinned_version_is_used_until_it_is_unpinned(folder):
-    pinned = choices(folder, adapters={"tiny": OLD})
-    assert pinned.choose("advisor").name == f"tiny@{OLD}"
-    assert pinned.choose("advisor", f"tiny@{NEW}").name == f"tiny@{NEW}"
+    pinned = registry(folder, adapters={"tiny": OLD})
+    assert pinned.resolve("advisor").name == f"tiny@{OLD}"
+    assert pinned.resolve("advisor", f"tiny@{NEW}").name == f"tiny@{NEW}"
 
 
 @pytest.mark.parametrize(
     ("role", "model", "adapter", "error", "said"),
     [
-        ("completion", "tiny@base", None, RoleError, "Ask tiny-coder instead"),
-        ("advisor", "tiny-coder@base", None, RoleError, "Ask tiny instead"),
+        ("completion", "tiny@base", None, RoleError, "Use tiny-coder instead"),
+        ("advisor", "tiny-coder@base", None, RoleError, "Use tiny instead"),
         ("advisor", "gpt-9", None, ProfileError, "Known: tiny, tiny-coder"),
         ("advisor", "tiny", "1999", AdapterError, NEW),
         ("advisor", "tiny", "../tiny/" + NEW, AdapterError, "There is no adapter"),
@@ -58,18 +58,18 @@ def test_a_pinned_version_is_used_until_it_is_unpinned(folder):
 )
 def test_what_cannot_be_asked_says_what_can(folder, role, model, adapter, error, said):
     with pytest.raises(error, match=said):
-        choices(folder).choose(role, model, adapter)
+        registry(folder).resolve(role, model, adapter)
 
 
 def test_two_advisors_leave_nobody_to_complete(folder):
     parameters = advisor_parameters(folder, completion_model="tiny")
-    offered = Choices(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    offered = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
     with pytest.raises(RoleError, match=r"advisor\.completion_model"):
-        offered.choose("completion")
+        offered.resolve("completion")
 
 
 def test_all_that_can_be_asked_is_listed(folder):
-    names = [choice.name for choice in choices(folder).listed()]
+    names = [version.name for version in registry(folder).list_models()]
     assert names == [f"tiny@{NEW}", f"tiny@{OLD}", "tiny@base", "tiny-coder@base"]
 
 

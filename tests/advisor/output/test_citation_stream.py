@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.advisor.output.citation_stream import CitationCheck
-from the_block_llm.advisor.output.sanitize import printable
+from the_block_llm.advisor.output.citation_stream import CitationStream
+from the_block_llm.advisor.output.sanitize import sanitize_text
 from the_block_llm.retrieval.citations import known_names
 
 SHA = "1f2e3d4c5b6a79881234567890abcdef12345678"
@@ -11,12 +11,12 @@ KNOWN = known_names([{"path": "src/ledger/mod.rs", "text": "struct State;\nx\n"}
 
 
 def checked(pieces, known=KNOWN):
-    check = CitationCheck(known)
+    check = CitationStream(known)
     return [p for piece in pieces for p in check.feed(piece)] + list(check.flush())
 
 
 def shown(text):
-    return "".join(part.marked() for part in checked(list(text)))
+    return "".join(part.annotated_text() for part in checked(list(text)))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_pieces_give_what_the_whole_gives(words):
 
 
 def test_a_word_is_shown_as_soon_as_it_has_ended():
-    check = CitationCheck(KNOWN)
+    check = CitationStream(KNOWN)
     assert [p.text for p in check.feed("In src/ledger/mo")] == ["In"]
     assert [p.text for p in check.feed("d.rs:2, as")] == [" ", "src/ledger/mod.rs:2", ","]
     assert [p.text for p in check.flush()] == [" as"]
 
 
 def test_scripts_without_spaces_do_not_wait_for_the_end():
-    check = CitationCheck(KNOWN)
+    check = CitationStream(KNOWN)
     assert "".join(p.text for p in check.feed("台帳は合意の後に" * 10))
 
 
@@ -76,4 +76,4 @@ def test_without_tables_text_goes_straight_through():
 
 
 def test_a_terminal_is_not_steered_by_an_answer():
-    assert printable("a\x1b]0;title\x07b\x9b31m\r\u202ec\td\n") == "a�]0;title�b�31m��c\td\n"
+    assert sanitize_text("a\x1b]0;title\x07b\x9b31m\r\u202ec\td\n") == "a�]0;title�b�31m��c\td\n"

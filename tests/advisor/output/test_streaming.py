@@ -34,7 +34,7 @@ def test_the_stream_is_what_generating_at_once_gives(model, temperature):
     # Half characters at the very end are left out, where decoding at once puts a stand-in.
     assert text.strip("� \n\t") in whole[0].text
     assert len(text.strip()) >= len(whole[0].text.rstrip("�")) - 3
-    assert (end.n_tokens, end.finish) == (whole[0].n_tokens, whole[0].finish)
+    assert (end.n_tokens, end.finish_reason) == (whole[0].n_tokens, whole[0].finish)
 
 
 def test_a_long_prompt_read_in_pieces_gives_the_same(model, monkeypatch):
@@ -48,27 +48,27 @@ def test_a_long_prompt_read_in_pieces_gives_the_same(model, monkeypatch):
 def test_it_ends_before_a_stop_text(model):
     whole, _ = answer(model, SamplingParams(30))
     stop = whole[7:9]
-    text, end = answer(model, SamplingParams(30), stop_texts=["never written", stop])
+    text, end = answer(model, SamplingParams(30), stop_strings=["never written", stop])
     assert text == whole[: whole.index(stop)]
-    assert end.finish == "stop"
+    assert end.finish_reason == "stop"
 
 
 def test_what_might_have_been_a_stop_text_is_not_lost(model):
     whole, _ = answer(model, SamplingParams(10))
-    text, end = answer(model, SamplingParams(10), stop_texts=[whole[-1] + "and on"])
-    assert (text, end.finish) == (whole, "length")
+    text, end = answer(model, SamplingParams(10), stop_strings=[whole[-1] + "and on"])
+    assert (text, end.finish_reason) == (whole, "length")
 
 
 def test_it_ends_when_cancelled(model):
     calls = itertools.count()
     _, end = answer(model, SamplingParams(200), is_cancelled=lambda: next(calls) > 5)
-    assert end.finish == "cancelled"
+    assert end.finish_reason == "cancelled"
     assert end.n_tokens < 8
 
 
 def test_it_ends_when_time_is_up(model):
     _, end = answer(model, SamplingParams(200), deadline=time.monotonic())
-    assert end.finish == "time"
+    assert end.finish_reason == "time"
     assert end.n_tokens == 1
 
 

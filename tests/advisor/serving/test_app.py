@@ -17,7 +17,7 @@ from tests.builders.advisor_server import serving
 
 from the_block_llm.advisor import advisor as advisor_module
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.output.streaming import StreamEnd
+from the_block_llm.advisor.output.streaming import StreamResult
 
 QUESTION = [{"role": "user", "content": "Who tallies votes?"}]
 CHAT = "/v1/chat/completions"
@@ -46,12 +46,12 @@ def scripted(monkeypatch):
             for number, at in enumerate(range(0, len(text), tokens)):
                 if is_cancelled():
                     write.cancelled.set()
-                    return StreamEnd(number, "cancelled")
+                    return StreamResult(number, "cancelled")
                 if deadline is not None and time.monotonic() > deadline:
-                    return StreamEnd(number, "time")
+                    return StreamResult(number, "time")
                 on_text(text[at : at + tokens])
                 time.sleep(seconds_a_piece)
-            return StreamEnd(len(text), "stop")
+            return StreamResult(len(text), "stop")
 
         monkeypatch.setattr(advisor_module, "stream_text", stream)
         return write
@@ -135,7 +135,7 @@ def test_models(client):
         ({"model": "gpt-9"}, openai.NotFoundError, "Known: tiny"),
         ({"model": "/etc/passwd"}, openai.NotFoundError, "no model"),
         ({"model": "tiny@1999"}, openai.NotFoundError, "no adapter"),
-        ({"model": "tiny-coder@base"}, openai.BadRequestError, "Ask tiny instead"),
+        ({"model": "tiny-coder@base"}, openai.BadRequestError, "Use tiny instead"),
         ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError, "empty"),
         ({"messages": [{"role": "user", "content": "x" * 9000}]}, openai.BadRequestError, "1,500"),
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),

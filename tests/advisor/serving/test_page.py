@@ -8,7 +8,7 @@ import pytest
 from tests.builders.advisor_server import serving
 
 from the_block_llm.advisor import advisor as advisor_module
-from the_block_llm.advisor.output.streaming import StreamEnd
+from the_block_llm.advisor.output.streaming import StreamResult
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,10 +39,10 @@ def page(browser, advisor, monkeypatch):
     def stream(model, tokenizer, prompt, decoding, on_text, *, is_cancelled, **_):
         for at in range(0, len(ANSWER), 5):
             if is_cancelled():
-                return StreamEnd(at, "cancelled")
+                return StreamResult(at, "cancelled")
             on_text(ANSWER[at : at + 5])
             time.sleep(0.02)
-        return StreamEnd(len(ANSWER), "stop")
+        return StreamResult(len(ANSWER), "stop")
 
     monkeypatch.setattr(advisor_module, "stream_text", stream)
     with serving(advisor) as address:
@@ -67,17 +67,17 @@ def test_ask_read_and_follow(page):
     answer = page.locator("article.assistant")
     answer.get_by_role("link", name="src/ledger.rs:4").wait_for()
     assert page.get_by_role("button", name="Stop").is_visible(), "still being written"
-    answer.get_by_text("Read:").wait_for()
-    assert answer.locator(".missing").all_inner_texts() == ["src/made_up.rs:9 (not found)"]
+    answer.get_by_text("Passages:").wait_for()
+    assert answer.locator(".not-found").all_inner_texts() == ["src/made_up.rs:9 (not found)"]
     assert EVIL in answer.inner_text()
     assert page.title() == "Ask the repository", "what a model writes stays text"
     assert page.locator("article img, article script").count() == 0
 
     answer.get_by_role("link", name="src/ledger.rs:4").click()
-    here = page.locator("#source .here")
-    here.wait_for()
-    assert "tally_votes();" in here.inner_text()
-    numbers = [text.strip() for text in page.locator("#source-text .number").all_inner_texts()]
+    highlighted = page.locator("#source .highlighted")
+    highlighted.wait_for()
+    assert "tally_votes();" in highlighted.inner_text()
+    numbers = [text.strip() for text in page.locator("#source-text .line-number").all_inner_texts()]
     assert numbers == ["1", "2", "3", "4", "5"], "every line, one below the other"
     boxes = [row.bounding_box() for row in page.locator("#source-text > span").all()]
     assert all(above["y"] < below["y"] for above, below in itertools.pairwise(boxes))

@@ -12,8 +12,8 @@ from tests.builders.advised_repository import advisor_parameters, write_tables
 from tests.builders.project import copy_project
 
 from the_block_llm import cli
+from the_block_llm.advisor.index.remote_tables import with_local_tables
 from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_index
-from the_block_llm.advisor.index.stored_tables import tables_at_hand
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorePath, resolve_location
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
@@ -59,28 +59,28 @@ def test_the_same_is_found_as_in_tables_of_this_machine_and_nothing_is_fetched_t
         get_file(self, target)
 
     monkeypatch.setattr(StorePath, "get_file", counted)
-    found = opened(tables_at_hand(here, store))
+    found = opened(with_local_tables(here, store))
     question = "what does consensus do when it stalls?"
-    assert found.find(question, 3) == local.find(question, 3) != []
+    assert found.search(question, 3) == local.search(question, 3) != []
     assert len(fetched) == 3
-    tables_at_hand(here, store)
+    with_local_tables(here, store)
     assert len(fetched) == 3, "everything was there"
 
     (store / "01_raw" / "repository.json").put_bytes(
         json.dumps({"repositories": [{"name": "chain", "head": "f" * 40}]}).encode()
     )
-    assert opened(tables_at_hand(here, store)).fingerprint != found.fingerprint
+    assert opened(with_local_tables(here, store)).fingerprint != found.fingerprint
 
 
 def test_tables_of_this_machine_are_left_where_they_are(tmp_path: Path) -> None:
     parameters = advisor_parameters(tmp_path)
-    assert tables_at_hand(parameters, tmp_path / "data") == parameters
+    assert with_local_tables(parameters, tmp_path / "data") == parameters
     assert not list(tmp_path.iterdir())
 
 
 def test_before_git_ingest_it_says_what_to_run(store: StorePath, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="nothing to search in s3://tables/company yet.*git_ing"):
-        tables_at_hand(advisor_parameters(tmp_path), store)
+        with_local_tables(advisor_parameters(tmp_path), store)
 
 
 def test_a_store_that_does_not_answer(credentials: dict[str, Any], tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_store_that_does_not_answer(credentials: dict[str, Any], tmp_path: Pat
          "retries": 1},
     )  # fmt: skip
     with pytest.raises(StorageError, match="Check the network"):
-        tables_at_hand(advisor_parameters(tmp_path), silent)
+        with_local_tables(advisor_parameters(tmp_path), silent)
 
 
 def test_the_commands_fetch_and_without_retrieval_ask_no_store(
