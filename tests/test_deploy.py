@@ -51,7 +51,7 @@ def calls(project: Path, *command: str, **variables: str) -> list[str]:
     return record.read_text().splitlines()
 
 
-def test_slurm_writes_the_job_trains_it_and_takes_the_adapter(project: Path) -> None:
+def test_slurm_writes_the_job_trains_and_registers_the_adapter(project: Path) -> None:
     script = str(DEPLOY / "slurm" / "train.sbatch")
     variables = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77",
                  "SLURM_JOB_NODELIST": "node[7-8]"}  # fmt: skip
@@ -63,7 +63,7 @@ def test_slurm_writes_the_job_trains_it_and_takes_the_adapter(project: Path) -> 
     ]
 
 
-def test_slurm_asks_for_one_task_a_machine() -> None:
+def test_slurm_requests_one_task_per_node() -> None:
     text = (DEPLOY / "slurm" / "train.sbatch").read_text()
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
     assert asked["ntasks-per-node"] == "1", "torchrun starts the processes of a machine itself"
@@ -71,7 +71,7 @@ def test_slurm_asks_for_one_task_a_machine() -> None:
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_skypilot_lets_the_first_machine_write_the_job(project: Path, rank: str) -> None:
+def test_skypilot_writes_the_job_on_the_first_node(project: Path, rank: str) -> None:
     task = yaml.safe_load((DEPLOY / "skypilot" / "train.yaml").read_text())
     known = {"name", "num_nodes", "workdir", "resources", "file_mounts", "setup", "run"}
     assert task.keys() == known
@@ -95,7 +95,7 @@ def documents(name: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def test_kubernetes_runs_a_pod_a_machine(project: Path) -> None:
+def test_kubernetes_runs_one_pod_per_node(project: Path) -> None:
     service, job = documents("training-job.yaml")
     validate = pytest.importorskip("kubernetes_validate")
     for document in (service, job):

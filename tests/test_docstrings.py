@@ -15,5 +15,5 @@ def module_name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", [module_name(path) for path in WITH_EXAMPLES])
-def test_the_examples_of_a_module(name: str) -> None:
+def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -21,7 +21,7 @@ def finished(finished_project: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_every_contract_path_is_there(finished: Path) -> None:
+def test_every_output_exists_with_its_schema(finished: Path) -> None:
     tables = {
         "02_intermediate/commits": schemas.COMMITS,
         "02_intermediate/file_changes": schemas.FILE_CHANGES,
@@ -45,13 +45,13 @@ def test_every_contract_path_is_there(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tiny_model_learned_something(finished: Path) -> None:
+def test_training_reduces_the_validation_loss(finished: Path) -> None:
     metrics = json.loads((finished / "08_reporting/training_metrics.json").read_text())
     assert metrics["validation_loss_after"] < metrics["validation_loss_before"]
 
 
 @pytest.mark.slow
-def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> None:
+def test_rows_are_complete_and_splits_are_disjoint(finished: Path) -> None:
     documents = {
         row["document_id"]: row["split"]
         for row in ParquetTable(finished / "04_feature/documents/tiny").rows(
@@ -65,7 +65,7 @@ def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> N
 
 
 @pytest.mark.slow
-def test_one_pipeline_alone_runs_from_what_the_catalog_holds(
+def test_a_single_pipeline_runs_from_stored_datasets(
     finished_project: Path, finished: Path
 ) -> None:
     before = list_adapters(finished / "06_models/tiny")

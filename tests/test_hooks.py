@@ -31,7 +31,7 @@ print("still in", os.path.basename(os.getcwd()))
 """
 
 
-def test_a_path_starts_at_the_project_and_a_notebook_stays_in_its_folder_and_quiet(
+def test_notebook_session_resolves_paths_and_restores_the_working_directory(
     tmp_path: Path, small_repository: Path
 ) -> None:
     project = copy_project(tmp_path / "project")

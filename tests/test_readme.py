@@ -50,7 +50,7 @@ def run(folder: Path, command: str) -> str:
 @pytest.mark.slow(seconds=300)
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_demo_then_another_repository_and_model(
+def test_demo_then_another_repository_and_model(
     clone: Path, small_repository: Path, converted_smollm2: Path, tmp_path: Path
 ) -> None:
     (clone / ".venv/.installed").touch()

@@ -39,7 +39,7 @@ def run_each(project: Path, *commands: str) -> list[str]:
     return shown
 
 
-def test_help_and_lists_import_nothing_slow(project: Path) -> None:
+def test_help_and_lists_import_no_slow_module(project: Path) -> None:
     shown = run_each(
         project,
         "kedro registry list",
@@ -53,7 +53,7 @@ def test_help_and_lists_import_nothing_slow(project: Path) -> None:
     assert "- behavioral_eval" in shown
 
 
-def test_reading_a_repository_imports_nothing_slow(project: Path, small_repository: Path) -> None:
+def test_ingest_imports_no_slow_module(project: Path, small_repository: Path) -> None:
     shown = run_each(
         project,
         # All but the last node, which draws, and imports matplotlib for it.

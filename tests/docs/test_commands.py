@@ -27,9 +27,7 @@ for line in sys.stdin.read().splitlines():
 
 
 @pytest.mark.slow(seconds=200)
-def test_every_command_that_needs_a_finished_run(
-    finished_project: Path, small_repository: Path
-) -> None:
+def test_commands_that_need_a_finished_run(finished_project: Path, small_repository: Path) -> None:
     adapters = finished_project / "data/06_models/tiny"
     held_out = next(
         row["document_id"]
@@ -65,7 +63,7 @@ def test_every_command_that_needs_a_finished_run(
 
 
 @pytest.mark.slow
-def test_the_commands_for_several_repositories(
+def test_commands_for_several_repositories(
     tmp_path: Path, finished_project: Path, small_repository: Path
 ) -> None:
     project = tmp_path / "project"

@@ -190,14 +190,14 @@ def test_every_name_in_a_command_exists(page: Path) -> None:
         ("kedro run --params=repository=PATH,qlora_train.max_row=3", "qlora_train.max_row"),
     ],
 )
-def test_a_name_that_does_not_exist_is_found(command: str, lacking: str) -> None:
+def test_unknown_name_in_a_command_is_detected(command: str, lacking: str) -> None:
     configure_project("the_block_llm")
     (words,) = words_of(command)
     assert lacking in str(what_does_not_exist(words))
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> None:
+def test_every_command_is_run_by_a_test_or_states_its_requirement(page: Path) -> None:
     known = [pattern for patterns in RUN_BY.values() for pattern in patterns]
     unknown = [
         command
@@ -209,13 +209,13 @@ def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> Non
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_parameter_that_a_page_names_is_one(page: Path) -> None:
+def test_every_parameter_in_a_page_exists(page: Path) -> None:
     groups = {name: kind for name, kind in TYPED_PARAMETERS.items() if name != "models"}
     named = re.findall(rf"`({'|'.join(groups)})\.([a-z_]+)\b(?![/.(])", text_of(page))
     assert [(group, name) for group, name in named if name not in groups[group].model_fields] == []
 
 
-def test_troubleshooting_quotes_what_the_program_says() -> None:
+def test_troubleshooting_quotes_existing_messages() -> None:
     said = "".join(texts_in(path) for path in (ROOT / "src").rglob("*.py"))
     said += (ROOT / "Makefile").read_text(encoding="utf-8")
     rows = re.findall(
@@ -243,7 +243,7 @@ def texts_in(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
+def test_listed_tests_exist_and_commands_are_found() -> None:
     assert all((ROOT / "tests" / name).is_file() for name in RUN_BY)
     assert sum(len(commands(page)) for page in PAGES) > 25
     assert len(commands(ROOT / "README.md")) > 5
@@ -251,7 +251,7 @@ def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_of_the_pages_outside_the_site_lead_somewhere(name: str) -> None:
+def test_links_of_pages_outside_the_site_are_valid(name: str) -> None:
     text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     lost = []
@@ -270,7 +270,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_of_the_menu_is_there() -> None:
+def test_every_page_of_the_menu_exists() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     pages = set(re.findall(r": (\S+\.md)$", menu, re.MULTILINE))
     generated = {page for page in pages if page.startswith("reference/")}
@@ -280,7 +280,7 @@ def test_every_page_of_the_menu_is_there() -> None:
 
 
 @pytest.mark.slow
-def test_the_site_builds_strictly_with_every_link_and_anchor(tmp_path: Path) -> None:
+def test_site_builds_in_strict_mode(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, text=True, capture_output=True, check=False, timeout=300,

@@ -21,7 +21,7 @@ def leaves(values: dict[str, object], prefix: str) -> set[str]:
 
 
 @pytest.mark.parametrize("group", TYPED_PARAMETERS)
-def test_every_parameter_stands_in_the_reference_with_a_sentence(group: str) -> None:
+def test_every_parameter_is_described_in_the_reference(group: str) -> None:
     kind: type[BaseModel] = TYPED_PARAMETERS[group]
     configured = pages.configured()[group]
     if issubclass(kind, RootModel):
@@ -37,7 +37,7 @@ def test_every_parameter_stands_in_the_reference_with_a_sentence(group: str) -> 
     assert all(f"{one.name}`" in page for one in listed)
 
 
-def test_every_column_of_every_table_stands_in_the_dictionary_with_a_sentence() -> None:
+def test_every_column_is_described_in_the_data_dictionary() -> None:
     page = pages.data_page()
     tables = {name: t for name, t in vars(schemas).items() if isinstance(t, schemas.pa.Schema)}
     assert len(tables) >= 7
@@ -50,7 +50,7 @@ def test_every_column_of_every_table_stands_in_the_dictionary_with_a_sentence() 
         assert f"`{reason}`" in page
 
 
-def test_every_command_stands_in_the_reference_with_an_example() -> None:
+def test_every_command_is_in_the_reference_with_an_example() -> None:
     page = pages.commands_page()
     sections = page.split("\n## ")[1:]
     assert all(f"## kedro {name}" in page for name in cli.commands)

@@ -23,12 +23,12 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_is_one_for_each_pipeline_and_a_tour() -> None:
+def test_there_is_a_notebook_for_each_pipeline_and_a_tour() -> None:
     assert {notebook.stem for notebook in NOTEBOOKS} == PIPELINES | {"tour"}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_nothing_of_a_machine_and_no_logic_is_committed(notebook: Path) -> None:
+def test_committed_notebooks_have_no_output_paths_or_logic(notebook: Path) -> None:
     for cell in code_cells(notebook):
         assert cell["outputs"] == []
         assert cell["execution_count"] is None
@@ -70,7 +70,7 @@ def test_every_notebook_runs(finished_project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_notebook_that_runs_into_an_error_fails(tmp_path: Path) -> None:
+def test_notebook_with_an_error_fails(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     tour = json.loads((ROOT / "notebooks/tour.ipynb").read_text(encoding="utf-8"))
     tour["cells"] = [cell for cell in tour["cells"] if cell["cell_type"] == "code"][:2]

@@ -33,7 +33,7 @@ def configuration(project: Path) -> dict[str, dict[str, Any]]:
         return {"catalog": loader["catalog"], "parameters": loader["parameters"]}
 
 
-def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
+def test_catalog_matches_the_datasets_of_the_pipelines(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
@@ -44,7 +44,7 @@ def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
     assert used - in_memory == set(configuration["catalog"])
 
 
-def test_the_parameters_are_not_read_anew_for_every_dataset(
+def test_parameters_are_read_once_per_session(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -61,7 +61,7 @@ def test_the_parameters_are_not_read_anew_for_every_dataset(
     assert 0 < read.count((project / "conf/base/parameters.yml").read_text()) < 3
 
 
-def test_every_parameter_group_is_read_by_a_node(
+def test_every_parameter_group_is_used(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
@@ -74,7 +74,7 @@ def test_every_parameter_group_is_read_by_a_node(
     assert read | {"advisor", "planning", "storage"} == set(configuration["parameters"])
 
 
-def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(
+def test_configured_parameters_are_valid(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
@@ -89,7 +89,7 @@ def test_every_configuration_file_loads(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_each_pipeline_writes_what_the_next_one_reads() -> None:
+def test_pipeline_inputs_are_written_by_earlier_pipelines() -> None:
     configure_project("the_block_llm")
     order = ("git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
     written: set[str] = {"suite_files"}
@@ -115,7 +115,7 @@ def test_each_pipeline_writes_what_the_next_one_reads() -> None:
         ({"models": {"llama-3.1-8b": {"lora": {"r": 0}}}}, "models.llama-3.1-8b.lora.r is 0"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_remedy(
+def test_wrong_parameters_are_named(
     configuration: dict[str, dict[str, Any]], changed: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ParameterError) as caught:
@@ -123,14 +123,14 @@ def test_a_wrong_parameter_is_named_with_its_remedy(
     assert message in str(caught.value)
 
 
-def test_an_unknown_profile_is_refused_before_anything_runs(
+def test_unknown_profile_is_refused(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     with pytest.raises(ProfileError, match="Known: llama-3.1-8b"):
         check_parameters({**configuration["parameters"], "model": "gpt-9"})
 
 
-def test_an_environment_that_does_not_exist(project: Path) -> None:
+def test_unknown_environment_is_refused(project: Path) -> None:
     with pytest.raises(ParameterError, match=r"environment tests in .*KEDRO_ENV\).* mean test\?"):
         config_loader(project, "tests")
 
@@ -145,9 +145,7 @@ def test_an_environment_that_does_not_exist(project: Path) -> None:
         (b"model: \xff\n", "parameters.yml is not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_its_line(
-    tmp_path: Path, text: bytes, message: str
-) -> None:
+def test_unreadable_file_is_named_with_its_line(tmp_path: Path, text: bytes, message: str) -> None:
     project = copy_project(tmp_path)
     (project / "conf/local/parameters.yml").write_bytes(text)
     with pytest.raises(ParameterError) as caught:
@@ -164,7 +162,7 @@ def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_PARAMETERS.items())
-def test_an_old_name_is_an_error_that_gives_the_new_one(
+def test_renamed_parameter_error_gives_the_new_name(
     old: str, new: str, configuration: dict[str, dict[str, Any]]
 ) -> None:
     parameters = OmegaConf.create(configuration["parameters"])

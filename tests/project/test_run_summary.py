@@ -23,7 +23,7 @@ def shown(filepath: str, credentials: dict[str, Any] | None = None) -> None:
     print_summary(catalog, {"ingest_report"}, 60)
 
 
-def test_a_report_in_a_store_is_named_by_its_address(
+def test_report_in_a_store_is_shown_by_its_url(
     credentials: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown("s3://tables/company/ingest_report.json", credentials)
@@ -31,7 +31,7 @@ def test_a_report_in_a_store_is_named_by_its_address(
     assert "8 more warnings in s3://tables/company/ingest_report.json" in out
 
 
-def test_a_report_of_this_machine_is_named_as_seen_from_the_project(
+def test_local_report_is_shown_relative_to_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ def site(finished_project: Path) -> Path:
         return finished_project / "build"
 
 
-def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: Path) -> None:
+def test_layers_are_ordered_and_nodes_are_tagged(site: Path) -> None:
     graph = json.loads((site / "api/main").read_text(encoding="utf-8"))
     for pipeline in (site / "api/main", *(site / "api/pipelines").iterdir()):
         assert json.loads(pipeline.read_text(encoding="utf-8"))["layers"] == [
@@ -44,7 +44,7 @@ def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: 
     assert [n["name"] for n in graph["nodes"] if n["type"] == "task" and not n["tags"]] == []
 
 
-def test_every_table_tells_its_rows_and_nothing_tells_where_the_project_lies(
+def test_tables_have_statistics_and_no_absolute_path_is_published(
     site: Path, finished_project: Path
 ) -> None:
     answers = {p: p.read_text(encoding="utf-8") for p in (site / "api/nodes").iterdir()}
@@ -56,7 +56,7 @@ def test_every_table_tells_its_rows_and_nothing_tells_where_the_project_lies(
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
-def test_a_browser_shows_every_pipeline_every_node_and_the_previews(site: Path) -> None:
+def test_browser_shows_all_pipelines_nodes_and_previews(site: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     configure_project("the_block_llm")

@@ -35,18 +35,18 @@ def registry(folder, **changed):
         ("tiny", "base", "tiny@base"),
     ],
 )
-def test_the_newest_complete_adapter_unless_another_is_named(folder, model, adapter, name):
+def test_newest_complete_adapter_is_the_default(folder, model, adapter, name):
     assert registry(folder).resolve("advisor", model, adapter).name == name
 
 
-def test_a_pinned_version_is_used_until_it_is_unpinned(folder):
+def test_pinned_version_is_the_default(folder):
     pinned = registry(folder, adapters={"tiny": OLD})
     assert pinned.resolve("advisor").name == f"tiny@{OLD}"
     assert pinned.resolve("advisor", f"tiny@{NEW}").name == f"tiny@{NEW}"
 
 
 @pytest.mark.parametrize(
-    ("role", "model", "adapter", "error", "said"),
+    ("role", "model", "adapter", "error", "message"),
     [
         ("completion", "tiny@base", None, RoleError, "Use tiny-coder instead"),
         ("advisor", "tiny-coder@base", None, RoleError, "Use tiny instead"),
@@ -56,24 +56,24 @@ def test_a_pinned_version_is_used_until_it_is_unpinned(folder):
         ("completion", None, None, AdapterError, "--base"),
     ],
 )
-def test_what_cannot_be_asked_says_what_can(folder, role, model, adapter, error, said):
-    with pytest.raises(error, match=said):
+def test_errors_name_the_available_models(folder, role, model, adapter, error, message):
+    with pytest.raises(error, match=message):
         registry(folder).resolve(role, model, adapter)
 
 
-def test_two_advisors_leave_nobody_to_complete(folder):
+def test_completion_without_a_completion_model_is_an_error(folder):
     parameters = advisor_parameters(folder, completion_model="tiny")
-    offered = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    models = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
     with pytest.raises(RoleError, match=r"advisor\.completion_model"):
-        offered.resolve("completion")
+        models.resolve("completion")
 
 
-def test_all_that_can_be_asked_is_listed(folder):
+def test_all_versions_are_listed(folder):
     names = [version.name for version in registry(folder).list_models()]
     assert names == [f"tiny@{NEW}", f"tiny@{OLD}", "tiny@base", "tiny-coder@base"]
 
 
 @pytest.mark.parametrize("name", ["", "/etc", "../x", "~root", "a\\b", ".hidden", "a\x00", "a/b"])
-def test_a_client_cannot_name_a_folder(name):
+def test_a_path_is_not_a_model_name(name):
     with pytest.raises(ProfileError):
         check_model_name(name)
