@@ -138,10 +138,10 @@ def test_unknown_environment_is_refused(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"model: x\nrepository: [a\n", "parameters.yml, line 3: this is not YAML"),
-        (b"model: x\nmodel: y\n", "parameters.yml, line 2: this is not YAML: found duplicate key"),
-        (b"model: ${nothing:x}\n", "leads nowhere: Unsupported interpolation type nothing"),
-        (b"- model\n", "parameters.yml, line 1: this is no mapping"),
+        (b"model: x\nrepository: [a\n", "parameters.yml, line 3: invalid YAML"),
+        (b"model: x\nmodel: y\n", "parameters.yml, line 2: invalid YAML: found duplicate key"),
+        (b"model: ${nothing:x}\n", "cannot be resolved: Unsupported interpolation type nothing"),
+        (b"- model\n", "parameters.yml, line 1: not a mapping"),
         (b"model: \xff\n", "parameters.yml is not UTF-8"),
     ],
 )

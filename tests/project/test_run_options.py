@@ -27,7 +27,7 @@ KEPT = ("repository", "snapshot_files")
         ({"to_outputs": ["commit"]}, "there is no dataset commit. Did you mean commits?"),
         ({"tags": ["reports"]}, "--tags: there is no tag reports. Did you mean report?"),
         ({"runner": "SerialRunner"}, "there is no runner SerialRunner. Did you mean Sequential"),
-        ({"namespaces": ["probes"]}, "--namespaces: no node here has one"),
+        ({"namespaces": ["probes"]}, "--namespaces: no node of this project has one"),
         ({"load_versions": {"adapter": "x"}}, "`kedro adapters list` shows them"),
     ],
 )
