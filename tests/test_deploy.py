@@ -1,4 +1,4 @@
-"""The launch files: what they would start is recorded by stand-ins for the programs they call."""
+"""The launch files, run with stub programs that record how they are called."""
 
 import os
 import re
@@ -21,7 +21,7 @@ TRAIN = "kedro run --pipelines=qlora_train"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder whose programs write down how they were called."""
+    """A project folder with stub programs that record their arguments."""
     folder = tmp_path / "project"
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def calls(project: Path, *command: str, **variables: str) -> list[str]:
-    """Run the command as the batch system would; gives what it called."""
+    """Run the command as the batch system would; return the recorded calls."""
     record = project / "calls"
     programs = project / ".venv" / "bin"
     environment = {
@@ -65,9 +65,9 @@ def test_slurm_writes_the_job_trains_and_registers_the_adapter(project: Path) ->
 
 def test_slurm_requests_one_task_per_node() -> None:
     text = (DEPLOY / "slurm" / "train.sbatch").read_text()
-    asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
-    assert asked["ntasks-per-node"] == "1", "torchrun starts the processes of a machine itself"
-    assert {"nodes", "gpus-per-node", "requeue", "signal"} <= asked.keys()
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
+    assert directives["ntasks-per-node"] == "1", "torchrun starts the processes of a node itself"
+    assert {"nodes", "gpus-per-node", "requeue", "signal"} <= directives.keys()
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -84,10 +84,10 @@ def test_skypilot_writes_the_job_on_the_first_node(project: Path, rank: str) -> 
     variables = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NUM_GPUS_PER_NODE": "4",
                  "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": rank,
                  "SKYPILOT_TASK_ID": "sky-1"}  # fmt: skip
-    found = calls(project, "bash", "-c", task["run"], **variables)
+    recorded = calls(project, "bash", "-c", task["run"], **variables)
     torchrun = TORCHRUN.format(name=".job-sky-1", host="10.0.0.1", folder=folder)
     first = [f"kedro training-job {folder} --processes=8", torchrun, TRAIN]
-    assert found == (first if rank == "0" else [torchrun])
+    assert recorded == (first if rank == "0" else [torchrun])
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -129,6 +129,6 @@ def test_kuberay_starts_the_data_pipelines() -> None:
     assert f"ray=={cluster['rayVersion']}" in locked
     validate = pytest.importorskip("kubernetes_validate")
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        # KubeRay's own fields stand around ordinary pods.
+        # The KubeRay fields contain ordinary pod templates.
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}}
         validate.validate({**pod, **group["template"]}, "1.30", strict=True)

@@ -1,4 +1,4 @@
-"""The four pipelines on a small repository with a tiny seeded Llama, as a user would run them."""
+"""The four pipelines, run end to end on a small repository with a tiny seeded Llama."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_every_preview_opens(finished_project: Path) -> None:
     bootstrap_project(finished_project)
     with KedroSession.create(finished_project, env="test") as session:
         catalog: DataCatalog = session.load_context().catalog
-        # Other pipelines, export among them, have not run and have nothing to show.
+        # Other pipelines, such as export, have not run, so their datasets do not exist.
         for name in sorted(pipelines["__default__"].datasets() & set(catalog.keys())):
             dataset = catalog.get(name)
             if hasattr(dataset, "preview"):

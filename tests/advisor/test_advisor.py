@@ -265,12 +265,12 @@ def test_adapters_with_and_without_added_tokens_alternate(tmp_path):
     folder = build_advised_repository(tmp_path)
     profile = tiny_profile(folder / "llama")
     plain = folder / "06_models" / "tiny" / "2026-01-01T00.00.00Z"
-    marked = write_adapter(folder, "2026-02-01T00.00.00Z", seed=2, marked=True)
+    with_added_tokens = write_adapter(folder, "2026-02-01T00.00.00Z", seed=2, has_added_tokens=True)
     models = ModelPool(1.0, tmp_path / "copies", torch.device("cpu"))
     ids = torch.arange(5, 40)[None]
     results = []
     # None is the base, with the last adapter still loaded.
-    for adapter in (plain, marked, None, plain):
+    for adapter in (plain, with_added_tokens, None, plain):
         with models.acquire(profile, adapter) as (model, tokenizer), torch.no_grad():
             results.append((len(tokenizer), model(input_ids=ids).logits))
     assert [n_tokens for n_tokens, _ in results] == [260, 263, 260, 260]

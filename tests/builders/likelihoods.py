@@ -1,4 +1,4 @@
-"""What a model thinks of a few continuations of one prefix, in nats."""
+"""Negative log-likelihoods of continuations of one prefix, in nats."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a process does that has not loaded torch; so nothing that loads it is imported here."""
+"""Code for a process that has not imported torch; nothing here may import it."""
 
 import sys
 
@@ -9,7 +9,7 @@ from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import
 )
 
 
-def load_and_look(profile: ModelProfile) -> tuple[bool, LoadedTokenizer]:
-    """Whether torch is loaded afterwards, and the tokenizer with domain marks."""
-    found = loaded_tokenizer(profile, domain_marks=True)
-    return "torch" in sys.modules, found
+def load_tokenizer_and_check_torch(profile: ModelProfile) -> tuple[bool, LoadedTokenizer]:
+    """Load the tokenizer with domain marks; return whether that imported torch, and it."""
+    tokenizer = loaded_tokenizer(profile, domain_marks=True)
+    return "torch" in sys.modules, tokenizer

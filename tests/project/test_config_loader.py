@@ -1,4 +1,4 @@
-"""Configuration and code agree: nothing is configured that nobody reads, nor the other way."""
+"""Configuration and code match: every configured name is used, and every used name exists."""
 
 import io
 import re
@@ -37,9 +37,11 @@ def test_catalog_matches_the_datasets_of_the_pipelines(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
-    whole = pipelines["__default__"] + pipelines["export"]
-    used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
-    # Small, and made anew within the pipeline that reads them.
+    all_pipelines = pipelines["__default__"] + pipelines["export"]
+    used = {
+        name for name in all_pipelines.datasets() if not name.startswith(("params:", "parameters"))
+    }
+    # Small, and created within the pipeline that reads it.
     in_memory = {"probe_suites"}
     assert used - in_memory == set(configuration["catalog"])
 
@@ -50,11 +52,11 @@ def test_parameters_are_read_once_per_session(
     read: list[str] = []
     load = OmegaConf.load
 
-    def note(file: io.StringIO) -> Any:
+    def load_and_record(file: io.StringIO) -> Any:
         read.append(file.getvalue())
         return load(file)
 
-    monkeypatch.setattr(OmegaConf, "load", note)
+    monkeypatch.setattr(OmegaConf, "load", load_and_record)
     bootstrap_project(project)
     with KedroSession.create(project, env="base") as session:
         assert len(session.load_context().catalog) > 20
@@ -70,7 +72,7 @@ def test_every_parameter_group_is_used(
         for name in (pipelines["__default__"] + pipelines["export"]).datasets()
         if name.startswith("params:")
     }
-    # Read by kedro ask, kedro serve and kedro estimate, which are no pipelines, and by the catalog.
+    # Also read by kedro ask, kedro serve and kedro estimate, and by the catalog.
     assert read | {"advisor", "planning", "storage"} == set(configuration["parameters"])
 
 
@@ -79,9 +81,9 @@ def test_configured_parameters_are_valid(
 ) -> None:
     from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
-    for group, kind in TYPED_PARAMETERS.items():
+    for group, params_class in TYPED_PARAMETERS.items():
         if group != "models":
-            assert kind.model_validate(configuration["parameters"][group]), group
+            assert params_class.model_validate(configuration["parameters"][group]), group
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yml")), ids=lambda p: p.name)
@@ -156,8 +158,8 @@ def test_unreadable_file_is_named_with_its_line(tmp_path: Path, text: bytes, mes
 def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     result = dict(values)
     for name, value in changed.items():
-        both = isinstance(value, dict) and isinstance(result.get(name), dict)
-        result[name] = merged(result[name], value) if both else value
+        are_dicts = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if are_dicts else value
     return result
 
 
@@ -168,6 +170,6 @@ def test_renamed_parameter_error_gives_the_new_name(
     parameters = OmegaConf.create(configuration["parameters"])
     assert OmegaConf.select(parameters, new, default="missing") != "missing"
     OmegaConf.update(parameters, old, 1)
-    with pytest.raises(ParameterError) as found:
+    with pytest.raises(ParameterError) as caught:
         check_parameters(OmegaConf.to_container(parameters))  # type: ignore[arg-type]
-    assert str(found.value) == f"The parameter {old} is now called {new}. Use the new name."
+    assert str(caught.value) == f"The parameter {old} is now called {new}. Use the new name."

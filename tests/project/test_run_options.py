@@ -1,4 +1,4 @@
-"""A run that asks for what does not exist ends with one line that says what does."""
+"""Unknown names in the options of a run are errors that list the known ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from the_block_llm.errors import ParameterError, RepositoryError, TableError
 from the_block_llm.project.run_options import check_inputs, check_repository, check_run_options
 
 configure_project("the_block_llm")
-KEPT = ("repository", "snapshot_files")
+STORED = ("repository", "snapshot_files")
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_known_names_pass() -> None:
 
 
 def test_missing_in_memory_input_names_the_node_that_creates_it() -> None:
-    part = pipelines["behavioral_eval"].only_nodes("plan_probes")
+    pipeline = pipelines["behavioral_eval"].only_nodes("plan_probes")
     with pytest.raises(TableError, match="--nodes=check_suites,plan_probes"):
-        check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in KEPT}))
-    kept = (*KEPT, "probe_suites")
-    check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in kept}))
+        check_inputs(pipeline, DataCatalog({name: MemoryDataset(1) for name in STORED}))
+    stored = (*STORED, "probe_suites")
+    check_inputs(pipeline, DataCatalog({name: MemoryDataset(1) for name in stored}))
 
 
 def test_missing_input_names_the_pipeline_that_creates_it(tmp_path: Path) -> None:

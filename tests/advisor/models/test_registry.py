@@ -20,8 +20,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def registry(folder, **changed):
-    parameters = advisor_parameters(folder, **changed)
+def registry(folder, **overrides):
+    parameters = advisor_parameters(folder, **overrides)
     return ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
 
 

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 from tests.builders.advised_repository import SHAS, advisor_parameters
-from tests.builders.advisor_server import serving
+from tests.builders.advisor_server import serve_in_thread
 
 from the_block_llm.advisor import advisor as advisor_module
 from the_block_llm.advisor.advisor import Advisor
@@ -26,7 +26,7 @@ ANSWER = "It is in [src/ledger.rs:3], not in [src/made_up.rs:9]; see [1c0ffee0] 
 
 @pytest.fixture(scope="module")
 def address(advisor):
-    with serving(advisor) as address:
+    with serve_in_thread(advisor) as address:
         yield address
 
 
@@ -221,7 +221,7 @@ def test_cited_files_and_commits_are_served(address):
 
 def test_key_is_required_if_set(advisor):
     key = "s" * 20
-    with serving(advisor, key=key) as address:
+    with serve_in_thread(advisor, key=key) as address:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": key}):
             for path in ("/v1/models", "/metrics", "/v1/sources/file", "/openapi.json"):
                 assert httpx.get(address + path, headers=headers).status_code == 401
@@ -289,7 +289,7 @@ def test_queue_and_answer_timeouts(data, scripted):
         "answer_timeout_s": 1.0,
         "shutdown_timeout_s": 1,
     }
-    with serving(Advisor(advisor_parameters(data, serve=limits))) as address:
+    with serve_in_thread(Advisor(advisor_parameters(data, serve=limits))) as address:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             first = pool.submit(httpx.post, address + CHAT, json={"messages": QUESTION})
             time.sleep(0.2)
@@ -317,7 +317,7 @@ def test_shutdown_cancels_answers_and_refuses_connections(data, scripted):
             for _ in reply.iter_lines():
                 has_started.set()
 
-    with serving(Advisor(advisor_parameters(data))) as address:
+    with serve_in_thread(Advisor(advisor_parameters(data))) as address:
         thread = threading.Thread(target=read_stream, args=(address,))
         thread.start()
         assert has_started.wait(10)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from tests.builders.advised_repository import advisor_parameters, build_advised_repository
-from tests.builders.advisor_server import serving
+from tests.builders.advisor_server import serve_in_thread
 
 from the_block_llm.advisor.advisor import Advisor
 
@@ -27,7 +27,7 @@ OPERATIONS = [
 def schema(tmp_path_factory):
     folder = build_advised_repository(tmp_path_factory.mktemp("fuzzed"))
     budget = {"passages": 2, "passage_tokens": 100, "prompt_tokens": 600, "new_tokens": 2}
-    with serving(Advisor(advisor_parameters(folder, cpu=budget))) as address:
+    with serve_in_thread(Advisor(advisor_parameters(folder, cpu=budget))) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

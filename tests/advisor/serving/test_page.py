@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from tests.builders.advisor_server import serving
+from tests.builders.advisor_server import serve_in_thread
 
 from the_block_llm.advisor import advisor as advisor_module
 from the_block_llm.advisor.output.streaming import StreamResult
@@ -45,7 +45,7 @@ def page(browser, advisor, monkeypatch):
         return StreamResult(len(ANSWER), "stop")
 
     monkeypatch.setattr(advisor_module, "stream_text", stream)
-    with serving(advisor) as address:
+    with serve_in_thread(advisor) as address:
         page = browser.new_page()
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))

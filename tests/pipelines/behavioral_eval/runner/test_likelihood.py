@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
+from tests.builders.tiny_adapter import ADDED_TOKENS, with_added_tokens, with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm import schemas
@@ -64,17 +64,17 @@ def test_tokens_that_the_base_lacks_are_kept_from_it(subject, held_out, tmp_path
             )
         )
     # An adapter that was trained without them is shown the rows without them, too.
-    earlier = replace(subject, added_ids=frozenset(MARKS.values()))
+    earlier = replace(subject, added_ids=frozenset(ADDED_TOKENS.values()))
     found = measure_held_out(earlier, marked, sources, ["tuned"], tmp_path / "earlier")
     tuned = [row["value"] for row in plain if row["arm"] == "tuned"]
     assert [row["value"] for row in found] == pytest.approx(tuned)
     tokenizer = byte_tokenizer()
-    add_tokens(tokenizer, MARKS)
+    add_tokens(tokenizer, ADDED_TOKENS)
     told = replace(
         subject,
-        model=with_marks(subject.model),
+        model=with_added_tokens(subject.model),
         tuned_tokenizer=tokenizer,
-        added_ids=frozenset(MARKS.values()),
+        added_ids=frozenset(ADDED_TOKENS.values()),
     )
     found = measure_held_out(told, marked, sources, PLAIN, tmp_path / "marked")
     for before, now in zip(plain, found, strict=True):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
-from tests.builders.without_torch import load_and_look
+from tests.builders.without_torch import load_tokenizer_and_check_torch
 
 from the_block_llm.execution.local_jobs import run_in_subprocess
 from the_block_llm.pipelines.sequence_build.document import Draft, Segment
@@ -36,7 +36,7 @@ def test_another_choice_or_another_file_is_loaded_anew(tmp_path: Path) -> None:
 
 def test_it_is_read_without_torch_and_is_the_same(tmp_path: Path) -> None:
     profile = tiny_profile(save_tiny_llama(tmp_path))
-    has_torch, apart = run_in_subprocess(load_and_look, profile)
+    has_torch, apart = run_in_subprocess(load_tokenizer_and_check_torch, profile)
     assert not has_torch
     here = loaded_tokenizer(profile, domain_marks=True)
     assert encoded(apart) == encoded(here)
