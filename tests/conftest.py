@@ -131,8 +131,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if _seconds(item):
             files.setdefault(item.path, []).append(item)
     slow_chunks: list[list[pytest.Item]] = [[] for _ in range(n_chunks)]
-    for tests in sorted(files.values(), key=_seconds_of, reverse=True):
-        min(slow_chunks, key=_seconds_of).extend(tests)
+    for tests in sorted(files.values(), key=_total_seconds, reverse=True):
+        min(slow_chunks, key=_total_seconds).extend(tests)
     fast = iter([item for item in items if not _seconds(item)])
     # As xdist splits the list: the remainder goes to the last chunks.
     lengths = [(len(items) + number) // n_chunks for number in range(n_chunks)]
@@ -148,5 +148,5 @@ def _seconds(item: pytest.Item) -> int:
     return 0 if mark is None else mark.kwargs.get("seconds", 10)
 
 
-def _seconds_of(items: list[pytest.Item]) -> int:
+def _total_seconds(items: list[pytest.Item]) -> int:
     return sum(map(_seconds, items))

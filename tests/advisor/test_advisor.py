@@ -177,9 +177,9 @@ def test_models_are_evicted_above_the_memory_cap(parameters):
         for profile in (tiny, coder):
             with models.acquire(profile, None):
                 pass
-        assert models.profiles_on_device == on_device
+        assert list(models._on_device) == on_device
     with one.acquire(tiny, None):
-        assert one.profiles_on_device == ["tiny"]
+        assert list(one._on_device) == ["tiny"]
     none = ModelPool(min(weights) / 2 / 2**30, _cache_folder(parameters), cpu)
     with (
         pytest.raises(ModelUnavailableError, match="advisor.memory_cap_gib"),

@@ -10,6 +10,6 @@ from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import
 
 
 def load_tokenizer_and_check_torch(profile: ModelProfile) -> tuple[bool, LoadedTokenizer]:
-    """Load the tokenizer with domain marks; return whether that imported torch, and it."""
+    """Load the tokenizer with domain marks; return whether torch is imported, and the tokenizer."""
     tokenizer = loaded_tokenizer(profile, domain_marks=True)
     return "torch" in sys.modules, tokenizer

@@ -4,8 +4,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import torch
-
 from the_block_llm.advisor.index.repository_index import (
     RepositoryIndex,
     open_index,
@@ -60,19 +58,16 @@ class Advisor:
     >>> advisor.analyze_architecture("What breaks if consensus stalls?")  # doctest: +SKIP
     """
 
-    def __init__(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> None:
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
         """Set up the advisor without loading a model.
 
         Args:
             parameters: All parameters of the project, as returned by ``project_parameters`` or
                 a Kedro context.
-            device: Device of the models; by default the GPU if there is one, else the CPU.
         """
         self.params = AdvisorParams.model_validate(parameters["advisor"])
         self.registry = ModelRegistry(parameters, self.params)
-        self._models = ModelPool(
-            self.params.memory_cap_gib, self.params.adapters_folder / "base", device
-        )
+        self._models = ModelPool(self.params.memory_cap_gib, self.params.adapters_folder / "base")
         self._index: RepositoryIndex | None = None
         self._index_lock = threading.Lock()
         self._model_lock = threading.RLock()

@@ -25,16 +25,19 @@ def answer(model, sampling, **options):
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_streamed_text_equals_batch_generation(model, temperature):
     sampling = SamplingParams(40, temperature, 0.95, seed=3)
-    whole = []
+    completions = []
     generate(
         model, TOKENIZER, [PROMPT], sampling,
-        batch_rows=1, cache_gib=1.0, on_completion=lambda _, c: whole.append(c),
+        batch_rows=1, cache_gib=1.0, on_completion=lambda _, c: completions.append(c),
     )  # fmt: skip
     text, result = answer(model, sampling)
     # An incomplete character at the end is left out, while batch decoding gives U+FFFD.
-    assert text.strip("� \n\t") in whole[0].text
-    assert len(text.strip()) >= len(whole[0].text.rstrip("�")) - 3
-    assert (result.n_tokens, result.finish_reason) == (whole[0].n_tokens, whole[0].finish)
+    assert text.strip("� \n\t") in completions[0].text
+    assert len(text.strip()) >= len(completions[0].text.rstrip("�")) - 3
+    assert (result.n_tokens, result.finish_reason) == (
+        completions[0].n_tokens,
+        completions[0].finish,
+    )
 
 
 def test_chunked_prefill_does_not_change_the_answer(model, monkeypatch):
@@ -46,17 +49,17 @@ def test_chunked_prefill_does_not_change_the_answer(model, monkeypatch):
 
 
 def test_answer_ends_before_a_stop_string(model):
-    whole, _ = answer(model, SamplingParams(30))
-    stop = whole[7:9]
+    full_text, _ = answer(model, SamplingParams(30))
+    stop = full_text[7:9]
     text, result = answer(model, SamplingParams(30), stop_strings=["never written", stop])
-    assert text == whole[: whole.index(stop)]
+    assert text == full_text[: full_text.index(stop)]
     assert result.finish_reason == "stop"
 
 
 def test_partial_stop_string_is_emitted_at_the_end(model):
-    whole, _ = answer(model, SamplingParams(10))
-    text, result = answer(model, SamplingParams(10), stop_strings=[whole[-1] + "and on"])
-    assert (text, result.finish_reason) == (whole, "length")
+    full_text, _ = answer(model, SamplingParams(10))
+    text, result = answer(model, SamplingParams(10), stop_strings=[full_text[-1] + "and on"])
+    assert (text, result.finish_reason) == (full_text, "length")
 
 
 def test_answer_ends_when_cancelled(model):

@@ -74,11 +74,6 @@ class ModelPool:
             # Above the cap PyTorch then raises instead of taking memory that the display needs.
             torch.cuda.set_per_process_memory_fraction(min(1.0, self._cap_bytes / total_bytes))
 
-    @property
-    def profiles_on_device(self) -> list[str]:
-        """Names of the profiles on the device, least recently used first."""
-        return list(self._on_device)
-
     @contextmanager
     def acquire(
         self, profile: ModelProfile, adapter: Path | None
