@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from the_block_llm.advisor.serve_in_thread.app import create_app
-from the_block_llm.advisor.serve_in_thread.server import bind_socket
 
 from the_block_llm.advisor.advisor import Advisor
+from the_block_llm.advisor.serving.app import create_app
+from the_block_llm.advisor.serving.server import bind_socket
 
 
 @contextmanager
