@@ -1,11 +1,11 @@
-"""How fast the advisor answers, and how much memory that takes.
+"""Latency, throughput and peak memory of the advisor.
 
     python benchmarks/advisor.py                  the models of this project, after `kedro run`
-    python benchmarks/advisor.py --random FOLDER  random weights of Llama-3.1-8B's and
-                                                  StarCoder2-3B's exact shapes, made in FOLDER
+    python benchmarks/advisor.py --random FOLDER  random weights with the exact shapes of
+                                                  Llama-3.1-8B and StarCoder2-3B, saved in FOLDER
 
-Random weights say nothing true, but read, write and take turns as the real ones do. One token
-of their tokenizer is one byte, so prompts there are long.
+Random weights give meaningless answers but the speed and memory of the real ones. Their tokenizer
+has one token per byte, so prompts are long.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.output.results import Wish
+from the_block_llm.advisor.output.results import GenerationOptions
 from the_block_llm.project.config_loader import project_parameters
 
 QUESTION = "What breaks if consensus stalls while the state manager goes on?"
@@ -57,40 +57,42 @@ def main() -> None:
     print("device", torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()}")
     print("cap", parameters["advisor"]["memory_cap_gib"], "GiB")
     adapter = "base" if options.random else None
-    search = not options.random
-    for name in ("first question, model loaded for it", "second question"):
+    retrieval = not options.random
+    for name in ("first question, including loading the model", "second question"):
         with measured(name):
             started = time.monotonic()
-            first: list[float] = []
+            first_part: list[float] = []
             answer = advisor.analyze_architecture(
                 QUESTION,
                 long_code() if options.random else "",
                 adapter=adapter,
-                retrieval=search,
-                wish=Wish(new_tokens=64),
-                on_part=lambda _, s=started, f=first: f or f.append(time.monotonic() - s),
+                retrieval=retrieval,
+                options=GenerationOptions(max_new_tokens=64),
+                on_part=lambda _, s=started, f=first_part: f or f.append(time.monotonic() - s),
             )
-            whole = time.monotonic() - started
-        wait = first[0] if first else whole
-        speed = (answer.n_tokens - 1) / max(whole - wait, 1e-9)
-        print(f"  {answer.model}: {answer.n_prompt_tokens:,} tokens read, first words after")
-        print(f"  {wait:.2f} s, then {speed:.1f} tokens/s")
+            total_s = time.monotonic() - started
+        first_part_s = first_part[0] if first_part else total_s
+        tokens_per_s = (answer.n_tokens - 1) / max(total_s - first_part_s, 1e-9)
+        print(f"  {answer.model}: {answer.n_prompt_tokens:,} prompt tokens, first part after")
+        print(f"  {first_part_s:.2f} s, then {tokens_per_s:.1f} tokens/s")
     if not options.random:
         return
-    with measured("code completed, model loaded for it"):
-        made = advisor.complete_code(long_code(), "}\n", adapter="base", wish=Wish(new_tokens=64))
-    print(f"  {made.n_prompt_tokens:,} tokens read, {made.n_tokens} written")
+    with measured("code completion, including loading the model"):
+        completion = advisor.complete_code(
+            long_code(), "}\n", adapter="base", options=GenerationOptions(max_new_tokens=64)
+        )
+    print(f"  {completion.n_prompt_tokens:,} prompt tokens, {completion.n_tokens} new tokens")
     for name in ("hybrid analysis", "hybrid analysis again"):
         with measured(name):
-            found = advisor.hybrid_analysis(
+            analysis = advisor.hybrid_analysis(
                 long_code(), completion_model="starcoder2-3b@base", model="llama-3.1-8b@base",
-                retrieval=False, wish=Wish(new_tokens=32),
+                retrieval=False, options=GenerationOptions(max_new_tokens=32),
             )  # fmt: skip
-        print(f"  {len(found.surprises)} lines, {found.answer.n_prompt_tokens:,} tokens read")
+        print(f"  {len(analysis.lines)} lines, {analysis.answer.n_prompt_tokens:,} prompt tokens")
 
 
 class measured:  # noqa: N801
-    """Prints how long a step took and what the GPU held at most."""
+    """Prints the duration of a step and the peak GPU memory."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -112,11 +114,11 @@ def long_code() -> str:
 
 
 def use_random_weights(parameters: dict, folder: Path) -> None:
-    marks = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"]
+    fim_tokens = ["<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"]
     save(folder / "llama", LlamaForCausalLM, LlamaConfig(**LLAMA),
          ["<|begin|>", "<|start|>", "<|end|>", "<|pad|>"])  # fmt: skip
     save(folder / "starcoder", Starcoder2ForCausalLM, Starcoder2Config(**STARCODER),
-         ["<|endoftext|>", *marks])  # fmt: skip
+         ["<|endoftext|>", *fim_tokens])  # fmt: skip
     models = parameters["models"]
     models["llama-3.1-8b"] |= {
         "folder": str(folder / "llama"), "hub_id": None, "document_start": None,
@@ -127,30 +129,32 @@ def use_random_weights(parameters: dict, folder: Path) -> None:
     parameters["advisor"]["adapters_folder"] = str(folder / "adapters")
 
 
-def save(folder: Path, kind: type, config: object, marks: list[str]) -> None:
+def save(folder: Path, model_class: type, config: object, special_tokens: list[str]) -> None:
     if (folder / "done").exists():
         return
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*marks, *alphabet]
-    words += [f"w{n}" for n in range(config.vocab_size - len(words))]
-    tokenizer = Tokenizer(models.BPE(vocab={w: n for n, w in enumerate(words)}, merges=[]))
+    vocabulary = [*special_tokens, *alphabet]
+    vocabulary += [f"w{n}" for n in range(config.vocab_size - len(vocabulary))]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: n for n, token in enumerate(vocabulary)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(marks)
+    tokenizer.add_special_tokens(special_tokens)
     chat = (
         "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|end|>" if "<|end|>" in marks else "<|endoftext|>",
-        pad_token=marks[-1],
-        chat_template=chat if "<|start|>" in marks else None,
+        eos_token="<|end|>" if "<|end|>" in special_tokens else "<|endoftext|>",
+        pad_token=special_tokens[-1],
+        chat_template=chat if "<|start|>" in special_tokens else None,
     ).save_pretrained(folder)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = kind(config)
+        model = model_class(config)
     torch.set_default_dtype(torch.float32)
     model.to("cpu").save_pretrained(folder, max_shard_size="2GB")
     del model

@@ -42,28 +42,20 @@ _BATCH_BYTES = 2_000_000
 def main() -> None:
     arguments = _arguments()
     profile = chosen_profile(arguments.profile)
-    rendered_documents = _read_documents(Path(arguments.corpus), arguments.megabytes * 1_000_000)
-    n_bytes = sum(
-        len(s.text.encode())
-        for rendered_document in rendered_documents
-        for s in rendered_document.segments
-    )
+    docs = _read_documents(Path(arguments.corpus), arguments.megabytes * 1_000_000)
+    n_bytes = sum(len(s.text.encode()) for doc in docs for s in doc.segments)
     shape = RowShape(arguments.context, arguments.context // 4)
-    print(
-        f"{len(rendered_documents)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens"
-    )
+    print(f"{len(docs)} documents, {n_bytes / 1e6:.1f} MB, rows of {shape.context_tokens} tokens")
     tokenizer = DocumentTokenizer(load_tokenizer(profile), profile)
     bare_tokenizer = load_tokenizer(profile).backend_tokenizer
     bare_tokenizer.encode_special_tokens = True  # the same setting for both
     bare_s, ours_s = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.repeats):
-            times = _time_alternating(
-                bare_tokenizer, tokenizer, rendered_documents, shape, Path(folder)
-            )
+            times = _time_alternating(bare_tokenizer, tokenizer, docs, shape, Path(folder))
             bare_s.append(times[0])
             ours_s.append(times[1])
-        _build(tokenizer, rendered_documents, shape, Path(folder))
+        _build(tokenizer, docs, shape, Path(folder))
         documents = ParquetTable(Path(folder) / "documents")
         ratios = [bare / ours for bare, ours in zip(bare_s, ours_s, strict=True)]
         _print_speed(bare_s, ours_s, ratios, n_bytes)
@@ -163,7 +155,7 @@ def _trl(
 def _time_alternating(
     bare: Any,
     tokenizer: DocumentTokenizer,
-    rendered_documents: list[RenderedDocument],
+    docs: list[RenderedDocument],
     shape: RowShape,
     folder: Path,
 ) -> tuple[float, float]:
@@ -171,7 +163,7 @@ def _time_alternating(
     bare.model._clear_cache()
     tokenizer.backend.model._clear_cache()
     bare_s = ours_s = 0.0
-    for number, batch in enumerate(_batches(rendered_documents)):
+    for number, batch in enumerate(_batches(docs)):
         ours_first = number % 2
         if ours_first:
             ours_s += _cpu_s(partial(_build, tokenizer, batch, shape, folder))
@@ -181,12 +173,12 @@ def _time_alternating(
     return bare_s, ours_s
 
 
-def _batches(rendered_documents: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
+def _batches(docs: list[RenderedDocument]) -> Iterator[list[RenderedDocument]]:
     batch: list[RenderedDocument] = []
     n_bytes = 0
-    for rendered_document in rendered_documents:
-        batch.append(rendered_document)
-        n_bytes += sum(len(segment.text) for segment in rendered_document.segments)
+    for doc in docs:
+        batch.append(doc)
+        n_bytes += sum(len(segment.text) for segment in doc.segments)
         if n_bytes >= _BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0
@@ -194,25 +186,21 @@ def _batches(rendered_documents: list[RenderedDocument]) -> Iterator[list[Render
         yield batch
 
 
-def _encode(backend: Any, rendered_documents: list[RenderedDocument]) -> None:
-    texts = [
-        segment.text
-        for rendered_document in rendered_documents
-        for segment in rendered_document.segments
-    ]
+def _encode(backend: Any, docs: list[RenderedDocument]) -> None:
+    texts = [segment.text for doc in docs for segment in doc.segments]
     backend.encode_batch_fast(texts, add_special_tokens=False)
 
 
 def _build(
     tokenizer: DocumentTokenizer,
-    rendered_documents: list[RenderedDocument],
+    docs: list[RenderedDocument],
     shape: RowShape,
     folder: Path,
 ) -> None:
     documents = save_table(
         folder / "documents",
         DOCUMENTS,
-        document_batches(rendered_documents, tokenizer, shape.context_tokens),
+        document_batches(docs, tokenizer, shape.context_tokens),
     )
     packed = (
         batch
@@ -230,7 +218,7 @@ def _cpu_s(work: Any) -> float:
 
 
 def _read_documents(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
-    rendered_documents: list[RenderedDocument] = []
+    docs: list[RenderedDocument] = []
     at = datetime(2026, 1, 1, tzinfo=UTC)
     for path in sorted(corpus.rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -238,13 +226,11 @@ def _read_documents(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
             continue
         name = path.relative_to(corpus).as_posix()
         segments = (file_header(name), Segment(text, train=True))
-        rendered_documents.append(
-            RenderedDocument(f"file/{name}", "file", "train", name, at, segments)
-        )
+        docs.append(RenderedDocument(f"file/{name}", "file", "train", name, at, segments))
         max_bytes -= len(text)
         if max_bytes <= 0:
             break
-    return rendered_documents
+    return docs
 
 
 def _arguments() -> argparse.Namespace:

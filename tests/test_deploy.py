@@ -1,4 +1,4 @@
-"""The launch files: what they would start is recorded by stand-ins for the programs they call."""
+"""The launch files, run with stub programs that record how they are called."""
 
 import os
 import re
@@ -21,7 +21,7 @@ TRAIN = "kedro run --pipelines=qlora_train"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder whose programs write down how they were called."""
+    """A project folder with stub programs that record their arguments."""
     folder = tmp_path / "project"
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def calls(project: Path, *command: str, **variables: str) -> list[str]:
-    """Run the command as the batch system would; gives what it called."""
+    """Run the command as the batch system would; return the recorded calls."""
     record = project / "calls"
     programs = project / ".venv" / "bin"
     environment = {
@@ -51,7 +51,7 @@ def calls(project: Path, *command: str, **variables: str) -> list[str]:
     return record.read_text().splitlines()
 
 
-def test_slurm_writes_the_job_trains_it_and_takes_the_adapter(project: Path) -> None:
+def test_slurm_writes_the_job_trains_and_registers_the_adapter(project: Path) -> None:
     script = str(DEPLOY / "slurm" / "train.sbatch")
     variables = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77",
                  "SLURM_JOB_NODELIST": "node[7-8]"}  # fmt: skip
@@ -63,15 +63,15 @@ def test_slurm_writes_the_job_trains_it_and_takes_the_adapter(project: Path) -> 
     ]
 
 
-def test_slurm_asks_for_one_task_a_machine() -> None:
+def test_slurm_requests_one_task_per_node() -> None:
     text = (DEPLOY / "slurm" / "train.sbatch").read_text()
-    asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
-    assert asked["ntasks-per-node"] == "1", "torchrun starts the processes of a machine itself"
-    assert {"nodes", "gpus-per-node", "requeue", "signal"} <= asked.keys()
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE))
+    assert directives["ntasks-per-node"] == "1", "torchrun starts the processes of a node itself"
+    assert {"nodes", "gpus-per-node", "requeue", "signal"} <= directives.keys()
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_skypilot_lets_the_first_machine_write_the_job(project: Path, rank: str) -> None:
+def test_skypilot_writes_the_job_on_the_first_node(project: Path, rank: str) -> None:
     task = yaml.safe_load((DEPLOY / "skypilot" / "train.yaml").read_text())
     known = {"name", "num_nodes", "workdir", "resources", "file_mounts", "setup", "run"}
     assert task.keys() == known
@@ -84,10 +84,10 @@ def test_skypilot_lets_the_first_machine_write_the_job(project: Path, rank: str)
     variables = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NUM_GPUS_PER_NODE": "4",
                  "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": rank,
                  "SKYPILOT_TASK_ID": "sky-1"}  # fmt: skip
-    found = calls(project, "bash", "-c", task["run"], **variables)
+    recorded = calls(project, "bash", "-c", task["run"], **variables)
     torchrun = TORCHRUN.format(name=".job-sky-1", host="10.0.0.1", folder=folder)
     first = [f"kedro training-job {folder} --processes=8", torchrun, TRAIN]
-    assert found == (first if rank == "0" else [torchrun])
+    assert recorded == (first if rank == "0" else [torchrun])
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def documents(name: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def test_kubernetes_runs_a_pod_a_machine(project: Path) -> None:
+def test_kubernetes_runs_one_pod_per_node(project: Path) -> None:
     service, job = documents("training-job.yaml")
     validate = pytest.importorskip("kubernetes_validate")
     for document in (service, job):
@@ -129,6 +129,6 @@ def test_kuberay_starts_the_data_pipelines() -> None:
     assert f"ray=={cluster['rayVersion']}" in locked
     validate = pytest.importorskip("kubernetes_validate")
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        # KubeRay's own fields stand around ordinary pods.
+        # The KubeRay fields contain ordinary pod templates.
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}}
         validate.validate({**pod, **group["template"]}, "1.30", strict=True)

@@ -1,4 +1,4 @@
-"""What a docstring shows is what happens."""
+"""The examples in docstrings are correct."""
 
 import doctest
 import importlib
@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-WITH_EXAMPLES = sorted(p for p in SOURCE.rglob("*.py") if ">>> " in p.read_text(encoding="utf-8"))
+MODULES_WITH_EXAMPLES = sorted(
+    p for p in SOURCE.rglob("*.py") if ">>> " in p.read_text(encoding="utf-8")
+)
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("name", [module_name(path) for path in WITH_EXAMPLES])
-def test_the_examples_of_a_module(name: str) -> None:
+@pytest.mark.parametrize("name", [module_name(path) for path in MODULES_WITH_EXAMPLES])
+def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -1,4 +1,4 @@
-"""The four pipelines on a small repository with a tiny seeded Llama, as a user would run them."""
+"""The four pipelines, run end to end on a small repository with a tiny seeded Llama."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def finished(finished_project: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_every_contract_path_is_there(finished: Path) -> None:
+def test_every_output_exists_with_its_schema(finished: Path) -> None:
     tables = {
         "02_intermediate/commits": schemas.COMMITS,
         "02_intermediate/file_changes": schemas.FILE_CHANGES,
@@ -45,13 +45,13 @@ def test_every_contract_path_is_there(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tiny_model_learned_something(finished: Path) -> None:
+def test_training_reduces_the_validation_loss(finished: Path) -> None:
     metrics = json.loads((finished / "08_reporting/training_metrics.json").read_text())
     assert metrics["validation_loss_after"] < metrics["validation_loss_before"]
 
 
 @pytest.mark.slow
-def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> None:
+def test_rows_are_complete_and_splits_are_disjoint(finished: Path) -> None:
     documents = {
         row["document_id"]: row["split"]
         for row in ParquetTable(finished / "04_feature/documents/tiny").rows(
@@ -65,7 +65,7 @@ def test_no_token_of_a_row_is_lost_or_trained_on_both_sides(finished: Path) -> N
 
 
 @pytest.mark.slow
-def test_one_pipeline_alone_runs_from_what_the_catalog_holds(
+def test_a_single_pipeline_runs_from_stored_datasets(
     finished_project: Path, finished: Path
 ) -> None:
     before = list_adapters(finished / "06_models/tiny")
@@ -79,7 +79,7 @@ def test_every_preview_opens(finished_project: Path) -> None:
     bootstrap_project(finished_project)
     with KedroSession.create(finished_project, env="test") as session:
         catalog: DataCatalog = session.load_context().catalog
-        # Other pipelines, export among them, have not run and have nothing to show.
+        # Other pipelines, such as export, have not run, so their datasets do not exist.
         for name in sorted(pipelines["__default__"].datasets() & set(catalog.keys())):
             dataset = catalog.get(name)
             if hasattr(dataset, "preview"):

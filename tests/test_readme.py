@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there, in a fresh clone.
+"""The commands of the README, run unchanged in a fresh clone.
 
 Single pipelines run in test_end_to_end.py and docs/test_commands.py, with a smaller model.
 """
@@ -13,7 +13,7 @@ from tests.builders.tiny_llama import save_tiny_llama
 from the_block_llm.models.adapter.manifest import list_adapters
 
 ROOT = Path(__file__).resolve().parents[1]
-# The demo as it is takes minutes; what it does is the same with fewer of everything.
+# The full demo takes minutes; these values run the same steps on less data.
 SMALL = (
     "sequence_build.context_tokens=256,qlora_train.max_rows=2,qlora_train.max_epochs=1,"
     "qlora_train.eval_steps=1,qlora_train.save_steps=1,qlora_train.probe_new_tokens=8,"
@@ -27,7 +27,7 @@ SMALL_DEMO = f"{SMALL},models.smollm2-135m.training.max_validation_rows=2"
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone") / "the_block_llm"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    # The environment is this one: installing it again is what the whole of make test began with.
+    # The installed environment is reused: make test has already installed it.
     (folder / ".venv").symlink_to(ROOT / ".venv")
     return folder
 
@@ -39,27 +39,27 @@ def run(folder: Path, command: str) -> str:
         "PYTHONPATH": str(folder / "src"),
         "COLUMNS": "120",
     }
-    done = subprocess.run(
+    completed = subprocess.run(
         command, shell=True, cwd=folder, env=environment, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout[-4000:]
+    return completed.stdout
 
 
 @pytest.mark.slow(seconds=300)
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the project's own git history")
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="needs the .venv of make setup")
-def test_the_demo_then_another_repository_and_model(
+def test_demo_then_another_repository_and_model(
     clone: Path, small_repository: Path, converted_smollm2: Path, tmp_path: Path
 ) -> None:
     (clone / ".venv/.installed").touch()
-    # What a first run converts for the later ones.
+    # The converted weights, which a first run would create.
     (clone / "data/06_models/base").symlink_to(converted_smollm2)
-    shown = run(clone, f"make demo PARAMS={SMALL_DEMO}")
-    assert "verdict" in shown
-    assert "behavioral_report.html" in shown
-    assert "Traceback" not in shown
+    output = run(clone, f"make demo PARAMS={SMALL_DEMO}")
+    assert "verdict" in output
+    assert "behavioral_report.html" in output
+    assert "Traceback" not in output
     adapters = clone / "data/06_models/smollm2-135m"
     assert len(list_adapters(adapters)) == 1
 
@@ -67,10 +67,10 @@ def test_the_demo_then_another_repository_and_model(
     names = ("__default__", "git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
     assert all(f"- {name}" in listed for name in names)
 
-    # By a smaller model, which the environment of the tests names.
+    # With a smaller model, configured in the environment test.
     folder = save_tiny_llama(tmp_path / "tiny-llama")
     run(clone, f"kedro run --env=test --params=repository={small_repository},"
                f"models.tiny.folder={folder},{SMALL}")  # fmt: skip
     assert len(list_adapters(clone / "data/06_models/tiny")) == 1
     status = run(clone, "git status --porcelain")
-    assert status == "", "a run leaves nothing in the checkout that git would show"
+    assert status == "", "a run leaves no untracked files in the checkout"

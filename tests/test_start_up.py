@@ -1,4 +1,4 @@
-"""Commands that compute nothing do not wait for the libraries that compute."""
+"""Commands that need no model do not import slow libraries."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.builders.project import copy_project
 
-SLOW_TO_IMPORT = ("torch", "transformers", "peft", "bitsandbytes", "matplotlib", "fastapi")
-# Runs each command of standard input in this one process, then says what was imported.
+SLOW_MODULES = ("torch", "transformers", "peft", "bitsandbytes", "matplotlib", "fastapi")
+# Runs each command from standard input in one process, then prints the slow modules imported.
 RUN_EACH = f"""
 import sys
 from kedro.framework.cli.cli import main
@@ -19,7 +19,7 @@ for line in sys.stdin.read().splitlines():
         main()
     except SystemExit as end:
         assert not end.code, (line, end.code)
-print("imported:", *[name for name in {SLOW_TO_IMPORT!r} if name in sys.modules])
+print("imported:", *[name for name in {SLOW_MODULES!r} if name in sys.modules])
 """
 
 
@@ -29,18 +29,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_each(project: Path, *commands: str) -> list[str]:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", RUN_EACH], input="\n".join(commands), cwd=project, text=True,
         env={**os.environ, "COLUMNS": "120"}, capture_output=True, check=False, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    *shown, imported = done.stdout.splitlines()
-    assert imported == "imported:", "these need not be imported yet"
-    return shown
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    *output, imported = completed.stdout.splitlines()
+    assert imported == "imported:", "a slow module was imported"
+    return output
 
 
-def test_help_and_lists_import_nothing_slow(project: Path) -> None:
-    shown = run_each(
+def test_help_and_lists_import_no_slow_module(project: Path) -> None:
+    output = run_each(
         project,
         "kedro registry list",
         "kedro run --help",
@@ -50,16 +50,16 @@ def test_help_and_lists_import_nothing_slow(project: Path) -> None:
         "kedro audit --help",
         "kedro adapters --help",
     )
-    assert "- behavioral_eval" in shown
+    assert "- behavioral_eval" in output
 
 
-def test_reading_a_repository_imports_nothing_slow(project: Path, small_repository: Path) -> None:
-    shown = run_each(
+def test_ingest_imports_no_slow_module(project: Path, small_repository: Path) -> None:
+    output = run_each(
         project,
-        # All but the last node, which draws, and imports matplotlib for it.
+        # All nodes except the last, which imports matplotlib to draw plots.
         "kedro run --nodes=find_repositories,read_commits,read_files,compare_repositories,"
         "report_ingest "
         f"--params=repository={small_repository}",
     )
     assert (project / "data/08_reporting/ingest_report.json").is_file()
-    assert [line for line in shown if "WARNING" in line] == []  # nothing here matters to anybody
+    assert [line for line in output if "WARNING" in line] == []

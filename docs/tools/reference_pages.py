@@ -1,6 +1,6 @@
-"""Pages of the documentation that are written from the code: parameters, tables, commands.
+"""Generates the reference pages from the code: parameters, tables, commands.
 
-MkDocs calls :func:`on_files` before it reads the pages; nothing of this is kept in git.
+MkDocs calls :func:`on_files` before it reads the pages; the generated pages are not in git.
 """
 
 import ast
@@ -25,11 +25,11 @@ from the_block_llm.cli import cli
 from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the top of conf/base/parameters.yml says of them is all there is to say.
-TEXTS = {
+# Parameters at the top level, which have no params class.
+TOP_LEVEL = {
     "repository": "A work tree, bare repository, bundle or URL; `.` is this project's own history.",
-    "repositories": "Several of them for one run; empty: the one named by `repository`.",
-    "model": "A profile, or a folder with weights.",
+    "repositories": "Several repositories for one run; if empty, `repository` is used.",
+    "model": "A model profile, or a folder with weights.",
 }
 
 
@@ -46,64 +46,63 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def parameters_page() -> str:
-    """Every parameter with its type, its value in conf/base and what it does."""
+    """Return the page with every parameter: type, value in conf/base, description."""
     values = configured()
     lines = [
         "---\nhide: [toc]\n---",
         "# Parameters",
         "",
-        "Written from the typed parameters and `conf/base`. Set one for a run with",
-        "`--params=NAME=VALUE`, for good in `conf/local/parameters.yml`. A name that does not",
-        "exist, or a value out of its range, is an error before anything runs.",
+        "Generated from the typed parameters and `conf/base`. Set one for a run with",
+        "`--params=NAME=VALUE`, permanently in `conf/local/parameters.yml`. An unknown name or a",
+        "value out of range is an error before anything runs.",
         "",
-        "| parameter | default | what it is |",
+        "| parameter | default | description |",
         "|---|---|---|",
     ]
-    lines += [f"| `{name}` | {_value(values[name])} | {says} |" for name, says in TEXTS.items()]
-    for group, kind in TYPED_PARAMETERS.items():
-        lines += ["", f"## {group}", "", _paragraph(kind)]
-        if issubclass(kind, RootModel):
-            lines += ["", *_profiles(kind, values[group])]
+    lines += [f"| `{name}` | {_value(values[name])} | {text} |" for name, text in TOP_LEVEL.items()]
+    for group, params_class in TYPED_PARAMETERS.items():
+        lines += ["", f"## {group}", "", _paragraph(params_class)]
+        if issubclass(params_class, RootModel):
+            lines += ["", *_profiles(params_class, values[group])]
         else:
-            lines += ["", "| parameter | type | default | what it is |", "|---|---|---|---|"]
+            lines += ["", "| parameter | type | default | description |", "|---|---|---|---|"]
             lines += [
-                f"| `{one.name}` | {one.type} | {_value(one.value)} | {one.says} |"
-                for one in parameters(kind, values[group], f"{group}.")
+                f"| `{p.name}` | {p.type} | {_value(p.value)} | {p.description} |"
+                for p in parameters(params_class, values[group], f"{group}.")
             ]
     return "\n".join(lines) + "\n"
 
 
 def data_page() -> str:
-    """Every table with its columns."""
+    """Return the page with every table and its columns."""
     lines = [
         "# Data dictionary",
         "",
-        "Written from `schemas.py`; the same descriptions travel inside each Parquet part. Times",
-        "are UTC, text is UTF-8. Read a table with `catalog.load(NAME)`, or with anything that",
-        "reads Parquet: `manifest.json` beside the parts names those that count.",
+        "Generated from `schemas.py`; each Parquet part contains the descriptions too. Times are",
+        "UTC, text is UTF-8. Read a table with `catalog.load(NAME)`, or with any Parquet",
+        "reader: `manifest.json` next to the parts lists those that belong to the table.",
     ]
     for name, dataset in _datasets_by_table().items():
         schema: pa.Schema = getattr(schemas, name)
         lines += ["", f"## {name.lower()}", "", *dataset, ""]
-        lines += ["| column | type | what it holds |", "|---|---|---|"]
+        lines += ["| column | type | description |", "|---|---|---|"]
         for column in schema:
             null = ", or null" if column.nullable else ""
-            lines.append(
-                f"| `{column.name}` | {_arrow(column.type)}{null} | {schemas.description(column)} |"
-            )
-    lines += ["", "## Closed sets", "", "| set | values |", "|---|---|"]
+            column_type = f"{_arrow_type(column.type)}{null}"
+            lines.append(f"| `{column.name}` | {column_type} | {schemas.description(column)} |")
+    lines += ["", "## Enumerations", "", "| name | values |", "|---|---|"]
     for name in ("COMMIT_KINDS", "DROP_REASONS", "CHANGE_STATUSES", "DOCUMENT_KINDS", "SPLITS"):
         lines.append(f"| `{name}` | {', '.join(f'`{v}`' for v in getattr(schemas, name))} |")
     return "\n".join(lines) + "\n"
 
 
 def commands_page() -> str:
-    """The help of every command of this project."""
+    """Return the page with the help of every command of this project."""
     lines = [
         "# Commands",
         "",
-        "What `--help` says, beside Kedro's own commands. `make help` lists the targets of the",
-        "Makefile.",
+        "The output of `--help` for each command, in addition to the commands of Kedro.",
+        "`make help` lists the targets of the Makefile.",
     ]
     for name, command in sorted(_commands(cli, "kedro")):
         context = click.Context(command, info_name=name, max_content_width=92, terminal_width=92)
@@ -120,7 +119,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Comm
 
 
 def configured() -> dict[str, Any]:
-    """The values of conf/base."""
+    """Return the parameters of conf/base."""
     values: dict[str, Any] = {}
     for path in sorted((ROOT / "conf/base").glob("parameters*.yml")):
         values |= yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -128,77 +127,80 @@ def configured() -> dict[str, Any]:
 
 
 def _datasets_by_table() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "conf/base").glob("catalog*.yml")):
-        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+    datasets: dict[str, list[str]] = {}
+    for catalog in sorted((ROOT / "conf/base").glob("catalog*.yml")):
+        for name, entry in yaml.safe_load(catalog.read_text(encoding="utf-8")).items():
             if "table" in entry:
-                where = entry["filepath"].replace("${chosen:model}", "<profile>")
-                where = re.sub(r"\$\{stored:(.*)\}$", r"data/\1", where)
-                found.setdefault(entry["table"], []).append(f"- `{name}` in `{where}`")
-    return found
+                path = entry["filepath"].replace("${chosen:model}", "<profile>")
+                path = re.sub(r"\$\{stored:(.*)\}$", r"data/\1", path)
+                datasets.setdefault(entry["table"], []).append(f"- `{name}` in `{path}`")
+    return datasets
 
 
-def _profiles(kind: type[BaseModel], profiles: dict[str, Any]) -> list[str]:
-    """One table of all profiles, a column each."""
-    profile = get_args(kind.model_fields["root"].annotation)[1]
+def _profiles(params_class: type[BaseModel], profiles: dict[str, Any]) -> list[str]:
+    """Return one table of all profiles, with a column for each."""
+    profile = get_args(params_class.model_fields["root"].annotation)[1]
     columns = [parameters(profile, values, "") for values in profiles.values()]
     lines = [
         "`NAME` stands for the profile: `models.llama-3.1-8b.lora.r`.",
         "",
-        f"| `models.NAME.` | type | {' | '.join(profiles)} | what it is |",
+        f"| `models.NAME.` | type | {' | '.join(profiles)} | description |",
         "|---" * (len(profiles) + 3) + "|",
     ]
     for row in zip(*columns, strict=True):
-        values = " | ".join(_value(one.value) for one in row)
-        lines.append(f"| `{row[0].name}` | {row[0].type} | {values} | {row[0].says} |")
+        values = " | ".join(_value(p.value) for p in row)
+        lines.append(f"| `{row[0].name}` | {row[0].type} | {values} | {row[0].description} |")
     return lines
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One value that a user may set."""
+    """One value that a user can set."""
 
     name: str
     type: str
     value: Any
-    says: str
+    description: str
 
 
-def parameters(kind: type[BaseModel], values: dict[str, Any], prefix: str) -> list[Parameter]:
-    """Every parameter of the class ``kind``, nested ones too, with its value in conf/base."""
-    says = field_descriptions(kind)
-    found = []
-    for name, field in kind.model_fields.items():
+def parameters(
+    params_class: type[BaseModel], values: dict[str, Any], prefix: str
+) -> list[Parameter]:
+    """Return all parameters of a class, including nested ones, with their values in conf/base."""
+    descriptions = field_descriptions(params_class)
+    result: list[Parameter] = []
+    for name, field in params_class.model_fields.items():
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         value = values.get(name, default)
-        inner = _model_in(field.annotation)
-        if inner is not None and isinstance(value, BaseModel):
+        nested = _nested_model(field.annotation)
+        if nested is not None and isinstance(value, BaseModel):
             value = value.model_dump()
-        if name == "name":  # of a profile: filled in from its key
+        if name == "name":  # of a profile: set from its key
             continue
-        if inner is None or not isinstance(value, dict):
-            found.append(Parameter(f"{prefix}{name}", _type(field), value, says.get(name, "")))
-        elif set(inner.model_fields) >= set(value):
-            found += parameters(inner, value, f"{prefix}{name}.")
-        else:  # one for each key: budgets.cpu, budgets.cuda
-            for key, one in value.items():
-                found += parameters(inner, one, f"{prefix}{name}.{key}.")
-    return found
+        if nested is None or not isinstance(value, dict):
+            description = descriptions.get(name, "")
+            result.append(Parameter(f"{prefix}{name}", _type(field), value, description))
+        elif set(nested.model_fields) >= set(value):
+            result += parameters(nested, value, f"{prefix}{name}.")
+        else:  # a dictionary of models: budgets.cpu, budgets.cuda
+            for key, entry in value.items():
+                result += parameters(nested, entry, f"{prefix}{name}.{key}.")
+    return result
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is dict:
-        return _model_in(get_args(annotation)[1])
+        return _nested_model(get_args(annotation)[1])
     return None
 
 
-def field_descriptions(kind: type[BaseModel]) -> dict[str, str]:
-    """The sentence under each field of a class of parameters, by the field's name."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+def field_descriptions(params_class: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring of each field of a class of parameters, by field name."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(params_class))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    descriptions = {}
     for field, after in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(field, ast.AnnAssign)
@@ -206,12 +208,12 @@ def field_descriptions(kind: type[BaseModel]) -> dict[str, str]:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            found[field.target.id] = _one_line(str(after.value.value))
-    return found
+            descriptions[field.target.id] = _one_line(str(after.value.value))
+    return descriptions
 
 
-def _paragraph(kind: type[BaseModel]) -> str:
-    return _one_line(inspect.getdoc(kind) or "")
+def _paragraph(params_class: type[BaseModel]) -> str:
+    return _one_line(inspect.getdoc(params_class) or "")
 
 
 def _one_line(text: str) -> str:
@@ -243,11 +245,11 @@ def _value(value: Any) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def _arrow(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"list of {_arrow(kind.value_type)}"
-    if pa.types.is_struct(kind):
-        return "{" + ", ".join(f"{f.name}: {_arrow(f.type)}" for f in kind) + "}"
+def _arrow_type(data_type: pa.DataType) -> str:
+    if pa.types.is_list(data_type):
+        return f"list of {_arrow_type(data_type.value_type)}"
+    if pa.types.is_struct(data_type):
+        return "{" + ", ".join(f"{f.name}: {_arrow_type(f.type)}" for f in data_type) + "}"
     return {"timestamp[s, tz=UTC]": "time", "string": "text", "double": "float64"}.get(
-        str(kind), str(kind)
+        str(data_type), str(data_type)
     )

@@ -1,4 +1,4 @@
-"""The pictures of the documentation, taken anew: ``make screenshots``, after ``make demo``."""
+"""Takes the screenshots of the documentation: ``make screenshots``, after ``make demo``."""
 
 import contextlib
 import fcntl
@@ -34,30 +34,30 @@ REPORTS = ROOT / "data/08_reporting"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ASK_PORT = 8097
 COLUMNS = 110
-PATIENCE_MS = 10_000  # for a panel that a click opens
-STILL_MS = 1500  # nodes move into place for a while
-# Plots are drawn by the run itself; their names say what they show.
+PANEL_TIMEOUT_MS = 10_000  # for a panel to open after a click
+ANIMATION_MS = 1500  # the layout of the graph is animated
+# Plots that the run has drawn, copied from its reports.
 PLOTS = (
     "ingest_history", "ingest_left_out", "sequence_mix", "sequence_rows",
     "training_loss", "training_memory",
 )  # fmt: skip
 QUESTION = "Where are secrets masked?"
-# Pipelines that are shown, with the size of the window; the whole needs a wide one.
+# Pipelines to show, with width and height of the window; the default pipeline needs a wide one.
 GRAPHS = (("__default__", 2400, 520), ("sequence_build", 1400, 420), ("qlora_train", 1400, 420))
-# The graph with nothing beside it, for a picture that is wide and low.
-BARE = """localStorage.KedroViz = JSON.stringify({
+# Settings of Kedro-Viz that hide everything except the graph.
+GRAPH_ONLY = """localStorage.KedroViz = JSON.stringify({
     orientation: "horizontal", showFeatureHints: false, theme: "light",
     visible: {sidebar: false, miniMap: false, graph: true},
 })"""
 
 
 def main() -> None:
-    """Take every picture."""
+    """Take every screenshot."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
-        sys.exit("Error: there is no chromium. Install it: apt-get install chromium")
+        sys.exit("Error: Chromium is not installed. Run: apt-get install chromium")
     if not (REPORTS / "behavioral_report.html").is_file():
-        sys.exit("Error: there is nothing to show yet. Run `make demo` first.")
+        sys.exit("Error: there are no reports yet. Run `make demo` first.")
     for name in PLOTS:
         shutil.copy(REPORTS / f"{name}.png", IMAGES / f"{name}.png")
     with sync_playwright() as playwright:
@@ -67,38 +67,38 @@ def main() -> None:
         _ask_page(browser)
         _progress(browser)
         browser.close()
-    print("The pictures are in docs/images. Look at each before you commit it.")
+    print("The screenshots are in docs/images. Check each before you commit it.")
 
 
-def settle(page: Page, address: str) -> None:
-    """Open Kedro-Viz and wait until it is drawn."""
+def open_graph(page: Page, address: str) -> None:
+    """Open Kedro-Viz and wait until the graph is drawn."""
     page.goto(address)
     page.locator(".pipeline-node").first.wait_for()
-    # What it still asks for redraws the list, and a click that comes meanwhile is lost.
+    # Pending requests redraw the list, which loses clicks.
     page.wait_for_load_state("networkidle")
 
 
 def open_dataset(page: Page, name: str) -> None:
-    """Click a dataset in the list, once more if need be, and wait for its panel."""
+    """Click a dataset in the list, retry once, and wait for its panel."""
     button = page.locator(f'.node-list-row button[title="{name}"]').first
     heading = page.locator(".pipeline-metadata").get_by_role("heading", name=name)
     button.click()
     try:
-        heading.wait_for(timeout=PATIENCE_MS)
+        heading.wait_for(timeout=PANEL_TIMEOUT_MS)
     except PlaywrightTimeoutError:
         button.click()
         heading.wait_for()
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve ``folder`` on a free port of this machine."""
+def serve_folder(folder: Path) -> Iterator[str]:
+    """Serve ``folder`` on a free port of this machine and yield its URL."""
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class QuietHandler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-    handler = functools.partial(Quiet, directory=str(folder))
+    handler = functools.partial(QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -115,19 +115,19 @@ def _report(browser: Browser) -> None:
 
 
 def _graph(browser: Browser) -> None:
-    with served(build_graph_site(ROOT)) as address:
+    with serve_folder(build_graph_site(ROOT)) as address:
         for name, width, height in GRAPHS:
             page = browser.new_page(viewport={"width": width, "height": height})
-            page.add_init_script(BARE)
-            settle(page, f"{address}?pid={name}")
-            page.wait_for_timeout(STILL_MS)
+            page.add_init_script(GRAPH_ONLY)
+            open_graph(page, f"{address}?pid={name}")
+            page.wait_for_timeout(ANIMATION_MS)
             page.screenshot(path=IMAGES / f"viz_{name.strip('_')}.png")
             page.close()
         page = browser.new_page(viewport={"width": 1600, "height": 900})
-        settle(page, address)
+        open_graph(page, address)
         for name, picture in (("file_changes", "viz_table"), ("training_plot", "viz_plot")):
             open_dataset(page, name)
-            page.wait_for_timeout(STILL_MS)
+            page.wait_for_timeout(ANIMATION_MS)
             page.screenshot(path=IMAGES / f"{picture}.png")
         page.close()
 
@@ -144,7 +144,7 @@ def _ask_page(browser: Browser) -> None:
         page.goto(address)
         page.get_by_label("Question").fill(QUESTION)
         page.get_by_role("button", name="Ask", exact=True).click()
-        page.locator("article.assistant").get_by_text("Read:").wait_for(timeout=600_000)
+        page.locator("article.assistant").get_by_text("Passages:").wait_for(timeout=600_000)
         page.screenshot(path=IMAGES / "ask_page.png")
         page.close()
     finally:
@@ -153,28 +153,28 @@ def _ask_page(browser: Browser) -> None:
 
 
 def _progress(browser: Browser) -> None:
-    """A training under way, as a terminal shows it; it is then stopped and leaves nothing."""
+    """Capture a terminal during training; the run is then stopped and its files are removed."""
     with tempfile.TemporaryDirectory() as folder:
-        terminal, its_end = pty.openpty()
-        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
+        terminal, child_terminal = pty.openpty()
+        fcntl.ioctl(child_terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
         command = ["run", "--pipeline=qlora_train", f"--params=qlora_train.work_folder={folder}"]
         training = subprocess.Popen(
             [sys.executable, "-m", "kedro", *command],
-            cwd=ROOT, stdin=its_end, stdout=its_end, stderr=its_end,
+            cwd=ROOT, stdin=child_terminal, stdout=child_terminal, stderr=child_terminal,
             env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)},
         )  # fmt: skip
-        os.close(its_end)
-        seen = ""
-        # A loss stands beside the bar once a step is done.
-        while re.search(r"\bloss \d", seen) is None:
-            seen += os.read(terminal, 65_536).decode(errors="replace")
+        os.close(child_terminal)
+        output = ""
+        # The loss is shown next to the progress bar after the first step.
+        while re.search(r"\bloss \d", output) is None:
+            output += os.read(terminal, 65_536).decode(errors="replace")
         training.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # the terminal closes with the program
+        with contextlib.suppress(OSError):  # raised when the process exits
             while os.read(terminal, 65_536):
                 pass
         training.wait()
-    # Of a line that was written again and again, the last state.
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in seen.split("\n")]
+    # Keep only the last state of lines that were overwritten.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in output.split("\n")]
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi("\n".join(["$ kedro " + command[0] + " " + command[1], *lines])))
     page = browser.new_page(viewport={"width": 1300, "height": 900})
@@ -183,13 +183,13 @@ def _progress(browser: Browser) -> None:
     page.close()
 
 
-def _wait_for(address: str, seconds: float = 300) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+def _wait_for(address: str, timeout_s: float = 300) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(address):
             return
         time.sleep(1)
-    sys.exit(f"Error: {address} did not answer within {seconds:.0f} s.")
+    sys.exit(f"Error: {address} did not answer within {timeout_s:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What happens around a run: early checks, the stage that is running, the summary."""
+"""Kedro hooks: checks before a run, progress per node, summary after the run."""
 
 import contextlib
 import logging
@@ -27,24 +27,24 @@ from the_block_llm.project.run_summary import print_summary
 from the_block_llm.viz.statistics import write_viz_statistics
 
 _log = logging.getLogger(__name__)
-_LEAST_FREE_BYTES: Final = 512 * 1024 * 1024
+_MIN_FREE_BYTES: Final = 512 * 1024 * 1024
 
 
 class ProjectHooks:
-    """Hooks of every run of this project."""
+    """Hooks that run in every Kedro session of this project."""
 
     def __init__(self) -> None:
         self._project = Path.cwd()
-        self._came_from = self._project
+        self._previous_folder = self._project
         self._storage: StorageLocation = self._project / "data"
         self._started = 0.0
-        self._order: list[str] = []
+        self._node_names: list[str] = []
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Check every parameter before anything is loaded."""
         self._project = Path(context.project_path)
-        _log_as_in_the_project(self._project)
+        _configure_logging(self._project)
         check_parameters(context.config_loader["parameters"])
         self._storage = storage_location(context.config_loader)
 
@@ -52,81 +52,84 @@ class ProjectHooks:
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Refuse early what would fail late: no git, nothing to begin with, nowhere to write."""
+        """Check early for git, existing inputs and a writable storage."""
         del run_params
-        self._order = [node.name for node in pipeline.nodes]
+        self._node_names = [node.name for node in pipeline.nodes]
         with contextlib.chdir(self._project):
             if shutil.which("git") is None:
                 raise RepositoryError(
-                    "git is not installed or not on PATH; this project reads repositories with "
-                    "it. Install it (https://git-scm.com/downloads) and run again."
+                    "git is not installed or not on PATH, but is required to read repositories. "
+                    "Install it (https://git-scm.com/downloads) and run again."
                 )
-            _check_storage(self._project / "data")
+            _check_data_folder(self._project / "data")
             check_inputs(pipeline, catalog)
             store = self._storage
             if isinstance(store, StorePath) and _writes_to(store, pipeline, catalog):
                 check_writable(store)
-            if "find_repositories" in self._order:
+            if "find_repositories" in self._node_names:
                 check_repository(
                     catalog.load("params:repository"), catalog.load("params:repositories")
                 )
-        # Relative paths in parameters mean the project's, from a notebook's folder as well.
-        self._came_from = Path.cwd()
+        # Relative paths in parameters are relative to the project, also in a notebook's folder.
+        self._previous_folder = Path.cwd()
         os.chdir(self._project)
         self._started = time.monotonic()
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
-        """Say which stage begins, with what the stages before it need no longer given back."""
+        """Return the freed memory of earlier nodes to the system and log the node that starts."""
         trim_heap()
-        position = self._order.index(node.name) + 1 if node.name in self._order else 0
-        _log.info("[%d/%d] %s", position, len(self._order), node.name.replace("_", " "))
+        position = self._node_names.index(node.name) + 1 if node.name in self._node_names else 0
+        _log.info("[%d/%d] %s", position, len(self._node_names), node.name.replace("_", " "))
 
-    @hook_impl(trylast=True)  # Kedro-Viz writes its own file of statistics before
+    @hook_impl(trylast=True)  # after the hook of Kedro-Viz, which writes the same statistics file
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Print what came out, from the reports that this run wrote."""
+        """Write table statistics and print the summary of the run."""
         write_viz_statistics(self._project, catalog)
         print_summary(catalog, pipeline.all_outputs(), time.monotonic() - self._started)
-        os.chdir(self._came_from)
+        os.chdir(self._previous_folder)
 
     @hook_impl
     def on_pipeline_error(self) -> None:
-        """Leave the notebook where it was."""
-        os.chdir(self._came_from)
+        """Restore the working directory."""
+        os.chdir(self._previous_folder)
 
 
-def _log_as_in_the_project(project: Path) -> None:
-    # Kedro looks for it in the folder where Python was started, and else tells every dataset that
-    # it loads: in a notebook, pages of it.
-    settings = project / "conf/logging.yml"
-    elsewhere = not Path("conf/logging.yml").exists() and "KEDRO_LOGGING_CONFIG" not in os.environ
-    if elsewhere and settings.is_file():
-        LOGGING.configure(yaml.safe_load(settings.read_text(encoding="utf-8")))
+def _configure_logging(project: Path) -> None:
+    """Apply the project's logging configuration if Kedro did not find it.
+
+    Kedro looks for it only in the working directory. Without it, Kedro logs every dataset that it
+    loads, which fills the output of a notebook.
+    """
+    config = project / "conf/logging.yml"
+    is_default = not Path("conf/logging.yml").exists() and "KEDRO_LOGGING_CONFIG" not in os.environ
+    if is_default and config.is_file():
+        LOGGING.configure(yaml.safe_load(config.read_text(encoding="utf-8")))
 
 
 def _writes_to(store: StorePath, pipeline: Pipeline, catalog: DataCatalog) -> bool:
     entries = catalog.config_resolver.config
-    places = (entries.get(name, {}).get("filepath", "") for name in pipeline.all_outputs())
-    return any(str(where).startswith(store.url) for where in places)
+    filepaths = (entries.get(name, {}).get("filepath", "") for name in pipeline.all_outputs())
+    return any(str(filepath).startswith(store.url) for filepath in filepaths)
 
 
-def _check_storage(folder: Path) -> None:
+def _check_data_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except FileExistsError as error:
         raise StorageError(
-            f"{folder} is a file, and a run needs a folder of that name. Rename it."
+            f"{folder} is a file, but a run needs a folder of that name. Rename the file."
         ) from error
     except OSError as error:
         raise StorageError(
-            f"Cannot write to {folder}: {error.strerror}. Make it writable, or run in a copy of "
-            "the project that is."
+            f"Cannot write to {folder}: {error.strerror}. Make it writable, or run in a writable "
+            "copy of the project."
         ) from error
-    free = shutil.disk_usage(folder).free
-    if free < _LEAST_FREE_BYTES:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < _MIN_FREE_BYTES:
         raise StorageError(
-            f"Only {free / 2**20:,.0f} MB are free under {folder}; a run needs at least "
-            f"{_LEAST_FREE_BYTES / 2**20:,.0f} MB. Free some space, then run again."
+            f"Only {free_bytes / 2**20:,.0f} MB are free under {folder}; a run needs at least "
+            f"{_MIN_FREE_BYTES / 2**20:,.0f} MB. Free some space, then run again."
         )

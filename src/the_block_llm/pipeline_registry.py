@@ -1,4 +1,4 @@
-"""The pipelines: four in order, and export, which is run by its name alone."""
+"""Registers the pipelines: four run in order by default, and export on request."""
 
 from kedro.pipeline import Pipeline
 
@@ -10,12 +10,12 @@ from the_block_llm.pipelines.sequence_build.pipeline import create_pipeline as s
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Name the pipelines for ``kedro run --pipeline=NAME``."""
+    """Return the pipelines by their name in ``kedro run --pipeline=NAME``."""
     pipelines = {
         "git_ingest": git_ingest(),
         "sequence_build": sequence_build(),
         "qlora_train": qlora_train(),
         "behavioral_eval": behavioral_eval(),
     }
-    whole = sum(pipelines.values(), start=Pipeline([]))
-    return {**pipelines, "export": export(), "__default__": whole}
+    default = sum(pipelines.values(), start=Pipeline([]))
+    return {**pipelines, "export": export(), "__default__": default}

@@ -1,15 +1,15 @@
-"""Project settings that Kedro reads at start."""
+"""Project settings that Kedro reads at startup."""
 
 import os
 
-# Before torch is loaded: its OpenMP threads must sleep while they wait for one another. By
-# default they spin, and with anything else running on the machine most of the time goes into
-# that: training took three times as long (docs/experiments.md).
+# Before torch is imported: OpenMP threads must sleep while they wait for each other. By default
+# they spin, which with other load on the machine made training three times as slow
+# (docs/experiments.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before pyarrow is loaded: its own allocator takes pages of 2 MB for each of its threads, and
-# keeps them. Reading a large repository took 100 MB more (docs/experiments.md).
+# Before pyarrow is imported: its default allocator keeps pages of 2 MB for each thread. Reading a
+# large repository took 100 MB more with it (docs/experiments.md).
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-# Loader processes fork after the tokenizer's threads exist; it warns at length otherwise.
+# Data loader processes fork after the tokenizer has started threads; this avoids its warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 from the_block_llm.hooks import ProjectHooks

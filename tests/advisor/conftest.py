@@ -8,7 +8,7 @@ from the_block_llm.advisor.advisor import Advisor
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves; tests that change it make their own."""
+    """The output of a run; tests that modify it build their own."""
     return build_advised_repository(tmp_path_factory.mktemp("advised"))
 
 

@@ -7,7 +7,7 @@ KEY = "k" * 16
 
 
 @pytest.mark.parametrize(
-    ("host", "key", "said"),
+    ("host", "key", "message"),
     [
         ("127.0.0.1", None, None),
         ("::1", None, None),
@@ -21,9 +21,9 @@ KEY = "k" * 16
         ("127.0.0.1", "short", "at least 16"),
     ],
 )
-def test_nobody_else_gets_in_without_a_key(host, key, said):
-    if said is None:
+def test_external_addresses_require_a_key(host, key, message):
+    if message is None:
         check_exposure(host, key)
     else:
-        with pytest.raises(ServerError, match=said):
+        with pytest.raises(ServerError, match=message):
             check_exposure(host, key)

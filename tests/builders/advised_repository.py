@@ -1,4 +1,4 @@
-"""A small invented repository in tables, two tiny models and an adapter: all an advisor needs."""
+"""Builds the inputs of an advisor: tables of a small repository, two tiny models, an adapter."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
+from tests.builders.tiny_adapter import ADDED_TOKENS, with_added_tokens, with_noise_adapter
 from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
@@ -26,7 +26,7 @@ SUBJECTS = ["Start the ledger", "Tally votes twice", "Explain consensus", "Merge
 
 
 def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = HEAD) -> None:
-    """git_ingest's tables and its description of the repository, under ``folder``."""
+    """Write the tables and the repository description of git_ingest under ``folder``."""
     times = [datetime(2026, 1, n, tzinfo=UTC) for n in range(1, 5)]
     commits = [
         {
@@ -49,10 +49,11 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
     ]  # fmt: skip
     snapshot = [
         {
-            "repo": "chain", "sha": at, "path": path, "language": "Rust", "size_bytes": len(text),
-            "text": text, "kept": True, "drop_reason": None, "redactions": 0,
+            "repo": "chain", "sha": commit, "path": path, "language": "Rust",
+            "size_bytes": len(text), "text": text, "kept": True, "drop_reason": None,
+            "redactions": 0,
         }
-        for at, tree in (("old", {"src/gone.rs": "fn gone() {}\n"}), (head, files or FILES))
+        for commit, tree in (("old", {"src/gone.rs": "fn gone() {}\n"}), (head, files or FILES))
         for path, text in tree.items()
     ]  # fmt: skip
     tables = folder / "02_intermediate"
@@ -68,17 +69,17 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
 
 
 def write_adapter(
-    folder: Path, version: str, seed: int = 1, profile: str = "tiny", marked: bool = False
+    folder: Path, version: str, seed: int = 1, profile: str = "tiny", has_added_tokens: bool = False
 ) -> Path:
-    """A complete adapter of the tiny Llama, of noise; ``marked`` with vectors of added tokens."""
+    """Write a complete adapter of the tiny Llama with random weights; return its folder."""
     target = folder / "06_models" / profile / version
     model = with_noise_adapter(tiny_llama(), 0.5, seed)
-    if marked:
-        with_marks(model)
+    if has_added_tokens:
+        with_added_tokens(model)
     model.save_pretrained(target, save_embedding_layers=False)
     manifest = AdapterManifest(
         profile=profile, base_model="tiny", base_revision="local folder", data_hashes={},
-        parameters={"added_tokens": MARKS if marked else {}}, git_commit=HEAD,
+        parameters={"added_tokens": ADDED_TOKENS if has_added_tokens else {}}, git_commit=HEAD,
         library_versions={}, device="cpu", peak_memory_gib=0.0,
         metrics={}, created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
@@ -86,8 +87,8 @@ def write_adapter(
     return target
 
 
-def advisor_parameters(folder: Path, **changed: Any) -> dict[str, Any]:
-    """Parameters for the data in ``folder``; ``changed`` replaces values of ``advisor``."""
+def advisor_parameters(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """Return parameters for the data in ``folder``; ``overrides`` replace values of ``advisor``."""
     advisor = tiny_profile(folder / "llama").model_dump(mode="json", exclude={"name"})
     completion = {
         **advisor, "role": "completion", "folder": str(folder / "starcoder"),
@@ -113,13 +114,13 @@ def advisor_parameters(folder: Path, **changed: Any) -> dict[str, Any]:
                 "answer_timeout_s": 20,
                 "shutdown_timeout_s": 5,
             },
-            **changed,
+            **overrides,
         },
     }  # fmt: skip
 
 
 def build_advised_repository(folder: Path) -> Path:
-    """Tables, models and one adapter under ``folder``."""
+    """Write tables, models and one adapter under ``folder``."""
     write_tables(folder)
     save_tiny_llama(folder / "llama")
     save_tiny_starcoder(folder / "starcoder")

@@ -1,4 +1,4 @@
-"""Builds git repositories for tests, commit by commit, exactly as asked."""
+"""Builds git repositories for tests, commit by commit."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ Content = bytes | str | Symlink | Submodule | Executable | None
 
 
 class GitRepository:
-    """A repository in a temporary folder. Commits are a minute apart unless told otherwise."""
+    """A repository in a temporary folder. By default commits are one minute apart."""
 
     def __init__(self, path: Path, *, bare: bool = False, object_format: str = "sha1") -> None:
         self.path = path
@@ -59,14 +59,14 @@ class GitRepository:
             message: Subject and body.
             files: New content by path; None deletes the file.
             author: Name and e-mail address.
-            at: Author and commit time, seconds since 1970; a minute after the last one if
-                not given.
-            offset: From UTC.
-            branch: Moved to the new commit.
-            parents: Where they are not the tip of ``branch``; an empty list makes a root.
+            at: Author and commit time in seconds since 1970; by default one minute after the last
+                commit.
+            offset: Offset from UTC.
+            branch: Branch that is moved to the new commit.
+            parents: Parents, by default the tip of ``branch``; an empty list creates a root commit.
             encoding: Declared encoding of the message.
             renames: New path by old path.
-            delete_all: Begin with an empty tree.
+            delete_all: Start with an empty tree.
         """
         if at is None:
             self._clock += 60
@@ -94,11 +94,11 @@ class GitRepository:
         for path, content in (files or {}).items():
             lines += _change(path, content)
         lines += [b"get-mark :1", b"done", b""]
-        said = self._run("fast-import", "--quiet", "--done", "--force", stdin=b"\n".join(lines))
-        return said.split()[0]
+        output = self._run("fast-import", "--quiet", "--done", "--force", stdin=b"\n".join(lines))
+        return output.split()[0]
 
     def commit_many(self, commits: Sequence[tuple[str, Mapping[str, Content]]]) -> None:
-        """Commit on ``main``, with one process for all: message and files of each."""
+        """Commit message and files of each entry on ``main``, with one git process for all."""
         lines: list[bytes] = [b"feature done"]
         for message, files in commits:
             self._clock += 60
@@ -114,11 +114,11 @@ class GitRepository:
         return self._run(*arguments)
 
     def write_object(self, kind: str, content: bytes) -> str:
-        """Write one object as it is and return its sha."""
+        """Write one object with the given content and return its sha."""
         return self._run("hash-object", "-t", kind, "-w", "--stdin", stdin=content)
 
     def write_tree(self, entries: Mapping[str, tuple[str, str]]) -> str:
-        """Write a tree of mode and sha by name, which may be the same tree many times."""
+        """Write a tree of mode and sha by name; entries may share one subtree."""
         ordered = sorted(entries.items(), key=lambda e: e[0] + ("/" if e[1][0] == "40000" else ""))
         content = b"".join(
             b"%s %s\0%s" % (mode.encode(), _bytes(name), bytes.fromhex(sha))
@@ -132,16 +132,16 @@ class GitRepository:
     def remove_object(self, sha: str) -> None:
         """Make one object unreadable, as in a damaged or partial clone."""
         packs = list((self.git_dir / "objects" / "pack").glob("*.pack"))
-        held = [(pack.name, pack.read_bytes()) for pack in packs]
+        contents = [pack.read_bytes() for pack in packs]
         for pack in packs:
             pack.unlink()
             pack.with_suffix(".idx").unlink()
-        for _, content in held:
+        for content in contents:
             self._run("unpack-objects", "-q", stdin=content)
         (self.git_dir / "objects" / sha[:2] / sha[2:]).unlink()
 
     def _run(self, *arguments: str, stdin: bytes = b"", check: bool = True) -> str:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", *arguments],
             cwd=self.path,
             env={
@@ -157,9 +157,9 @@ class GitRepository:
             capture_output=True,
             check=False,
         )
-        if check and done.returncode != 0:
-            raise RuntimeError(f"git {arguments}: {done.stderr.decode('utf-8', 'replace')}")
-        return done.stdout.decode("utf-8", "surrogateescape").strip()
+        if check and completed.returncode != 0:
+            raise RuntimeError(f"git {arguments}: {completed.stderr.decode('utf-8', 'replace')}")
+        return completed.stdout.decode("utf-8", "surrogateescape").strip()
 
 
 def _change(path: str | bytes, content: Content) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""NLL of continuations of one prefix, in nats."""
+"""Negative log-likelihoods of continuations of one prefix, in nats."""
 
 from collections.abc import Sequence
 from typing import Any

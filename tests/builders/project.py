@@ -1,4 +1,4 @@
-"""This project in a folder of its own, so that a test's run leaves no trace in the checkout."""
+"""Copies of this project, so that test runs do not write to the checkout."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy configuration and project file; the installed package serves as the source."""
+    """Copy configuration and project file; the source is the installed package."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
     (folder / "conf" / "local").mkdir()
@@ -26,10 +26,10 @@ def copy_project(folder: Path) -> Path:
 
 
 def build_finished_project(folder: Path, repository: Path) -> Path:
-    """A project that has run once on ``repository`` with a tiny model.
+    """Create a project and run it once on ``repository`` with a tiny model.
 
-    Its configuration names both, so that ``KEDRO_ENV=test`` is all that a command needs; the
-    repository by a path that starts at the project, as from any folder it must.
+    Its configuration contains both, so that commands need only ``KEDRO_ENV=test``. The path of the
+    repository is relative to the project.
     """
     copy_project(folder)
     settings = folder / "conf/test/parameters.yml"
@@ -44,7 +44,7 @@ def build_finished_project(folder: Path, repository: Path) -> Path:
 def run_project(
     folder: Path, pipeline: str = "__default__", env: str = "test", **parameters: Any
 ) -> dict[str, Any]:
-    """Run a pipeline as ``kedro run --env ENV --params=…`` does, in this process."""
+    """Run a pipeline in this process, as ``kedro run --env ENV --params=…`` does."""
     bootstrap_project(folder)
     with KedroSession.create(folder, env=env, runtime_params=parameters) as session:
         return session.run(pipeline_names=[pipeline])

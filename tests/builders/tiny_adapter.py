@@ -1,4 +1,4 @@
-"""An adapter on the tiny Llama that changes its answers, without training it."""
+"""Untrained adapters of the tiny Llama that change its answers."""
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -7,11 +7,11 @@ from transformers import LlamaForCausalLM
 from the_block_llm.models.adapter.added_embedding_layers import attach_added_embeddings
 from the_block_llm.models.adapter.added_embeddings import InitialTokenEmbeddings
 
-MARKS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
+ADDED_TOKENS = {"<|code_start|>": 260, "<|analysis|>": 261, "<|question|>": 262}
 
 
 def with_noise_adapter(model: LlamaForCausalLM, scale: float, seed: int = 1) -> PeftModel:
-    """An adapter whose second factor is noise of size ``scale``; at 0 it changes nothing."""
+    """Add an adapter with random B matrices of size ``scale``; with 0 it has no effect."""
     config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])
     adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
@@ -22,8 +22,8 @@ def with_noise_adapter(model: LlamaForCausalLM, scale: float, seed: int = 1) -> 
     return adapted.eval()
 
 
-def with_marks(model: PeftModel, seed: int = 5) -> PeftModel:
-    """Vectors for three added tokens beside the adapter, of noise."""
+def with_added_tokens(model: PeftModel, seed: int = 5) -> PeftModel:
+    """Add random embeddings for three added tokens to the adapter."""
     rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(seed)) * 0.1
     attach_added_embeddings(model, "default", InitialTokenEmbeddings(260, rows, None))
     return model

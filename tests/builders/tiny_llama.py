@@ -16,7 +16,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, 256 of them, and four special ones."""
+    """Return a tokenizer with one token per byte and four special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -32,7 +32,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
-    """Two layers, grouped heads, tied embedding, float32."""
+    """Return a float32 Llama: two layers, grouped-query attention, tied embeddings."""
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer()
     return LlamaForCausalLM(
@@ -44,7 +44,7 @@ def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=2048,
-            initializer_range=0.2,  # large enough that frozen embeddings leave room to learn
+            initializer_range=0.2,  # large enough that the model can learn with frozen embeddings
             tie_word_embeddings=True,
             bos_token_id=1,
             eos_token_id=2,
@@ -54,14 +54,14 @@ def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
 
 
 def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
-    """Write model and tokenizer as ``from_pretrained`` reads them."""
+    """Save model and tokenizer in the format of ``from_pretrained``."""
     tiny_llama(seed).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
 
 
 def tiny_profile(folder: Path, **training: object) -> ModelProfile:
-    """A profile over the folder of :func:`save_tiny_llama`."""
+    """Return a profile for the folder of :func:`save_tiny_llama`."""
     values = {
         "learning_rate": 5e-3,
         "effective_batch_rows": 4,

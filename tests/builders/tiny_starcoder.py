@@ -1,4 +1,4 @@
-"""A seeded StarCoder2 small enough for a test, with a tokenizer that knows the middle marks."""
+"""A seeded StarCoder2 small enough for a test, with fill-in-the-middle tokens."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SPECIAL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fi
 
 
 def save_tiny_starcoder(folder: Path, seed: int = 0) -> Path:
-    """Write model and tokenizer as ``from_pretrained`` reads them; one token a byte."""
+    """Save model and byte-level tokenizer in the format of ``from_pretrained``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

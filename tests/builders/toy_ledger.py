@@ -1,4 +1,4 @@
-"""A small repository with a history worth learning: modules that grow, documentation, reverts."""
+"""A small repository with a learnable history: growing modules and documentation."""
 
 import os
 import subprocess
@@ -6,21 +6,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-_PARTS: Final = ("ledger", "consensus", "energy", "governance", "compute", "wallet")
+_MODULES: Final = ("ledger", "consensus", "energy", "governance", "compute", "wallet")
 _START: Final = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
 
 def build_toy_ledger(folder: Path) -> Path:
-    """Write the repository; the same commits each time."""
+    """Write the repository; the commits are the same every time."""
     folder.mkdir(parents=True, exist_ok=True)
     _git(folder, "init", "--quiet", "--initial-branch=main")
     for number, (subject, body, changes) in enumerate(_history()):
         for path, text in changes.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-        moment = (_START + timedelta(hours=7 * number)).isoformat()
-        _git(folder, "add", "--all", moment=moment)
-        _git(folder, "commit", "--quiet", "-m", f"{subject}\n\n{body}", moment=moment)
+        timestamp = (_START + timedelta(hours=7 * number)).isoformat()
+        _git(folder, "add", "--all", timestamp=timestamp)
+        _git(folder, "commit", "--quiet", "-m", f"{subject}\n\n{body}", timestamp=timestamp)
     return folder
 
 
@@ -30,7 +30,7 @@ def _history() -> list[tuple[str, str, dict[str, str]]]:
         ("build: pin the toolchain", "", {"pyproject.toml": '[project]\nname = "toy-ledger"\n'}),
     ]
     for version in range(1, 6):
-        for position, part in enumerate(_PARTS):
+        for position, part in enumerate(_MODULES):
             module, document = f"toy/{part}.py", f"docs/{part}.md"
             changes = {module: _module(part, version)}
             if version % 2:
@@ -43,7 +43,7 @@ def _history() -> list[tuple[str, str, dict[str, str]]]:
                     ),
                     (
                         f"The {part} module refused claims of kind {version}, because its table "
-                        f"of {_PARTS[(position + 1) % len(_PARTS)]} limits was read only once."
+                        f"of {_MODULES[(position + 1) % len(_MODULES)]} limits was read only once."
                     ),
                     changes,
                 )
@@ -52,7 +52,7 @@ def _history() -> list[tuple[str, str, dict[str, str]]]:
 
 
 def _readme() -> str:
-    modules = "\n".join(f"- `toy/{part}.py` keeps the {part} claims" for part in _PARTS)
+    modules = "\n".join(f"- `toy/{part}.py` keeps the {part} claims" for part in _MODULES)
     return f"# Toy ledger\n\nA ledger that settles claims in rounds.\n\n{modules}\n"
 
 
@@ -78,7 +78,7 @@ def _document(part: str, version: int) -> str:
     )
 
 
-def _git(folder: Path, *arguments: str, moment: str | None = None) -> None:
+def _git(folder: Path, *arguments: str, timestamp: str | None = None) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -88,6 +88,6 @@ def _git(folder: Path, *arguments: str, moment: str | None = None) -> None:
         "GIT_COMMITTER_NAME": "A Builder",
         "GIT_COMMITTER_EMAIL": "builder@example.org",
     }
-    if moment is not None:
-        environment |= {"GIT_AUTHOR_DATE": moment, "GIT_COMMITTER_DATE": moment}
+    if timestamp is not None:
+        environment |= {"GIT_AUTHOR_DATE": timestamp, "GIT_COMMITTER_DATE": timestamp}
     subprocess.run(["git", *arguments], cwd=folder, env=environment, check=True)

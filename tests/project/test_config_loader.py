@@ -1,4 +1,4 @@
-"""Configuration and code agree: nothing is configured that nobody reads, nor the other way."""
+"""Configuration and code match: every configured name is used, and every used name exists."""
 
 import io
 import re
@@ -33,35 +33,37 @@ def configuration(project: Path) -> dict[str, dict[str, Any]]:
         return {"catalog": loader["catalog"], "parameters": loader["parameters"]}
 
 
-def test_every_dataset_of_the_catalog_is_used_and_every_used_one_is_there(
+def test_catalog_matches_the_datasets_of_the_pipelines(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
-    whole = pipelines["__default__"] + pipelines["export"]
-    used = {name for name in whole.datasets() if not name.startswith(("params:", "parameters"))}
-    # Small, and made anew within the pipeline that reads them.
+    all_pipelines = pipelines["__default__"] + pipelines["export"]
+    used = {
+        name for name in all_pipelines.datasets() if not name.startswith(("params:", "parameters"))
+    }
+    # Small, and created within the pipeline that reads it.
     in_memory = {"probe_suites"}
     assert used - in_memory == set(configuration["catalog"])
 
 
-def test_the_parameters_are_not_read_anew_for_every_dataset(
+def test_parameters_are_read_once_per_session(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     load = OmegaConf.load
 
-    def note(file: io.StringIO) -> Any:
+    def load_and_record(file: io.StringIO) -> Any:
         read.append(file.getvalue())
         return load(file)
 
-    monkeypatch.setattr(OmegaConf, "load", note)
+    monkeypatch.setattr(OmegaConf, "load", load_and_record)
     bootstrap_project(project)
     with KedroSession.create(project, env="base") as session:
         assert len(session.load_context().catalog) > 20
     assert 0 < read.count((project / "conf/base/parameters.yml").read_text()) < 3
 
 
-def test_every_parameter_group_is_read_by_a_node(
+def test_every_parameter_group_is_used(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     configure_project("the_block_llm")
@@ -70,18 +72,18 @@ def test_every_parameter_group_is_read_by_a_node(
         for name in (pipelines["__default__"] + pipelines["export"]).datasets()
         if name.startswith("params:")
     }
-    # Read by kedro ask, kedro serve and kedro estimate, which are no pipelines, and by the catalog.
+    # Also read by kedro ask, kedro serve and kedro estimate, and by the catalog.
     assert read | {"advisor", "planning", "storage"} == set(configuration["parameters"])
 
 
-def test_every_value_that_a_user_may_set_has_a_default_or_stands_in_a_file(
+def test_configured_parameters_are_valid(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     from the_block_llm.project.parameter_checks import TYPED_PARAMETERS
 
-    for group, kind in TYPED_PARAMETERS.items():
+    for group, params_class in TYPED_PARAMETERS.items():
         if group != "models":
-            assert kind.model_validate(configuration["parameters"][group]), group
+            assert params_class.model_validate(configuration["parameters"][group]), group
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yml")), ids=lambda p: p.name)
@@ -89,7 +91,7 @@ def test_every_configuration_file_loads(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_each_pipeline_writes_what_the_next_one_reads() -> None:
+def test_pipeline_inputs_are_written_by_earlier_pipelines() -> None:
     configure_project("the_block_llm")
     order = ("git_ingest", "sequence_build", "qlora_train", "behavioral_eval")
     written: set[str] = {"suite_files"}
@@ -115,7 +117,7 @@ def test_each_pipeline_writes_what_the_next_one_reads() -> None:
         ({"models": {"llama-3.1-8b": {"lora": {"r": 0}}}}, "models.llama-3.1-8b.lora.r is 0"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_remedy(
+def test_wrong_parameters_are_named(
     configuration: dict[str, dict[str, Any]], changed: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ParameterError) as caught:
@@ -123,14 +125,14 @@ def test_a_wrong_parameter_is_named_with_its_remedy(
     assert message in str(caught.value)
 
 
-def test_an_unknown_profile_is_refused_before_anything_runs(
+def test_unknown_profile_is_refused(
     configuration: dict[str, dict[str, Any]],
 ) -> None:
     with pytest.raises(ProfileError, match="Known: llama-3.1-8b"):
         check_parameters({**configuration["parameters"], "model": "gpt-9"})
 
 
-def test_an_environment_that_does_not_exist(project: Path) -> None:
+def test_unknown_environment_is_refused(project: Path) -> None:
     with pytest.raises(ParameterError, match=r"environment tests in .*KEDRO_ENV\).* mean test\?"):
         config_loader(project, "tests")
 
@@ -138,16 +140,14 @@ def test_an_environment_that_does_not_exist(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"model: x\nrepository: [a\n", "parameters.yml, line 3: this is not YAML"),
-        (b"model: x\nmodel: y\n", "parameters.yml, line 2: this is not YAML: found duplicate key"),
-        (b"model: ${nothing:x}\n", "leads nowhere: Unsupported interpolation type nothing"),
-        (b"- model\n", "parameters.yml, line 1: this is no mapping"),
+        (b"model: x\nrepository: [a\n", "parameters.yml, line 3: invalid YAML"),
+        (b"model: x\nmodel: y\n", "parameters.yml, line 2: invalid YAML: found duplicate key"),
+        (b"model: ${nothing:x}\n", "cannot be resolved: Unsupported interpolation type nothing"),
+        (b"- model\n", "parameters.yml, line 1: not a mapping"),
         (b"model: \xff\n", "parameters.yml is not UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_its_line(
-    tmp_path: Path, text: bytes, message: str
-) -> None:
+def test_unreadable_file_is_named_with_its_line(tmp_path: Path, text: bytes, message: str) -> None:
     project = copy_project(tmp_path)
     (project / "conf/local/parameters.yml").write_bytes(text)
     with pytest.raises(ParameterError) as caught:
@@ -158,18 +158,18 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(
 def merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     result = dict(values)
     for name, value in changed.items():
-        both = isinstance(value, dict) and isinstance(result.get(name), dict)
-        result[name] = merged(result[name], value) if both else value
+        are_dicts = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if are_dicts else value
     return result
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_PARAMETERS.items())
-def test_an_old_name_is_an_error_that_gives_the_new_one(
+def test_renamed_parameter_error_gives_the_new_name(
     old: str, new: str, configuration: dict[str, dict[str, Any]]
 ) -> None:
     parameters = OmegaConf.create(configuration["parameters"])
     assert OmegaConf.select(parameters, new, default="missing") != "missing"
     OmegaConf.update(parameters, old, 1)
-    with pytest.raises(ParameterError) as found:
+    with pytest.raises(ParameterError) as caught:
         check_parameters(OmegaConf.to_container(parameters))  # type: ignore[arg-type]
-    assert str(found.value) == f"The parameter {old} is now called {new}. Use the new name."
+    assert str(caught.value) == f"The parameter {old} is now called {new}. Use the new name."

@@ -1,4 +1,4 @@
-"""A run that asks for what does not exist ends with one line that says what does."""
+"""Unknown names in the options of a run are errors that list the known ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from the_block_llm.errors import ParameterError, RepositoryError, TableError
 from the_block_llm.project.run_options import check_inputs, check_repository, check_run_options
 
 configure_project("the_block_llm")
-KEPT = ("repository", "snapshot_files")
+STORED = ("repository", "snapshot_files")
 
 
 @pytest.mark.parametrize(
@@ -27,17 +27,17 @@ KEPT = ("repository", "snapshot_files")
         ({"to_outputs": ["commit"]}, "there is no dataset commit. Did you mean commits?"),
         ({"tags": ["reports"]}, "--tags: there is no tag reports. Did you mean report?"),
         ({"runner": "SerialRunner"}, "there is no runner SerialRunner. Did you mean Sequential"),
-        ({"namespaces": ["probes"]}, "--namespaces: no node here has one"),
+        ({"namespaces": ["probes"]}, "--namespaces: no node of this project has one"),
         ({"load_versions": {"adapter": "x"}}, "`kedro adapters list` shows them"),
     ],
 )
-def test_a_name_that_does_not_exist(options: dict[str, object], message: str) -> None:
+def test_unknown_names_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         check_run_options(options)
     assert message in str(caught.value)
 
 
-def test_names_that_exist_pass() -> None:
+def test_known_names_pass() -> None:
     check_run_options(
         {
             "pipeline": None, "pipelines": ["git_ingest", "sequence_build"],
@@ -47,15 +47,15 @@ def test_names_that_exist_pass() -> None:
     )  # fmt: skip
 
 
-def test_a_part_that_needs_what_is_kept_nowhere_names_the_node_that_makes_it() -> None:
-    part = pipelines["behavioral_eval"].only_nodes("plan_probes")
+def test_missing_in_memory_input_names_the_node_that_creates_it() -> None:
+    pipeline = pipelines["behavioral_eval"].only_nodes("plan_probes")
     with pytest.raises(TableError, match="--nodes=check_suites,plan_probes"):
-        check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in KEPT}))
-    kept = (*KEPT, "probe_suites")
-    check_inputs(part, DataCatalog({name: MemoryDataset(1) for name in kept}))
+        check_inputs(pipeline, DataCatalog({name: MemoryDataset(1) for name in STORED}))
+    stored = (*STORED, "probe_suites")
+    check_inputs(pipeline, DataCatalog({name: MemoryDataset(1) for name in stored}))
 
 
-def test_what_an_earlier_pipeline_makes_is_missed_before_anything_runs(tmp_path: Path) -> None:
+def test_missing_input_names_the_pipeline_that_creates_it(tmp_path: Path) -> None:
     table = {
         "type": "the_block_llm.datasets.parquet_table_dataset.ParquetTableDataset",
         "filepath": str(tmp_path / "train"), "table": "ROWS",
@@ -67,9 +67,7 @@ def test_what_an_earlier_pipeline_makes_is_missed_before_anything_runs(tmp_path:
         check_inputs(pipelines["sequence_build"].only_nodes("pack_train"), catalog)
 
 
-def test_a_repository_that_is_not_there_is_told_before_anything_is_loaded(
-    tmp_path: Path, small_repository: Path
-) -> None:
+def test_missing_repository_is_an_error(tmp_path: Path, small_repository: Path) -> None:
     with pytest.raises(RepositoryError, match="the path does not exist"):
         check_repository(str(tmp_path / "nowhere"), [])
     with pytest.raises(RepositoryError, match="not a git repository"):

@@ -1,4 +1,4 @@
-"""What is printed at the end of a run."""
+"""The summary that is printed at the end of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from the_block_llm.project.run_summary import print_summary
 REPORT = {"history": [], "snapshots": [], "warnings": [f"warning {n}" for n in range(20)]}
 
 
-def shown(filepath: str, credentials: dict[str, Any] | None = None) -> None:
+def print_report(filepath: str, credentials: dict[str, Any] | None = None) -> None:
     entry: dict[str, Any] = {
         "type": "the_block_llm.datasets.report.ReportDataset",
         "filepath": filepath,
@@ -23,19 +23,19 @@ def shown(filepath: str, credentials: dict[str, Any] | None = None) -> None:
     print_summary(catalog, {"ingest_report"}, 60)
 
 
-def test_a_report_in_a_store_is_named_by_its_address(
+def test_report_in_a_store_is_shown_by_its_url(
     credentials: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown("s3://tables/company/ingest_report.json", credentials)
+    print_report("s3://tables/company/ingest_report.json", credentials)
     out = " ".join(capsys.readouterr().out.split())
     assert "8 more warnings in s3://tables/company/ingest_report.json" in out
 
 
-def test_a_report_of_this_machine_is_named_as_seen_from_the_project(
+def test_local_report_is_shown_relative_to_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # Kedro makes every path of a catalog absolute.
-    shown(str(tmp_path / "data/08_reporting/ingest_report.json"))
+    # Kedro makes all paths in the catalog absolute.
+    print_report(str(tmp_path / "data/08_reporting/ingest_report.json"))
     out = " ".join(capsys.readouterr().out.split())
     assert "8 more warnings in data/08_reporting/ingest_report.json" in out

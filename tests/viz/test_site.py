@@ -1,4 +1,4 @@
-"""The graph in a real browser: every pipeline, every node, the previews, and no errors."""
+"""The Kedro-Viz site in a browser: pipelines, nodes, previews, no errors."""
 
 import json
 import shutil
@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs.tools.screenshots import BROWSERS, open_dataset, served, settle
+from docs.tools.screenshots import BROWSERS, open_dataset, open_graph, serve_folder
 from kedro.framework.project import configure_project, pipelines
 
 from the_block_llm.viz.site import main
 
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-# One dataset of each kind, and what its preview is in the page.
+# One dataset of each type, and the CSS selector of its preview.
 PREVIEWS = {
     "file_changes": ".pipeline-metadata__preview table",
     "train_rows": ".pipeline-metadata__preview table",
@@ -35,7 +35,7 @@ def site(finished_project: Path) -> Path:
         return finished_project / "build"
 
 
-def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: Path) -> None:
+def test_layers_are_ordered_and_nodes_are_tagged(site: Path) -> None:
     graph = json.loads((site / "api/main").read_text(encoding="utf-8"))
     for pipeline in (site / "api/main", *(site / "api/pipelines").iterdir()):
         assert json.loads(pipeline.read_text(encoding="utf-8"))["layers"] == [
@@ -44,41 +44,43 @@ def test_layers_come_in_the_order_of_the_folders_and_every_node_has_a_tag(site: 
     assert [n["name"] for n in graph["nodes"] if n["type"] == "task" and not n["tags"]] == []
 
 
-def test_every_table_tells_its_rows_and_nothing_tells_where_the_project_lies(
+def test_tables_have_statistics_and_no_absolute_path_is_published(
     site: Path, finished_project: Path
 ) -> None:
-    answers = {p: p.read_text(encoding="utf-8") for p in (site / "api/nodes").iterdir()}
-    tables = [json.loads(t) for t in answers.values() if "ParquetTableDataset" in t]
+    responses = {p: p.read_text(encoding="utf-8") for p in (site / "api/nodes").iterdir()}
+    tables = [json.loads(t) for t in responses.values() if "ParquetTableDataset" in t]
     assert len(tables) == 9
     assert all(table["stats"]["rows"] and table["stats"]["file_size"] for table in tables)
     path = finished_project.as_posix().lstrip("/")
-    assert not [p for p, text in answers.items() if f"{path}/" in text]
+    assert not [p for p, text in responses.items() if f"{path}/" in text]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
-def test_a_browser_shows_every_pipeline_every_node_and_the_previews(site: Path) -> None:
+def test_browser_shows_all_pipelines_nodes_and_previews(site: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     configure_project("the_block_llm")
-    with sync_playwright() as playwright, served(site) as address:
+    with sync_playwright() as playwright, serve_folder(site) as address:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 900})
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("requestfailed", lambda request: wrong.append(request.url))
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "console", lambda entry: errors.append(entry.text) if entry.type == "error" else None
+        )
+        page.on("requestfailed", lambda request: errors.append(request.url))
 
         for name, pipeline in pipelines.items():
-            settle(page, f"{address}?pid={name}")
+            open_graph(page, f"{address}?pid={name}")
             assert page.locator(".pipeline-list .dropdown__label").inner_text() == name
             listed = page.locator(".node-list-row button[title]").all()
-            shown = {button.get_attribute("title") for button in listed}
+            titles = {button.get_attribute("title") for button in listed}
             datasets = {d for d in pipeline.datasets() if not d.startswith("params:")}
-            assert {node.name for node in pipeline.nodes} | datasets <= shown, name
+            assert {node.name for node in pipeline.nodes} | datasets <= titles, name
 
-        settle(page, address)
+        open_graph(page, address)
         for name, preview in PREVIEWS.items():
             open_dataset(page, name)
             page.locator(preview).first.wait_for()
         browser.close()
-    assert wrong == []
+    assert errors == []

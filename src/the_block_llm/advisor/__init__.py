@@ -1,1 +1,1 @@
-"""Answers questions with a tuned model and the repository: ``kedro ask`` and ``kedro serve``."""
+"""Answers questions about the repository with a tuned model: ``kedro ask`` and ``kedro serve``."""

@@ -1,100 +1,100 @@
-"""The advisor as one object: questions about the repository, completions, and both together."""
+"""The advisor: answers questions about the repository, completes code, analyzes code lines."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-
-import torch
 
 from the_block_llm.advisor.index.repository_index import (
     RepositoryIndex,
     open_index,
     tables_fingerprint,
 )
-from the_block_llm.advisor.models.pool import LoadedModels
-from the_block_llm.advisor.models.registry import Choice, Choices
-from the_block_llm.advisor.output.citation_stream import CitationCheck, Part
-from the_block_llm.advisor.output.line_perplexity import excerpts, surprising_lines
-from the_block_llm.advisor.output.results import Answer, Completion, HybridAnalysis, Wish
-from the_block_llm.advisor.output.streaming import StreamEnd, stream_text
+from the_block_llm.advisor.models.pool import ModelPool
+from the_block_llm.advisor.models.registry import ModelRegistry, ModelVersion
+from the_block_llm.advisor.output.citation_stream import CitationStream, Part
+from the_block_llm.advisor.output.line_perplexity import format_excerpts, highest_perplexity_lines
+from the_block_llm.advisor.output.results import (
+    Answer,
+    Completion,
+    GenerationOptions,
+    HybridAnalysis,
+)
+from the_block_llm.advisor.output.streaming import StreamResult, stream_text
 from the_block_llm.advisor.params import AdvisorBudget, AdvisorParams
 from the_block_llm.advisor.prompt.prompts import (
     Message,
-    middle_marks,
-    with_passages,
+    fim_token_ids,
+    format_question,
 )
 from the_block_llm.advisor.prompt.truncation import (
-    affordable,
-    check_characters,
-    conversation_ids,
+    check_unicode,
+    encode_around_gap,
+    encode_conversation,
     last_question,
-    nearest_ids,
+    select_passages,
 )
 from the_block_llm.errors import PromptError, TableError
 from the_block_llm.models.inference.generation import SamplingParams
 from the_block_llm.retrieval.passages import Passage
 
-# Of a long context, the first words say what it is about.
+# Only the end of the questions and the context is used as the search query.
 _QUERY_CHARACTERS: Final = 4000
-_WHAT_IS_ODD: Final = (
+_UNLIKELY_LINES_QUESTION: Final = (
     "A code model found these lines unlikely. Say for each whether it looks like a mistake, is "
     "unusual but right, or is only a name the model did not know, and what to check."
 )
 
 
-def _ignore(piece: object) -> None:
-    """Nobody is listening."""
+def _discard(piece: object) -> None:
+    """Do nothing; the default callback."""
 
 
 class Advisor:
-    """Answers and completes; models are loaded when they are first needed.
+    """Answers questions and completes code; loads models on first use.
 
-    One thread at a time is served; others wait.
+    Thread-safe: calls from several threads run one after another.
 
     >>> advisor = Advisor(project_parameters("."))                      # doctest: +SKIP
     >>> advisor.analyze_architecture("What breaks if consensus stalls?")  # doctest: +SKIP
     """
 
-    def __init__(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> None:
-        """Take the project's parameters; nothing is loaded yet.
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        """Set up the advisor without loading a model.
 
         Args:
-            parameters: All of them, as ``project_parameters``
-                or a Kedro context gives them.
-            device: Where models go; by default the GPU where there is one.
+            parameters: All parameters of the project, as returned by ``project_parameters`` or
+                a Kedro context.
         """
         self.params = AdvisorParams.model_validate(parameters["advisor"])
-        self.choices = Choices(parameters, self.params)
-        self._models = LoadedModels(
-            self.params.memory_cap_gib, self.params.adapters_folder / "base", device
-        )
+        self.registry = ModelRegistry(parameters, self.params)
+        self._models = ModelPool(self.params.memory_cap_gib, self.params.adapters_folder / "base")
         self._index: RepositoryIndex | None = None
         self._index_lock = threading.Lock()
-        self._turn = threading.RLock()
+        self._model_lock = threading.RLock()
 
     @property
     def budget(self) -> AdvisorBudget:
-        """The budget of the device."""
+        """The token limits for the device."""
         return self.params.budget_for("cuda" if self._models.device.type == "cuda" else "cpu")
 
     def index(self) -> RepositoryIndex:
-        """The index of the tables as they are now.
+        """Return the index of the current tables, building it if they have changed.
 
         Raises:
             TableError: git_ingest has not run.
         """
-        where = (self.params.tables_folder, self.params.repository_file)
+        tables = (self.params.tables_folder, self.params.repository_file)
         with self._index_lock:
-            current = tables_fingerprint(*where, self.params.passage_characters)
+            current = tables_fingerprint(*tables, self.params.passage_characters)
             if self._index is None or self._index.fingerprint != current:
                 self._index = open_index(
-                    *where, self.params.index_folder, self.params.passage_characters
+                    *tables, self.params.index_folder, self.params.passage_characters
                 )
             return self._index
 
-    def load(self, choice: Choice) -> None:
-        """Load a model now rather than with the first question."""
-        with self._turn, self._models.using(choice.profile, choice.adapter):
+    def load(self, version: ModelVersion) -> None:
+        """Load a model in advance of the first request for it."""
+        with self._model_lock, self._models.acquire(version.profile, version.adapter):
             pass
 
     def complete_code(
@@ -104,46 +104,55 @@ class Advisor:
         *,
         model: str | None = None,
         adapter: str | None = None,
-        wish: Wish | None = None,
-        on_text: Callable[[str], None] = _ignore,
+        options: GenerationOptions | None = None,
+        on_text: Callable[[str], None] = _discard,
     ) -> Completion:
-        """Write the code between ``prefix`` and ``suffix``.
+        """Generate the code between ``prefix`` and ``suffix``.
 
-        Of code that is longer than the budget, what is nearest to the gap is read.
+        Code beyond the token limit is truncated to the part nearest to the gap.
 
         Args:
-            prefix: Code before the gap; not empty.
-            suffix: Code after it.
+            prefix: Code before the gap.
+            suffix: Code after the gap.
             model: Profile with the role completion; by default ``advisor.completion_model``.
             adapter: Version, or ``base``; by default the newest.
-            wish: How the code is to be made.
-            on_text: Called with each piece as it is written.
+            options: Generation options.
+            on_text: Called with each piece of text as it is generated.
 
         Raises:
             RoleError: The model cannot complete code.
-            PromptError: There is nothing to go on with.
+            PromptError: Prefix and suffix are both empty.
         """
-        wish = wish or Wish()
-        choice = self.choices.choose("completion", model, adapter)
-        check_characters(prefix, suffix)
+        options = options or GenerationOptions()
+        version = self.registry.resolve("completion", model, adapter)
+        check_unicode(prefix, suffix)
         if not prefix and not suffix:
             raise PromptError("There is no code to complete: prefix and suffix are empty.")
         pieces: list[str] = []
 
-        def take(text: str) -> None:
+        def emit(text: str) -> None:
             pieces.append(text)
             on_text(text)
 
-        with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
-            decoding = self._decoding(wish)
-            limit = self._prompt_limit(net, decoding)
-            ids = nearest_ids(tokenizer, prefix, suffix, choice.profile.name, limit)
-            end = stream_text(
-                net, tokenizer, ids, decoding, take,
-                stop_texts=wish.stop_texts, stop_tokens=middle_marks(tokenizer),
-                is_cancelled=wish.is_cancelled, deadline=wish.deadline,
+        with (
+            self._model_lock,
+            self._models.acquire(version.profile, version.adapter) as (loaded_model, tokenizer),
+        ):
+            sampling = self._sampling_params(options)
+            max_tokens = self._max_prompt_tokens(loaded_model, sampling)
+            ids = encode_around_gap(tokenizer, prefix, suffix, version.profile.name, max_tokens)
+            result = stream_text(
+                loaded_model, tokenizer, ids, sampling, emit,
+                stop_strings=options.stop_strings, stop_token_ids=fim_token_ids(tokenizer),
+                is_cancelled=options.is_cancelled, deadline=options.deadline,
             )  # fmt: skip
-        return Completion("".join(pieces), choice.name, len(ids), end.n_tokens, end.finish)
+        return Completion(
+            text="".join(pieces),
+            model=version.name,
+            n_prompt_tokens=len(ids),
+            n_tokens=result.n_tokens,
+            finish_reason=result.finish_reason,
+        )
 
     def analyze_architecture(
         self,
@@ -153,28 +162,28 @@ class Advisor:
         model: str | None = None,
         adapter: str | None = None,
         retrieval: bool = True,
-        wish: Wish | None = None,
-        on_part: Callable[[Part], None] = _ignore,
+        options: GenerationOptions | None = None,
+        on_part: Callable[[Part], None] = _discard,
     ) -> Answer:
         """Answer a question about the repository.
 
         Args:
-            question: Not empty.
-            context: Code or facts to put before it.
-            model: Profile with the role advisor; by default the chosen one.
+            question: The question; must not be empty.
+            context: Code or other text to put before the question.
+            model: Profile with the role advisor; by default ``model``.
             adapter: Version, or ``base``; by default the newest.
-            retrieval: Search the repository for passages to put before the question.
-            wish: How the answer is to be made.
-            on_part: Called with each part as it is ready, its citation checked.
+            retrieval: Search the repository and put the passages found before the question.
+            options: Generation options.
+            on_part: Called with each part of the answer, its citation already checked.
 
         Raises:
             RoleError: The model cannot answer questions.
             PromptError: The question is empty or too long.
-            TableError: There is nothing to search.
+            TableError: Retrieval is on and git_ingest has not run.
         """
         return self.converse(
             [Message("user", question)], context=context, model=model, adapter=adapter,
-            retrieval=retrieval, wish=wish, on_part=on_part,
+            retrieval=retrieval, options=options, on_part=on_part,
         )  # fmt: skip
 
     def converse(
@@ -185,57 +194,60 @@ class Advisor:
         model: str | None = None,
         adapter: str | None = None,
         retrieval: bool = True,
-        wish: Wish | None = None,
-        on_part: Callable[[Part], None] = _ignore,
+        options: GenerationOptions | None = None,
+        on_part: Callable[[Part], None] = _discard,
     ) -> Answer:
-        """Answer the last of ``messages``, a question; as :meth:`analyze_architecture`."""
-        wish = wish or Wish()
-        choice = self.choices.choose("advisor", model, adapter)
-        check_characters(context, *(message.content for message in messages))
+        """Answer the last message of a conversation; see :meth:`analyze_architecture`."""
+        options = options or GenerationOptions()
+        version = self.registry.resolve("advisor", model, adapter)
+        check_unicode(context, *(message.content for message in messages))
         question = last_question(messages)
-        index = self._index_where_there_is_one(needed=retrieval)
+        index = self._open_index(required=retrieval)
         passages: list[Passage] = []
         if retrieval and index is not None:
-            asked = [m.content for m in messages if m.role == "user"][-2:]
-            query = "\n".join([*asked, context])[-_QUERY_CHARACTERS:]
-            passages = index.find(query, self.budget.passages)
+            questions = [m.content for m in messages if m.role == "user"][-2:]
+            query = "\n".join([*questions, context])[-_QUERY_CHARACTERS:]
+            passages = index.search(query, self.budget.passages)
         project = index.project if index else None
-        check = CitationCheck(index.known if index else None)
+        citations = CitationStream(index.known_names if index else None)
         parts: list[Part] = []
 
-        def take(found: Part) -> None:
-            parts.append(found)
-            on_part(found)
+        def emit(part: Part) -> None:
+            parts.append(part)
+            on_part(part)
 
-        def take_text(text: str) -> None:
-            for part in check.feed(text):
-                take(part)
+        def emit_text(text: str) -> None:
+            for part in citations.feed(text):
+                emit(part)
 
-        with self._turn, self._models.using(choice.profile, choice.adapter) as (net, tokenizer):
-            decoding = self._decoding(wish)
-            passages = affordable(tokenizer, passages, self.budget.passage_tokens)
-            last = Message("user", with_passages(question, context, passages, project))
-            ids, dropped = conversation_ids(
-                tokenizer, [*messages[:-1], last], choice.profile.name,
-                self._prompt_limit(net, decoding),
+        with (
+            self._model_lock,
+            self._models.acquire(version.profile, version.adapter) as (loaded_model, tokenizer),
+        ):
+            sampling = self._sampling_params(options)
+            passages = select_passages(tokenizer, passages, self.budget.passage_tokens)
+            last = Message("user", format_question(question, context, passages, project))
+            ids, dropped = encode_conversation(
+                tokenizer, [*messages[:-1], last], version.profile.name,
+                self._max_prompt_tokens(loaded_model, sampling),
             )  # fmt: skip
-            end: StreamEnd = stream_text(
-                net, tokenizer, ids, decoding, take_text,
+            result: StreamResult = stream_text(
+                loaded_model, tokenizer, ids, sampling, emit_text,
                 repetition_penalty=self.params.repetition_penalty,
-                stop_texts=wish.stop_texts, is_cancelled=wish.is_cancelled,
-                deadline=wish.deadline,
+                stop_strings=options.stop_strings, is_cancelled=options.is_cancelled,
+                deadline=options.deadline,
             )  # fmt: skip
-        for part in check.flush():
-            take(part)
+        for part in citations.flush():
+            emit(part)
         return Answer(
             parts=tuple(parts),
             passages=tuple(passages),
-            model=choice.name,
+            model=version.name,
             n_prompt_tokens=len(ids),
-            n_tokens=end.n_tokens,
-            finish=end.finish,
+            n_tokens=result.n_tokens,
+            finish_reason=result.finish_reason,
             dropped_turns=dropped,
-            is_checked=index is not None,
+            citations_checked=index is not None,
         )
 
     def hybrid_analysis(
@@ -245,56 +257,57 @@ class Advisor:
         completion_model: str | None = None,
         model: str | None = None,
         retrieval: bool = True,
-        wish: Wish | None = None,
-        on_part: Callable[[Part], None] = _ignore,
+        options: GenerationOptions | None = None,
+        on_part: Callable[[Part], None] = _discard,
     ) -> HybridAnalysis:
-        """Ask the advisor about the lines of ``code`` that surprise the completion model.
+        """Ask the advisor about the lines of ``code`` that the completion model finds unlikely.
 
         Args:
-            code: What is looked at; at least one line of three tokens.
-            completion_model: Measures; ``profile@base`` for the untuned one.
-            model: Answers, likewise.
+            code: Code to analyze; at least one line must have three tokens.
+            completion_model: Model that scores the lines; ``profile@base`` for the untuned one.
+            model: Model that answers, in the same form.
             retrieval: As in :meth:`analyze_architecture`.
-            wish: How the answer is to be made.
-            on_part: Called with each part of the answer as it is ready.
+            options: Generation options.
+            on_part: Called with each part of the answer.
 
         Raises:
-            PromptError: There is no line to ask about.
+            PromptError: No line has three tokens or more.
         """
-        measuring = self.choices.choose("completion", completion_model)
-        self.choices.choose("advisor", model)  # a wrong name is said before anything slow
-        check_characters(code)
-        with self._turn:
-            with self._models.using(measuring.profile, measuring.adapter) as (net, tokenizer):
-                found = surprising_lines(
-                    net, tokenizer, code, self.params.perplexity_lines,
-                    measuring.profile.document_start,
+        scorer = self.registry.resolve("completion", completion_model)
+        self.registry.resolve("advisor", model)  # fail on a wrong name before the slow scoring
+        check_unicode(code)
+        with self._model_lock:
+            with self._models.acquire(scorer.profile, scorer.adapter) as (loaded_model, tokenizer):
+                lines = highest_perplexity_lines(
+                    loaded_model, tokenizer, code, self.params.perplexity_lines,
+                    scorer.profile.document_start,
                 )  # fmt: skip
-            if not found:
-                raise PromptError("There is no code to analyse: no line has three tokens or more.")
+            if not lines:
+                raise PromptError("There is no code to analyze: no line has three tokens or more.")
             answer = self.analyze_architecture(
-                _WHAT_IS_ODD, excerpts(code, found), model=model, retrieval=retrieval,
-                wish=wish, on_part=on_part,
+                _UNLIKELY_LINES_QUESTION, format_excerpts(code, lines), model=model,
+                retrieval=retrieval, options=options, on_part=on_part,
             )  # fmt: skip
-        return HybridAnalysis(tuple(found), measuring.name, answer)
+        return HybridAnalysis(tuple(lines), scorer.name, answer)
 
-    def _index_where_there_is_one(self, *, needed: bool) -> RepositoryIndex | None:
+    def _open_index(self, *, required: bool) -> RepositoryIndex | None:
+        """Return the index, or None if there are no tables and it is not ``required``."""
         try:
             return self.index()
         except TableError:
-            if needed:
+            if required:
                 raise
             return None
 
-    def _decoding(self, wish: Wish) -> SamplingParams:
-        most = self.budget.new_tokens
+    def _sampling_params(self, options: GenerationOptions) -> SamplingParams:
+        limit = self.budget.new_tokens
         return SamplingParams(
-            max_new_tokens=min(wish.new_tokens or most, most),
-            temperature=wish.temperature,
-            top_p=wish.top_p,
-            seed=wish.seed,
+            max_new_tokens=min(options.max_new_tokens or limit, limit),
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
         )
 
-    def _prompt_limit(self, model: Any, decoding: SamplingParams) -> int:
-        whole = int(model.config.max_position_embeddings)
-        return max(1, min(self.budget.prompt_tokens, whole - decoding.max_new_tokens))
+    def _max_prompt_tokens(self, model: Any, sampling: SamplingParams) -> int:
+        context_tokens = int(model.config.max_position_embeddings)
+        return max(1, min(self.budget.prompt_tokens, context_tokens - sampling.max_new_tokens))

@@ -1,4 +1,4 @@
-"""What the advisor answers with, and how much of everything."""
+"""Parameters of the advisor: models, token limits, memory, server limits."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,48 +7,48 @@ from pydantic import BaseModel, Field
 
 
 class AdvisorBudget(BaseModel, frozen=True, extra="forbid"):
-    """How much one answer may take; by device, since a CPU reads and writes slowly."""
+    """Limits of one answer; set per device, since a CPU is slower than a GPU."""
 
     passages: int = Field(ge=1, le=100)
-    """Passages put before a question, at most."""
+    """Retrieved passages put before a question, at most."""
     passage_tokens: int = Field(ge=1)
-    """Tokens of all of them together."""
+    """Token limit of all passages together."""
     prompt_tokens: int = Field(ge=64)
-    """Longest prompt: passages, question and earlier turns."""
+    """Token limit of the prompt: passages, question and earlier messages."""
     new_tokens: int = Field(ge=1)
-    """Longest answer."""
+    """Token limit of the answer."""
 
 
 class AdvisorParams(BaseModel, frozen=True, extra="forbid"):
     """Parameters of ``kedro ask``, ``kedro serve`` and :class:`~.advisor.Advisor`."""
 
     completion_model: str
-    """Profile, or folder of weights, that completes code."""
+    """Model for code completion: a profile, or a folder of weights."""
     adapters: dict[str, str] = Field(default_factory=dict)
-    """By profile, the adapter version to use; the newest where none is named."""
+    """Adapter version to use, by profile; for other profiles the newest is used."""
     memory_cap_gib: float = Field(gt=0)
-    """All weights on one device together; a model that is not needed makes room."""
+    """Limit for all weights on one device together; the least recently used model is evicted."""
     passage_characters: int = Field(ge=100, le=100_000)
-    """Where files are cut; smaller passages are found more exactly and say less."""
+    """Maximum length of a passage. Shorter passages are found more precisely and hold less."""
     cpu: AdvisorBudget
     cuda: AdvisorBudget
     repetition_penalty: float = Field(ge=1, le=2)
-    """Of answers; divides the logit of each token that the answer holds already, 1 does nothing.
-    Small models without it say one sentence for ever."""
+    """Divides the logits of tokens that are already in the answer; 1 turns it off. Without it
+    small models repeat one sentence until the token limit."""
     perplexity_lines: int = Field(ge=1, le=50)
-    """Lines of code that a hybrid analysis asks about."""
+    """Number of lines that a hybrid analysis asks about."""
     tables_folder: Path
-    """Where git_ingest wrote commits, file_changes and snapshot_files."""
+    """Folder of the tables commits, file_changes and snapshot_files, written by git_ingest."""
     repository_file: Path
-    """git_ingest's description of the repository."""
+    """Description of the repository, written by git_ingest."""
     adapters_folder: Path
-    """Trained adapters, a folder a profile."""
+    """Folder of the trained adapters, with a subfolder for each profile."""
     index_folder: Path
-    """The search index; built when it is first needed, and again when the tables change."""
+    """Folder of the search index, which is built on first use and rebuilt when a table changes."""
     serve: "ServeParams"
 
     def budget_for(self, device: Literal["cpu", "cuda"]) -> AdvisorBudget:
-        """The device's budget."""
+        """Return the limits for ``device``."""
         return self.cuda if device == "cuda" else self.cpu
 
 
@@ -56,15 +56,15 @@ class ServeParams(BaseModel, frozen=True, extra="forbid"):
     """Limits of ``kedro serve``."""
 
     max_body_kib: int = Field(ge=1)
-    """Longest request; beyond it 413."""
+    """Maximum size of a request body; a larger one gets status 413."""
     max_queued: int = Field(ge=0)
-    """Requests that may wait for their turn; further ones get 429."""
+    """Maximum number of queued requests; further ones get status 429."""
     queue_timeout_s: float = Field(gt=0)
-    """Longest wait for a turn; beyond it 503."""
+    """Maximum time in the queue; after it a request gets status 503."""
     answer_timeout_s: float = Field(gt=0)
-    """Longest time to make one answer; beyond it 504."""
+    """Maximum time to generate one answer; after it a request gets status 504."""
     shutdown_timeout_s: float = Field(gt=0)
-    """Time that answers under way get to finish when the server is stopped."""
+    """Time that running answers get to finish when the server is stopped."""
 
 
 AdvisorParams.model_rebuild()

@@ -9,10 +9,10 @@ from rich import reconfigure
 
 from the_block_llm.advisor.serving.access import KEY_VARIABLE, check_exposure
 
-HELP: Final = f"""Serve the tuned model over HTTP, as OpenAI's clients and editors speak it.
+HELP: Final = f"""Serve the tuned model over HTTP with an OpenAI-compatible API.
 
-Only this machine can reach it unless --host says otherwise; any other address needs a key
-in the environment variable {KEY_VARIABLE}, which clients then send as their API key.
+By default only this machine can connect. Any other --host requires an API key in the environment
+variable {KEY_VARIABLE}, which clients then send as their API key.
 
 \b
 Examples:
@@ -23,26 +23,32 @@ OPTIONS: Final[list[click.Parameter]] = [
     click.Option(["--host"], default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.Option(
         ["--port"], default=8080, show_default=True, type=click.IntRange(0, 65535),
-        help="0 takes a free one.",
+        help="Port to listen on; 0 selects a free one.",
     ),
     click.Option(
         ["--model"], metavar="NAME",
-        help="What is asked where a request names no model: a profile, profile@version or "
-        "profile@base.",
+        help="Model for requests that name none: a profile, profile@version or profile@base.",
     ),
     click.Option(["--env", "-e"], metavar="ENV", help="Configuration environment."),
 ]  # fmt: skip
 
 
 def serve(
-    parameters: Callable[[str | None], Mapping[str, Any]],
+    load_parameters: Callable[[str | None], Mapping[str, Any]],
     *,
     host: str,
     port: int,
     model: str | None,
     env: str | None,
 ) -> None:
-    """Serve until stopped.
+    """Run the server until it is stopped.
+
+    Args:
+        load_parameters: Returns the project's parameters for an environment.
+        host: Address to listen on.
+        port: Port to listen on.
+        model: Model for requests that name none.
+        env: Configuration environment.
 
     Raises:
         BlockError: The server cannot start.
@@ -50,7 +56,7 @@ def serve(
     key = os.environ.get(KEY_VARIABLE) or None
     check_exposure(host, key)
     reconfigure(stderr=True)
-    # Here, so that --help need not wait for torch.
+    # Imported here, so that --help does not import torch.
     from the_block_llm.advisor.serving.server import run_server  # noqa: PLC0415
 
-    run_server(parameters(env), host=host, port=port, key=key, model=model)
+    run_server(load_parameters(env), host=host, port=port, key=key, model=model)

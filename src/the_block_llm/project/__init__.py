@@ -1,1 +1,1 @@
-"""Around a run: configuration, checks of parameters and options, and the closing summary."""
+"""Configuration loading, checks of parameters and run options, and the summary of a run."""

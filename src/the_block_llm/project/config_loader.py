@@ -1,6 +1,7 @@
-"""Configuration files that can name the chosen model and folders of the project.
+"""Kedro configuration loader with resolvers for the chosen model and the project's folders.
 
-Resolvers belong to the loader rather than to a hook: Kedro-Viz reads the catalog without hooks.
+The resolvers are registered here and not in a hook, since Kedro-Viz reads the catalog without
+hooks.
 """
 
 import os
@@ -20,30 +21,31 @@ from the_block_llm.errors import ParameterError, did_you_mean, user_error_cause
 from the_block_llm.models.profiles import profile_name
 from the_block_llm.project.parameter_checks import check_parameters
 
-_SAID_CHARACTERS: Final = 200  # of an error of omegaconf, which may quote itself many times
+_MAX_ERROR_CHARACTERS: Final = 200  # OmegaConf errors may repeat their text many times
 LOADER_ARGS: Final[dict[str, Any]] = {
     "base_env": "base",
     "default_run_env": "local",
-    # conf/local replaces single values, not whole top-level keys.
+    # conf/local overrides single values, not complete top-level keys.
     "merge_strategy": {"parameters": "soft"},
 }
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader with three resolvers of this project.
+    """Kedro's loader with three additional resolvers.
 
-    ``${chosen:model}`` is the name under which the chosen profile keeps its data,
-    ``${chosen:corpus}`` that of its rows (another one for a repository chosen alone),
-    ``${chosen:credentials}`` the entry that ``storage`` names, ``${stored:x}`` a place in the
-    folder of ``storage``, and ``${project_path:data/x}`` an absolute path, the same from
-    whichever folder one starts.
+    - ``${chosen:model}``: name of the chosen profile in file paths. ``${chosen:corpus}``: name of
+      its rows, which differs if ``sequence_build.only_repository`` is set.
+      ``${chosen:credentials}``: the credentials entry of ``storage``.
+    - ``${stored:x}``: path or URL of ``x`` in the folder of ``storage``.
+    - ``${project_path:data/x}``: absolute path of a file in the project, independent of the
+      working directory.
     """
 
     def __init__(self, conf_source: str, *args: Any, **options: Any) -> None:
-        beside = Path(conf_source).resolve().parent
-        # With --conf-source the configuration may lie far from the project.
-        is_project = (beside / "pyproject.toml").is_file()
-        project = beside if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
+        parent = Path(conf_source).resolve().parent
+        # With --conf-source the configuration may be outside of the project.
+        is_project = (parent / "pyproject.toml").is_file()
+        project = parent if is_project else find_kedro_project(Path.cwd()) or Path.cwd()
 
         @cache
         def storage() -> StorageParams:
@@ -71,21 +73,21 @@ class ProjectConfigLoader(OmegaConfigLoader):
         super().__init__(conf_source, *args, **options)
         if self.env:
             _require_environment(Path(conf_source), self.env)
-        # Not through custom_resolvers: a second loader in one process would get the first's.
+        # Not as custom_resolvers: a second loader in the process would use those of the first.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
         OmegaConf.register_new_resolver("stored", stored, replace=True)
         OmegaConf.register_new_resolver("project_path", project_path, replace=True)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The merged values of all files of the kind ``key``.
+        """Return the merged values of all files for ``key``.
 
         Raises:
-            ParameterError: One of them cannot be read; the message names file and line.
+            ParameterError: A file cannot be read; the message names file and line.
         """
         if key != "parameters" or key in self:
             return self._read(key)
-        # Kedro parses and resolves every file anew each time it is asked, as for each dataset
-        # whose place depends on a parameter; they do not change while the loader lives.
+        # Kedro parses and resolves all files again on each access, such as for each dataset whose
+        # path depends on a parameter. The files do not change during the loader's lifetime.
         if self._parameters is None:
             self._parameters = self._read(key)
         return deepcopy(self._parameters)
@@ -96,21 +98,23 @@ class ProjectConfigLoader(OmegaConfigLoader):
         except (
             yaml.YAMLError, UnicodeDecodeError, AttributeError, ValueError, OmegaConfBaseException
         ) as error:  # fmt: skip
-            if user_error_cause(error):  # a resolver's
+            if user_error_cause(error):  # raised by a resolver
                 raise
-            wrong = [
+            problems = [
                 problem
                 for folder in (self.base_env, self.env or self.default_run_env)
                 for pattern in self.config_patterns.get(key, ())
                 for path in sorted((Path(self.conf_source) / str(folder)).glob(pattern))
-                if path.is_file() and (problem := _what_is_wrong(path))
+                if path.is_file() and (problem := _file_problem(path))
             ]
-            if not wrong and isinstance(error, OmegaConfBaseException):
-                said = str(error).splitlines()[0][:_SAID_CHARACTERS]
-                wrong = [f"A ${{…}} in {self.conf_source} leads nowhere: {said}. Correct it."]
-            if not wrong:
+            if not problems and isinstance(error, OmegaConfBaseException):
+                message = str(error).splitlines()[0][:_MAX_ERROR_CHARACTERS]
+                problems = [
+                    f"A ${{…}} in {self.conf_source} cannot be resolved: {message}. Correct it."
+                ]
+            if not problems:
                 raise
-            raise ParameterError("\n".join(dict.fromkeys(wrong))) from error
+            raise ParameterError("\n".join(dict.fromkeys(problems))) from error
 
 
 def _require_environment(conf: Path, env: str) -> None:
@@ -122,27 +126,33 @@ def _require_environment(conf: Path, env: str) -> None:
         )
 
 
-def _what_is_wrong(path: Path) -> str | None:
-    """Why a configuration file cannot be read, with its line; none where it can."""
+def _file_problem(path: Path) -> str | None:
+    """Return why a configuration file cannot be read, with its line; None if it can."""
     try:
-        found = OmegaConf.load(path)
+        content = OmegaConf.load(path)
     except UnicodeDecodeError as error:
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
-        return f"{path}, line {line}: this is not YAML: {error.problem}. Correct that line."
+        return f"{path}, line {line}: invalid YAML: {error.problem}. Correct that line."
     except yaml.YAMLError as error:
-        return f"{path}: this is not YAML: {error}."
-    if isinstance(found, DictConfig):
+        return f"{path}: invalid YAML: {error}."
+    if isinstance(content, DictConfig):
         return None
-    return f"{path}, line 1: this is no mapping. Write each value as `name: value`."
+    return f"{path}, line 1: not a mapping. Write each value as `name: value`."
 
 
 def config_loader(
     project: str | Path = ".", env: str | None = None, params: dict[str, Any] | None = None
 ) -> ProjectConfigLoader:
-    """The project's configuration without a Kedro session, from the environment it would take."""
+    """Return the configuration loader of a project without a Kedro session.
+
+    Args:
+        project: Folder of the project.
+        env: Configuration environment; by default ``KEDRO_ENV``, or ``local``.
+        params: Values that override those of the files, as ``--params`` does.
+    """
     return ProjectConfigLoader(
         str(Path(project).resolve() / "conf"),
         env=env or os.environ.get("KEDRO_ENV"),
@@ -154,12 +164,12 @@ def config_loader(
 def project_parameters(
     project: str | Path = ".", env: str | None = None, params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The checked parameters of the project in the folder ``project``, without a Kedro session.
+    """Return the checked parameters of a project without a Kedro session.
 
     Args:
-        project: Its folder.
+        project: Folder of the project.
         env: Configuration environment; by default ``KEDRO_ENV``, or ``local``.
-        params: Values that replace those of the files, as ``--params`` does.
+        params: Values that override those of the files, as ``--params`` does.
 
     Raises:
         ParameterError: A parameter is wrong.

@@ -1,6 +1,6 @@
-"""All parameters checked together before anything runs, with errors a person can act on.
+"""Checks all parameters before a run, with messages that name the parameter and the remedy.
 
-Kedro validates typed node arguments as well; its message is a dump of the validator's.
+Kedro validates typed node arguments too, but its message is the unedited output of pydantic.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "export": ExportParams,
     "planning": PlanningParams,
 }
-_TEXTS: Final = ("repository", "model")
-# Names that a configuration of version 0.1 may still hold.
+_STRING_PARAMETERS: Final = ("repository", "model")
+# Old names that a configuration written for version 0.1 may contain.
 RENAMED_PARAMETERS: Final = {
     "advisor.surprise_lines": "advisor.perplexity_lines",
     "advisor.serve.body_kib": "advisor.serve.max_body_kib",
@@ -54,50 +54,52 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Check names, types and ranges of all parameters, and that the chosen profile exists.
 
     Raises:
-        ParameterError: With one line for each parameter that is wrong.
-        ProfileError: ``model`` names no profile.
+        ParameterError: A parameter is wrong; the message has one line for each.
+        ProfileError: ``model`` is not a profile.
     """
-    known = (*_TEXTS, "repositories", *TYPED_PARAMETERS)
-    problems = [_unknown(name, known, "") for name in parameters if name not in known]
-    for name in _TEXTS:
+    known = (*_STRING_PARAMETERS, "repositories", *TYPED_PARAMETERS)
+    problems = [_unknown_parameter(name, known, "") for name in parameters if name not in known]
+    for name in _STRING_PARAMETERS:
         value = parameters.get(name)
         if not isinstance(value, str) or not value:
-            problems.append(f"{name} is {value!r}; it must be a text that is not empty.")
-    several = parameters.get("repositories") or []
-    is_list = isinstance(several, list) and all(isinstance(one, str) for one in several)
-    if not is_list and not isinstance(several, str):
+            problems.append(f"{name} is {value!r}; it must be a non-empty string.")
+    repositories = parameters.get("repositories") or []
+    is_list = isinstance(repositories, list) and all(isinstance(r, str) for r in repositories)
+    if not is_list and not isinstance(repositories, str):
         problems.append(
-            f"repositories is {several!r}; it must be a list of paths or URLs, a file that lists "
-            "them, or a folder of clones."
+            f"repositories is {repositories!r}; it must be a list of paths or URLs, a file that "
+            "lists them, or a folder of clones."
         )
-    for name, kind in TYPED_PARAMETERS.items():
+    for name, params_class in TYPED_PARAMETERS.items():
         try:
-            kind.model_validate(parameters.get(name) or {})
+            params_class.model_validate(parameters.get(name) or {})
         except ValidationError as error:
-            problems.extend(_explain(name, kind, error))
+            problems.extend(_describe(name, params_class, error))
     if problems:
         raise ParameterError("\n".join(problems))
     resolve_profile(ModelProfiles.model_validate(parameters["models"]), parameters["model"])
 
 
-def _explain(group: str, kind: type[BaseModel], error: ValidationError) -> list[str]:
+def _describe(group: str, params_class: type[BaseModel], error: ValidationError) -> list[str]:
     lines = []
-    for found in error.errors():
-        path = [str(part) for part in found["loc"]]
-        if found["type"] == "extra_forbidden":
-            known = kind.model_fields if len(path) == 1 else ()
-            lines.append(_unknown(path[-1], tuple(known), ".".join([group, *path[:-1]]) + "."))
+    for details in error.errors():
+        path = [str(part) for part in details["loc"]]
+        if details["type"] == "extra_forbidden":
+            known = params_class.model_fields if len(path) == 1 else ()
+            lines.append(
+                _unknown_parameter(path[-1], tuple(known), ".".join([group, *path[:-1]]) + ".")
+            )
             continue
-        if found["type"] == "missing":
+        if details["type"] == "missing":
             lines.append(f"{'.'.join([group, *path])} is missing; it has no default.")
             continue
-        value = repr(found["input"])
+        value = repr(details["input"])
         shown = value if len(value) <= 60 else value[:57] + "..."
-        lines.append(f"{'.'.join([group, *path])} is {shown}: {found['msg']}.")
+        lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.")
     return lines
 
 
-def _unknown(name: str, known: tuple[str, ...], prefix: str) -> str:
+def _unknown_parameter(name: str, known: tuple[str, ...], prefix: str) -> str:
     if renamed := RENAMED_PARAMETERS.get(prefix + name):
         return f"The parameter {prefix}{name} is now called {renamed}. Use the new name."
     listed = f" Known: {', '.join(sorted(known))}." if known else ""

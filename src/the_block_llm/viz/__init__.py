@@ -1,1 +1,1 @@
-"""What people look at besides reports: the Kedro-Viz site, its row counts, the style of plots."""
+"""The Kedro-Viz site, its table statistics, and the common style of plots."""

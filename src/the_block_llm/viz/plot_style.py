@@ -1,4 +1,4 @@
-"""The one look of all plots: light ground, few lines, colours that everybody tells apart."""
+"""Common style of all plots: light background, few lines, color-blind safe colors."""
 
 import functools
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any, Final, ParamSpec
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by readers who do not see red or green.
+# Palette of Okabe and Ito, distinguishable with color vision deficiency.
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#D55E00"
 GREEN: Final = "#009E73"
 SKY: Final = "#56B4E9"
 GREY: Final = "#767676"
-WIDTH_IN: Final = 8.0  # as wide as the text of a README at 144 dots an inch
+WIDTH_IN: Final = 8.0  # text width of a README at 144 dpi
 
 _STYLE: Final[dict[str, Any]] = {
-    # Opaque, so that a dark page does not swallow the text.
+    # Opaque: on a transparent background dark text is unreadable in dark mode.
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.edgecolor": "#9A9A9A",
@@ -39,22 +39,22 @@ _P = ParamSpec("_P")
 
 
 def common_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Let what a function draws have the common style, and nothing else in the process."""
+    """Draw the figure of ``draw`` in the common style, without changing global settings."""
 
     @functools.wraps(draw)
-    def styled(*values: _P.args, **options: _P.kwargs) -> Figure:
+    def draw_styled(*values: _P.args, **options: _P.kwargs) -> Figure:
         with rc_context(_STYLE):
             return draw(*values, **options)
 
-    return styled
+    return draw_styled
 
 
 def new_figure(height_in: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """Make a figure of the common width.
+    """Create a figure of the common width.
 
     Args:
-        height_in: Its height in inches.
-        columns: Plots side by side.
+        height_in: Height in inches.
+        columns: Number of axes side by side.
 
     Returns:
         The figure and its axes from left to right.

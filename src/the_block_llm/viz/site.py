@@ -1,9 +1,13 @@
-"""The graph of the project as a static site: ``make viz``.
+"""The pipeline graph as a static Kedro-Viz site: ``make viz``.
 
-Kedro-Viz builds the site. What is then mended in the files it wrote: a font that it loads from
-another host, one file that its page asks for and its build leaves out, the direction in which a
-reader sees the graph first, the path of the project, which no page needs to tell, and the order
-of layers in single pipelines, where it is that of the alphabet unless the pipeline decides it.
+Kedro-Viz builds the site; its files are then corrected:
+
+- the font from another host is removed,
+- the metadata file that the page requests but the build omits is added,
+- the initial orientation of the graph is set to horizontal,
+- absolute paths of the project are made relative,
+- layers are ordered as the folders under ``data``; single pipelines have them in alphabetical order
+  unless the pipeline determines it.
 """
 
 import argparse
@@ -21,47 +25,47 @@ from kedro_viz.api.rest.utils import get_package_compatibilities
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import BlockError, GraphSiteError
 
-# As the folders under data/ are numbered.
+# In the order of the numbered folders under data/.
 _LAYERS: Final = (
     "raw", "intermediate", "primary", "feature", "model_input", "models", "model_output",
     "reporting",
 )  # fmt: skip
-_ELSEWHERE: Final = re.compile(r'\s*<link\s[^>]*href="https?://[^>]*>')
-# Only where the reader has no choice of his own in this browser yet.
-_FIRST_VIEW: Final = (
+_EXTERNAL_LINK: Final = re.compile(r'\s*<link\s[^>]*href="https?://[^>]*>')
+# Only if this browser has no stored settings yet.
+_INITIAL_VIEW: Final = (
     "<script>localStorage.KedroViz ??= JSON.stringify("
     '{orientation: "horizontal", showFeatureHints: false});</script>'
 )
 
 
 def build_graph_site(project: Path) -> Path:
-    """Build the site with a preview of everything that has been run.
+    """Build the site with previews of all existing datasets.
 
     Args:
-        project: Folder of the project; the site is made in ``build`` inside it.
+        project: Folder of the project; the site is written to its subfolder ``build``.
 
     Returns:
-        The folder to serve over HTTP; the page does not work as a file.
+        The folder to serve over HTTP; the page does not work from a ``file://`` URL.
 
     Raises:
         GraphSiteError: Kedro-Viz failed.
     """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"],
         cwd=project, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     site = project / "build"
-    # Kedro-Viz prints some errors and ends with 0 all the same.
-    if done.returncode or not (site / "api/main").is_file():
+    # Kedro-Viz prints some errors but still exits with 0.
+    if completed.returncode or not (site / "api/main").is_file():
         raise GraphSiteError(
-            f"Kedro-Viz could not build the graph. It says:\n{done.stdout[-2000:]}"
+            f"Kedro-Viz could not build the graph. Its output:\n{completed.stdout[-2000:]}"
         )
     for page in site.glob("*.html"):
-        text = _ELSEWHERE.sub("", page.read_text(encoding="utf-8"))
-        write_text_atomically(page, text.replace("</title>", f"</title>{_FIRST_VIEW}", 1))
-    for answer in (path for path in (site / "api").rglob("*") if path.is_file()):
-        text = answer.read_text(encoding="utf-8")
-        write_text_atomically(answer, _without_path(text, project))
+        text = _EXTERNAL_LINK.sub("", page.read_text(encoding="utf-8"))
+        write_text_atomically(page, text.replace("</title>", f"</title>{_INITIAL_VIEW}", 1))
+    for response in (path for path in (site / "api").rglob("*") if path.is_file()):
+        text = response.read_text(encoding="utf-8")
+        write_text_atomically(response, _relative_paths(text, project))
     for graph in (site / "api/main", *(site / "api/pipelines").iterdir()):
         content = json.loads(graph.read_text(encoding="utf-8"))
         content["layers"].sort(key=_LAYERS.index)
@@ -72,8 +76,8 @@ def build_graph_site(project: Path) -> Path:
     return site
 
 
-def _without_path(text: str, project: Path) -> str:
-    """Make paths inside the project relative to it; Kedro-Viz also writes them without "/"."""
+def _relative_paths(text: str, project: Path) -> str:
+    """Make paths inside the project relative; Kedro-Viz also omits their leading slash."""
     path = project.resolve().as_posix()
     return text.replace(f"{path}/", "").replace(f"{path.lstrip('/')}/", "")
 
@@ -98,7 +102,7 @@ def _serve(site: Path, port: int) -> None:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise GraphSiteError(
-            f"Port {port} cannot be had ({error.strerror}). Choose another: make viz PORT=4142"
+            f"Port {port} is not available ({error.strerror}). Choose another: make viz PORT=4142"
         ) from error
     with server:
         print(f"The graph is at http://127.0.0.1:{port}/ until Ctrl-C.")  # noqa: T201

@@ -1,6 +1,6 @@
-"""Rows, columns and bytes of every table, where Kedro-Viz looks for them.
+"""Rows, columns and bytes of every table, written to the statistics file of Kedro-Viz.
 
-Kedro-Viz counts data frames as they pass by. Tables here are streamed and never are one.
+Kedro-Viz itself counts only data frames; the tables here are streamed and never in one data frame.
 """
 
 import json
@@ -13,20 +13,20 @@ from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.datasets.parquet_table_dataset import ParquetTableDataset
 
 _FILE: Final = Path(".viz/stats.json")
-_TABLE: Final = f"{ParquetTableDataset.__module__}.{ParquetTableDataset.__qualname__}"
+_TABLE_TYPE: Final = f"{ParquetTableDataset.__module__}.{ParquetTableDataset.__qualname__}"
 
 
 def write_viz_statistics(project: Path, catalog: DataCatalog) -> None:
-    """Write the statistics of every table that there is.
+    """Write the statistics of every existing table.
 
     Args:
         project: Folder of the project.
-        catalog: Names the tables; no dataset of another kind is built.
+        catalog: Catalog with the tables; datasets of other types are not instantiated.
     """
     statistics = {}
     for name, entry in sorted(catalog.config_resolver.config.items()):
-        # By the entry alone: building every dataset would import matplotlib, for one.
-        if entry.get("type") == _TABLE:
+        # Checked in the configuration: instantiating all datasets would import matplotlib.
+        if entry.get("type") == _TABLE_TYPE:
             dataset = catalog.get(name)
             if isinstance(dataset, ParquetTableDataset) and dataset.exists():
                 statistics[name] = dataset.statistics()

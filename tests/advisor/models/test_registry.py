@@ -5,7 +5,7 @@ from tests.builders.advised_repository import (
     write_adapter,
 )
 
-from the_block_llm.advisor.models.registry import Choices, check_model_name
+from the_block_llm.advisor.models.registry import ModelRegistry, check_model_name
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import AdapterError, ProfileError, RoleError
 
@@ -20,9 +20,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def choices(folder, **changed):
-    parameters = advisor_parameters(folder, **changed)
-    return Choices(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+def registry(folder, **overrides):
+    parameters = advisor_parameters(folder, **overrides)
+    return ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
 
 
 @pytest.mark.parametrize(
@@ -35,45 +35,45 @@ def choices(folder, **changed):
         ("tiny", "base", "tiny@base"),
     ],
 )
-def test_the_newest_complete_adapter_unless_another_is_named(folder, model, adapter, name):
-    assert choices(folder).choose("advisor", model, adapter).name == name
+def test_newest_complete_adapter_is_the_default(folder, model, adapter, name):
+    assert registry(folder).resolve("advisor", model, adapter).name == name
 
 
-def test_a_pinned_version_is_used_until_it_is_unpinned(folder):
-    pinned = choices(folder, adapters={"tiny": OLD})
-    assert pinned.choose("advisor").name == f"tiny@{OLD}"
-    assert pinned.choose("advisor", f"tiny@{NEW}").name == f"tiny@{NEW}"
+def test_pinned_version_is_the_default(folder):
+    pinned = registry(folder, adapters={"tiny": OLD})
+    assert pinned.resolve("advisor").name == f"tiny@{OLD}"
+    assert pinned.resolve("advisor", f"tiny@{NEW}").name == f"tiny@{NEW}"
 
 
 @pytest.mark.parametrize(
-    ("role", "model", "adapter", "error", "said"),
+    ("role", "model", "adapter", "error", "message"),
     [
-        ("completion", "tiny@base", None, RoleError, "Ask tiny-coder instead"),
-        ("advisor", "tiny-coder@base", None, RoleError, "Ask tiny instead"),
+        ("completion", "tiny@base", None, RoleError, "Use tiny-coder instead"),
+        ("advisor", "tiny-coder@base", None, RoleError, "Use tiny instead"),
         ("advisor", "gpt-9", None, ProfileError, "Known: tiny, tiny-coder"),
         ("advisor", "tiny", "1999", AdapterError, NEW),
         ("advisor", "tiny", "../tiny/" + NEW, AdapterError, "There is no adapter"),
         ("completion", None, None, AdapterError, "--base"),
     ],
 )
-def test_what_cannot_be_asked_says_what_can(folder, role, model, adapter, error, said):
-    with pytest.raises(error, match=said):
-        choices(folder).choose(role, model, adapter)
+def test_errors_name_the_available_models(folder, role, model, adapter, error, message):
+    with pytest.raises(error, match=message):
+        registry(folder).resolve(role, model, adapter)
 
 
-def test_two_advisors_leave_nobody_to_complete(folder):
+def test_completion_without_a_completion_model_is_an_error(folder):
     parameters = advisor_parameters(folder, completion_model="tiny")
-    offered = Choices(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    models = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
     with pytest.raises(RoleError, match=r"advisor\.completion_model"):
-        offered.choose("completion")
+        models.resolve("completion")
 
 
-def test_all_that_can_be_asked_is_listed(folder):
-    names = [choice.name for choice in choices(folder).listed()]
+def test_all_versions_are_listed(folder):
+    names = [version.name for version in registry(folder).list_models()]
     assert names == [f"tiny@{NEW}", f"tiny@{OLD}", "tiny@base", "tiny-coder@base"]
 
 
 @pytest.mark.parametrize("name", ["", "/etc", "../x", "~root", "a\\b", ".hidden", "a\x00", "a/b"])
-def test_a_client_cannot_name_a_folder(name):
+def test_a_path_is_not_a_model_name(name):
     with pytest.raises(ProfileError):
         check_model_name(name)

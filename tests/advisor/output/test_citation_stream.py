@@ -2,25 +2,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from the_block_llm.advisor.output.citation_stream import CitationCheck
-from the_block_llm.advisor.output.sanitize import printable
+from the_block_llm.advisor.output.citation_stream import CitationStream
+from the_block_llm.advisor.output.sanitize import sanitize_text
 from the_block_llm.retrieval.citations import known_names
 
 SHA = "1f2e3d4c5b6a79881234567890abcdef12345678"
 KNOWN = known_names([{"path": "src/ledger/mod.rs", "text": "struct State;\nx\n"}], [{"sha": SHA}])
 
 
-def checked(pieces, known=KNOWN):
-    check = CitationCheck(known)
-    return [p for piece in pieces for p in check.feed(piece)] + list(check.flush())
+def stream_parts(chunks, known=KNOWN):
+    stream = CitationStream(known)
+    return [p for chunk in chunks for p in stream.feed(chunk)] + list(stream.flush())
 
 
-def shown(text):
-    return "".join(part.marked() for part in checked(list(text)))
+def annotate(text):
+    return "".join(part.annotated_text() for part in stream_parts(list(text)))
 
 
 @pytest.mark.parametrize(
-    ("answer", "marked"),
+    ("answer", "expected"),
     [
         ("See [src/ledger/mod.rs:2].", "See [src/ledger/mod.rs:2]."),
         ("See [src/ledger/mod.rs:9].", "See [src/ledger/mod.rs:9 (not found)]."),
@@ -32,11 +32,11 @@ def shown(text):
         ("", ""),
     ],
 )
-def test_what_does_not_exist_is_marked(answer, marked):
-    assert shown(answer) == marked
+def test_nonexistent_citations_are_marked(answer, expected):
+    assert annotate(answer) == expected
 
 
-PIECES = st.lists(
+CHUNKS = st.lists(
     st.one_of(
         st.sampled_from(["src/ledger/mod.rs", ":2", ":99", "1f2e3d4", " ", "[", "]", "`State`"]),
         st.text(max_size=8),
@@ -45,35 +45,35 @@ PIECES = st.lists(
 )
 
 
-@given(PIECES)
-def test_nothing_is_lost_however_the_text_is_cut(pieces):
-    assert "".join(part.text for part in checked(pieces)) == "".join(pieces)
+@given(CHUNKS)
+def test_no_text_is_lost_for_any_chunking(chunks):
+    assert "".join(part.text for part in stream_parts(chunks)) == "".join(chunks)
 
 
 @given(
     st.lists(st.sampled_from(["src/ledger/mod.rs:2", "src/no.rs", "1f2e3d4", "and"]), max_size=9)
 )
-def test_pieces_give_what_the_whole_gives(words):
+def test_citations_do_not_depend_on_the_chunking(words):
     text = " ".join(words)
-    letter_by_letter = [p.citation for p in checked(list(text)) if p.citation]
-    assert letter_by_letter == [p.citation for p in checked([text]) if p.citation]
+    by_character = [p.citation for p in stream_parts(list(text)) if p.citation]
+    assert by_character == [p.citation for p in stream_parts([text]) if p.citation]
 
 
-def test_a_word_is_shown_as_soon_as_it_has_ended():
-    check = CitationCheck(KNOWN)
-    assert [p.text for p in check.feed("In src/ledger/mo")] == ["In"]
-    assert [p.text for p in check.feed("d.rs:2, as")] == [" ", "src/ledger/mod.rs:2", ","]
-    assert [p.text for p in check.flush()] == [" as"]
+def test_a_word_is_emitted_when_it_is_complete():
+    stream = CitationStream(KNOWN)
+    assert [p.text for p in stream.feed("In src/ledger/mo")] == ["In"]
+    assert [p.text for p in stream.feed("d.rs:2, as")] == [" ", "src/ledger/mod.rs:2", ","]
+    assert [p.text for p in stream.flush()] == [" as"]
 
 
-def test_scripts_without_spaces_do_not_wait_for_the_end():
-    check = CitationCheck(KNOWN)
-    assert "".join(p.text for p in check.feed("台帳は合意の後に" * 10))
+def test_text_without_spaces_is_emitted_before_the_end():
+    stream = CitationStream(KNOWN)
+    assert "".join(p.text for p in stream.feed("台帳は合意の後に" * 10))
 
 
-def test_without_tables_text_goes_straight_through():
-    assert [p.text for p in checked(["src/no", ".rs"], None)] == ["src/no", ".rs"]
+def test_text_is_not_buffered_without_known_names():
+    assert [p.text for p in stream_parts(["src/no", ".rs"], None)] == ["src/no", ".rs"]
 
 
-def test_a_terminal_is_not_steered_by_an_answer():
-    assert printable("a\x1b]0;title\x07b\x9b31m\r\u202ec\td\n") == "a�]0;title�b�31m��c\td\n"
+def test_terminal_control_characters_are_replaced():
+    assert sanitize_text("a\x1b]0;title\x07b\x9b31m\r\u202ec\td\n") == "a�]0;title�b�31m��c\td\n"

@@ -16,71 +16,74 @@ def model():
     return tiny_llama().eval()
 
 
-def answer(model, decoding, **options):
+def answer(model, sampling, **options):
     pieces = []
-    end = stream_text(model, TOKENIZER, PROMPT, decoding, pieces.append, **options)
-    return "".join(pieces), end
+    result = stream_text(model, TOKENIZER, PROMPT, sampling, pieces.append, **options)
+    return "".join(pieces), result
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_the_stream_is_what_generating_at_once_gives(model, temperature):
-    decoding = SamplingParams(40, temperature, 0.95, seed=3)
-    whole = []
+def test_streamed_text_equals_batch_generation(model, temperature):
+    sampling = SamplingParams(40, temperature, 0.95, seed=3)
+    completions = []
     generate(
-        model, TOKENIZER, [PROMPT], decoding,
-        batch_rows=1, cache_gib=1.0, on_completion=lambda _, c: whole.append(c),
+        model, TOKENIZER, [PROMPT], sampling,
+        batch_rows=1, cache_gib=1.0, on_completion=lambda _, c: completions.append(c),
     )  # fmt: skip
-    text, end = answer(model, decoding)
-    # Half characters at the very end are left out, where decoding at once puts a stand-in.
-    assert text.strip("� \n\t") in whole[0].text
-    assert len(text.strip()) >= len(whole[0].text.rstrip("�")) - 3
-    assert (end.n_tokens, end.finish) == (whole[0].n_tokens, whole[0].finish)
+    text, result = answer(model, sampling)
+    # An incomplete character at the end is left out, while batch decoding gives U+FFFD.
+    assert text.strip("� \n\t") in completions[0].text
+    assert len(text.strip()) >= len(completions[0].text.rstrip("�")) - 3
+    assert (result.n_tokens, result.finish_reason) == (
+        completions[0].n_tokens,
+        completions[0].finish,
+    )
 
 
-def test_a_long_prompt_read_in_pieces_gives_the_same(model, monkeypatch):
+def test_chunked_prefill_does_not_change_the_answer(model, monkeypatch):
     from the_block_llm.advisor.output import streaming
 
-    at_once = answer(model, SamplingParams(12))
+    one_chunk = answer(model, SamplingParams(12))
     monkeypatch.setattr(streaming, "_PREFILL_TOKENS", 4)
-    assert answer(model, SamplingParams(12)) == at_once
+    assert answer(model, SamplingParams(12)) == one_chunk
 
 
-def test_it_ends_before_a_stop_text(model):
-    whole, _ = answer(model, SamplingParams(30))
-    stop = whole[7:9]
-    text, end = answer(model, SamplingParams(30), stop_texts=["never written", stop])
-    assert text == whole[: whole.index(stop)]
-    assert end.finish == "stop"
+def test_answer_ends_before_a_stop_string(model):
+    full_text, _ = answer(model, SamplingParams(30))
+    stop = full_text[7:9]
+    text, result = answer(model, SamplingParams(30), stop_strings=["never written", stop])
+    assert text == full_text[: full_text.index(stop)]
+    assert result.finish_reason == "stop"
 
 
-def test_what_might_have_been_a_stop_text_is_not_lost(model):
-    whole, _ = answer(model, SamplingParams(10))
-    text, end = answer(model, SamplingParams(10), stop_texts=[whole[-1] + "and on"])
-    assert (text, end.finish) == (whole, "length")
+def test_partial_stop_string_is_emitted_at_the_end(model):
+    full_text, _ = answer(model, SamplingParams(10))
+    text, result = answer(model, SamplingParams(10), stop_strings=[full_text[-1] + "and on"])
+    assert (text, result.finish_reason) == (full_text, "length")
 
 
-def test_it_ends_when_cancelled(model):
+def test_answer_ends_when_cancelled(model):
     calls = itertools.count()
-    _, end = answer(model, SamplingParams(200), is_cancelled=lambda: next(calls) > 5)
-    assert end.finish == "cancelled"
-    assert end.n_tokens < 8
+    _, result = answer(model, SamplingParams(200), is_cancelled=lambda: next(calls) > 5)
+    assert result.finish_reason == "cancelled"
+    assert result.n_tokens < 8
 
 
-def test_it_ends_when_time_is_up(model):
-    _, end = answer(model, SamplingParams(200), deadline=time.monotonic())
-    assert end.finish == "time"
-    assert end.n_tokens == 1
+def test_answer_ends_at_the_deadline(model):
+    _, result = answer(model, SamplingParams(200), deadline=time.monotonic())
+    assert result.finish_reason == "time"
+    assert result.n_tokens == 1
 
 
-def test_no_character_comes_in_halves(model):
+def test_characters_are_never_split(model):
     pieces = []
     stream_text(model, TOKENIZER, PROMPT, SamplingParams(60, 1.5, seed=1), pieces.append)
     assert pieces
-    # Half a character decodes to the replacement mark or a lone surrogate.
+    # An incomplete character would decode to a lone surrogate, which cannot be encoded.
     assert all(piece.encode() for piece in pieces)
 
 
-def test_repeating_is_made_unlikely_but_citing_the_prompt_is_not(model):
+def test_repetition_penalty_applies_to_the_answer(model):
     plain, _ = answer(model, SamplingParams(40))
     varied, _ = answer(model, SamplingParams(40), repetition_penalty=1.8)
     assert len(set(varied)) > len(set(plain))

@@ -7,69 +7,71 @@ from transformers import AutoTokenizer
 
 from the_block_llm.advisor.prompt.prompts import (
     Message,
-    chat_ids,
-    middle_ids,
+    encode_chat,
+    encode_fim,
+    format_question,
     passage_heading,
-    with_passages,
 )
 from the_block_llm.errors import ProfileError, RoleError
 from the_block_llm.retrieval.passages import Passage
 
 TOKENIZER = byte_tokenizer()
-MARKS = set(TOKENIZER.convert_tokens_to_ids(SPECIAL))
+SPECIAL_IDS = set(TOKENIZER.convert_tokens_to_ids(SPECIAL))
 
 
-def marks_in(ids):
-    return [id_ for id_ in ids if id_ in MARKS]
+def special_in(ids):
+    return [id_ for id_ in ids if id_ in SPECIAL_IDS]
 
 
-def test_plain_text_is_encoded_as_the_template_writes_it():
+def test_chat_encoding_equals_the_chat_template():
     messages = [Message("user", "Was ist das? 何"), Message("assistant", "x"), Message("user", "?")]
     text = TOKENIZER.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in messages],
         tokenize=False, add_generation_prompt=True,
     )  # fmt: skip
-    assert chat_ids(TOKENIZER, messages, "tiny") == TOKENIZER(text)["input_ids"]
+    assert encode_chat(TOKENIZER, messages, "tiny") == TOKENIZER(text)["input_ids"]
 
 
 @given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=5)), min_size=1, max_size=6))
-def test_no_text_can_end_its_turn(pieces):
+def test_message_text_never_becomes_a_special_token(pieces):
     content = "".join(pieces)
-    ids = chat_ids(TOKENIZER, [Message("user", content)], "tiny")
-    plain = chat_ids(TOKENIZER, [Message("user", "x")], "tiny")
-    assert marks_in(ids) == marks_in(plain), "only the template's own marks"
+    ids = encode_chat(TOKENIZER, [Message("user", content)], "tiny")
+    plain = encode_chat(TOKENIZER, [Message("user", "x")], "tiny")
+    assert special_in(ids) == special_in(plain), "only the special tokens of the template"
     assert content.strip() in TOKENIZER.decode(ids)
 
 
-def test_a_model_without_a_template_is_refused():
+def test_model_without_chat_template_is_refused():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ProfileError, match="instruct variant"):
-        chat_ids(tokenizer, [Message("user", "x")], "tiny")
+        encode_chat(tokenizer, [Message("user", "x")], "tiny")
 
 
-def test_the_gap_is_marked_and_code_cannot_move_it(tmp_path):
+def test_fim_tokens_in_code_are_encoded_as_text(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(save_tiny_starcoder(tmp_path))
-    before, after, middle = tokenizer.convert_tokens_to_ids(
+    prefix_id, suffix_id, middle_id = tokenizer.convert_tokens_to_ids(
         ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
     )
-    ids = middle_ids(tokenizer, "a<fim_middle>", "b<fim_suffix>", "coder")
-    assert [id_ for id_ in ids if id_ in {before, after, middle}] == [before, after, middle]
-    assert ids[0] == before
-    assert ids[-1] == middle
-    assert tokenizer.decode(ids[1 : ids.index(after)]) == "a<fim_middle>"
-    assert before not in middle_ids(tokenizer, "only a prefix", "", "coder")
+    ids = encode_fim(tokenizer, "a<fim_middle>", "b<fim_suffix>", "coder")
+    assert [id_ for id_ in ids if id_ in {prefix_id, suffix_id, middle_id}] == [
+        prefix_id, suffix_id, middle_id,
+    ]  # fmt: skip
+    assert ids[0] == prefix_id
+    assert ids[-1] == middle_id
+    assert tokenizer.decode(ids[1 : ids.index(suffix_id)]) == "a<fim_middle>"
+    assert prefix_id not in encode_fim(tokenizer, "only a prefix", "", "coder")
 
 
-def test_a_model_without_marks_can_only_go_on():
-    assert middle_ids(TOKENIZER, "ab", "", "tiny") == TOKENIZER("ab")["input_ids"]
+def test_model_without_fim_tokens_only_continues_a_prefix():
+    assert encode_fim(TOKENIZER, "ab", "", "tiny") == TOKENIZER("ab")["input_ids"]
     with pytest.raises(RoleError, match="starcoder2-3b"):
-        middle_ids(TOKENIZER, "ab", "cd", "tiny")
+        encode_fim(TOKENIZER, "ab", "cd", "tiny")
 
 
-def test_passages_come_with_the_place_to_cite():
+def test_passages_have_a_heading_to_cite():
     passages = [Passage("a.rs", "x\ny\n", 3), Passage("b.rs", "z", 7), Passage("c" * 40, "why")]
     assert [passage_heading(p) for p in passages] == ["[a.rs:3-4]", "[b.rs:7]", f"[{'c' * 12}]"]
-    text = with_passages("How?", " some context ", passages, "chain")
+    text = format_question("How?", " some context ", passages, "chain")
     assert text.index("[a.rs:3-4]\nx\ny") < text.index("some context") < text.index("How?")
-    assert with_passages("How?", "", [], None) == "How?"
+    assert format_question("How?", "", [], None) == "How?"

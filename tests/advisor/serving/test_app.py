@@ -1,4 +1,4 @@
-"""The official client and plain HTTP against a real server on loopback."""
+"""The HTTP API with the OpenAI client and plain HTTP, against a real server on loopback."""
 
 import concurrent.futures
 import contextlib
@@ -13,20 +13,20 @@ import httpx
 import openai
 import pytest
 from tests.builders.advised_repository import SHAS, advisor_parameters
-from tests.builders.advisor_server import serving
+from tests.builders.advisor_server import serve_in_thread
 
 from the_block_llm.advisor import advisor as advisor_module
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.output.streaming import StreamEnd
+from the_block_llm.advisor.output.streaming import StreamResult
 
 QUESTION = [{"role": "user", "content": "Who tallies votes?"}]
 CHAT = "/v1/chat/completions"
-SCRIPT = "It is in [src/ledger.rs:3], not in [src/made_up.rs:9]; see [1c0ffee0] and `tally_votes`."
+ANSWER = "It is in [src/ledger.rs:3], not in [src/made_up.rs:9]; see [1c0ffee0] and `tally_votes`."
 
 
 @pytest.fixture(scope="module")
 def address(advisor):
-    with serving(advisor) as address:
+    with serve_in_thread(advisor) as address:
         yield address
 
 
@@ -38,27 +38,25 @@ def client(address):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """The model writes what the test wants, a piece at a time."""
+    """Replace the model by a function that streams a given text in chunks."""
 
-    def write(text=SCRIPT, seconds_a_piece=0.0, tokens=6):
-        def stream(model, tokenizer, prompt, decoding, on_text, *, is_cancelled, deadline, **_):
-            write.prompts.append(tokenizer.decode(prompt))
-            for number, at in enumerate(range(0, len(text), tokens)):
+    def script(text=ANSWER, seconds_per_chunk=0.0, chunk_characters=6):
+        def stream(model, tokenizer, prompt, sampling, on_text, *, is_cancelled, deadline, **_):
+            for number, start in enumerate(range(0, len(text), chunk_characters)):
                 if is_cancelled():
-                    write.cancelled.set()
-                    return StreamEnd(number, "cancelled")
+                    script.cancelled.set()
+                    return StreamResult(number, "cancelled")
                 if deadline is not None and time.monotonic() > deadline:
-                    return StreamEnd(number, "time")
-                on_text(text[at : at + tokens])
-                time.sleep(seconds_a_piece)
-            return StreamEnd(len(text), "stop")
+                    return StreamResult(number, "time")
+                on_text(text[start : start + chunk_characters])
+                time.sleep(seconds_per_chunk)
+            return StreamResult(len(text), "stop")
 
         monkeypatch.setattr(advisor_module, "stream_text", stream)
-        return write
+        return script
 
-    write.cancelled = threading.Event()
-    write.prompts = []
-    return write
+    script.cancelled = threading.Event()
+    return script
 
 
 def metric(address, name):
@@ -66,7 +64,7 @@ def metric(address, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def test_chat(client):
+def test_chat_completion(client):
     reply = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=5)
     assert reply.model == "tiny@2026-01-01T00.00.00Z"
     assert reply.choices[0].message.role == "assistant"
@@ -76,52 +74,52 @@ def test_chat(client):
     assert reply.passages[0]["source"].startswith("src/")
 
 
-def test_a_stream_is_the_same_answer_in_pieces(client):
+def test_streamed_chat_equals_the_complete_one(client):
     options = {"model": "tiny@base", "messages": QUESTION, "max_tokens": 20}
-    whole = client.chat.completions.create(**options)
+    complete = client.chat.completions.create(**options)
     stream = list(
         client.chat.completions.create(
             **options, stream=True, stream_options={"include_usage": True}
         )
     )
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-    assert "".join(pieces) == whole.choices[0].message.content
+    assert "".join(pieces) == complete.choices[0].message.content
     assert stream[0].choices[0].delta.role == "assistant"
-    assert stream[-2].choices[0].finish_reason == whole.choices[0].finish_reason
-    assert stream[-1].usage == whole.usage
+    assert stream[-2].choices[0].finish_reason == complete.choices[0].finish_reason
+    assert stream[-1].usage == complete.usage
     assert len({chunk.id for chunk in stream}) == 1
 
 
-def test_citations_are_checked_in_both_forms(client, scripted):
+def test_citations_are_checked_with_and_without_streaming(client, scripted):
     scripted()
-    marked = SCRIPT.replace("src/made_up.rs:9", "src/made_up.rs:9 (not found)")
-    whole = client.chat.completions.create(model="tiny", messages=QUESTION)
-    assert whole.choices[0].message.content == marked
-    assert [(c["text"], c["exists"]) for c in whole.citations] == [
+    annotated = ANSWER.replace("src/made_up.rs:9", "src/made_up.rs:9 (not found)")
+    complete = client.chat.completions.create(model="tiny", messages=QUESTION)
+    assert complete.choices[0].message.content == annotated
+    assert [(c["text"], c["exists"]) for c in complete.citations] == [
         ("src/ledger.rs:3", True), ("src/made_up.rs:9", False), ("1c0ffee0", True),
         ("tally_votes", True),
     ]  # fmt: skip
     stream = list(client.chat.completions.create(model="tiny", messages=QUESTION, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
-    assert "".join(pieces) == marked
-    cited = [chunk.citation for chunk in stream if getattr(chunk, "citation", None)]
-    assert [c["target"] for c in cited] == ["src/ledger.rs", None, SHAS[0], None]
+    assert "".join(pieces) == annotated
+    citations = [chunk.citation for chunk in stream if getattr(chunk, "citation", None)]
+    assert [c["target"] for c in citations] == ["src/ledger.rs", None, SHAS[0], None]
 
 
-def test_completion_in_the_middle(client):
+def test_fill_in_the_middle_completion(client):
     options = {"model": "tiny-coder@base", "max_tokens": 6}
-    given = client.completions.create(**options, prompt="fn a(", suffix=") {}")
-    spelled = client.completions.create(
+    with_suffix = client.completions.create(**options, prompt="fn a(", suffix=") {}")
+    with_fim_tokens = client.completions.create(
         **options, prompt="<fim_prefix>fn a(<fim_suffix>) {}<fim_middle>"
     )
-    assert given.usage.prompt_tokens == len("fn a() {}") + 3
-    assert spelled.choices[0].text == given.choices[0].text
-    among_others = client.completions.create(
+    assert with_suffix.usage.prompt_tokens == len("fn a() {}") + 3
+    assert with_fim_tokens.choices[0].text == with_suffix.choices[0].text
+    with_other_files = client.completions.create(
         **options, prompt="<file_sep>b.rs\nx<file_sep><fim_prefix>fn a(<fim_suffix>) {}<fim_middle>"
     )
-    assert among_others.usage.prompt_tokens == len("b.rs\nx\nfn a() {}") + 3
+    assert with_other_files.usage.prompt_tokens == len("b.rs\nx\nfn a() {}") + 3
     stream = client.completions.create(**options, prompt="fn a(", suffix=") {}", stream=True)
-    assert "".join(chunk.choices[0].text for chunk in stream) == given.choices[0].text
+    assert "".join(chunk.choices[0].text for chunk in stream) == with_suffix.choices[0].text
 
 
 def test_models(client):
@@ -130,12 +128,12 @@ def test_models(client):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"model": "gpt-9"}, openai.NotFoundError, "Known: tiny"),
         ({"model": "/etc/passwd"}, openai.NotFoundError, "no model"),
         ({"model": "tiny@1999"}, openai.NotFoundError, "no adapter"),
-        ({"model": "tiny-coder@base"}, openai.BadRequestError, "Ask tiny instead"),
+        ({"model": "tiny-coder@base"}, openai.BadRequestError, "Use tiny instead"),
         ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError, "empty"),
         ({"messages": [{"role": "user", "content": "x" * 9000}]}, openai.BadRequestError, "1,500"),
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),
@@ -149,8 +147,8 @@ def test_models(client):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_say_what_to_do(client, options, error, said, stream):
-    with pytest.raises(error, match=said):
+def test_error_messages_name_the_remedy(client, options, error, message, stream):
+    with pytest.raises(error, match=message):
         client.chat.completions.create(
             **{"model": "tiny", "messages": QUESTION, "stream": stream, **options}
         )
@@ -161,7 +159,7 @@ def test_errors_say_what_to_do(client, options, error, said, stream):
     [
         (b"{", 422), (b"[]", 422), (b"", 422), (b'{"messages": null}', 422),
         (b'"' + b"x" * 70_000 + b'"', 413), (b"\xff\xfe", 422),
-        # Half of a surrogate pair: valid JSON, no Unicode.
+        # A lone surrogate: valid JSON, but not Unicode.
         (rb'{"messages": [{"role": "user", "content": "a\ud800"}]}', 400),
         (
             rb'{"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]}',
@@ -171,30 +169,30 @@ def test_errors_say_what_to_do(client, options, error, said, stream):
         (rb'{"model": "\ud800", "messages": [{"role": "user", "content": "a"}]}', 422),
     ],
 )  # fmt: skip
-def test_what_is_no_request_is_refused(address, body, status):
+def test_malformed_bodies_are_refused(address, body, status):
     reply = httpx.post(address + CHAT, content=body, headers={"content-type": "application/json"})
     assert reply.status_code == status
     assert reply.json()["error"]["message"]
 
 
-def test_a_body_without_a_length_is_measured_as_it_comes(address):
-    def pieces():
+def test_chunked_body_is_limited_in_size(address):
+    def chunks():
         for _ in range(200):
             yield b" " * 1000
 
     reply = httpx.post(
-        address + CHAT, content=pieces(), headers={"content-type": "application/json"}
+        address + CHAT, content=chunks(), headers={"content-type": "application/json"}
     )
     assert reply.status_code == 413
 
 
-def test_another_site_cannot_ask_through_the_readers_browser(address):
-    # A form or a script of another site can only send these types without being asked first.
+def test_cross_site_requests_are_refused(address):
+    # Without a CORS preflight another site can only send these content types.
     body = json.dumps({"messages": QUESTION})
-    for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        reply = httpx.post(address + CHAT, content=body, headers={"content-type": kind})
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+        reply = httpx.post(address + CHAT, content=body, headers={"content-type": content_type})
         assert reply.status_code == 422
-    # DNS rebinding: the site's own name, made to point here.
+    # DNS rebinding: the host name of the site resolves to this address.
     for host in ("evil.example", "127.0.0.1.evil.example", "", "evil.example:80"):
         assert httpx.get(address + "/v1/models", headers={"host": host}).status_code == 403
     assert httpx.get(address + "/v1/models", headers={"host": "localhost:1"}).status_code == 200
@@ -205,14 +203,14 @@ OUTSIDE = ["../../../etc/passwd", "/etc/passwd", "src/../src/ledger.rs", "..%2f.
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_nothing_but_the_repository_is_read(address, path):
+def test_only_files_of_the_repository_are_served(address, path):
     reply = httpx.get(f"{address}/v1/sources/file", params={"path": path})
     assert reply.status_code == 404
     assert "root:" not in reply.text
     assert httpx.get(f"{address}/{path}").status_code in {404, 405}
 
 
-def test_sources_behind_citations(address):
+def test_cited_files_and_commits_are_served(address):
     file = httpx.get(f"{address}/v1/sources/file", params={"path": "src/ledger.rs", "line": 3})
     assert file.json()["lines"][2] == "fn apply_block() {"
     assert file.json()["first_line"] == 1
@@ -221,9 +219,9 @@ def test_sources_behind_citations(address):
     assert "src/ledger.rs" in commit["lines"]
 
 
-def test_a_key_where_one_is_set(advisor):
+def test_key_is_required_if_set(advisor):
     key = "s" * 20
-    with serving(advisor, key=key) as address:
+    with serve_in_thread(advisor, key=key) as address:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": key}):
             for path in ("/v1/models", "/metrics", "/v1/sources/file", "/openapi.json"):
                 assert httpx.get(address + path, headers=headers).status_code == 401
@@ -238,14 +236,14 @@ def test_a_key_where_one_is_set(advisor):
             client.models.list()
 
 
-def test_a_client_that_goes_away_ends_its_answer(address, scripted):
-    scripted("word " * 4000, seconds_a_piece=0.02)
+def test_disconnect_cancels_the_answer(address, scripted):
+    scripted("word " * 4000, seconds_per_chunk=0.02)
     before = metric(address, "block_cancelled_total")
     with httpx.stream("POST", address + CHAT, json={"messages": QUESTION, "stream": True}) as reply:
         next(reply.iter_lines())
     assert scripted.cancelled.wait(5)
     scripted.cancelled.clear()
-    # The same where the answer was to come whole.
+    # The same without streaming.
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(address + CHAT, json={"messages": QUESTION}, timeout=0.5)
     assert scripted.cancelled.wait(5)
@@ -256,8 +254,8 @@ def test_a_client_that_goes_away_ends_its_answer(address, scripted):
     assert metric(address, "block_cancelled_total") == before + 2
 
 
-def test_fifty_at_once_get_an_answer_or_a_clean_refusal(address, client, scripted):
-    scripted("word " * 20, seconds_a_piece=0.005)
+def test_concurrent_clients_get_an_answer_or_status_429(address, client, scripted):
+    scripted("word " * 20, seconds_per_chunk=0.005)
     start = threading.Barrier(50)
 
     def ask(number):
@@ -272,20 +270,18 @@ def test_fifty_at_once_get_an_answer_or_a_clean_refusal(address, client, scripte
                 else (reply.choices[0].message.content)
             )
         except openai.RateLimitError as error:
-            return (
-                None if error.response.headers.get("retry-after") else "no word when to come back"
-            )
+            return None if error.response.headers.get("retry-after") else "no retry-after header"
 
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(ask, range(50)))
     answered = [answer for answer in answers if answer is not None]
     assert set(answered) == {"word " * 20}
-    assert 5 <= len(answered) < 50, "one runs, four wait, and the next when they are through"
+    assert 5 <= len(answered) < 50, "one runs and four are queued at a time"
     assert httpx.get(f"{address}/health").json() == {"status": "ok", "waiting": 0, "running": 0}
 
 
-def test_limits_of_time(data, scripted):
-    scripted("word " * 4000, seconds_a_piece=0.02)
+def test_queue_and_answer_timeouts(data, scripted):
+    scripted("word " * 4000, seconds_per_chunk=0.02)
     limits = {
         "max_body_kib": 64,
         "max_queued": 4,
@@ -293,7 +289,7 @@ def test_limits_of_time(data, scripted):
         "answer_timeout_s": 1.0,
         "shutdown_timeout_s": 1,
     }
-    with serving(Advisor(advisor_parameters(data, serve=limits))) as address:
+    with serve_in_thread(Advisor(advisor_parameters(data, serve=limits))) as address:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             first = pool.submit(httpx.post, address + CHAT, json={"messages": QUESTION})
             time.sleep(0.2)
@@ -307,24 +303,24 @@ def test_limits_of_time(data, scripted):
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "overtime"
 
 
-def test_stopping_ends_answers_and_lets_nothing_begin(data, scripted):
-    scripted("word " * 40_000, seconds_a_piece=0.02)
-    has_begun = threading.Event()
+def test_shutdown_cancels_answers_and_refuses_connections(data, scripted):
+    scripted("word " * 40_000, seconds_per_chunk=0.02)
+    has_started = threading.Event()
 
-    def listen(address):
-        asked = {"messages": QUESTION, "stream": True}
-        # Cut off or told so, depending on who is faster; in either case it ends.
+    def read_stream(address):
+        body = {"messages": QUESTION, "stream": True}
+        # The stream ends with an error event, or the connection is closed first.
         with (
             contextlib.suppress(httpx.HTTPError),
-            httpx.stream("POST", address + CHAT, json=asked, timeout=30) as reply,
+            httpx.stream("POST", address + CHAT, json=body, timeout=30) as reply,
         ):
             for _ in reply.iter_lines():
-                has_begun.set()
+                has_started.set()
 
-    with serving(Advisor(advisor_parameters(data))) as address:
-        thread = threading.Thread(target=listen, args=(address,))
+    with serve_in_thread(Advisor(advisor_parameters(data))) as address:
+        thread = threading.Thread(target=read_stream, args=(address,))
         thread.start()
-        assert has_begun.wait(10)
+        assert has_started.wait(10)
         started = time.monotonic()
     assert time.monotonic() - started < 10
     thread.join(5)
@@ -334,7 +330,7 @@ def test_stopping_ends_answers_and_lets_nothing_begin(data, scripted):
         httpx.get(f"{address}/health")
 
 
-def test_half_a_request_holds_up_nobody(address):
+def test_incomplete_request_does_not_block_others(address):
     with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as slow:
         slow.sendall(
             f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{".encode()
@@ -342,8 +338,8 @@ def test_half_a_request_holds_up_nobody(address):
         assert httpx.get(f"{address}/health", timeout=5).status_code == 200
 
 
-def test_memory_stays_flat(address, client):
-    def resident():
+def test_memory_does_not_grow(address, client):
+    def resident_mib():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -352,12 +348,12 @@ def test_memory_stays_flat(address, client):
             client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=3)
 
     ask(15)
-    before = resident()
+    before = resident_mib()
     ask(40)
-    assert resident() - before < 20, "MiB after forty answers"
+    assert resident_mib() - before < 20, "MiB after forty answers"
 
 
-def test_figures_count_what_was_answered(address, client):
+def test_metrics_count_requests_and_tokens(address, client):
     before = metric(address, 'block_tokens_total{kind="written",model="tiny@base"}')
     reply = client.chat.completions.create(model="tiny@base", messages=QUESTION, max_tokens=4)
     after = metric(address, 'block_tokens_total{kind="written",model="tiny@base"}')

@@ -1,4 +1,4 @@
-"""A fuzzer on the HTTP schema: whatever it sends, no server error and no undocumented reply."""
+"""Fuzzing of the HTTP API: no request causes a server error or an undocumented response."""
 
 from http import HTTPStatus
 
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from tests.builders.advised_repository import advisor_parameters, build_advised_repository
-from tests.builders.advisor_server import serving
+from tests.builders.advisor_server import serve_in_thread
 
 from the_block_llm.advisor.advisor import Advisor
 
@@ -27,16 +27,16 @@ OPERATIONS = [
 def schema(tmp_path_factory):
     folder = build_advised_repository(tmp_path_factory.mktemp("fuzzed"))
     budget = {"passages": 2, "passage_tokens": 100, "prompt_tokens": 600, "new_tokens": 2}
-    with serving(Advisor(advisor_parameters(folder, cpu=budget))) as address:
+    with serve_in_thread(Advisor(advisor_parameters(folder, cpu=budget))) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
 def test_every_operation_is_fuzzed(schema):
-    found = [result.ok() for result in schema.get_all_operations()]
-    assert {(one.path, one.method.upper()) for one in found} == set(OPERATIONS)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert {(op.path, op.method.upper()) for op in operations} == set(OPERATIONS)
 
 
-PLAIN = {"/v1/models", "/health", "/metrics"}  # nothing in them can be wrong
+WITHOUT_INPUT = {"/v1/models", "/health", "/metrics"}  # these have no invalid requests
 MODELS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny-coder@base"}
 
 
@@ -46,10 +46,10 @@ MODELS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny-coder@base"}
         (path, method, mode)
         for path, method in OPERATIONS
         for mode in GenerationMode
-        if mode == GenerationMode.POSITIVE or path not in PLAIN
+        if mode == GenerationMode.POSITIVE or path not in WITHOUT_INPUT
     ],
 )
-def test_nothing_breaks(schema, path, method, mode):
+def test_fuzzed_requests_get_documented_responses(schema, path, method, mode):
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     @settings(
         max_examples=20,
@@ -60,13 +60,13 @@ def test_nothing_breaks(schema, path, method, mode):
     )
     def fuzz(case):
         if mode == GenerationMode.POSITIVE and path in MODELS:
-            # A name made up at random would be refused before anything else is looked at.
+            # A random name would be refused before the other fields are checked.
             case.body["model"] = MODELS[path]
-        # A prompt that is too long or empty is well-formed and refused all the same.
+        # A prompt that is empty or too long matches the schema but is refused.
         excluded = [positive_data_acceptance]
         response = case.call()
         if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            # Refused by its length, before anybody looks at what is wrong in it.
+            # Refused by its size, before the fields are checked.
             excluded.append(negative_data_rejection)
         case.validate_response(response, excluded_checks=excluded)
 

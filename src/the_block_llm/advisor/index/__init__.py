@@ -1,1 +1,1 @@
-"""The index of the repository, built from the tables or from a working tree."""
+"""The search index of the repository, built from the tables of git_ingest."""

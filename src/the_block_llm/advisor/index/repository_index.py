@@ -1,8 +1,8 @@
-"""The repository as the advisor sees it: passages to search, and what citations point at.
+"""Search index of the repository: passages to retrieve, and the targets of citations.
 
-Everything comes from the tables of git_ingest, where secrets are masked; no file of the
-repository is ever opened. The index is built once into a folder named by a hash of the
-tables, and appears there by one rename.
+Everything comes from the tables of git_ingest, in which secrets are masked; no file of the
+repository is ever opened. The index is built once, in a folder named by a hash of the tables, and
+is put there atomically by a rename.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _IDENTIFIERS: Final = pa.schema([("name", pa.string())])
 
 @dataclass(frozen=True)
 class CommitText:
-    """What there is to read about a commit."""
+    """Message and changed paths of a commit."""
 
     sha: str
     message: str
@@ -54,53 +54,54 @@ class CommitText:
 
 
 class RepositoryIndex:
-    """An index on disk, opened; texts stay on disk until they are asked for."""
+    """An open index; texts stay on disk until they are read."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the finished index in ``folder``."""
+        """Open the complete index in ``folder``."""
         self.folder = folder
-        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.project: str = about["project"]
+        metadata = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        self.project: str = metadata["project"]
         self._files = _read(folder / "files.arrow")
         self._commits = _read(folder / "commits.arrow")
         paths = self._files["path"].to_pylist()
         shas = self._commits["sha"].to_pylist()
         self._file_rows = {path: row for row, path in enumerate(paths)}
         self._commit_rows = {sha: row for row, sha in enumerate(shas)}
-        self.known = KnownNames(
+        self.known_names = KnownNames(
             dict(zip(paths, self._files["n_lines"].to_pylist(), strict=True)),
             shas,
             _read(folder / "identifiers.arrow")["name"].to_pylist(),
         )
-        passages = _PassageRows(_read(folder / "passages.arrow"))
+        passages = _PassageTable(_read(folder / "passages.arrow"))
         self._passages = PassageIndex.load(passages, folder / "ranking")
 
     @property
     def fingerprint(self) -> str:
+        """The hash of the tables that the index was built from."""
         return self.folder.name
 
-    def find(self, question: str, n_passages: int) -> list[Passage]:
-        """The passages that fit ``question`` best, best first."""
-        return self._passages.find(question, n_passages)
+    def search(self, query: str, max_passages: int) -> list[Passage]:
+        """Return the best passages for ``query``, best first."""
+        return self._passages.find(query, max_passages)
 
     def file_text(self, path: str) -> str | None:
-        """The text of the file at exactly ``path``; none where there is no such file."""
+        """Return the text of the file at exactly ``path``; None if there is no such file."""
         row = self._file_rows.get(path)
         return None if row is None else self._files["text"][row].as_py()
 
     def commit(self, sha: str) -> CommitText | None:
-        """The commit with exactly this sha."""
+        """Return the commit with exactly this sha; None if there is no such commit."""
         row = self._commit_rows.get(sha)
         if row is None:
             return None
-        found = self._commits.slice(row, 1).to_pylist()[0]
-        return CommitText(**{**found, "paths": tuple(found["paths"])})
+        values = self._commits.slice(row, 1).to_pylist()[0]
+        return CommitText(**{**values, "paths": tuple(values["paths"])})
 
 
 def open_index(
     tables_folder: Path, repository_file: Path, index_folder: Path, passage_characters: int
 ) -> RepositoryIndex:
-    """Open the index of the tables as they are now; build it where there is none.
+    """Open the index of the current tables; build it if it does not exist.
 
     Raises:
         TableError: git_ingest has not run.
@@ -109,18 +110,20 @@ def open_index(
     name = tables_fingerprint(tables_folder, repository_file, passage_characters)
     target = index_folder / name
     if not (target / "index.json").is_file():
-        _build(tables_folder, _read_repository(repository_file), passage_characters, target)
+        _build_index(tables_folder, _read_repository(repository_file), passage_characters, target)
     return RepositoryIndex(target)
 
 
 def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_characters: int) -> str:
-    """Changes whenever a table does.
+    """Return a hash that changes whenever a table changes.
 
     Raises:
         TableError: A table is missing.
     """
     digest = hashlib.sha256(f"{_FORMAT} {passage_characters}".encode())
-    digest.update(json.dumps(_heads(_read_repository(repository_file)), sort_keys=True).encode())
+    digest.update(
+        json.dumps(_head_commits(_read_repository(repository_file)), sort_keys=True).encode()
+    )
     for name in TABLES:
         try:
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
@@ -129,14 +132,14 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
     return digest.hexdigest()[:16]
 
 
-def _build(
+def _build_index(
     tables_folder: Path, repository: Mapping[str, Any], passage_characters: int, target: Path
 ) -> None:
     commits, changes, snapshot = (ParquetTable(tables_folder / name) for name in TABLES)
-    heads = _heads(repository)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    heads = _head_commits(repository)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         with progress_bar("Indexing the repository", snapshot.num_rows + changes.num_rows) as bar:
             passages: list[Passage] = []
             identifiers: set[str] = set()
@@ -145,45 +148,46 @@ def _build(
                 bar.advance()
                 if row["sha"] != heads.get(row["repo"]):
                     continue
-                path, text = _path(row, heads), row["text"] or ""
+                path, text = _qualified_path(row, heads), row["text"] or ""
                 files.append({"path": path, "text": text, "n_lines": count_lines(text)})
                 identifiers |= identifiers_in(path) | identifiers_in(text)
                 passages += file_passages(path, text, passage_characters)
-            told = {
+            commit_rows = {
                 row["sha"]: row
                 for row in commits.rows(["sha", "subject", "body", "committed_at", "is_merge"])
             }
-            paths_of: dict[str, list[str]] = {}
-            changed = []
+            paths_by_commit: dict[str, list[str]] = {}
+            changed_paths = []
             for row in changes.rows(["repo", "sha", "path"]):
                 bar.advance()
-                changed.append({"sha": row["sha"], "path": _path(row, heads)})
-                paths_of.setdefault(row["sha"], []).append(changed[-1]["path"])
-            plain = {sha: row for sha, row in told.items() if not row["is_merge"]}
-            passages += commit_passages(plain, changed, passage_characters)
+                path = _qualified_path(row, heads)
+                changed_paths.append({"sha": row["sha"], "path": path})
+                paths_by_commit.setdefault(row["sha"], []).append(path)
+            non_merges = {sha: row for sha, row in commit_rows.items() if not row["is_merge"]}
+            passages += commit_passages(non_merges, changed_paths, passage_characters)
             history = [
                 {
                     "sha": sha,
                     "message": f"{row['subject']}\n\n{row['body']}".strip(),
                     "committed_at": row["committed_at"].isoformat(),
-                    "paths": paths_of.get(sha, []),
+                    "paths": paths_by_commit.get(sha, []),
                 }
-                for sha, row in told.items()
+                for sha, row in commit_rows.items()
             ]
-            _write(unfinished / "files.arrow", _FILES, files)
-            _write(unfinished / "commits.arrow", _COMMITS, history)
+            _write(temporary / "files.arrow", _FILES, files)
+            _write(temporary / "commits.arrow", _COMMITS, history)
             names = [{"name": name} for name in sorted(identifiers)]
-            _write(unfinished / "identifiers.arrow", _IDENTIFIERS, names)
+            _write(temporary / "identifiers.arrow", _IDENTIFIERS, names)
             rows = [
                 {"source": p.source, "text": p.text, "first_line": p.first_line} for p in passages
             ]
-            _write(unfinished / "passages.arrow", _PASSAGES, rows)
-            PassageIndex(passages).save(unfinished / "ranking")
-        about = {"project": " and ".join(heads), "passages": len(passages), "files": len(files)}
-        (unfinished / "index.json").write_text(json.dumps(about), encoding="utf-8")
-        # Where another process was faster, its index is as good.
+            _write(temporary / "passages.arrow", _PASSAGES, rows)
+            PassageIndex(passages).save(temporary / "ranking")
+        metadata = {"project": " and ".join(heads), "passages": len(passages), "files": len(files)}
+        (temporary / "index.json").write_text(json.dumps(metadata), encoding="utf-8")
+        # Another process may have built the same index in the meantime.
         if not (target / "index.json").is_file():
-            unfinished.rename(target)
+            temporary.rename(target)
         _log.info("Indexed %d passages of %d files and %d commits",
                   len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     except OSError as error:
@@ -192,29 +196,29 @@ def _build(
             "Free some space or make the folder writable, then ask again."
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for old in target.parent.iterdir():
-        # An index that a running server has open stays readable to it after this.
-        if old != target and not old.name.startswith("."):
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+    for outdated in target.parent.iterdir():
+        # A running server can still read an index that it has open.
+        if outdated != target and not outdated.name.startswith("."):
+            shutil.rmtree(outdated, ignore_errors=True)
 
 
-def _heads(repository: Mapping[str, Any]) -> dict[str, str]:
-    """By repository name, the commit whose files are read."""
-    return {one["name"]: one["head"] for one in repository["repositories"]}
+def _head_commits(repository: Mapping[str, Any]) -> dict[str, str]:
+    """Return the head commit of each repository, by its name."""
+    return {entry["name"]: entry["head"] for entry in repository["repositories"]}
 
 
-def _path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
-    # Two repositories may both have a README.md.
+def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
+    # Paths of several repositories may be equal, such as README.md.
     return f"{row['repo']}/{row['path']}" if len(heads) > 1 else str(row["path"])
 
 
 def _read_repository(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise _not_ingested(path) from None
-    return found
+    return repository
 
 
 def _not_ingested(path: Path) -> TableError:
@@ -233,8 +237,8 @@ def _read(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-class _PassageRows(Sequence[Passage]):
-    """Passages that stay on disk."""
+class _PassageTable(Sequence[Passage]):
+    """Passages as a sequence over a memory-mapped table."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -243,13 +247,13 @@ class _PassageRows(Sequence[Passage]):
         return int(self._table.num_rows)
 
     @overload
-    def __getitem__(self, place: int) -> Passage: ...
+    def __getitem__(self, index: int) -> Passage: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Passage]: ...
-    def __getitem__(self, place: int | slice) -> Passage | list[Passage]:
-        if isinstance(place, slice):
-            return [self[at] for at in range(*place.indices(len(self)))]
-        return Passage(*(self._table[name][place].as_py() for name in _PASSAGES.names))
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        return Passage(*(self._table[name][index].as_py() for name in _PASSAGES.names))
 
     def __iter__(self) -> Iterator[Passage]:
-        return (self[at] for at in range(len(self)))
+        return (self[row] for row in range(len(self)))

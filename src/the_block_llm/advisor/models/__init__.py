@@ -1,1 +1,1 @@
-"""Which model answers, and the pool of loaded ones."""
+"""Selects, loads, evicts and caches models."""

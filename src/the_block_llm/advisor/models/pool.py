@@ -1,4 +1,4 @@
-"""Models in memory: loaded when first needed, together never above the cap."""
+"""Models in memory: loaded on first use and evicted to stay below the memory cap."""
 
 import logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from the_block_llm.advisor.models.quantized_cache import load_quantised
+from the_block_llm.advisor.models.quantized_cache import load_quantized
 from the_block_llm.errors import ModelUnavailableError
 from the_block_llm.models.adapter.adapters import add_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
@@ -22,165 +22,169 @@ from the_block_llm.models.base.sources import load_config, load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
-# NF4 with double quantisation: 4 bits, and 8.127 bits of scale for each block of 64.
+# NF4 with double quantization: 4 bits a weight, and 8.127 bits of scale for each block of 64.
 _NF4_BYTES: Final = 0.5 + 8.127 / 8 / 64
-# Of the cap, for keys and values, activations, and weights on their way to 4 bits: two models
-# that would leave less take turns.
-_WORKING_SHARE: Final = 0.2
+# Fraction of the cap for the KV cache, activations, and weights that are being quantized. A model
+# is evicted if the weights on the device would leave less.
+_WORKSPACE_FRACTION: Final = 0.2
 
 
 @dataclass
-class _Resident:
-    """A model that is loaded, with the adapter that was asked for last."""
+class _LoadedModel:
+    """A base model in memory with the adapter that was used last."""
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerFast
-    n_bytes: int
+    size_bytes: int
     adapter: Path | None = None
     adapter_tokenizer: PreTrainedTokenizerFast | None = None
-    """With the tokens that the adapter was trained with beside the base's own."""
-    has_answered: bool = False
+    """Tokenizer with the tokens that the adapter adds, if it adds any."""
+    has_run: bool = False
 
 
-class LoadedModels:
-    """Gives out models one at a time.
+class ModelPool:
+    """Loads models on demand and evicts the least recently used ones.
 
-    Two models whose weights do not fit under the cap together take turns: on a GPU the one
-    that is not needed waits in host memory, on a CPU it is dropped and loaded again.
+    On a GPU an evicted model moves to host memory, on a CPU it is dropped and loaded again when
+    it is next used.
     """
 
     def __init__(
-        self, memory_cap_gib: float, copies_folder: Path, device: torch.device | None = None
+        self,
+        memory_cap_gib: float,
+        quantized_cache_folder: Path,
+        device: torch.device | None = None,
     ) -> None:
-        """Load nothing yet.
+        """Set up an empty pool.
 
         Args:
-            memory_cap_gib: All weights on the device together.
-            copies_folder: Where quantised weights are kept.
-            device: By default the GPU where there is one.
+            memory_cap_gib: Limit for all weights on the device together.
+            quantized_cache_folder: Cache of quantized weights.
+            device: Device of the models; by default the GPU if there is one, else the CPU.
         """
-        self._copies_folder = copies_folder
+        self._quantized_cache_folder = quantized_cache_folder
         self.device = device or pick_device()
         self._cap_bytes = int(memory_cap_gib * 2**30)
-        self._active: dict[str, _Resident] = {}
-        """On the device, least recently used first."""
-        self._waiting: dict[str, _Resident] = {}
-        """In host memory."""
+        self._on_device: dict[str, _LoadedModel] = {}
+        """By profile name, least recently used first."""
+        self._on_host: dict[str, _LoadedModel] = {}
+        """Models evicted to host memory, by profile name."""
         if self.device.type == "cuda":
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            # Beyond the cap PyTorch raises rather than take what the display needs.
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self._cap_bytes / total))
-
-    @property
-    def active(self) -> list[str]:
-        """Names of the profiles on the device."""
-        return list(self._active)
+            total_bytes = torch.cuda.get_device_properties(self.device).total_memory
+            # Above the cap PyTorch then raises instead of taking memory that the display needs.
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self._cap_bytes / total_bytes))
 
     @contextmanager
-    def using(
+    def acquire(
         self, profile: ModelProfile, adapter: Path | None
     ) -> Iterator[tuple[Any, PreTrainedTokenizerFast]]:
-        """The profile's model in evaluation mode, with ``adapter`` or as the base model.
+        """Yield the profile's model in evaluation mode and its tokenizer.
+
+        Args:
+            profile: The model.
+            adapter: Folder of the adapter to activate; None for the base model.
 
         Raises:
-            AdapterError: The adapter does not fit.
-            ModelUnavailableError: The weights cannot be had, or are above the cap alone.
+            AdapterError: The adapter does not fit the base model.
+            ModelUnavailableError: The weights are not available or alone exceed the cap.
         """
-        if adapter is not None and self._must_load_again(profile, adapter):
-            del self._active[profile.name]
-        resident = self._resident(profile)
-        # A key of the active ones again at the end: the most recently used.
-        self._active[profile.name] = self._active.pop(profile.name)
-        if adapter is not None and adapter != resident.adapter:
-            resident.model = add_adapter(resident.model, profile, adapter, _name(adapter))
-            if resident.adapter is not None:
-                # One at a time: a server that runs for months sees many.
-                resident.model.delete_adapter(_name(resident.adapter))
-            resident.adapter = adapter
-            added = open_adapter(adapter).added_tokens
-            resident.adapter_tokenizer = load_tokenizer(profile, added) if added else None
-            resident.n_bytes = resident.model.get_memory_footprint()
-        switched: AbstractContextManager[Any] = nullcontext()
-        if adapter is None and isinstance(resident.model, PeftModel):
-            switched = resident.model.disable_adapter()
-        resident.has_answered = True
-        tokenizer = resident.adapter_tokenizer if adapter is not None else None
-        with switched:
-            yield resident.model, tokenizer or resident.tokenizer
+        if adapter is not None and self._needs_reload(profile, adapter):
+            del self._on_device[profile.name]
+        loaded = self._load(profile)
+        # Move the key to the end: the most recently used.
+        self._on_device[profile.name] = self._on_device.pop(profile.name)
+        if adapter is not None and adapter != loaded.adapter:
+            loaded.model = add_adapter(loaded.model, profile, adapter, _peft_name(adapter))
+            if loaded.adapter is not None:
+                # Only one adapter is kept: a server that runs for months uses many.
+                loaded.model.delete_adapter(_peft_name(loaded.adapter))
+            loaded.adapter = adapter
+            added_tokens = open_adapter(adapter).added_tokens
+            loaded.adapter_tokenizer = (
+                load_tokenizer(profile, added_tokens) if added_tokens else None
+            )
+            loaded.size_bytes = loaded.model.get_memory_footprint()
+        adapter_switch: AbstractContextManager[Any] = nullcontext()
+        if adapter is None and isinstance(loaded.model, PeftModel):
+            adapter_switch = loaded.model.disable_adapter()
+        loaded.has_run = True
+        tokenizer = loaded.adapter_tokenizer if adapter is not None else None
+        with adapter_switch:
+            yield loaded.model, tokenizer or loaded.tokenizer
 
-    def tokenizer(self, profile: ModelProfile) -> PreTrainedTokenizerFast:
-        """The profile's tokenizer, without its weights where they are not loaded."""
-        for group in (self._active, self._waiting):
-            if profile.name in group:
-                return group[profile.name].tokenizer
-        return load_tokenizer(profile)
+    def _needs_reload(self, profile: ModelProfile, adapter: Path) -> bool:
+        """Return whether the base has to be loaded again before ``adapter`` can be added.
 
-    def _must_load_again(self, profile: ModelProfile, adapter: Path) -> bool:
-        """True where another adapter cannot simply be put beside the base as it is.
-
-        Some processors compute from packed weights, which loading an adapter unpacks with a
-        loss: the base under it would no longer be the one that was tuned.
+        On some CPUs bitsandbytes computes with repacked weights, and adding an adapter unpacks
+        them with a loss: the result would not be the base that the adapter was trained on.
         """
-        active = self._active.get(profile.name)
-        if active is None or self.device.type != "cpu":
+        loaded = self._on_device.get(profile.name)
+        if loaded is None or self.device.type != "cpu":
             return False
-        return active.has_answered and adapter != active.adapter
+        return loaded.has_run and adapter != loaded.adapter
 
-    def _resident(self, profile: ModelProfile) -> _Resident:
-        if profile.name in self._active:
-            return self._active[profile.name]
-        waiting = self._waiting.pop(profile.name, None)
-        self._make_room(profile, waiting.n_bytes if waiting else weight_bytes(profile, self.device))
-        if waiting is None:
+    def _load(self, profile: ModelProfile) -> _LoadedModel:
+        """Return the profile's model on the device, moving or loading it if necessary."""
+        if profile.name in self._on_device:
+            return self._on_device[profile.name]
+        loaded = self._on_host.pop(profile.name, None)
+        self._evict_to_fit(
+            profile, loaded.size_bytes if loaded else estimate_weight_bytes(profile, self.device)
+        )
+        if loaded is None:
             _log.info("Loading %s", profile.name, extra={"markup": False})
-            model = load_quantised(profile, self.device, self._copies_folder).eval()
-            waiting = _Resident(model, load_tokenizer(profile), model.get_memory_footprint())
+            model = load_quantized(profile, self.device, self._quantized_cache_folder).eval()
+            loaded = _LoadedModel(model, load_tokenizer(profile), model.get_memory_footprint())
         else:
-            waiting.model.to(self.device)
-        self._active[profile.name] = waiting
-        return waiting
+            loaded.model.to(self.device)
+        self._on_device[profile.name] = loaded
+        return loaded
 
-    def _make_room(self, profile: ModelProfile, n_bytes: int) -> None:
-        if n_bytes > self._cap_bytes:
+    def _evict_to_fit(self, profile: ModelProfile, size_bytes: int) -> None:
+        """Evict models until ``size_bytes`` more fit below the cap."""
+        if size_bytes > self._cap_bytes:
             raise ModelUnavailableError(
-                f"The weights of {profile.name} take {n_bytes / 2**30:.1f} GiB, more than the "
+                f"The weights of {profile.name} take {size_bytes / 2**30:.1f} GiB, more than the "
                 f"{self._cap_bytes / 2**30:.1f} GiB of advisor.memory_cap_gib. Raise it, or choose "
                 "a smaller model."
             )
-        room = self._cap_bytes * (1 - _WORKING_SHARE)
-        while self._active and n_bytes + self._bytes_active() > room:
-            name, resident = next(iter(self._active.items()))
-            del self._active[name]
+        available_bytes = self._cap_bytes * (1 - _WORKSPACE_FRACTION)
+        while self._on_device and size_bytes + self._device_bytes() > available_bytes:
+            name, loaded = next(iter(self._on_device.items()))
+            del self._on_device[name]
             if self.device.type == "cuda":
-                resident.model.to("cpu")
-                self._waiting[name] = resident
+                loaded.model.to("cpu")
+                self._on_host[name] = loaded
                 torch.cuda.empty_cache()
 
-    def _bytes_active(self) -> int:
-        return sum(resident.n_bytes for resident in self._active.values())
+    def _device_bytes(self) -> int:
+        return sum(loaded.size_bytes for loaded in self._on_device.values())
 
 
-def _name(adapter: Path) -> str:
-    """What peft calls the adapter; it allows no dots."""
+def _peft_name(adapter: Path) -> str:
+    """Return the adapter's name in peft, which allows no dots."""
     return adapter.name.replace(".", "_")
 
 
-def weight_bytes(profile: ModelProfile, device: torch.device) -> int:
-    """Bytes of the profile's weights once loaded, by arithmetic over the shapes.
+def estimate_weight_bytes(profile: ModelProfile, device: torch.device) -> int:
+    """Compute the size of the profile's loaded weights from their shapes.
 
     Raises:
-        ModelUnavailableError: The configuration cannot be had.
+        ModelUnavailableError: The model configuration is not available.
     """
     with init_empty_weights():
         empty = AutoModelForCausalLM.from_config(load_config(profile))
     empty.tie_weights()
     head = empty.get_output_embeddings()
-    quantised = {
+    quantized = {
         id(module.weight)
         for module in empty.modules()
         if isinstance(module, nn.Linear) and module is not head
     }
-    plain = compute_dtype(device).itemsize
+    dtype_bytes = compute_dtype(device).itemsize
     return int(
-        sum(p.numel() * (_NF4_BYTES if id(p) in quantised else plain) for p in empty.parameters())
+        sum(
+            p.numel() * (_NF4_BYTES if id(p) in quantized else dtype_bytes)
+            for p in empty.parameters()
+        )
     )

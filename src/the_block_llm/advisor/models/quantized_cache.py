@@ -1,7 +1,7 @@
-"""Base weights kept as they were quantised, so that a model is not quantised at every start.
+"""Cache of quantized base weights, so that a model is quantized once and not at every start.
 
-The copy gives the very same weights; loading it takes a tenth of the time and, for an 8B
-model, reads a third of the bytes.
+The cached weights are bit for bit those of a fresh quantization. Loading them takes a tenth of the
+time and, for an 8B model, reads a third of the bytes.
 """
 
 import hashlib
@@ -22,27 +22,29 @@ from the_block_llm.models.base.sources import base_revision, prepare_base_model,
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
-_STAMP: Final = "quantised_from.json"
+_KEY_FILE: Final = "quantised_from.json"
 
 
-def load_quantised(profile: ModelProfile, device: torch.device, folder: Path) -> PreTrainedModel:
-    """The profile's base as :func:`load_base_model` gives it, from its copy where there is one.
+def load_quantized(
+    profile: ModelProfile, device: torch.device, cache_folder: Path
+) -> PreTrainedModel:
+    """Load the profile's base model as :func:`load_base_model` does, from the cache if possible.
 
     Args:
-        profile: Which model.
-        device: Where to.
-        folder: Where copies are kept; one is written where there is none.
+        profile: The model to load.
+        device: Device of the weights.
+        cache_folder: Folder of the cache; the weights are added to it if they are missing.
 
     Raises:
-        ModelUnavailableError: The weights cannot be had.
+        ModelUnavailableError: The weights are not available.
     """
-    stamp = _stamp(profile, device)
-    digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
-    copy = folder / f"{profile.name}.nf4-{digest}"
-    if (copy / _STAMP).is_file():
+    key = _cache_key(profile, device)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    cached = cache_folder / f"{profile.name}.nf4-{digest}"
+    if (cached / _KEY_FILE).is_file():
         with quiet_loading():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                copy,
+                cached,
                 dtype=compute_dtype(device),
                 device_map={"": str(device)},
                 attn_implementation="sdpa",
@@ -51,32 +53,34 @@ def load_quantised(profile: ModelProfile, device: torch.device, folder: Path) ->
             )
         return model.requires_grad_(False)
     model = load_base_model(profile, device)
-    _keep(model, stamp, copy)
+    _save(model, key, cached)
     return model
 
 
-def _keep(model: PreTrainedModel, stamp: str, copy: Path) -> None:
-    unfinished = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}.unfinished")
+def _save(model: PreTrainedModel, key: str, target: Path) -> None:
+    """Write the weights to ``target`` atomically and remove outdated ones of the profile."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
         with quiet_loading():
-            model.save_pretrained(unfinished)
-        (unfinished / _STAMP).write_text(stamp, encoding="utf-8")
-        name = copy.name.rpartition("-")[0]
-        for outdated in copy.parent.glob(f"{name}-*"):
+            model.save_pretrained(temporary)
+        (temporary / _KEY_FILE).write_text(key, encoding="utf-8")
+        name = target.name.rpartition("-")[0]
+        for outdated in target.parent.glob(f"{name}-*"):
             shutil.rmtree(outdated, ignore_errors=True)
-        unfinished.rename(copy)
+        temporary.rename(target)
     except OSError as error:
-        # Only time is lost; the model itself is there.
+        # Not an error for the caller: the model is loaded, only the next start is slower.
         _log.warning(
-            "The quantised weights cannot be kept in %s (%s): the next start quantises again.",
-            copy.parent, error, extra={"markup": False},
+            "The quantized weights cannot be cached in %s (%s); the next start quantizes them "
+            "again.",
+            target.parent, error, extra={"markup": False},
         )  # fmt: skip
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _stamp(profile: ModelProfile, device: torch.device) -> str:
-    """Everything that decides the quantised weights."""
+def _cache_key(profile: ModelProfile, device: torch.device) -> str:
+    """Return everything that determines the quantized weights, as JSON."""
     location = prepare_base_model(profile)
     files = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Which model answers: a profile, with one of its adapters or without."""
+"""Registry of the models that can be used: each profile with its adapters and its base."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,123 +12,127 @@ from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_p
 
 Role = Literal["advisor", "completion"]
 BASE: Final = "base"
-_DOES: Final[dict[Role, str]] = {"advisor": "answer questions", "completion": "complete code"}
+_TASKS: Final[dict[Role, str]] = {"advisor": "answer questions", "completion": "complete code"}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A model that can be asked."""
+class ModelVersion:
+    """A profile with one of its adapters, or its base model."""
 
     profile: ModelProfile
     adapter: Path | None
-    """A complete adapter folder; none: the base model."""
+    """Folder of a complete adapter; None for the base model."""
 
     @property
     def name(self) -> str:
-        """As the HTTP interface and the answers call it: ``profile@version`` or ``profile@base``.
+        """The name in answers and over HTTP: ``profile@version`` or ``profile@base``.
 
-        It says which adapter answered, also where the newest was asked for.
+        It always contains the version, also if the newest adapter was requested implicitly.
         """
         return f"{self.profile.name}@{self.adapter.name if self.adapter else BASE}"
 
 
-class Choices:
-    """The models that the parameters offer: the chosen one, and the one that completes code."""
+class ModelRegistry:
+    """The configured profiles: ``model`` and ``advisor.completion_model``."""
 
     def __init__(self, parameters: Mapping[str, Any], params: AdvisorParams) -> None:
-        profiles = ModelProfiles.model_validate(parameters["models"])
         self._params = params
-        self._all = profiles
-        self._offered = {
+        self._profiles = ModelProfiles.model_validate(parameters["models"])
+        self._configured = {
             profile.name: profile
             for model in (parameters["model"], params.completion_model)
-            for profile in [resolve_profile(profiles, model)]
+            for profile in [resolve_profile(self._profiles, model)]
         }
 
-    def choose(self, role: Role, model: str | None = None, adapter: str | None = None) -> Choice:
-        """Find a model that can do ``role``.
+    def resolve(
+        self, role: Role, model: str | None = None, adapter: str | None = None
+    ) -> ModelVersion:
+        """Return the model version for ``role``.
 
         Args:
-            role: What it is to do.
-            model: A profile, or ``profile@version`` or ``profile@base``; by default the one
-                that the parameters choose for the role.
-            adapter: A version, or ``base``; by default the pinned one, else the newest.
+            role: Required role of the profile.
+            model: A profile, ``profile@version`` or ``profile@base``; by default the configured
+                profile with this role.
+            adapter: A version, or ``base``; by default the pinned version, else the newest.
 
         Raises:
-            RoleError: The model cannot do it; the message names one that can.
-            ProfileError: There is no such profile.
-            AdapterError: There is no such adapter, or none at all.
+            RoleError: The model has another role; the message names a model with this one.
+            ProfileError: The profile does not exist.
+            AdapterError: The adapter does not exist, or the profile has none.
         """
         name, _, version = (model or "").partition("@")
-        profile = self._profile(name, role)
+        profile = self._resolve_profile(name, role)
         if profile.role != role:
-            able = self._able(role)
+            candidates = self._profiles_with_role(role)
             raise RoleError(
-                f"{profile.name} is there to {_DOES[profile.role]} and cannot {_DOES[role]}. "
-                + (f"Ask {' or '.join(able)} instead." if able else _how_to_offer(role))
+                f"{profile.name} can {_TASKS[profile.role]} but cannot {_TASKS[role]}. "
+                + (f"Use {' or '.join(candidates)} instead." if candidates else _role_remedy(role))
             )
-        return Choice(profile, self._adapter(profile, adapter or version or None))
+        return ModelVersion(profile, self._resolve_adapter(profile, adapter or version or None))
 
-    def listed(self) -> list[Choice]:
-        """Everything that can be asked by name: adapters, the newest first, then the base."""
-        found = []
-        for profile in self._offered.values():
-            folders = list_adapters(self._params.adapters_folder / profile.name)
-            found += [Choice(profile, folder.path) for folder in reversed(folders)]
-            found.append(Choice(profile, None))
-        return found
+    def list_models(self) -> list[ModelVersion]:
+        """Return all versions of each configured profile: adapters, newest first, then the base."""
+        versions = []
+        for profile in self._configured.values():
+            adapters = list_adapters(self._params.adapters_folder / profile.name)
+            versions += [ModelVersion(profile, adapter.path) for adapter in reversed(adapters)]
+            versions.append(ModelVersion(profile, None))
+        return versions
 
-    def _able(self, role: Role) -> list[str]:
-        return [profile.name for profile in self._offered.values() if profile.role == role]
+    def _profiles_with_role(self, role: Role) -> list[str]:
+        return [profile.name for profile in self._configured.values() if profile.role == role]
 
-    def _profile(self, name: str, role: Role) -> ModelProfile:
+    def _resolve_profile(self, name: str, role: Role) -> ModelProfile:
         if not name:
-            able = self._able(role)
-            if not able:
-                offered = ", ".join(self._offered)
-                raise RoleError(f"None of {offered} can {_DOES[role]}. {_how_to_offer(role)}")
-            name = able[0]
-        if name in self._offered:
-            return self._offered[name]
-        return resolve_profile(self._all, name)
+            candidates = self._profiles_with_role(role)
+            if not candidates:
+                configured = ", ".join(self._configured)
+                raise RoleError(f"None of {configured} can {_TASKS[role]}. {_role_remedy(role)}")
+            name = candidates[0]
+        if name in self._configured:
+            return self._configured[name]
+        return resolve_profile(self._profiles, name)
 
-    def _adapter(self, profile: ModelProfile, version: str | None) -> Path | None:
+    def _resolve_adapter(self, profile: ModelProfile, version: str | None) -> Path | None:
         if version == BASE:
             return None
         folder = self._params.adapters_folder / profile.name
-        known = {adapter.path.name: adapter.path for adapter in list_adapters(folder)}
-        wanted = version or self._params.adapters.get(profile.name)
-        if wanted is None:
-            if not known:
+        adapters = {adapter.path.name: adapter.path for adapter in list_adapters(folder)}
+        requested = version or self._params.adapters.get(profile.name)
+        if requested is None:
+            if not adapters:
                 raise AdapterError(
                     f"There is no trained adapter of {profile.name} in {folder}. Train one with "
-                    f"`kedro run --params=model={profile.name}`, or ask the base model: "
+                    f"`kedro run --params=model={profile.name}`, or use the base model: "
                     f"{profile.name}@{BASE}, on the command line --base."
                 )
-            return list(known.values())[-1]
-        if wanted not in known:
-            there = ", ".join(known) or "none"
+            return list(adapters.values())[-1]
+        if requested not in adapters:
+            available = ", ".join(adapters) or "none"
             raise AdapterError(
-                f"There is no adapter {wanted!r} of {profile.name} in {folder}. There: {there}."
+                f"There is no adapter {requested!r} of {profile.name} in {folder}. "
+                f"Available: {available}."
             )
-        return open_adapter(known[wanted]).path
+        return open_adapter(adapters[requested]).path
 
 
 def check_model_name(name: str) -> str:
-    """``name``, where it can be a profile's and no path.
+    """Return ``name`` if it cannot be a path.
 
-    A client of the server chooses among what the configuration offers; a path would let it
-    look for folders on this machine.
+    An HTTP client may select among the configured models; a path would let it probe for folders
+    of the server.
 
     Raises:
-        ProfileError: It holds anything else.
+        ProfileError: The name is empty or contains characters of a path.
     """
     if not name or any(c in name for c in "/\\~") or name.startswith(".") or not name.isprintable():
-        raise ProfileError(f"There is no model {name[:100]!r}. /v1/models lists those there are.")
+        raise ProfileError(
+            f"There is no model {name[:100]!r}. GET /v1/models lists the available ones."
+        )
     return name
 
 
-def _how_to_offer(role: Role) -> str:
+def _role_remedy(role: Role) -> str:
     if role == "completion":
         return "Set advisor.completion_model to a profile with the role completion."
     return "Set model to a profile with the role advisor, such as smollm2-135m."

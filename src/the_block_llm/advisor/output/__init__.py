@@ -1,1 +1,1 @@
-"""Answers on their way out: streaming, citations, sanitizing, perplexity of lines."""
+"""Output of the models: streaming, citation checks, sanitizing, perplexity of code lines."""

@@ -1,4 +1,4 @@
-"""An answer on its way to the reader: each citation is checked before it is shown."""
+"""Splits a streamed answer into text and citations, and checks each citation."""
 
 import re
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import Final
 from the_block_llm.retrieval.citations import Citation, KnownNames, cited_spans
 
 NOT_FOUND: Final = " (not found)"
-# A citation holds no white space, so what stands before it is complete.
-_SAFE_END: Final = re.compile(r"\s(?=\S*$)")
-# Scripts without spaces would otherwise come in one piece at the end.
-_OTHER_SCRIPT_END: Final = re.compile(r"[^\x00-\x7f](?=[\x00-\x7f]*$)")
-_LONGEST_WORD: Final = 300
-_LONG_WORD: Final = 48
+# A citation contains no white space, so everything before the last white space is complete.
+_LAST_WHITESPACE: Final = re.compile(r"\s(?=\S*$)")
+# Text without spaces (Chinese, Japanese) would otherwise be buffered until the answer ends.
+_LAST_NON_ASCII: Final = re.compile(r"[^\x00-\x7f](?=[\x00-\x7f]*$)")
+_MAX_WORD_CHARACTERS: Final = 300
+_LONG_WORD_CHARACTERS: Final = 48
 
 
 @dataclass(frozen=True)
@@ -23,55 +23,62 @@ class Part:
     text: str
     citation: Citation | None = None
 
-    def marked(self) -> str:
-        """As it is shown where nothing but text can be."""
-        missing = self.citation is not None and not self.citation.exists
-        return self.text + NOT_FOUND if missing else self.text
+    def annotated_text(self) -> str:
+        """Return the text, with a marker if the citation does not exist."""
+        is_missing = self.citation is not None and not self.citation.exists
+        return self.text + NOT_FOUND if is_missing else self.text
 
 
-class CitationCheck:
-    """Takes text in any pieces and gives it back in parts, no citation cut in two."""
+class CitationStream:
+    """Converts text chunks to parts; a citation is never split between two parts."""
 
     def __init__(self, known: KnownNames | None) -> None:
-        """Check against ``known``; without it nothing is taken for a citation."""
+        """Start an empty stream.
+
+        Args:
+            known: Names to check citations against; None disables citation detection.
+        """
         self._known = known
-        self._held = ""
+        self._buffer = ""
 
     def feed(self, text: str) -> Iterator[Part]:
-        """Parts that are complete with ``text``."""
+        """Yield the parts that ``text`` completes."""
         if self._known is None:
             if text:
                 yield Part(text)
             return
-        self._held += text
-        end = self._safe_end()
-        ready, self._held = self._held[:end], self._held[end:]
-        yield from _parts(ready, self._known)
+        self._buffer += text
+        end = self._complete_length()
+        complete, self._buffer = self._buffer[:end], self._buffer[end:]
+        yield from _split_parts(complete, self._known)
 
     def flush(self) -> Iterator[Part]:
-        """What is left at the end of the answer."""
-        if self._held and self._known is not None:
-            yield from _parts(self._held, self._known)
-        self._held = ""
+        """Yield the remaining parts at the end of the answer."""
+        if self._buffer and self._known is not None:
+            yield from _split_parts(self._buffer, self._known)
+        self._buffer = ""
 
-    def _safe_end(self) -> int:
-        # The space stays with what follows it: a mark is put behind a word, not behind a gap.
-        space = _SAFE_END.search(self._held)
-        start = space.start() if space else 0
-        word = len(self._held) - start
-        if word > _LONGEST_WORD:
-            return len(self._held)
-        if word > _LONG_WORD and (other := _OTHER_SCRIPT_END.search(self._held, start)):
-            return other.end()
+    def _complete_length(self) -> int:
+        """Return how many buffered characters can no longer become part of a citation."""
+        # The white space stays in the buffer, so that the marker follows the cited word directly.
+        whitespace = _LAST_WHITESPACE.search(self._buffer)
+        start = whitespace.start() if whitespace else 0
+        word_characters = len(self._buffer) - start
+        if word_characters > _MAX_WORD_CHARACTERS:
+            return len(self._buffer)
+        if word_characters > _LONG_WORD_CHARACTERS and (
+            non_ascii := _LAST_NON_ASCII.search(self._buffer, start)
+        ):
+            return non_ascii.end()
         return start
 
 
-def _parts(text: str, known: KnownNames) -> Iterator[Part]:
-    at = 0
+def _split_parts(text: str, known: KnownNames) -> Iterator[Part]:
+    position = 0
     for span in cited_spans(text, known):
-        if span.start > at:
-            yield Part(text[at : span.start])
+        if span.start > position:
+            yield Part(text[position : span.start])
         yield Part(text[span.start : span.end], span.citation)
-        at = span.end
-    if at < len(text):
-        yield Part(text[at:])
+        position = span.end
+    if position < len(text):
+        yield Part(text[position:])

@@ -1,24 +1,24 @@
-"""What the advisor is asked for beside the question, and what it gives."""
+"""Options and results of the advisor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from the_block_llm.advisor.output.citation_stream import Part
-from the_block_llm.advisor.output.line_perplexity import SurprisingLine
-from the_block_llm.advisor.output.streaming import Finish
+from the_block_llm.advisor.output.line_perplexity import LinePerplexity
+from the_block_llm.advisor.output.streaming import FinishReason
 from the_block_llm.retrieval.citations import Citation
 from the_block_llm.retrieval.passages import Passage
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How an answer is to be made; what is not set follows the parameters."""
+class GenerationOptions:
+    """Options of one answer; None means the value of the parameters."""
 
-    new_tokens: int | None = None
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop_texts: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     is_cancelled: Callable[[], bool] = lambda: False
     deadline: float | None = None
     """On the clock of ``time.monotonic``."""
@@ -26,46 +26,46 @@ class Wish:
 
 @dataclass(frozen=True)
 class Completion:
-    """Code that a model wrote."""
+    """Code that a model generated."""
 
     text: str
     model: str
     n_prompt_tokens: int
     n_tokens: int
-    finish: Finish
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the advisor said, and what it rests on."""
+    """A generated answer with its citations and retrieved passages."""
 
     parts: tuple[Part, ...]
     passages: tuple[Passage, ...]
-    """What retrieval put before the question."""
+    """Passages that retrieval added to the prompt."""
     model: str
     n_prompt_tokens: int
     n_tokens: int
-    finish: Finish
+    finish_reason: FinishReason
     dropped_turns: int
-    """Earliest turns of the conversation that had to be left out."""
-    is_checked: bool
-    """False where there are no tables to look citations up in."""
+    """Earliest messages of the conversation that did not fit into the prompt."""
+    citations_checked: bool
+    """False if there are no tables to check citations against."""
 
     @property
     def text(self) -> str:
-        """The answer; citations of what does not exist are marked."""
-        return "".join(part.marked() for part in self.parts)
+        """The answer, with a marker after each citation that does not exist."""
+        return "".join(part.annotated_text() for part in self.parts)
 
     @property
     def citations(self) -> tuple[Citation, ...]:
-        """Each citation once, in order."""
+        """The distinct citations, in order of appearance."""
         return tuple(dict.fromkeys(p.citation for p in self.parts if p.citation is not None))
 
 
 @dataclass(frozen=True)
 class HybridAnalysis:
-    """What the completion model found unlikely, and what the advisor says about it."""
+    """Lines that the completion model finds unlikely, and the advisor's assessment of them."""
 
-    surprises: tuple[SurprisingLine, ...]
+    lines: tuple[LinePerplexity, ...]
     completion_model: str
     answer: Answer

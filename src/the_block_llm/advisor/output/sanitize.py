@@ -1,16 +1,16 @@
-"""Text of models and repositories on a terminal."""
+"""Sanitizing of model and repository text before it is printed to a terminal."""
 
 import re
 from typing import Final
 
-# Everything that could move the cursor, change colours or hide text; line breaks and tabs stay.
+# Characters that move the cursor, change colors or hide text; line breaks and tabs are allowed.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def printable(text: str) -> str:
-    r"""``text`` with a visible stand-in for each control character.
+def sanitize_text(text: str) -> str:
+    r"""Replace each control character in ``text`` with U+FFFD.
 
-    >>> printable("a\x1b[31mb\n")
+    >>> sanitize_text("a\x1b[31mb\n")
     'a�[31mb\n'
     """
     return _CONTROL.sub("�", text)

@@ -1,1 +1,1 @@
-"""Builds prompts and truncates them to the context."""
+"""Builds prompts as token ids and truncates them to the token limit."""

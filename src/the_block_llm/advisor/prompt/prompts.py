@@ -1,4 +1,4 @@
-"""Prompts as token ids, in which text of users and repositories is never a control token."""
+"""Prompts as token ids; text of users and repositories is never encoded as a special token."""
 
 import uuid
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from the_block_llm.errors import ProfileError, RoleError
 from the_block_llm.retrieval.passages import Passage
 
-# How the marks for filling in the middle are spelled: StarCoder's way, then Qwen's.
-_MIDDLE_MARKS: Final = (
+# Fill-in-the-middle tokens of StarCoder, then of Qwen: prefix, suffix, middle.
+_FIM_TOKENS: Final = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
 )
@@ -24,14 +24,14 @@ _INSTRUCTION: Final = (
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 def passage_heading(passage: Passage) -> str:
-    r"""How a passage is cited.
+    r"""Return the heading of a passage in the prompt, in the form in which it is to be cited.
 
     >>> passage_heading(Passage("src/a.rs", "x\ny\n", first_line=3))
     '[src/a.rs:3-4]'
@@ -43,87 +43,91 @@ def passage_heading(passage: Passage) -> str:
     return f"[{passage.source}:{passage.first_line}-{passage.last_line}]"
 
 
-def with_passages(
+def format_question(
     question: str, context: str, passages: Sequence[Passage], project: str | None
 ) -> str:
-    """The last turn of the user: excerpts, then what the user gave, then the question."""
+    """Return the content of the last user message: passages, context, then the question."""
     parts = []
     if passages:
-        found = "\n\n".join(f"{passage_heading(p)}\n{p.text.strip()}" for p in passages)
-        parts += [f"Excerpts from {project}:\n\n{found}", _INSTRUCTION.format(project=project)]
+        excerpts = "\n\n".join(f"{passage_heading(p)}\n{p.text.strip()}" for p in passages)
+        parts += [f"Excerpts from {project}:\n\n{excerpts}", _INSTRUCTION.format(project=project)]
     return "\n\n".join([*parts, *filter(None, [context.strip()]), question])
 
 
-def chat_ids(
+def encode_chat(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], profile_name: str
 ) -> list[int]:
-    """A conversation in the model's own template, ready for the answer.
+    """Encode a conversation with the model's chat template, up to the start of the answer.
 
-    Text that spells a control token (``<|im_end|>``) is taken apart into ordinary tokens: no
-    question and no file of a repository can end its turn and speak in another's name.
+    Special tokens spelled in a message (``<|im_end|>``) are encoded as ordinary text: neither a
+    question nor a file of the repository can end its turn and impersonate another role.
 
     Raises:
         ProfileError: The tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
         raise ProfileError(
-            f"The tokenizer of {profile_name} has no chat template to put questions with. Use "
+            f"The tokenizer of {profile_name} has no chat template, which questions need. Use "
             "the instruct variant of the model, or give the profile the role completion."
         )
-    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    if not any(mark in message.content for message in messages for mark in marks):
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if not any(token in message.content for message in messages for token in special):
         return list(tokenizer(_render(tokenizer, messages), add_special_tokens=False)["input_ids"])
-    # Each content is held by a place that no text can spell, and encoded on its own.
-    places = [f"\ue000{uuid.uuid4().hex}\ue001" for _ in messages]
-    held = [Message(m.role, place) for m, place in zip(messages, places, strict=True)]
-    rest, ids = _render(tokenizer, held), []
-    for message, place in zip(messages, places, strict=True):
-        frame, _, rest = rest.partition(place)
-        ids += tokenizer(frame, add_special_tokens=False)["input_ids"]
-        ids += plain_ids(tokenizer, message.content.strip())
+    # Render the template with placeholders that no text can contain, and encode each content
+    # separately in their place.
+    placeholders = [f"\ue000{uuid.uuid4().hex}\ue001" for _ in messages]
+    templated = [
+        Message(m.role, placeholder) for m, placeholder in zip(messages, placeholders, strict=True)
+    ]
+    rest, ids = _render(tokenizer, templated), []
+    for message, placeholder in zip(messages, placeholders, strict=True):
+        template_text, _, rest = rest.partition(placeholder)
+        ids += tokenizer(template_text, add_special_tokens=False)["input_ids"]
+        ids += encode_plain(tokenizer, message.content.strip())
     return [*ids, *tokenizer(rest, add_special_tokens=False)["input_ids"]]
 
 
-def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """``text`` as ordinary tokens, whatever it spells."""
+def encode_plain(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Encode ``text`` without special tokens, also where it spells one."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
         "input_ids"
     ]
     return ids
 
 
-def middle_ids(
+def encode_fim(
     tokenizer: PreTrainedTokenizerFast, prefix: str, suffix: str, profile_name: str
 ) -> list[int]:
-    """Code with a gap, the model to write what stands in it; without suffix, code to go on with.
+    """Encode a fill-in-the-middle prompt; without a suffix, the prefix alone to continue.
 
     Raises:
-        RoleError: There is a suffix, and the model has no marks for the middle.
+        RoleError: There is a suffix, and the model has no fill-in-the-middle tokens.
     """
     if not suffix:
-        return plain_ids(tokenizer, prefix)
+        return encode_plain(tokenizer, prefix)
     vocabulary = tokenizer.get_vocab()
-    for marks in _MIDDLE_MARKS:
-        if all(mark in vocabulary for mark in marks):
-            before, after, middle = (vocabulary[mark] for mark in marks)
+    for tokens in _FIM_TOKENS:
+        if all(token in vocabulary for token in tokens):
+            prefix_id, suffix_id, middle_id = (vocabulary[token] for token in tokens)
             return [
-                before,
-                *plain_ids(tokenizer, prefix),
-                after,
-                *plain_ids(tokenizer, suffix),
-                middle,
+                prefix_id,
+                *encode_plain(tokenizer, prefix),
+                suffix_id,
+                *encode_plain(tokenizer, suffix),
+                middle_id,
             ]
     raise RoleError(
-        f"{profile_name} has no tokens for filling in the middle, so it can only go on after a "
-        "prefix. Leave the suffix empty, or set advisor.completion_model to a model that has "
-        "them, such as starcoder2-3b."
+        f"{profile_name} has no fill-in-the-middle tokens, so it can only continue a prefix. "
+        "Leave the suffix empty, or set advisor.completion_model to a model that has them, such "
+        "as starcoder2-3b."
     )
 
 
-def middle_marks(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids of the marks for the middle: a completion that writes one has ended."""
+def fim_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return the ids of fill-in-the-middle and file separator tokens, which end a completion."""
     vocabulary = tokenizer.get_vocab()
-    names = {mark for marks in _MIDDLE_MARKS for mark in marks} | {"<file_sep>", "<|file_sep|>"}
+    names = {token for tokens in _FIM_TOKENS for token in tokens}
+    names |= {"<file_sep>", "<|file_sep|>"}
     return sorted(vocabulary[name] for name in names if name in vocabulary)
 
 

@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI-compatible routes, the page, access, queue and metrics."""
+"""The HTTP server: OpenAI-compatible routes, web page, authentication, request queue, metrics."""

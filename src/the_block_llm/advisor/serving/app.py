@@ -1,4 +1,4 @@
-"""The application: routes, sources behind citations, the page, and how it starts and ends."""
+"""The FastAPI application: routes, cited sources, page, startup and shutdown."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,52 +14,56 @@ from starlette.exceptions import HTTPException
 from the_block_llm import __version__
 from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.serving import openai_routes
-from the_block_llm.advisor.serving.auth_middleware import Guard
-from the_block_llm.advisor.serving.error_responses import ERRORS, HANDLED, error_reply
-from the_block_llm.advisor.serving.metrics import CONTENT_TYPE, Counted, Metrics
-from the_block_llm.advisor.serving.request_handler import Answering
-from the_block_llm.advisor.serving.request_queue import Turns
+from the_block_llm.advisor.serving.auth_middleware import AuthMiddleware
+from the_block_llm.advisor.serving.error_responses import (
+    ERROR_RESPONSES,
+    HANDLED_ERRORS,
+    error_response,
+)
+from the_block_llm.advisor.serving.metrics import CONTENT_TYPE, Metrics, MetricsMiddleware
+from the_block_llm.advisor.serving.request_handler import RequestHandler
+from the_block_llm.advisor.serving.request_queue import RequestQueue
 
-_SHOWN_LINES: Final = 400
+_MAX_SOURCE_LINES: Final = 400
 _PAGE_HEADERS: Final = {
-    # Nothing from elsewhere, nothing inline: what a model writes stays text.
+    # No external and no inline resources: model output cannot run as script.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
-_sources = APIRouter(prefix="/v1/sources", responses=ERRORS)
-_state = APIRouter()
+_sources = APIRouter(prefix="/v1/sources", responses=ERROR_RESPONSES)
+_monitoring = APIRouter()
 
 
 def create_app(
     advisor: Advisor,
     *,
     key: str | None = None,
-    only_loopback: bool = True,
+    loopback_only: bool = True,
     model: str | None = None,
 ) -> FastAPI:
-    """Make the application; the advising model is loaded when it starts.
+    """Create the application, which loads the advisor model at startup.
 
     Args:
-        advisor: Answers.
-        key: Clients must send it; none: they need not.
-        only_loopback: Answer only to names of this machine.
-        model: What is asked where a request names none.
+        advisor: The advisor that answers requests.
+        key: API key that clients must send; None requires none.
+        loopback_only: Accept only host names of this machine.
+        model: Model for chat requests that name none.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        turns = app.state.turns = Turns(advisor.params.serve)
-        metrics.watch(turns)
-        app.state.answering = Answering(turns, metrics)
-        # Before the first client: a first question must not wait for gigabytes.
-        await turns.run(lambda: advisor.load(advisor.choices.choose("advisor", model)))
+        queue = app.state.queue = RequestQueue(advisor.params.serve)
+        metrics.track_queue(queue)
+        app.state.request_handler = RequestHandler(queue, metrics)
+        # The first request must not wait until the weights are loaded.
+        await queue.run_unqueued(lambda: advisor.load(advisor.registry.resolve("advisor", model)))
         try:
             yield
         finally:
-            await asyncio.to_thread(turns.close)
+            await asyncio.to_thread(queue.close)
 
     metrics = Metrics()
     app = FastAPI(
@@ -71,92 +75,93 @@ def create_app(
     )
     app.state.advisor, app.state.model, app.state.metrics = advisor, model, metrics
     app.add_middleware(
-        Guard,
+        AuthMiddleware,
         key=key,
-        only_loopback=only_loopback,
-        most_bytes=advisor.params.serve.max_body_kib * 1024,
+        loopback_only=loopback_only,
+        max_body_bytes=advisor.params.serve.max_body_kib * 1024,
     )
-    app.add_middleware(Counted, metrics=metrics)
-    for kind in HANDLED:
-        app.add_exception_handler(kind, _say_error)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    for error_type in HANDLED_ERRORS:
+        app.add_exception_handler(error_type, _handle_error)
     app.include_router(openai_routes.router)
     app.include_router(_sources)
-    app.include_router(_state)
+    app.include_router(_monitoring)
     _add_page(app)
     return app
 
 
-async def _say_error(request: Request, error: Exception) -> Response:
+async def _handle_error(request: Request, error: Exception) -> Response:
     del request
-    return error_reply(error)
+    return error_response(error)
 
 
 class SourceText(BaseModel):
-    """Lines of a file, or a commit, to read."""
+    """Lines of a file, or the text of a commit."""
 
     title: str
     first_line: int | None
     lines: list[str]
 
 
-# Looked up in the index, by exact name: nothing here ever becomes a path on this machine.
+# Sources are looked up in the index by exact name; a request never becomes a path on disk.
 @_sources.get("/file")
 def read_file(
     request: Request,
     path: Annotated[str, Query(max_length=4096)],
     line: Annotated[int, Query(ge=1, le=10**9)] = 1,
 ) -> SourceText:
-    """Lines of a file of the repository, around ``line``."""
+    """Return lines of a file of the repository around ``line``."""
     text = request.app.state.advisor.index().file_text(path)
     if text is None:
         raise HTTPException(404, f"The repository has no file {path[:200]!r}.")
     lines = text.removesuffix("\n").split("\n")
-    first = max(1, min(line, len(lines)) - _SHOWN_LINES // 2)
+    first = max(1, min(line, len(lines)) - _MAX_SOURCE_LINES // 2)
     return SourceText(
-        title=path, first_line=first, lines=lines[first - 1 : first - 1 + _SHOWN_LINES]
+        title=path, first_line=first, lines=lines[first - 1 : first - 1 + _MAX_SOURCE_LINES]
     )
 
 
 @_sources.get("/commit")
 def read_commit(request: Request, sha: Annotated[str, Query(max_length=64)]) -> SourceText:
-    """A commit's message and the paths it changed."""
-    found = request.app.state.advisor.index().commit(sha)
-    if found is None:
+    """Return the message of a commit and the paths that it changed."""
+    commit = request.app.state.advisor.index().commit(sha)
+    if commit is None:
         raise HTTPException(404, f"The repository has no commit {sha!r}.")
-    lines = [found.committed_at, "", *found.message.split("\n"), "", *found.paths]
+    lines = [commit.committed_at, "", *commit.message.split("\n"), "", *commit.paths]
     return SourceText(title=sha, first_line=None, lines=lines)
 
 
-@_state.get("/health")
+@_monitoring.get("/health")
 def health(request: Request) -> dict[str, Any]:
-    """That the server is there."""
-    turns: Turns = request.app.state.turns
-    return {"status": "ok", "waiting": turns.waiting, "running": turns.running}
+    """Return that the server is up, with the number of queued and running requests."""
+    queue: RequestQueue = request.app.state.queue
+    return {"status": "ok", "waiting": queue.n_waiting, "running": queue.n_running}
 
 
-@_state.get(
+@_monitoring.get(
     "/metrics",
     response_class=PlainTextResponse,
-    responses={401: ERRORS[401], 403: ERRORS[403]},
+    responses={401: ERROR_RESPONSES[401], 403: ERROR_RESPONSES[403]},
 )
 def metrics_text(request: Request) -> Response:
-    """Figures for Prometheus."""
-    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
+    """Return the metrics for Prometheus."""
+    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
 
 
 def _add_page(app: FastAPI) -> None:
     folder = files(__package__) / "page"
-    for path, name, kind in (
+    for path, name, media_type in (
         ("/", "page.html", "text/html"),
         ("/page.js", "page.js", "text/javascript"),
         ("/page.css", "page.css", "text/css"),
     ):
-        app.add_route(path, _page((folder / name).read_bytes(), kind), include_in_schema=False)
+        endpoint = _static_endpoint((folder / name).read_bytes(), media_type)
+        app.add_route(path, endpoint, include_in_schema=False)
 
 
-def _page(content: bytes, kind: str) -> Any:
-    async def show(request: Request) -> Response:
+def _static_endpoint(content: bytes, media_type: str) -> Any:
+    async def endpoint(request: Request) -> Response:
         del request
-        return Response(content, media_type=kind, headers=_PAGE_HEADERS)
+        return Response(content, media_type=media_type, headers=_PAGE_HEADERS)
 
-    return show
+    return endpoint

@@ -1,4 +1,4 @@
-"""Errors as HTTP replies, in OpenAI's form with the status that says what to do."""
+"""HTTP responses for errors, in the format of OpenAI."""
 
 from typing import Any, Final
 
@@ -7,8 +7,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from the_block_llm.advisor.serving.openai_schema import ErrorBody, ErrorReply
-from the_block_llm.advisor.serving.request_queue import BusyError, StoppingError, WaitedTooLongError
+from the_block_llm.advisor.serving.openai_schema import ErrorBody, ErrorResponse
+from the_block_llm.advisor.serving.request_queue import (
+    QueueFullError,
+    QueueTimeoutError,
+    ShuttingDownError,
+)
 from the_block_llm.errors import (
     AdapterError,
     BlockError,
@@ -20,31 +24,31 @@ from the_block_llm.errors import (
 )
 
 
-class GoneError(Exception):
-    """The client went away before there was anything to send."""
+class ClientDisconnectedError(Exception):
+    """The client disconnected before the response was sent."""
 
 
-class OvertimeError(Exception):
-    """The answer took longer than the server allows."""
+class AnswerTimeoutError(Exception):
+    """The answer took longer than the timeout."""
 
 
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorReply, "description": about}
-    for status, about in (
-        (400, "The prompt is empty or too long, or the model cannot do this."),
-        (401, "A key is needed."),
-        (403, "Not a name of this machine."),
-        (404, "No such model or source."),
-        (408, "The request came too slowly."),
-        (413, "The request is too long."),
-        (422, "A field is wrong."),
-        (429, "Too many wait already."),
-        (503, "The turn did not come in time, the model cannot be loaded, or the server stops."),
+ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in (
+        (400, "The prompt is empty or too long, or the model has another role."),
+        (401, "An API key is required."),
+        (403, "The host name is not one of this machine."),
+        (404, "There is no such model or source."),
+        (408, "The request body was sent too slowly."),
+        (413, "The request body is too large."),
+        (422, "A field is invalid."),
+        (429, "The queue is full."),
+        (503, "Queue timeout, the model cannot be loaded, or the server is shutting down."),
         (504, "The answer took too long."),
     )
 }
-# More special kinds first.
-_STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
+# Subclasses before their base class.
+_STATUS_CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (PromptError, 400, "bad_prompt"),
     (RoleError, 400, "wrong_model"),
     (ProfileError, 404, "model_not_found"),
@@ -52,53 +56,55 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (ModelUnavailableError, 503, "model_unavailable"),
     (TableError, 503, "not_ingested"),
     (BlockError, 503, "unavailable"),
-    (BusyError, 429, "busy"),
-    (WaitedTooLongError, 503, "waited_too_long"),
-    (StoppingError, 503, "stopping"),
-    (OvertimeError, 504, "overtime"),
-    (GoneError, 499, "gone"),
+    (QueueFullError, 429, "busy"),
+    (QueueTimeoutError, 503, "waited_too_long"),
+    (ShuttingDownError, 503, "stopping"),
+    (AnswerTimeoutError, 504, "overtime"),
+    (ClientDisconnectedError, 499, "gone"),
     (torch.OutOfMemoryError, 503, "out_of_memory"),
 )
-_SAID: Final[dict[type[Exception], str]] = {
-    BusyError: "So many requests wait already that this one was not taken. Try again later.",
-    WaitedTooLongError: "The turn of this request did not come in time. Try again later.",
-    StoppingError: "The server is being stopped.",
-    OvertimeError: (
-        "The answer took longer than advisor.serve.answer_timeout_s. Ask for fewer tokens."
+_MESSAGES: Final[dict[type[Exception], str]] = {
+    QueueFullError: "The queue is full (advisor.serve.max_queued). Retry later.",
+    QueueTimeoutError: (
+        "The request was queued longer than advisor.serve.queue_timeout_s. Retry later."
     ),
-    GoneError: "The client went away.",
-    torch.OutOfMemoryError: "The device has too little memory for a prompt of this length.",
+    ShuttingDownError: "The server is shutting down.",
+    AnswerTimeoutError: (
+        "The answer took longer than advisor.serve.answer_timeout_s. Request fewer tokens."
+    ),
+    ClientDisconnectedError: "The client disconnected.",
+    torch.OutOfMemoryError: "The device does not have enough memory for a prompt of this length.",
 }
-HANDLED: Final[tuple[type[Exception], ...]] = (
-    *(kind for kind, _, _ in _STATUS),
+HANDLED_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *(error_type for error_type, _, _ in _STATUS_CODES),
     RequestValidationError,
     HTTPException,
 )
 
 
-def error_reply(error: Exception) -> JSONResponse:
-    """The reply for any error of :data:`HANDLED`; others are faults of ours, and 500."""
+def error_response(error: Exception) -> JSONResponse:
+    """Return the response for an error; any other than :data:`HANDLED_ERRORS` is a 500."""
     status, body = error_body(error)
     headers = {"retry-after": "5"} if status in {429, 503} else None
     return JSONResponse({"error": body.model_dump()}, status_code=status, headers=headers)
 
 
 def error_body(error: Exception) -> tuple[int, ErrorBody]:
-    """Status and message of an error."""
+    """Return status and body for an error."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        said = f"{field}: {first['msg']}" if field else str(first["msg"])
+        message = f"{field}: {first['msg']}" if field else str(first["msg"])
         return 422, ErrorBody(
-            message=said, type="invalid_request_error", code="bad_field", param=field or None
+            message=message, type="invalid_request_error", code="bad_field", param=field or None
         )
     if isinstance(error, HTTPException):
         return error.status_code, ErrorBody(
             message=str(error.detail), type="invalid_request_error", code="bad_request"
         )
-    for kind, status, code in _STATUS:
-        if isinstance(error, kind):
-            said = _SAID.get(kind) or str(error)
+    for error_type, status, code in _STATUS_CODES:
+        if isinstance(error, error_type):
+            message = _MESSAGES.get(error_type) or str(error)
             family = "invalid_request_error" if status < 429 else "server_error"
-            return status, ErrorBody(message=said, type=family, code=code)
-    return 500, ErrorBody(message="The server failed.", type="server_error", code="failed")
+            return status, ErrorBody(message=message, type=family, code=code)
+    return 500, ErrorBody(message="Internal server error.", type="server_error", code="failed")

@@ -1,4 +1,4 @@
-"""The routes that OpenAI's clients know."""
+"""Routes of the OpenAI API: chat completions, completions, models."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -7,148 +7,156 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.models.registry import Choice, Role, check_model_name
+from the_block_llm.advisor.models.registry import ModelVersion, Role, check_model_name
 from the_block_llm.advisor.output.citation_stream import Part
-from the_block_llm.advisor.output.results import Answer, Completion, Wish
+from the_block_llm.advisor.output.results import Answer, Completion, GenerationOptions
 from the_block_llm.advisor.prompt.prompts import Message
 from the_block_llm.advisor.serving import openai_schema
-from the_block_llm.advisor.serving.error_responses import ERRORS
-from the_block_llm.advisor.serving.request_handler import Answering, Rendering
+from the_block_llm.advisor.serving.error_responses import ERROR_RESPONSES
+from the_block_llm.advisor.serving.request_handler import RequestHandler, ResponseFormat
 from the_block_llm.advisor.serving.request_queue import Job
 
-router = APIRouter(prefix="/v1", responses=ERRORS)
-_WHOLE_OR_STREAMED: Final[dict[int | str, dict[str, Any]]] = {
+router = APIRouter(prefix="/v1", responses=ERROR_RESPONSES)
+_JSON_OR_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The answer; with `stream`, its pieces as server-sent events.",
+        "description": "The answer; with `stream`, its chunks as server-sent events.",
         "content": {"application/json": {}, "text/event-stream": {}},
     }
 }
 
 
-@router.post("/chat/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
-async def chat(request: Request, asked: openai_schema.ChatRequest) -> Response:
-    """Answer the last message."""
+@router.post("/chat/completions", response_model=None, responses=_JSON_OR_STREAM)
+async def chat(request: Request, body: openai_schema.ChatRequest) -> Response:
+    """Answer the last message of a conversation."""
     advisor: Advisor = request.app.state.advisor
-    choice = _choose(advisor, "advisor", asked.model or request.app.state.model)
-    messages = [_message(message) for message in asked.messages]
+    version = _resolve_version(advisor, "advisor", body.model or request.app.state.model)
+    messages = [_message(message) for message in body.messages]
 
     def work(job: Job[Answer]) -> Answer:
         return advisor.converse(
             messages,
-            model=choice.name,
-            retrieval=asked.retrieval,
-            wish=_wish(asked, asked.new_tokens, job),
+            model=version.name,
+            retrieval=body.retrieval,
+            options=_generation_options(body, body.max_new_tokens, job),
             on_part=job.emit,
         )
 
-    answering: Answering = request.app.state.answering
-    rendering = _ChatRendering(choice.name, with_usage=_wants_usage(asked))
-    return await answering.respond(
+    handler: RequestHandler = request.app.state.request_handler
+    chat_format = _ChatFormat(version.name, with_usage=_wants_usage(body))
+    return await handler.respond(
         request,
         work,
-        Rendering(rendering.chunk, rendering.last_chunks, rendering.whole),
-        stream=bool(asked.stream),
+        ResponseFormat(chat_format.chunk, chat_format.final_chunks, chat_format.response),
+        stream=bool(body.stream),
     )
 
 
-@router.post("/completions", response_model=None, responses=_WHOLE_OR_STREAMED)
-async def complete(request: Request, asked: openai_schema.CompletionRequest) -> Response:
-    """Complete code, in the middle where there is a suffix."""
+@router.post("/completions", response_model=None, responses=_JSON_OR_STREAM)
+async def complete(request: Request, body: openai_schema.CompletionRequest) -> Response:
+    """Complete code; with a suffix, fill in the middle."""
     advisor: Advisor = request.app.state.advisor
-    choice = _choose(advisor, "completion", asked.model)
-    prefix, suffix = asked.gap()
+    version = _resolve_version(advisor, "completion", body.model)
+    prefix, suffix = body.split_gap()
 
     def work(job: Job[Completion]) -> Completion:
         return advisor.complete_code(
             prefix,
             suffix,
-            model=choice.name,
-            wish=_wish(asked, asked.max_tokens, job),
+            model=version.name,
+            options=_generation_options(body, body.max_tokens, job),
             on_text=job.emit,
         )
 
-    reply_id = openai_schema.new_id("cmpl")
+    response_id = openai_schema.new_id("cmpl")
 
-    def last_chunks(made: Completion) -> list[dict[str, Any]]:
-        chunks = [openai_schema.completion_chunk(reply_id, made.model, "", made.finish)]
-        if _wants_usage(asked):
-            chunks.append(openai_schema.usage_chunk(reply_id, "text_completion", made))
+    def final_chunks(completion: Completion) -> list[dict[str, Any]]:
+        chunks = [
+            openai_schema.completion_chunk(
+                response_id, completion.model, "", completion.finish_reason
+            )
+        ]
+        if _wants_usage(body):
+            chunks.append(openai_schema.usage_chunk(response_id, "text_completion", completion))
         return chunks
 
-    answering: Answering = request.app.state.answering
-    return await answering.respond(
+    handler: RequestHandler = request.app.state.request_handler
+    return await handler.respond(
         request,
         work,
-        Rendering(
-            lambda text: openai_schema.completion_chunk(reply_id, choice.name, text),
-            last_chunks,
-            lambda made: openai_schema.completion_reply(reply_id, made),
+        ResponseFormat(
+            lambda text: openai_schema.completion_chunk(response_id, version.name, text),
+            final_chunks,
+            lambda completion: openai_schema.completion_response(response_id, completion),
         ),
-        stream=bool(asked.stream),
+        stream=bool(body.stream),
     )
 
 
 @router.get("/models")
 def models(request: Request) -> dict[str, Any]:
-    """Everything that can be asked by name; a profile's name alone means its newest adapter."""
-    choices = request.app.state.advisor.choices.listed()
-    return {"object": "list", "data": [_model_object(choice) for choice in choices]}
+    """List the available models; a profile's name alone selects its newest adapter."""
+    versions = request.app.state.advisor.registry.list_models()
+    return {"object": "list", "data": [_model_object(version) for version in versions]}
 
 
 @dataclass
-class _ChatRendering:
-    """Chat answers; only the first piece names the speaker."""
+class _ChatFormat:
+    """Objects of one chat response; only the first chunk contains the role."""
 
     model: str
     with_usage: bool
-    reply_id: str = field(default_factory=lambda: openai_schema.new_id("chatcmpl"))
-    _has_spoken: bool = False
+    response_id: str = field(default_factory=lambda: openai_schema.new_id("chatcmpl"))
+    _has_sent_role: bool = False
 
     def chunk(self, part: Part) -> dict[str, Any]:
-        is_first, self._has_spoken = not self._has_spoken, True
-        return openai_schema.chat_chunk(self.reply_id, self.model, part, is_first=is_first)
+        is_first, self._has_sent_role = not self._has_sent_role, True
+        return openai_schema.chat_chunk(self.response_id, self.model, part, is_first=is_first)
 
-    def last_chunks(self, answer: Answer) -> list[dict[str, Any]]:
-        chunks = [openai_schema.chat_end(self.reply_id, answer)]
+    def final_chunks(self, answer: Answer) -> list[dict[str, Any]]:
+        chunks = [openai_schema.chat_final_chunk(self.response_id, answer)]
         if self.with_usage:
-            chunks.append(openai_schema.usage_chunk(self.reply_id, "chat.completion.chunk", answer))
+            chunks.append(
+                openai_schema.usage_chunk(self.response_id, "chat.completion.chunk", answer)
+            )
         return chunks
 
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        return openai_schema.chat_reply(self.reply_id, answer)
+    def response(self, answer: Answer) -> dict[str, Any]:
+        return openai_schema.chat_response(self.response_id, answer)
 
 
-def _choose(advisor: Advisor, role: Role, name: str | None) -> Choice:
-    return advisor.choices.choose(role, None if name is None else check_model_name(name))
+def _resolve_version(advisor: Advisor, role: Role, name: str | None) -> ModelVersion:
+    return advisor.registry.resolve(role, None if name is None else check_model_name(name))
 
 
 def _message(message: openai_schema.ChatMessage) -> Message:
-    # "developer" is OpenAI's newer word for the same.
+    # OpenAI's newer name for the system role is "developer".
     return Message("system" if message.role == "developer" else message.role, message.text)
 
 
-def _wish(asked: openai_schema.Sampling, new_tokens: int | None, job: Job[Any]) -> Wish:
-    return Wish(
-        new_tokens=new_tokens,
-        temperature=asked.temperature or 0.0,
-        top_p=asked.top_p or 1.0,
-        seed=asked.seed or 0,
-        stop_texts=asked.stop_texts,
+def _generation_options(
+    body: openai_schema.GenerationRequest, max_new_tokens: int | None, job: Job[Any]
+) -> GenerationOptions:
+    return GenerationOptions(
+        max_new_tokens=max_new_tokens,
+        temperature=body.temperature or 0.0,
+        top_p=body.top_p or 1.0,
+        seed=body.seed or 0,
+        stop_strings=body.stop_strings,
         is_cancelled=job.is_cancelled,
         deadline=job.deadline,
     )
 
 
-def _wants_usage(asked: openai_schema.Sampling) -> bool:
-    return bool(asked.stream_options and asked.stream_options.include_usage)
+def _wants_usage(body: openai_schema.GenerationRequest) -> bool:
+    return bool(body.stream_options and body.stream_options.include_usage)
 
 
-def _model_object(choice: Choice) -> dict[str, Any]:
-    made = choice.adapter.stat().st_mtime if choice.adapter else 0
+def _model_object(version: ModelVersion) -> dict[str, Any]:
+    created = version.adapter.stat().st_mtime if version.adapter else 0
     return {
-        "id": choice.name,
+        "id": version.name,
         "object": "model",
-        "created": int(made),
+        "created": int(created),
         "owned_by": "the_block_llm",
-        "role": choice.profile.role,
+        "role": version.profile.role,
     }

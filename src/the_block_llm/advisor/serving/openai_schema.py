@@ -1,8 +1,7 @@
-"""What goes over the wire: OpenAI's chat and completion objects, and what we add to them.
+"""Request and response objects of the OpenAI API, with extensions for citations.
 
-Beside OpenAI's fields a chat answer carries ``citations`` and ``passages``, and a piece of a
-stream that is a citation carries it as ``citation``. Clients that do not know these fields
-pass over them.
+In addition to the fields of OpenAI a chat response has ``citations`` and ``passages``, and a chunk
+of a stream that is a citation has ``citation``. Clients that do not know these fields ignore them.
 """
 
 import re
@@ -15,94 +14,104 @@ from pydantic import BaseModel, Field, model_validator
 
 from the_block_llm.advisor.output.citation_stream import Part
 from the_block_llm.advisor.output.results import Answer, Completion
+from the_block_llm.advisor.output.streaming import FinishReason
 from the_block_llm.advisor.prompt.prompts import passage_heading
 
-# Editors write the marks for the middle into the prompt themselves, other open files before them.
-_MIDDLE: Final = re.compile(
-    r"(?P<others>.*?)<\|?fim_prefix\|?>(?P<prefix>.*)<\|?fim_suffix\|?>(?P<suffix>.*)<\|?fim_middle\|?>",
+# Editors put the fill-in-the-middle tokens into the prompt themselves, after other open files.
+_FIM_PROMPT: Final = re.compile(
+    r"(?P<other_files>.*?)<\|?fim_prefix\|?>(?P<prefix>.*)<\|?fim_suffix\|?>(?P<suffix>.*)<\|?fim_middle\|?>",
     re.DOTALL,
 )
-_FILE_MARK: Final = re.compile(r"<\|?file_sep\|?>")
-_Stop = Annotated[
+_FILE_SEPARATOR: Final = re.compile(r"<\|?file_sep\|?>")
+_StopStrings = Annotated[
     str | list[Annotated[str, Field(min_length=1)]] | None,
     Field(description="The answer ends before the first of these; at most four."),
 ]
 
 
-class Sampling(BaseModel):
-    """Fields that both kinds of request have; unknown ones are passed over, as OpenAI does.
+class GenerationRequest(BaseModel):
+    """Fields of both kinds of request; unknown fields are ignored, as OpenAI does.
 
-    Numbers and truth values must be that: "0.7" or "yes" is a mistake to hear of.
+    Numbers and booleans are strict: a string such as "0.7" or "yes" is an error.
     """
 
     model: str | None = Field(
-        default=None, max_length=300, description="One of /v1/models, or a profile's name alone."
+        default=None,
+        max_length=300,
+        description="A name from /v1/models, or the name of a profile.",
     )
     temperature: float = Field(strict=True, default=0.0, ge=0, le=2)
     top_p: float = Field(strict=True, default=1.0, gt=0, le=1)
     seed: int | None = Field(strict=True, default=None, ge=0, le=2**31)
     max_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
-    stop: _Stop = None
+    stop: _StopStrings = None
     stream: bool | None = Field(default=False, strict=True)
     stream_options: "StreamOptions | None" = None
-    n: int | None = Field(strict=True, default=1, ge=1, le=1, description="One answer a request.")
+    n: int | None = Field(
+        strict=True, default=1, ge=1, le=1, description="Only one answer per request."
+    )
     presence_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
     frequency_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
 
     @property
-    def stop_texts(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
+        """The non-empty stop strings."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in stops if stop)
 
     @model_validator(mode="after")
-    def _few_stops(self) -> "Sampling":
-        if len(self.stop_texts) > 4:
-            raise ValueError("at most four stop texts")
+    def _check_stop_count(self) -> "GenerationRequest":
+        if len(self.stop_strings) > 4:
+            raise ValueError("at most four stop strings")
         return self
 
 
 class StreamOptions(BaseModel):
-    """What a stream ends with."""
+    """Options of a stream."""
 
     include_usage: bool | None = Field(default=False, strict=True)
 
 
-class TextPiece(BaseModel):
-    """Part of a message's content; only text is understood."""
+class TextContentPart(BaseModel):
+    """Part of the content of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(BaseModel):
-    """One turn."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPiece]
+    content: str | list[TextContentPart]
 
     @property
     def text(self) -> str:
+        """The content as one string."""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(piece.text for piece in self.content)
+        return "\n".join(part.text for part in self.content)
 
 
-class ChatRequest(Sampling):
+class ChatRequest(GenerationRequest):
     """``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
     retrieval: bool = Field(
-        strict=True, default=True, description="Search the repository. Ours, not OpenAI's."
+        strict=True,
+        default=True,
+        description="Search the repository. An extension of the OpenAI API.",
     )
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
 
     @property
-    def new_tokens(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
+        """The token limit under its current or its deprecated name."""
         return self.max_completion_tokens or self.max_tokens
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(GenerationRequest):
     """``POST /v1/completions``."""
 
     prompt: str = Field(min_length=1)
@@ -110,17 +119,17 @@ class CompletionRequest(Sampling):
     echo: Literal[False] | None = False
     best_of: int | None = Field(strict=True, default=1, ge=1, le=1)
 
-    def gap(self) -> tuple[str, str]:
-        """Code before and after what is to be written."""
-        marked = _MIDDLE.fullmatch(self.prompt)
-        if marked and not self.suffix:
-            others = _FILE_MARK.sub("\n", marked["others"]).lstrip("\n")
-            return others + marked["prefix"], marked["suffix"]
+    def split_gap(self) -> tuple[str, str]:
+        """Return the code before and after the gap to fill."""
+        fim_prompt = _FIM_PROMPT.fullmatch(self.prompt)
+        if fim_prompt and not self.suffix:
+            other_files = _FILE_SEPARATOR.sub("\n", fim_prompt["other_files"]).lstrip("\n")
+            return other_files + fim_prompt["prefix"], fim_prompt["suffix"]
         return self.prompt, self.suffix or ""
 
 
 class ErrorBody(BaseModel):
-    """What went wrong."""
+    """Error object of OpenAI."""
 
     message: str
     type: str
@@ -128,93 +137,97 @@ class ErrorBody(BaseModel):
     param: str | None = None
 
 
-class ErrorReply(BaseModel):
-    """Every error, in OpenAI's form."""
+class ErrorResponse(BaseModel):
+    """Body of every error response."""
 
     error: ErrorBody
 
 
-def new_id(kind: str) -> str:
-    """An id such as OpenAI's replies have."""
-    return f"{kind}-{uuid.uuid4().hex}"
+def new_id(prefix: str) -> str:
+    """Return a new response id, such as ``chatcmpl-…``."""
+    return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def finish_reason(finish: str) -> str:
-    """As OpenAI calls it."""
-    return "stop" if finish == "stop" else "length"
+def finish_reason(reason: FinishReason) -> str:
+    """Return the finish reason of OpenAI: ``stop`` or ``length``."""
+    return "stop" if reason == "stop" else "length"
 
 
-def chat_reply(reply_id: str, answer: Answer) -> dict[str, Any]:
-    """A whole chat completion."""
+def chat_response(response_id: str, answer: Answer) -> dict[str, Any]:
+    """Return a complete chat completion."""
     return {
-        **_head(reply_id, "chat.completion", answer.model),
+        **_header(response_id, "chat.completion", answer.model),
         "choices": [
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": answer.text, "refusal": None},
                 "logprobs": None,
-                "finish_reason": finish_reason(answer.finish),
+                "finish_reason": finish_reason(answer.finish_reason),
             }
         ],
         "usage": usage(answer),
         "citations": [asdict(citation) for citation in answer.citations],
-        "passages": passages_of(answer),
+        "passages": passage_objects(answer),
     }
 
 
-def chat_chunk(reply_id: str, model: str, part: Part, *, is_first: bool) -> dict[str, Any]:
-    """A piece of a chat completion, and the citation it is."""
-    delta = {"content": part.marked(), **({"role": "assistant"} if is_first else {})}
+def chat_chunk(response_id: str, model: str, part: Part, *, is_first: bool) -> dict[str, Any]:
+    """Return a chunk of a chat completion, with its citation if it is one."""
+    delta = {"content": part.annotated_text(), **({"role": "assistant"} if is_first else {})}
     return {
-        **_head(reply_id, "chat.completion.chunk", model),
+        **_header(response_id, "chat.completion.chunk", model),
         "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}],
         **({"citation": asdict(part.citation)} if part.citation else {}),
     }
 
 
-def chat_end(reply_id: str, answer: Answer) -> dict[str, Any]:
-    """The last piece that has a choice."""
-    reason = finish_reason(answer.finish)
+def chat_final_chunk(response_id: str, answer: Answer) -> dict[str, Any]:
+    """Return the last chunk with a choice, which holds the finish reason and the passages."""
+    reason = finish_reason(answer.finish_reason)
     return {
-        **_head(reply_id, "chat.completion.chunk", answer.model),
+        **_header(response_id, "chat.completion.chunk", answer.model),
         "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": reason}],
-        "passages": passages_of(answer),
+        "passages": passage_objects(answer),
     }
 
 
-def completion_reply(reply_id: str, found: Completion) -> dict[str, Any]:
-    """A whole text completion."""
+def completion_response(response_id: str, completion: Completion) -> dict[str, Any]:
+    """Return a complete text completion."""
     return {
-        **_head(reply_id, "text_completion", found.model),
-        "choices": [_text_choice(found.text, finish_reason(found.finish))],
-        "usage": usage(found),
+        **_header(response_id, "text_completion", completion.model),
+        "choices": [_text_choice(completion.text, finish_reason(completion.finish_reason))],
+        "usage": usage(completion),
     }
 
 
 def completion_chunk(
-    reply_id: str, model: str, text: str, finish: str | None = None
+    response_id: str, model: str, text: str, reason: FinishReason | None = None
 ) -> dict[str, Any]:
-    """A piece of a text completion."""
-    reason = None if finish is None else finish_reason(finish)
-    return {**_head(reply_id, "text_completion", model), "choices": [_text_choice(text, reason)]}
+    """Return a chunk of a text completion."""
+    choice = _text_choice(text, None if reason is None else finish_reason(reason))
+    return {**_header(response_id, "text_completion", model), "choices": [choice]}
 
 
-def usage_chunk(reply_id: str, kind: str, made: Answer | Completion) -> dict[str, Any]:
-    """What a stream ends with where the client asked for it."""
-    return {**_head(reply_id, kind, made.model), "choices": [], "usage": usage(made)}
-
-
-def usage(made: Answer | Completion) -> dict[str, int]:
-    """Tokens read and written."""
+def usage_chunk(response_id: str, object_type: str, result: Answer | Completion) -> dict[str, Any]:
+    """Return the usage chunk, which ends a stream if the client requested it."""
     return {
-        "prompt_tokens": made.n_prompt_tokens,
-        "completion_tokens": made.n_tokens,
-        "total_tokens": made.n_prompt_tokens + made.n_tokens,
+        **_header(response_id, object_type, result.model),
+        "choices": [],
+        "usage": usage(result),
     }
 
 
-def passages_of(answer: Answer) -> list[dict[str, Any]]:
-    """What the answer was given to read."""
+def usage(result: Answer | Completion) -> dict[str, int]:
+    """Return the usage object: prompt and completion tokens."""
+    return {
+        "prompt_tokens": result.n_prompt_tokens,
+        "completion_tokens": result.n_tokens,
+        "total_tokens": result.n_prompt_tokens + result.n_tokens,
+    }
+
+
+def passage_objects(answer: Answer) -> list[dict[str, Any]]:
+    """Return the retrieved passages as JSON objects."""
     return [
         {
             "heading": passage_heading(passage),
@@ -226,8 +239,8 @@ def passages_of(answer: Answer) -> list[dict[str, Any]]:
     ]
 
 
-def _head(reply_id: str, kind: str, model: str) -> dict[str, Any]:
-    return {"id": reply_id, "object": kind, "created": int(time.time()), "model": model}
+def _header(response_id: str, object_type: str, model: str) -> dict[str, Any]:
+    return {"id": response_id, "object": object_type, "created": int(time.time()), "model": model}
 
 
 def _text_choice(text: str, reason: str | None) -> dict[str, Any]:

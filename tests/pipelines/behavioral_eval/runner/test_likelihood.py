@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from tests.builders.tiny_adapter import MARKS, with_marks, with_noise_adapter
+from tests.builders.tiny_adapter import ADDED_TOKENS, with_added_tokens, with_noise_adapter
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm import schemas
@@ -65,21 +65,23 @@ def test_added_tokens_are_dropped_for_arms_that_do_not_know_them(
             )
         )
     # The same holds for an adapter that was trained without added tokens.
-    without_added_tokens = replace(evaluated_model, added_token_ids=frozenset(MARKS.values()))
+    without_added_tokens = replace(
+        evaluated_model, added_token_ids=frozenset(ADDED_TOKENS.values())
+    )
     scores = measure_held_out(
         without_added_tokens, marked, sources, ["tuned"], tmp_path / "earlier"
     )
     tuned = [row["value"] for row in plain if row["arm"] == "tuned"]
     assert [row["value"] for row in scores] == pytest.approx(tuned)
     tokenizer = byte_tokenizer()
-    add_tokens(tokenizer, MARKS)
-    with_added_tokens = replace(
+    add_tokens(tokenizer, ADDED_TOKENS)
+    marked_model = replace(
         evaluated_model,
-        model=with_marks(evaluated_model.model),
+        model=with_added_tokens(evaluated_model.model),
         tuned_tokenizer=tokenizer,
-        added_token_ids=frozenset(MARKS.values()),
+        added_token_ids=frozenset(ADDED_TOKENS.values()),
     )
-    scores = measure_held_out(with_added_tokens, marked, sources, PLAIN, tmp_path / "marked")
+    scores = measure_held_out(marked_model, marked, sources, PLAIN, tmp_path / "marked")
     for expected, actual in zip(plain, scores, strict=True):
         assert expected["arm"] == actual["arm"]
         # Special tokens have no bytes; the text between them is scored.

@@ -37,20 +37,16 @@ def run_jobs(jobs: Any) -> Any:
     return [function(*arguments) for function, arguments in jobs]
 
 
-def signatures(*rendered_documents: RenderedDocument) -> DocumentSignatures:
-    [batch] = signature_batches(
-        (NO_HISTORY, rendered_document) for rendered_document in rendered_documents
-    )
+def signatures(*docs: RenderedDocument) -> DocumentSignatures:
+    [batch] = signature_batches((NO_HISTORY, doc) for doc in docs)
     return DocumentSignatures.read(batch)
 
 
 def find_leaks(evaluation: list[RenderedDocument], *scanned: RenderedDocument) -> list[Leak]:
     one_by_one = LeakCheck([signatures(*evaluation)] if evaluation else [], 0.7)
-    for rendered_document in scanned:
-        one_by_one.scan(signatures(rendered_document))
-    in_one_batch = LeakCheck(
-        [signatures(rendered_document) for rendered_document in evaluation], 0.7
-    )
+    for doc in scanned:
+        one_by_one.scan(signatures(doc))
+    in_one_batch = LeakCheck([signatures(doc) for doc in evaluation], 0.7)
     if scanned:
         in_one_batch.scan(signatures(*scanned))
     # The result does not depend on how documents are batched.
@@ -62,7 +58,7 @@ def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, st
     tables = story.tables(folder, cutoff)
     history = read_history(tables.commits, require_cutoff(tables.repository, cutoff), 0.05)
     corpus = Corpus("story", history, tables.file_changes, tables.snapshot_files, True, 2, 42)
-    documents = ((history, rendered_document) for rendered_document in corpus.documents())
+    documents = ((history, doc) for doc in corpus.documents())
     files = [write_signatures(documents, folder / "signatures")]
     screening = screen(files, run_jobs, 0.7, holds_out=True)
     return {leak.document_id: (leak.reason, leak.nearest) for leak in screening.leaks}
@@ -180,9 +176,7 @@ def test_a_line_shared_by_many_evaluation_documents_counts_in_all_of_them() -> N
     later = [_file(f"later{n}", "held_out", boilerplate) for n in range(100)]
     text = "".join(f"{line}\n" for line in ("some", " ".join(boilerplate), "other", "more lines"))
     found = find_leaks(later, _file("earlier", "train", [text]))
-    assert [leak.document_id for leak in found] == [
-        rendered_document.document_id for rendered_document in later
-    ]
+    assert [leak.document_id for leak in found] == [doc.document_id for doc in later]
     assert {(leak.reason, leak.nearest, leak.similarity, leak.split) for leak in found} == {
         ("known_lines", "file/earlier", 1.0, "held_out")
     }

@@ -53,7 +53,7 @@ def make_tokenizer(request: pytest.FixtureRequest) -> MakeTokenizer:
 
 
 def rows_of(
-    rendered_documents: list[RenderedDocument],
+    docs: list[RenderedDocument],
     tokenizer: DocumentTokenizer,
     shape: RowShape,
     folder: Path,
@@ -61,7 +61,7 @@ def rows_of(
     documents = save_table(
         folder / "documents",
         DOCUMENTS,
-        document_batches(rendered_documents, tokenizer, shape.context_tokens),
+        document_batches(docs, tokenizer, shape.context_tokens),
     )
     windows = plan_windows(documents, "train", shape)
     packed = pack_windows(
@@ -86,7 +86,7 @@ def test_decoding_the_targets_restores_every_text_once(
     make_tokenizer: MakeTokenizer, contents: Any, context: int, overlap: int
 ) -> None:
     tokenizer = make_tokenizer()
-    rendered_documents = [
+    docs = [
         RenderedDocument(
             f"{kind}/{number}/{source}", kind, "train", source, AT,
             (Segment(f"File {source}:\n\n", train=False),
@@ -95,18 +95,16 @@ def test_decoding_the_targets_restores_every_text_once(
         for number, (kind, source, segments) in enumerate(contents)
     ]  # fmt: skip
     with TemporaryDirectory() as folder:
-        documents, rows = rows_of(
-            rendered_documents, tokenizer, RowShape(context, overlap), Path(folder)
-        )
+        documents, rows = rows_of(docs, tokenizer, RowShape(context, overlap), Path(folder))
         by_id = {row["document_id"]: row for row in documents.rows()}
         assert all(row["n_tokens"] <= context for row in rows.rows(["n_tokens"]))
         chunks = _targets_by_document(rows)
-    for rendered_document in rendered_documents:
-        row = by_id[rendered_document.document_id]
+    for doc in docs:
+        row = by_id[doc.document_id]
         ids = _targets(row["input_ids"], row["labels_mask"])
         # Chunks are in rows in any order; concatenated they are the document.
-        assert _is_concatenation(ids, chunks[rendered_document.document_id])
-        text = "".join(segment.text for segment in rendered_document.segments if segment.train)
+        assert _is_concatenation(ids, chunks[doc.document_id])
+        text = "".join(segment.text for segment in doc.segments if segment.train)
         special = {id_ for id_ in ids if tokenizer.byte_lengths[id_] == 0}
         body = [id_ for id_ in ids if id_ not in special]
         assert tokenizer.backend.decode(body, skip_special_tokens=False) == text
@@ -158,11 +156,11 @@ def test_lone_surrogates_become_question_marks(
 ) -> None:
     text = "before \ud800 after \udfff\n"
     head = Segment("File odd.txt:\n\n", train=False)
-    rendered_document = RenderedDocument(
+    doc = RenderedDocument(
         "file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True))
     )
     tokenizer = make_tokenizer()
-    documents, rows = rows_of([rendered_document], tokenizer, RowShape(64, 16), tmp_path)
+    documents, rows = rows_of([doc], tokenizer, RowShape(64, 16), tmp_path)
     [row] = rows.rows()
     targets = _targets(row["input_ids"], row["labels_mask"])[:-1]
     assert tokenizer.backend.decode(targets) == "before ? after ?\n"
@@ -176,10 +174,10 @@ def test_characters_without_a_token_are_replaced_with_a_warning(
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     text = "group\x1dseparator, end\x04 and \U00050000, but \x01 and é\n"
     head = Segment("File odd.txt:\n\n", train=False)
-    rendered_document = RenderedDocument(
+    doc = RenderedDocument(
         "file/odd.txt", "file", "train", "odd.txt", AT, (head, Segment(text, train=True))
     )
-    _, rows = rows_of([rendered_document], tokenizer, RowShape(64, 16), tmp_path)
+    _, rows = rows_of([doc], tokenizer, RowShape(64, 16), tmp_path)
     [row] = rows.rows()
     targets = _targets(row["input_ids"], row["labels_mask"])[:-1]
     expected = "group\ufffdseparator, end\ufffd and \ufffd, but \x01 and é\n"
@@ -193,10 +191,10 @@ def test_a_line_of_a_million_characters_is_split_into_rows(
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
     text = "".join(f"{number * 7919 % 1000:03d} " for number in range(250_000))
     head = Segment("File long.txt:\n\n", train=False)
-    rendered_document = RenderedDocument(
+    doc = RenderedDocument(
         "file/long.txt", "file", "train", "long.txt", AT, (head, Segment(text, True))
     )
-    documents, rows = rows_of([rendered_document], tokenizer, RowShape(8192, 64), tmp_path)
+    documents, rows = rows_of([doc], tokenizer, RowShape(8192, 64), tmp_path)
     [document] = documents.rows(["labels_mask"])
     targets = [sum(row["labels_mask"]) for row in rows.rows(["labels_mask"])]
     assert sum(targets) == sum(document["labels_mask"])
@@ -209,7 +207,7 @@ def test_rows_are_full(
     context: int, smollm2: Any, smollm2_profile: ModelProfile, tmp_path: Path
 ) -> None:
     tokenizer = DocumentTokenizer(copy.deepcopy(smollm2), smollm2_profile)
-    rendered_documents = [
+    docs = [
         RenderedDocument(
             f"file/m{number % 5}/f{number}.py", "file", "train", f"m{number % 5}/f{number}.py", AT,
             (Segment(f"File m{number % 5}/f{number}.py:\n\n", train=False),
@@ -218,7 +216,7 @@ def test_rows_are_full(
         )
         for number in range(150)
     ]  # fmt: skip
-    _, rows = rows_of(rendered_documents, tokenizer, RowShape(context, context // 4), tmp_path)
+    _, rows = rows_of(docs, tokenizer, RowShape(context, context // 4), tmp_path)
     n_tokens = sum(row["n_tokens"] for row in rows.rows(["n_tokens"]))
     # The remainder may not fill a row, so one row may be short.
     assert n_tokens > 0.99 * context * (rows.num_rows - 1)
@@ -254,4 +252,4 @@ def test_rows_are_full_beside_chats_that_are_never_split(
     # Files share rows with chats, and only files are split.
     shared = [row["document_ids"] for row in rows.rows(["document_ids"])]
     assert any({name[:4] for name in names} == {"chat", "file"} for names in shared)
-    assert all(len(chunks[rendered_document.document_id]) == 1 for rendered_document in chats)
+    assert all(len(chunks[doc.document_id]) == 1 for doc in chats)

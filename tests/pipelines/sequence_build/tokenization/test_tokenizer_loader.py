@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
-from tests.builders.without_torch import load_and_check_torch
+from tests.builders.without_torch import load_tokenizer_and_check_torch
 
 from the_block_llm.execution.local_jobs import run_in_subprocess
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
@@ -36,7 +36,7 @@ def test_another_option_or_a_changed_file_reloads_the_tokenizer(tmp_path: Path) 
 
 def test_the_tokenizer_is_loaded_without_torch_and_is_the_same(tmp_path: Path) -> None:
     profile = tiny_profile(save_tiny_llama(tmp_path))
-    has_torch, from_subprocess = run_in_subprocess(load_and_check_torch, profile)
+    has_torch, from_subprocess = run_in_subprocess(load_tokenizer_and_check_torch, profile)
     assert not has_torch
     here = get_tokenizer(profile, domain_marks=True)
     assert encoded(from_subprocess) == encoded(here)
@@ -53,10 +53,8 @@ def encoded(loaded: LoadedTokenizer) -> list[int]:
     # A special token written in a text becomes several ordinary tokens.
     mark = next(iter(loaded.added_tokens))
     segments = (Segment(f"What is {mark}?", train=False), Segment(f"A mark: {mark}.", train=True))
-    rendered_document = RenderedDocument(
-        "d", "chat", "train", "a.py", datetime(2026, 1, 1, tzinfo=UTC), segments
-    )
-    [document] = loaded.tokenizer.encode([rendered_document])
+    doc = RenderedDocument("d", "chat", "train", "a.py", datetime(2026, 1, 1, tzinfo=UTC), segments)
+    [document] = loaded.tokenizer.encode([doc])
     ids: list[int] = document.input_ids.tolist()
     assert loaded.added_tokens[mark] not in ids
     return ids

@@ -1,10 +1,10 @@
 "use strict";
-// What a model writes is only ever put into text nodes; links are made from what the server checked.
+// Model output is only inserted as text nodes; links are built from citations that the server checked.
 
 const byId = (id) => document.getElementById(id);
 const conversation = byId("conversation");
 let messages = [];
-let running = null;
+let abortController = null;
 
 function headers() {
   const key = byId("key").value;
@@ -12,27 +12,27 @@ function headers() {
 }
 
 async function request(path, options = {}) {
-  const reply = await fetch(path, { ...options, headers: headers() });
-  if (reply.status === 401) byId("key-label").hidden = false;
-  if (!reply.ok) {
-    const body = await reply.json().catch(() => null);
-    throw new Error(body?.error?.message ?? `The server answered ${reply.status}.`);
+  const response = await fetch(path, { ...options, headers: headers() });
+  if (response.status === 401) byId("key-label").hidden = false;
+  if (!response.ok) {
+    const body = await response.json().catch(() => null);
+    throw new Error(body?.error?.message ?? `The server responded with status ${response.status}.`);
   }
-  return reply;
+  return response;
 }
 
-function add(parent, tag, className, text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  parent.append(made);
-  return made;
+function appendElement(parent, tag, className, text = "") {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  parent.append(element);
+  return element;
 }
 
-function link(parent, text, open) {
-  const made = add(parent, "a", "cited", text);
-  made.href = "#source";
-  made.addEventListener("click", (event) => {
+function appendLink(parent, text, open) {
+  const element = appendElement(parent, "a", "citation", text);
+  element.href = "#source";
+  element.addEventListener("click", (event) => {
     event.preventDefault();
     open().catch((error) => showSource({ title: error.message, first_line: null, lines: [] }));
   });
@@ -40,19 +40,21 @@ function link(parent, text, open) {
 
 function showSource(source, line = null) {
   byId("source-title").textContent = source.title;
-  const shown = byId("source-text");
-  shown.replaceChildren();
-  let here = null;
-  source.lines.forEach((text, at) => {
-    const number = source.first_line === null ? null : source.first_line + at;
-    const row = add(shown, "span", number === null ? "plain" : number === line ? "here" : "");
-    if (number !== null) add(row, "span", "number", String(number));
-    add(row, "span", "", text);
-    if (row.className === "here") here = row;
+  const sourceText = byId("source-text");
+  sourceText.replaceChildren();
+  let highlighted = null;
+  source.lines.forEach((text, index) => {
+    const number = source.first_line === null ? null : source.first_line + index;
+    const isHighlighted = number !== null && number === line;
+    const className = number === null ? "no-number" : isHighlighted ? "highlighted" : "";
+    const row = appendElement(sourceText, "span", className);
+    if (number !== null) appendElement(row, "span", "line-number", String(number));
+    appendElement(row, "span", "", text);
+    if (isHighlighted) highlighted = row;
   });
   byId("source").hidden = false;
-  (here ?? shown).scrollIntoView({ block: here ? "center" : "nearest" });
-  shown.focus({ preventScroll: true });
+  (highlighted ?? sourceText).scrollIntoView({ block: highlighted ? "center" : "nearest" });
+  sourceText.focus({ preventScroll: true });
 }
 
 async function openFile(path, line) {
@@ -65,34 +67,34 @@ async function openCommit(sha) {
   showSource(await (await request(`/v1/sources/commit?${query}`)).json());
 }
 
-function writePart(article, text, citation) {
+function appendPart(article, text, citation) {
   if (!citation) article.append(text);
-  else if (!citation.exists) add(article, "span", "missing", text);
-  else if (!citation.target) add(article, "span", "", text);
-  else if (citation.kind === "commit") link(article, text, () => openCommit(citation.target));
-  else link(article, text, () => openFile(citation.target, citation.line));
+  else if (!citation.exists) appendElement(article, "span", "not-found", text);
+  else if (!citation.target) appendElement(article, "span", "", text);
+  else if (citation.kind === "commit") appendLink(article, text, () => openCommit(citation.target));
+  else appendLink(article, text, () => openFile(citation.target, citation.line));
 }
 
-function writePassages(article, passages) {
+function appendPassages(article, passages) {
   if (!passages.length) return;
-  const note = add(article, "p", "note", "Read: ");
+  const note = appendElement(article, "p", "note", "Passages: ");
   passages.forEach((passage) => {
     const open = passage.first_line === null
       ? () => openCommit(passage.source)
       : () => openFile(passage.source, passage.first_line);
-    link(note, passage.heading, open);
+    appendLink(note, passage.heading, open);
   });
 }
 
-async function* events(body) {
+async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
+  let buffer = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    held += value;
-    const blocks = held.split("\n\n");
-    held = blocks.pop();
+    buffer += value;
+    const blocks = buffer.split("\n\n");
+    buffer = blocks.pop();
     for (const block of blocks) {
       const data = block.replace(/^data: /, "");
       if (data === "[DONE]") return;
@@ -101,10 +103,10 @@ async function* events(body) {
   }
 }
 
-async function answer(article, waiting) {
-  const reply = await request("/v1/chat/completions", {
+async function streamAnswer(article, waiting) {
+  const response = await request("/v1/chat/completions", {
     method: "POST",
-    signal: running.signal,
+    signal: abortController.signal,
     body: JSON.stringify({
       model: byId("model").value || undefined,
       messages,
@@ -113,17 +115,17 @@ async function answer(article, waiting) {
     }),
   });
   let text = "";
-  for await (const event of events(reply.body)) {
+  for await (const event of readEvents(response.body)) {
     if (event.error) throw new Error(event.error.message);
     const choice = event.choices[0];
-    const piece = choice?.delta?.content ?? "";
-    if (piece) {
+    const content = choice?.delta?.content ?? "";
+    if (content) {
       waiting.remove();
-      writePart(article, piece, event.citation);
+      appendPart(article, content, event.citation);
     }
-    text += piece;
-    if (choice?.finish_reason === "length") add(article, "p", "note", "Cut off: the answer grew too long.");
-    if (event.passages) writePassages(article, event.passages);
+    text += content;
+    if (choice?.finish_reason === "length") appendElement(article, "p", "note", "Truncated: the answer reached the token limit.");
+    if (event.passages) appendPassages(article, event.passages);
   }
   return text;
 }
@@ -131,22 +133,22 @@ async function answer(article, waiting) {
 async function ask(question) {
   messages.push({ role: "user", content: question });
   byId("welcome").hidden = true;
-  add(conversation, "article", "user", question);
-  const article = add(conversation, "article", "assistant");
-  const waiting = add(article, "span", "note waiting", byId("retrieval").checked ? "Searching and reading" : "Reading");
+  appendElement(conversation, "article", "user", question);
+  const article = appendElement(conversation, "article", "assistant");
+  const waiting = appendElement(article, "span", "note waiting", byId("retrieval").checked ? "Searching and answering" : "Answering");
   article.scrollIntoView({ block: "nearest" });
-  running = new AbortController();
+  abortController = new AbortController();
   byId("send").hidden = true;
   byId("stop").hidden = false;
   try {
-    messages.push({ role: "assistant", content: await answer(article, waiting) });
+    messages.push({ role: "assistant", content: await streamAnswer(article, waiting) });
   } catch (error) {
     messages.pop();
-    const stopped = error.name === "AbortError";
-    add(article, "p", stopped ? "note" : "note error", stopped ? "Stopped." : error.message);
+    const isStopped = error.name === "AbortError";
+    appendElement(article, "p", isStopped ? "note" : "note error", isStopped ? "Stopped." : error.message);
   } finally {
     waiting.remove();
-    running = null;
+    abortController = null;
     byId("send").hidden = false;
     byId("stop").hidden = true;
   }
@@ -161,7 +163,7 @@ async function listModels() {
 byId("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = byId("question").value.trim();
-  if (!question || running) return;
+  if (!question || abortController) return;
   byId("question").value = "";
   ask(question);
 });
@@ -171,10 +173,10 @@ byId("question").addEventListener("keydown", (event) => {
     byId("ask").requestSubmit();
   }
 });
-byId("stop").addEventListener("click", () => running?.abort());
+byId("stop").addEventListener("click", () => abortController?.abort());
 byId("close").addEventListener("click", () => { byId("source").hidden = true; });
-byId("forget").addEventListener("click", () => {
-  running?.abort();
+byId("new-conversation").addEventListener("click", () => {
+  abortController?.abort();
   messages = [];
   conversation.replaceChildren(byId("welcome"));
   byId("welcome").hidden = false;
@@ -182,7 +184,7 @@ byId("forget").addEventListener("click", () => {
   byId("question").focus();
 });
 document.querySelectorAll("#welcome .examples button").forEach((example) => {
-  example.addEventListener("click", () => { if (!running) ask(example.textContent); });
+  example.addEventListener("click", () => { if (!abortController) ask(example.textContent); });
 });
 byId("key").addEventListener("change", () => listModels().catch(() => {}));
-listModels().catch((error) => add(conversation, "p", "error", error.message));
+listModels().catch((error) => appendElement(conversation, "p", "error", error.message));

@@ -51,11 +51,11 @@ def write_signatures(
     dropped: Counter[str] = Counter()
 
     def rendered() -> Iterator[tuple[History, RenderedDocument]]:
-        for history, rendered_document in documents:
-            if isinstance(rendered_document, RenderedDocument):
-                yield history, rendered_document
+        for history, doc in documents:
+            if isinstance(doc, RenderedDocument):
+                yield history, doc
             else:
-                dropped[rendered_document.reason] += 1
+                dropped[doc.reason] += 1
 
     table = save_table(folder, SIGNATURE_SCHEMA, signature_batches(rendered()))
     files = SignatureFiles(table.parts, dropped)

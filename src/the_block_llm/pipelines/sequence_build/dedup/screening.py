@@ -111,15 +111,12 @@ def screen(
 
 
 def select_usable(
-    rendered_documents: Iterator[RenderedDocument | Dropped], screening: Screening
+    docs: Iterator[RenderedDocument | Dropped], screening: Screening
 ) -> Iterator[RenderedDocument]:
     """Yield the documents that the screening did not exclude."""
     excluded = screening.excluded_ids
     return (
-        rendered_document
-        for rendered_document in rendered_documents
-        if isinstance(rendered_document, RenderedDocument)
-        and rendered_document.document_id not in excluded
+        doc for doc in docs if isinstance(doc, RenderedDocument) and doc.document_id not in excluded
     )
 
 

@@ -25,10 +25,10 @@ class DocumentFeatures:
     """Word 3-grams. Of a commit, of its patch only: a revert has a different message."""
 
 
-def extract_features(rendered_document: RenderedDocument) -> DocumentFeatures:
+def extract_features(doc: RenderedDocument) -> DocumentFeatures:
     """Return the features of a document's trained segments; untrained context is ignored."""
-    text = "".join(segment.text for segment in rendered_document.segments if segment.train)
-    if rendered_document.kind == "commit":
+    text = "".join(segment.text for segment in doc.segments if segment.train)
+    if doc.kind == "commit":
         message, changed = _split_commit(text)
         compared = [line for _, line in changed] or message
         new = [*message, *(line for sign, line in changed if sign == "+")]

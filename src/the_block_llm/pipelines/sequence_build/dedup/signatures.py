@@ -150,9 +150,9 @@ def signature_batches(
     """
     batch: list[tuple[History, RenderedDocument]] = []
     n_characters = 0
-    for history, rendered_document in documents:
-        batch.append((history, rendered_document))
-        n_characters += sum(len(segment.text) for segment in rendered_document.segments)
+    for history, doc in documents:
+        batch.append((history, doc))
+        n_characters += sum(len(segment.text) for segment in doc.segments)
         if n_characters >= _BATCH_CHARACTERS:
             yield _record_batch(batch)
             batch, n_characters = [], 0
@@ -167,13 +167,11 @@ def split_indices(splits: pa.Array) -> npt.NDArray[np.uint8]:
 
 
 def _record_batch(documents: Sequence[tuple[History, RenderedDocument]]) -> pa.RecordBatch:
-    features = [extract_features(rendered_document) for _, rendered_document in documents]
+    features = [extract_features(doc) for _, doc in documents]
     lines = [_ordered_lines(one) for one in features]
     n_lines = np.fromiter(map(len, lines), np.int64, len(lines))
     line_hashes = _hash_texts([line for of_document in lines for line in of_document])
-    declared = [
-        _declared_origin(rendered_document, history) for history, rendered_document in documents
-    ]
+    declared = [_declared_origin(doc, history) for history, doc in documents]
     minhashes = np.array(
         RMinHash.digests_from_token_sets([one.shingles for one in features], _PERMUTATIONS, 1),
         np.uint32,
@@ -184,10 +182,10 @@ def _record_batch(documents: Sequence[tuple[History, RenderedDocument]]) -> pa.R
         for (_, document), one in zip(documents, features, strict=True)
     ]
     columns: dict[str, Any] = {
-        "document_id": [rendered_document.document_id for _, rendered_document in documents],
-        "kind": [rendered_document.kind for _, rendered_document in documents],
-        "split": [rendered_document.split for _, rendered_document in documents],
-        "source": [rendered_document.source for _, rendered_document in documents],
+        "document_id": [doc.document_id for _, doc in documents],
+        "kind": [doc.kind for _, doc in documents],
+        "split": [doc.split for _, doc in documents],
+        "source": [doc.source for _, doc in documents],
         "named_reason": [origin and origin[0] for origin in declared],
         "named": [origin and origin[1] for origin in declared],
         "whole": _hash_texts(keyed_texts),
@@ -244,20 +242,12 @@ def _from_binary(column: pa.Array, dtype: Any) -> npt.NDArray[Any]:
     return data.view(dtype).reshape(len(column), row_bytes // np.dtype(dtype).itemsize)
 
 
-def _declared_origin(
-    rendered_document: RenderedDocument, history: History
-) -> tuple[str, str] | None:
+def _declared_origin(doc: RenderedDocument, history: History) -> tuple[str, str] | None:
     """Return the earlier commit that an evaluation commit declares to revert or cherry-pick."""
-    commit = (
-        None
-        if rendered_document.split == "train"
-        else history.commits.get(rendered_document.source)
-    )
+    commit = None if doc.split == "train" else history.commits.get(doc.source)
     if commit is None:
         return None
-    earlier: Sequence[Split] = (
-        ("train", "validation") if rendered_document.split == "held_out" else ("train",)
-    )
+    earlier: Sequence[Split] = ("train", "validation") if doc.split == "held_out" else ("train",)
     if commit.reverts and history.find_split(commit.reverts) in earlier:
         return "revert", commit.reverts
     for match in _CHERRY_PICK.finditer(commit.body):

@@ -1,4 +1,4 @@
-"""Tokenize drafts into the table ``documents``, in batches of bounded size."""
+"""Tokenize rendered documents into the table ``documents``, in batches of bounded size."""
 
 import logging
 from collections import deque
@@ -27,16 +27,16 @@ _BATCH_CHARACTERS = 4 * 1024 * 1024
 
 
 def document_batches(
-    rendered_documents: Iterable[RenderedDocument],
+    docs: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int] = (),
     token_cache_folder: Path | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Tokenize drafts into record batches of the schema ``DOCUMENTS``.
+    """Tokenize rendered documents into record batches of the schema ``DOCUMENTS``.
 
     Args:
-        drafts: In any order, which is kept.
+        docs: In any order, which is kept.
         tokenizer: The profile's.
         context_tokens: Capacity of a row. A document that must not be split and is longer is
             replaced by its alternative, if it has one.
@@ -48,30 +48,21 @@ def document_batches(
         cache = token_cache_folder and stack.enter_context(
             TokenCache(token_cache_folder, tokenizer.backend)
         )
-        yield from _tokenize(
-            rendered_documents, tokenizer, context_tokens, stage_tokens, cache or None
-        )
+        yield from _tokenize(docs, tokenizer, context_tokens, stage_tokens, cache or None)
 
 
 def _tokenize(
-    rendered_documents: Iterable[RenderedDocument],
+    docs: Iterable[RenderedDocument],
     tokenizer: DocumentTokenizer,
     context_tokens: int,
     stage_tokens: Sequence[int],
     cache: TokenCache | None,
 ) -> Iterator[pa.RecordBatch]:
-    for batch, encodings in _encode_ahead(
-        _batch_documents(rendered_documents, tokenizer), tokenizer, cache
-    ):
+    for batch, encodings in _encode_ahead(_batch_documents(docs, tokenizer), tokenizer, cache):
         documents = tokenizer.assemble(batch, encodings)
-        for index, rendered_document in enumerate(batch):
-            if (
-                rendered_document.fallback is not None
-                and len(documents[index].input_ids) > context_tokens
-            ):
-                batch[index] = replace_unencodable(
-                    rendered_document.fallback, tokenizer.unknown_bytes
-                )
+        for index, doc in enumerate(batch):
+            if doc.fallback is not None and len(documents[index].input_ids) > context_tokens:
+                batch[index] = replace_unencodable(doc.fallback, tokenizer.unknown_bytes)
                 [documents[index]] = tokenizer.encode([batch[index]])
         yield _record_batch(batch, documents, stage_tokens)
 
@@ -94,15 +85,15 @@ def _encode_ahead(
 
 
 def _batch_documents(
-    rendered_documents: Iterable[RenderedDocument], tokenizer: DocumentTokenizer
+    docs: Iterable[RenderedDocument], tokenizer: DocumentTokenizer
 ) -> Iterator[list[RenderedDocument]]:
     batch: list[RenderedDocument] = []
     n_characters = n_changed = 0
-    for rendered_document in rendered_documents:
-        encodable = replace_unencodable(rendered_document, tokenizer.unknown_bytes)
-        n_changed += encodable is not rendered_document
+    for doc in docs:
+        encodable = replace_unencodable(doc, tokenizer.unknown_bytes)
+        n_changed += encodable is not doc
         batch.append(encodable)
-        n_characters += sum(len(segment.text) for segment in rendered_document.segments)
+        n_characters += sum(len(segment.text) for segment in doc.segments)
         if n_characters >= _BATCH_CHARACTERS:
             yield batch
             batch, n_characters = [], 0
@@ -116,27 +107,27 @@ def _batch_documents(
 
 
 def _record_batch(
-    rendered_documents: Sequence[RenderedDocument],
+    docs: Sequence[RenderedDocument],
     documents: Sequence[TokenizedDocument],
     stage_tokens: Sequence[int],
 ) -> pa.RecordBatch:
     lengths = np.array([len(document.input_ids) for document in documents], np.int32)
     columns = {
-        "document_id": [rendered_document.document_id for rendered_document in rendered_documents],
-        "kind": [rendered_document.kind for rendered_document in rendered_documents],
-        "split": [rendered_document.split for rendered_document in rendered_documents],
-        "source": [rendered_document.source for rendered_document in rendered_documents],
+        "document_id": [doc.document_id for doc in docs],
+        "kind": [doc.kind for doc in docs],
+        "split": [doc.split for doc in docs],
+        "source": [doc.source for doc in docs],
         "authored_at": pa.array(
-            [rendered_document.authored_at for rendered_document in rendered_documents],
+            [doc.authored_at for doc in docs],
             DOCUMENTS.field("authored_at").type,
         ),
-        "segments": _segments_column(rendered_documents),
+        "segments": _segments_column(docs),
         "input_ids": list_column([document.input_ids for document in documents]),
         "labels_mask": list_column([document.labels_mask for document in documents]),
         "n_tokens": lengths,
         "stage": [
-            _stage(rendered_document, int(n_tokens), stage_tokens)
-            for rendered_document, n_tokens in zip(rendered_documents, lengths, strict=True)
+            _stage(doc, int(n_tokens), stage_tokens)
+            for doc, n_tokens in zip(docs, lengths, strict=True)
         ],
     }
     return pa.RecordBatch.from_arrays(
@@ -144,29 +135,25 @@ def _record_batch(
     )
 
 
-def _segments_column(rendered_documents: Sequence[RenderedDocument]) -> pa.ListArray:
+def _segments_column(docs: Sequence[RenderedDocument]) -> pa.ListArray:
     """Return the column ``segments``, built without a dictionary for each segment."""
     column: pa.ListType = DOCUMENTS.field("segments").type
-    segments = [
-        segment
-        for rendered_document in rendered_documents
-        for segment in rendered_document.segments
-    ]
+    segments = [segment for doc in docs for segment in doc.segments]
     values = {"text": [s.text for s in segments], "train": [s.train for s in segments]}
     fields = list(column.value_type)
     children = [pa.array(values[field.name], field.type) for field in fields]
     return pa.ListArray.from_arrays(
-        _offsets([len(rendered_document.segments) for rendered_document in rendered_documents]),
+        _offsets([len(doc.segments) for doc in docs]),
         pa.StructArray.from_arrays(children, fields=fields),
         type=column,
     )
 
 
-def _stage(rendered_document: RenderedDocument, n_tokens: int, stage_tokens: Sequence[int]) -> int:
+def _stage(doc: RenderedDocument, n_tokens: int, stage_tokens: Sequence[int]) -> int:
     # Only training documents have a curriculum.
-    if not stage_tokens or rendered_document.split != "train":
+    if not stage_tokens or doc.split != "train":
         return 0
-    n_bytes = sum(len(segment.text.encode()) for segment in rendered_document.segments)
+    n_bytes = sum(len(segment.text.encode()) for segment in doc.segments)
     return curriculum_stage(n_tokens, n_bytes, stage_tokens)
 
 

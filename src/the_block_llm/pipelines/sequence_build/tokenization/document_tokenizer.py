@@ -49,7 +49,7 @@ class ChatTemplateTokens:
 
 
 class DocumentTokenizer:
-    """Tokenizes drafts for one profile; takes ownership of the tokenizer."""
+    """Tokenizes documents for one profile; takes ownership of the tokenizer."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", profile: ModelProfile) -> None:
         """Look up the special tokens, then make the tokenizer treat them literally in text.
@@ -82,24 +82,20 @@ class DocumentTokenizer:
         # The library does not serialize this setting, so it is lost in a pickle.
         self.backend.encode_special_tokens = True
 
-    def encode(self, rendered_documents: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
-        """Tokenize drafts in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
-        return self.assemble(rendered_documents, self.encode_texts(rendered_documents))
+    def encode(self, docs: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
+        """Tokenize rendered documents in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
+        return self.assemble(docs, self.encode_texts(docs))
 
     def encode_texts(
-        self, rendered_documents: Sequence[RenderedDocument], cache: TokenCache | None = None
+        self, docs: Sequence[RenderedDocument], cache: TokenCache | None = None
     ) -> list[Ids]:
         """Tokenize every segment; releases the GIL.
 
         Args:
-            drafts: The documents.
+            docs: The documents.
             cache: Where known texts are looked up and new ones are stored.
         """
-        texts = [
-            segment.text
-            for rendered_document in rendered_documents
-            for segment in rendered_document.segments
-        ]
+        texts = [segment.text for doc in docs for segment in doc.segments]
         if cache is None:
             return self._encode(texts)
         cached = cache.lookup(texts)
@@ -114,35 +110,29 @@ class DocumentTokenizer:
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
 
     def assemble(
-        self, rendered_documents: Sequence[RenderedDocument], ids: Sequence[Ids]
+        self, docs: Sequence[RenderedDocument], ids: Sequence[Ids]
     ) -> list[TokenizedDocument]:
         """Join encoded segments with special tokens, and mark the targets.
 
         Args:
-            drafts: The documents.
-            ids: Of every segment of every draft, from :meth:`encode_texts`.
+            docs: The documents.
+            ids: Of every segment of every document, from :meth:`encode_texts`.
 
         Raises:
             ProfileError: The tokenizer changes text, so targets would not be the repository's text.
         """
-        texts = [
-            segment.text
-            for rendered_document in rendered_documents
-            for segment in rendered_document.segments
-        ]
+        texts = [segment.text for doc in docs for segment in doc.segments]
         self._require_lossless(texts, ids)
         documents: list[TokenizedDocument] = []
         position = 0
-        for rendered_document in rendered_documents:
-            draft_ids = ids[position : position + len(rendered_document.segments)]
-            position += len(rendered_document.segments)
+        for doc in docs:
+            doc_ids = ids[position : position + len(doc.segments)]
+            position += len(doc.segments)
             segments = [
                 self._segment_spans(segment, segment_ids)
-                for segment, segment_ids in zip(rendered_document.segments, draft_ids, strict=True)
+                for segment, segment_ids in zip(doc.segments, doc_ids, strict=True)
             ]
-            assemble = (
-                self._assemble_chat if rendered_document.kind == "chat" else self._assemble_text
-            )
+            assemble = self._assemble_chat if doc.kind == "chat" else self._assemble_text
             documents.append(assemble(segments))
         return documents
 

@@ -1,4 +1,4 @@
-"""`kedro ask` and `kedro serve` where the tables lie in an object store."""
+"""`kedro ask` and `kedro serve` with the tables in an object store."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from tests.builders.advised_repository import advisor_parameters, write_tables
 from tests.builders.project import copy_project
 
 from the_block_llm import cli
+from the_block_llm.advisor.index.remote_tables import with_local_tables
 from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_index
-from the_block_llm.advisor.index.stored_tables import tables_at_hand
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorePath, resolve_location
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
@@ -22,94 +22,101 @@ from the_block_llm.errors import StorageError, TableError
 TABLES = ("commits", "file_changes", "snapshot_files")
 
 
-def put(folder: Path, store: StorePath) -> None:
+def upload(folder: Path, store: StorePath) -> None:
     for name in TABLES:
         table = ParquetTable(folder / "02_intermediate" / name)
         save_table(store / "02_intermediate" / name, table.schema, table.parts)
-    described = (folder / "01_raw/repository.json").read_bytes()
-    (store / "01_raw" / "repository.json").put_bytes(described)
+    description = (folder / "01_raw/repository.json").read_bytes()
+    (store / "01_raw" / "repository.json").put_bytes(description)
 
 
 @pytest.fixture
 def store(credentials: dict[str, Any]) -> StorePath:
-    found = resolve_location("s3://tables/company", credentials)
-    assert isinstance(found, StorePath)
-    return found
+    location = resolve_location("s3://tables/company", credentials)
+    assert isinstance(location, StorePath)
+    return location
 
 
-def opened(parameters: dict[str, Any]) -> RepositoryIndex:
+def open_configured_index(parameters: dict[str, Any]) -> RepositoryIndex:
     params = AdvisorParams.model_validate(parameters["advisor"])
     return open_index(
         params.tables_folder, params.repository_file, params.index_folder, params.passage_characters
     )
 
 
-def test_the_same_is_found_as_in_tables_of_this_machine_and_nothing_is_fetched_twice(
+def test_remote_tables_are_fetched_once_and_searched_like_local_ones(
     store: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tables(tmp_path / "there")
-    put(tmp_path / "there", store)
-    here = advisor_parameters(tmp_path / "here")
-    local = opened(advisor_parameters(tmp_path / "there"))
+    write_tables(tmp_path / "remote")
+    upload(tmp_path / "remote", store)
+    parameters = advisor_parameters(tmp_path / "local")
+    expected = open_configured_index(advisor_parameters(tmp_path / "remote"))
     fetched: list[str] = []
     get_file = StorePath.get_file
 
-    def counted(self: StorePath, target: Path) -> None:
+    def get_and_count(self: StorePath, target: Path) -> None:
         fetched.append(self.name)
         get_file(self, target)
 
-    monkeypatch.setattr(StorePath, "get_file", counted)
-    found = opened(tables_at_hand(here, store))
+    monkeypatch.setattr(StorePath, "get_file", get_and_count)
+    fetched_index = open_configured_index(with_local_tables(parameters, store))
     question = "what does consensus do when it stalls?"
-    assert found.find(question, 3) == local.find(question, 3) != []
+    assert fetched_index.search(question, 3) == expected.search(question, 3) != []
     assert len(fetched) == 3
-    tables_at_hand(here, store)
-    assert len(fetched) == 3, "everything was there"
+    with_local_tables(parameters, store)
+    assert len(fetched) == 3, "no table has changed"
 
     (store / "01_raw" / "repository.json").put_bytes(
         json.dumps({"repositories": [{"name": "chain", "head": "f" * 40}]}).encode()
     )
-    assert opened(tables_at_hand(here, store)).fingerprint != found.fingerprint
+    assert (
+        open_configured_index(with_local_tables(parameters, store)).fingerprint
+        != fetched_index.fingerprint
+    )
 
 
-def test_tables_of_this_machine_are_left_where_they_are(tmp_path: Path) -> None:
+def test_local_tables_are_not_copied(tmp_path: Path) -> None:
     parameters = advisor_parameters(tmp_path)
-    assert tables_at_hand(parameters, tmp_path / "data") == parameters
+    assert with_local_tables(parameters, tmp_path / "data") == parameters
     assert not list(tmp_path.iterdir())
 
 
-def test_before_git_ingest_it_says_what_to_run(store: StorePath, tmp_path: Path) -> None:
+def test_missing_tables_error_names_the_command(store: StorePath, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="nothing to search in s3://tables/company yet.*git_ing"):
-        tables_at_hand(advisor_parameters(tmp_path), store)
+        with_local_tables(advisor_parameters(tmp_path), store)
 
 
-def test_a_store_that_does_not_answer(credentials: dict[str, Any], tmp_path: Path) -> None:
-    where = {"endpoint_url": "http://127.0.0.1:9", "region_name": "us-east-1"}
-    silent = resolve_location(
+def test_unreachable_store_is_an_error(credentials: dict[str, Any], tmp_path: Path) -> None:
+    client_kwargs = {"endpoint_url": "http://127.0.0.1:9", "region_name": "us-east-1"}
+    unreachable = resolve_location(
         "s3://tables/company",
-        {**credentials, "client_kwargs": where, "config_kwargs": {"retries": {"max_attempts": 0}},
-         "retries": 1},
-    )  # fmt: skip
+        {
+            **credentials,
+            "client_kwargs": client_kwargs,
+            "config_kwargs": {"retries": {"max_attempts": 0}},
+            "retries": 1,
+        },
+    )
     with pytest.raises(StorageError, match="Check the network"):
-        tables_at_hand(advisor_parameters(tmp_path), silent)
+        with_local_tables(advisor_parameters(tmp_path), unreachable)
 
 
-def test_the_commands_fetch_and_without_retrieval_ask_no_store(
+def test_commands_fetch_tables_only_for_retrieval(
     store: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credentials: dict[str, Any]
 ) -> None:
     project = copy_project(tmp_path / "project")
-    write_tables(tmp_path / "there")
-    put(tmp_path / "there", store)
+    write_tables(tmp_path / "remote")
+    upload(tmp_path / "remote", store)
     local = project / "conf" / "local"
     local.mkdir(exist_ok=True)
     (local / "parameters.yml").write_text(
         "storage: {folder: s3://tables/company, credentials: company_store}\n"
     )
     (local / "credentials.yml").write_text(json.dumps({"company_store": credentials}))
-    asked: list[str] = []
+    tables_folders: list[str] = []
 
     def ask(parameters: Any, **options: Any) -> None:
-        asked.append(parameters(None)["advisor"]["tables_folder"])
+        tables_folders.append(parameters(None)["advisor"]["tables_folder"])
 
     monkeypatch.setattr(cli.ask_command, "ask", ask)
     monkeypatch.chdir(project)
@@ -118,7 +125,7 @@ def test_the_commands_fetch_and_without_retrieval_ask_no_store(
     for options in ([], ["--no-retrieval"]):
         result = CliRunner().invoke(command, ["What?", *options], obj=metadata)
         assert result.exit_code == 0, result.output
-    first, second = asked
+    first, second = tables_folders
     assert ParquetTable(Path(first) / "commits").num_rows > 0
     assert second == str(project / "data/02_intermediate")
     shutil.rmtree(first)

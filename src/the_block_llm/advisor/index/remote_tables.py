@@ -1,4 +1,4 @@
-"""Tables that lie in an object store, brought to this machine to be searched."""
+"""Local copies of tables in an object store, for the search index."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,31 +10,31 @@ from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomic
 from the_block_llm.errors import TableError
 from the_block_llm.progress import progress_bar
 
-_COPY: Final = ".tables"
+_LOCAL_FOLDER: Final = ".tables"
 
 
-def tables_at_hand(parameters: Mapping[str, Any], storage: StorageLocation) -> dict[str, Any]:
-    """The parameters with ``advisor`` reading tables of this machine.
+def with_local_tables(parameters: Mapping[str, Any], storage: StorageLocation) -> dict[str, Any]:
+    """Return the parameters with ``advisor`` pointing to local tables.
 
-    Where ``storage`` is an object store the tables of git_ingest are copied beside the search
-    index, once; a later call fetches the parts that are new. Else nothing is changed.
+    If ``storage`` is an object store, the tables of git_ingest are copied next to the search
+    index; later calls fetch only new parts. Otherwise the parameters are returned unchanged.
 
     Args:
-        parameters: All of the project's.
+        parameters: All parameters of the project.
         storage: Where git_ingest writes, with its credentials.
 
     Raises:
         TableError: git_ingest has not run with this storage.
-        StorageError: The store cannot be reached, or there is no room for the copy.
+        StorageError: The store is not reachable, or there is no space for the copy.
     """
     if not isinstance(storage, StorePath):
         return dict(parameters)
     advisor = AdvisorParams.model_validate(parameters["advisor"])
-    folder = advisor.index_folder / _COPY
-    repository = folder / "repository.json"
+    folder = advisor.index_folder / _LOCAL_FOLDER
+    repository_file = folder / "repository.json"
     try:
-        described = (storage / "01_raw" / "repository.json").read_text()
-        with progress_bar("Fetching what is searched", len(TABLES)) as bar:
+        description = (storage / "01_raw" / "repository.json").read_text()
+        with progress_bar("Fetching the tables to search", len(TABLES)) as bar:
             for name in TABLES:
                 table = ParquetTable(storage / "02_intermediate" / name)
                 table.ensure_local(folder / name)
@@ -44,6 +44,6 @@ def tables_at_hand(parameters: Mapping[str, Any], storage: StorageLocation) -> d
             f"There is nothing to search in {storage} yet. Run `kedro run --pipeline=git_ingest` "
             "with this storage.folder first, or ask without retrieval (--no-retrieval)."
         ) from error
-    write_text_atomically(repository, described)
-    here = {"tables_folder": str(folder), "repository_file": str(repository)}
-    return {**parameters, "advisor": {**parameters["advisor"], **here}}
+    write_text_atomically(repository_file, description)
+    local = {"tables_folder": str(folder), "repository_file": str(repository_file)}
+    return {**parameters, "advisor": {**parameters["advisor"], **local}}
