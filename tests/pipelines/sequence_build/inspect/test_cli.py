@@ -12,7 +12,7 @@ from rich.text import Text
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.datasets.project import Project
 from the_block_llm.errors import ParameterError, StaleDataError
-from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak
+from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
 from the_block_llm.pipelines.sequence_build.inspect import cli
 from the_block_llm.pipelines.sequence_build.inspect.nearest import (

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import read_batches
-from the_block_llm.pipelines.sequence_build.dedup.signatures import split_indices
+from the_block_llm.pipelines.sequence_build.dedup.minhash import split_indices
 from the_block_llm.schemas import SPLITS, Split
 
 _EXCLUDED: Final = len(SPLITS)  # in place of the split of a document that is removed as a leak

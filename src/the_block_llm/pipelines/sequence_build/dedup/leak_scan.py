@@ -18,13 +18,13 @@ from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_files import open_parquet
 from the_block_llm.datasets.parquet_table import save_table
 from the_block_llm.memory import trim_heap
-from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCheck
-from the_block_llm.pipelines.sequence_build.dedup.signatures import (
+from the_block_llm.pipelines.sequence_build.dedup.minhash import (
     SIGNATURE_SCHEMA,
     DocumentSignatures,
     signature_batches,
     split_indices,
 )
+from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.pipelines.sequence_build.history.commits import History
 

@@ -12,13 +12,13 @@ from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.execution.jobs import Call
 from the_block_llm.pipelines.sequence_build.dedup.exact_duplicates import find_exact_duplicates
-from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import (
     SignatureFiles,
     read_batches,
     scan_for_leaks,
     scan_ranges,
 )
+from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
 from the_block_llm.schemas import Split
 
@@ -80,7 +80,7 @@ def screen(
     Args:
         signatures: Of each batch of repositories, in order.
         run_jobs: Runs the scans, here or on a cluster, and returns their results in order.
-        similarity: See :class:`~the_block_llm.pipelines.sequence_build.dedup.leak_check.LeakCheck`.
+        similarity: See ``LeakCheck``.
         holds_out: Whether there is a held_out split.
 
     Raises:

@@ -83,7 +83,7 @@ class DocumentTokenizer:
         self.backend.encode_special_tokens = True
 
     def encode(self, docs: Sequence[RenderedDocument]) -> list[TokenizedDocument]:
-        """Tokenize rendered documents in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
+        """Tokenize documents in one batch; see :meth:`encode_texts` and :meth:`assemble`."""
         return self.assemble(docs, self.encode_texts(docs))
 
     def encode_texts(

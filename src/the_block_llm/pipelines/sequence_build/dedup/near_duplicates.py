@@ -21,7 +21,7 @@ from the_block_llm.pipelines.sequence_build.dedup.inverted_index import (
     batch_ranges,
     expand_ranges,
 )
-from the_block_llm.pipelines.sequence_build.dedup.signatures import DocumentSignatures
+from the_block_llm.pipelines.sequence_build.dedup.minhash import DocumentSignatures
 from the_block_llm.schemas import SPLITS, Split
 
 LeakReason = Literal["revert", "cherry_pick", "exact_duplicate", "known_lines", "near_duplicate"]

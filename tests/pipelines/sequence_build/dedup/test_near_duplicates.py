@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from the_block_llm.pipelines.sequence_build.dedup import leak_scan
-from the_block_llm.pipelines.sequence_build.dedup.leak_check import Leak, LeakCheck
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import write_signatures
-from the_block_llm.pipelines.sequence_build.dedup.screening import screen
-from the_block_llm.pipelines.sequence_build.dedup.signatures import (
+from the_block_llm.pipelines.sequence_build.dedup.minhash import (
     DocumentSignatures,
     signature_batches,
 )
+from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak, LeakCheck
+from the_block_llm.pipelines.sequence_build.dedup.screening import screen
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.documents.corpus import Corpus
 from the_block_llm.pipelines.sequence_build.history.commits import (
