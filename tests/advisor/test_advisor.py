@@ -89,13 +89,13 @@ def test_passages_are_truncated_to_the_token_limit(data, parameters):
 
 
 def test_completion_uses_prefix_and_suffix(advisor):
-    pieces = []
+    chunks = []
     completion = advisor.complete_code(
         "fn add(a: u32", ") -> u32 {", adapter="base", options=GenerationOptions(max_new_tokens=8),
-        on_text=pieces.append,
+        on_text=chunks.append,
     )  # fmt: skip
     assert completion.model == "tiny-coder@base"
-    assert "".join(pieces) == completion.text
+    assert "".join(chunks) == completion.text
     assert completion.n_prompt_tokens == len("fn add(a: u32) -> u32 {") + 3
     assert 0 < completion.n_tokens <= 8
 

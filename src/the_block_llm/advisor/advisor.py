@@ -45,7 +45,7 @@ _UNLIKELY_LINES_QUESTION: Final = (
 )
 
 
-def _discard(piece: object) -> None:
+def _discard(chunk: object) -> None:
     """Do nothing; the default callback."""
 
 
@@ -128,10 +128,10 @@ class Advisor:
         check_unicode(prefix, suffix)
         if not prefix and not suffix:
             raise PromptError("There is no code to complete: prefix and suffix are empty.")
-        pieces: list[str] = []
+        chunks: list[str] = []
 
         def emit(text: str) -> None:
-            pieces.append(text)
+            chunks.append(text)
             on_text(text)
 
         with (
@@ -147,7 +147,7 @@ class Advisor:
                 is_cancelled=options.is_cancelled, deadline=options.deadline,
             )  # fmt: skip
         return Completion(
-            text="".join(pieces),
+            text="".join(chunks),
             model=version.name,
             n_prompt_tokens=len(ids),
             n_tokens=result.n_tokens,

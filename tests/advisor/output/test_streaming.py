@@ -17,9 +17,9 @@ def model():
 
 
 def answer(model, sampling, **options):
-    pieces = []
-    result = stream_text(model, TOKENIZER, PROMPT, sampling, pieces.append, **options)
-    return "".join(pieces), result
+    chunks = []
+    result = stream_text(model, TOKENIZER, PROMPT, sampling, chunks.append, **options)
+    return "".join(chunks), result
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -76,11 +76,11 @@ def test_answer_ends_at_the_deadline(model):
 
 
 def test_characters_are_never_split(model):
-    pieces = []
-    stream_text(model, TOKENIZER, PROMPT, SamplingParams(60, 1.5, seed=1), pieces.append)
-    assert pieces
+    chunks = []
+    stream_text(model, TOKENIZER, PROMPT, SamplingParams(60, 1.5, seed=1), chunks.append)
+    assert chunks
     # An incomplete character would decode to a lone surrogate, which cannot be encoded.
-    assert all(piece.encode() for piece in pieces)
+    assert all(chunk.encode() for chunk in chunks)
 
 
 def test_repetition_penalty_applies_to_the_answer(model):

@@ -33,8 +33,8 @@ def test_chat_encoding_equals_the_chat_template():
 
 
 @given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=5)), min_size=1, max_size=6))
-def test_message_text_never_becomes_a_special_token(pieces):
-    content = "".join(pieces)
+def test_message_text_never_becomes_a_special_token(chunks):
+    content = "".join(chunks)
     ids = encode_chat(TOKENIZER, [Message("user", content)], "tiny")
     plain = encode_chat(TOKENIZER, [Message("user", "x")], "tiny")
     assert special_in(ids) == special_in(plain), "only the special tokens of the template"

@@ -82,8 +82,8 @@ def test_streamed_chat_equals_the_complete_one(client):
             **options, stream=True, stream_options={"include_usage": True}
         )
     )
-    pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-    assert "".join(pieces) == complete.choices[0].message.content
+    chunks = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(chunks) == complete.choices[0].message.content
     assert stream[0].choices[0].delta.role == "assistant"
     assert stream[-2].choices[0].finish_reason == complete.choices[0].finish_reason
     assert stream[-1].usage == complete.usage
@@ -100,8 +100,8 @@ def test_citations_are_checked_with_and_without_streaming(client, scripted):
         ("tally_votes", True),
     ]  # fmt: skip
     stream = list(client.chat.completions.create(model="tiny", messages=QUESTION, stream=True))
-    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
-    assert "".join(pieces) == annotated
+    chunks = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(chunks) == annotated
     citations = [chunk.citation for chunk in stream if getattr(chunk, "citation", None)]
     assert [c["target"] for c in citations] == ["src/ledger.rs", None, SHAS[0], None]
 

@@ -79,9 +79,9 @@ def screen_documents(
             (_document_signatures, (members, tables, profile, params, folder))
             for members in batch_repositories(tables.repositories)
         ]
-        noted = list(ordered_map(jobs, execution, "Computing document signatures"))
+        signatures = list(ordered_map(jobs, execution, "Computing document signatures"))
         run = partial(ordered_map, execution=execution, description="Checking for leaks")
-        return screen(noted, run, params.leak_similarity, holds_out=holds_out).to_json()
+        return screen(signatures, run, params.leak_similarity, holds_out=holds_out).to_json()
 
 
 def _document_signatures(

@@ -114,10 +114,10 @@ def test_the_traps_trigger_outside_the_sandbox(tmp_path: Path) -> None:
 def test_refs_that_look_like_options_are_read_as_names(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     repository.commit("One", {"a.py": "x = 1\n"})
-    side = repository.commit("Side", {"b.py": "y = 1\n"}, branch="side")
+    branch_tip = repository.commit("Side", {"b.py": "y = 1\n"}, branch="side")
     for name in ("--output=owned", "-c", "--upload-pack=touch owned"):
         ref = repository.git_dir / "refs" / "heads" / name
-        ref.write_text(side + "\n")
+        ref.write_text(branch_tip + "\n")
     (repository.git_dir / "HEAD").write_text("ref: refs/heads/--output=owned\n")
     result = ingest(repository.path, tmp_path / "out", all_branches=True)
     assert {subject for (subject,) in result.rows("commits", "subject")} == {"One", "Side"}

@@ -75,10 +75,10 @@ def test_losses_do_not_depend_on_the_micro_batch(job: TrainingJob) -> None:
     uneven = [row("x" * (10 + 7 * i) + "yz", n_masked=1 + i) for i in range(16)]
     save_rows(job.train_folder, uneven)
     short = replace_fields(job, dropout=0.0, effective_batch_rows=8, force_epochs=2)
-    one_by_one = train_for_metrics(replace_fields(short, micro_batch_rows=1))
+    single_rows = train_for_metrics(replace_fields(short, micro_batch_rows=1))
     single_batch = train_for_metrics(replace_fields(short, micro_batch_rows=8))
-    assert losses(one_by_one) == pytest.approx(losses(single_batch), rel=1e-4)
-    assert one_by_one["validation_loss_after"] == pytest.approx(
+    assert losses(single_rows) == pytest.approx(losses(single_batch), rel=1e-4)
+    assert single_rows["validation_loss_after"] == pytest.approx(
         single_batch["validation_loss_after"], rel=1e-4
     )
 

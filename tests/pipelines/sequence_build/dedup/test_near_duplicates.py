@@ -43,15 +43,15 @@ def signatures(*docs: RenderedDocument) -> DocumentSignatures:
 
 
 def find_leaks(evaluation: list[RenderedDocument], *scanned: RenderedDocument) -> list[Leak]:
-    one_by_one = LeakCheck([signatures(*evaluation)] if evaluation else [], 0.7)
+    document_by_document = LeakCheck([signatures(*evaluation)] if evaluation else [], 0.7)
     for doc in scanned:
-        one_by_one.scan(signatures(doc))
+        document_by_document.scan(signatures(doc))
     in_one_batch = LeakCheck([signatures(doc) for doc in evaluation], 0.7)
     if scanned:
         in_one_batch.scan(signatures(*scanned))
     # The result does not depend on how documents are batched.
-    assert in_one_batch.leaks() == one_by_one.leaks()
-    return one_by_one.leaks()
+    assert in_one_batch.leaks() == document_by_document.leaks()
+    return document_by_document.leaks()
 
 
 def leaks_of(story: Any, folder: Path, cutoff: float) -> dict[str, tuple[str, str]]:

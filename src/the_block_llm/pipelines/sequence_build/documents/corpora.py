@@ -105,7 +105,7 @@ class Corpora:
                 read_cutoff(metadata),
                 self.splits,
             )
-            rendered_elsewhere = {
+            rendered_in_other_repositories = {
                 commit.sha
                 for commit, (_, first_repository) in zip(repository_commits, splits, strict=True)
                 if first_repository < number
@@ -120,7 +120,8 @@ class Corpora:
             for document in corpus.documents():
                 # The source of a document about a commit is its sha; of others it is a path.
                 if not (
-                    isinstance(document, RenderedDocument) and document.source in rendered_elsewhere
+                    isinstance(document, RenderedDocument)
+                    and document.source in rendered_in_other_repositories
                 ):
                     yield history, document
 

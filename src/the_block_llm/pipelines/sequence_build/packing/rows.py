@@ -127,10 +127,10 @@ def _chunk_long_document(
     header_bytes = len(texts[0].encode())
     header_tokens = int(np.searchsorted(token_ends, header_bytes, side="left")) + 1
     token_starts = token_ends - token_bytes
-    signposts = ScopeHeaders(text, kind, source)
+    scope_headers = ScopeHeaders(text, kind, source)
 
     def section_line_before(token: int) -> tuple[int, int]:
-        start, end = signposts.header_before(int(token_ends[token - 1]))
+        start, end = scope_headers.header_before(int(token_ends[token - 1]))
         if start == end:
             return 0, 0
         first, last = token_starts.searchsorted((start, end))

@@ -1,6 +1,6 @@
 """The pictures at the head of each pipeline's page: its folders, and the way of a row through them.
 
-Run ``python -m docs.tools.room_diagrams`` after a module was added or moved; tests/docs compares
+Run ``python -m docs.tools.folder_diagrams`` after a module was added or moved; tests/docs compares
 the files with what this module draws. Sentences are the first line of each ``__init__.py``, module
 names are those on disk, so a picture cannot show a folder that is not there.
 """
@@ -16,7 +16,7 @@ PIPELINES = ROOT / "src/the_block_llm/pipelines"
 IMAGES = ROOT / "docs/images"
 
 _WIDTH: Final = 860
-_ROOM_X, _ROOM_WIDTH = 20, 820
+_FOLDER_X, _FOLDER_WIDTH = 20, 820
 _TEXT_X, _MODULES_X = 36, 476
 _LINE: Final = 17
 _ARROW: Final = 30
@@ -32,7 +32,7 @@ text {{ font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; f
 .passes {{ font-size: 12px; fill: #0072b2; }}
 .data {{ font-size: 13px; font-weight: 600; }}
 .table {{ fill: #e8f1f8; stroke: #0072b2; }}
-.room {{ fill: #f7f9fb; stroke: #9aa5b1; }}
+.folder {{ fill: #f7f9fb; stroke: #9aa5b1; }}
 .beside {{ fill: #f7f9fb; stroke: #9aa5b1; stroke-dasharray: 5 4; }}
 .arrow {{ fill: none; stroke: #0072b2; stroke-width: 1.5; }}
 </style>
@@ -47,7 +47,7 @@ text {{ font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; f
 class Step(NamedTuple):
     """A folder on the way of a row, and what it hands to the next one."""
 
-    room: str
+    folder: str
     hands_on: str
 
 
@@ -128,16 +128,16 @@ def draw(pipeline: str) -> str:
     y = 10 + _DATA_HEIGHT
     for step in diagram.steps:
         parts.append(_arrow(y))
-        room, height = _room(y + _ARROW, pipeline, step.room)
-        parts += room
+        folder_box, height = _folder_box(y + _ARROW, pipeline, step.folder)
+        parts += folder_box
         y += _ARROW + height
         parts.append(_text("passes", _TEXT_X + 24, y + 20, escape(step.hands_on)))
     parts.append(_arrow(y))
     parts += _data(y + _ARROW, diagram.writes)
     y += _ARROW + _DATA_HEIGHT
     for name in diagram.beside:
-        room, height = _room(y + 14, pipeline, name, dashed=True)
-        parts += room
+        folder_box, height = _folder_box(y + 14, pipeline, name, dashed=True)
+        parts += folder_box
         y += 14 + height
     return _PAGE.format(width=_WIDTH, height=y + 12, pipeline=pipeline, body="\n".join(parts))
 
@@ -150,10 +150,10 @@ def write_all() -> None:
 
 def path_of(pipeline: str) -> Path:
     """Where the picture of ``pipeline`` is kept."""
-    return IMAGES / f"{pipeline}_rooms.svg"
+    return IMAGES / f"{pipeline}_folders.svg"
 
 
-def rooms_of(pipeline: str) -> set[str]:
+def folders_of(pipeline: str) -> set[str]:
     """Names of the folders of ``pipeline`` that hold modules."""
     return {path.parent.name for path in (PIPELINES / pipeline).glob("*/__init__.py")}
 
@@ -163,8 +163,8 @@ def _text(kind: str, x: int, y: int, content: str) -> str:
 
 
 def _box(kind: str, y: int, height: int, radius: int) -> str:
-    size = f'width="{_ROOM_WIDTH}" height="{height}" rx="{radius}"'
-    return f'<rect class="{kind}" x="{_ROOM_X}" y="{y}" {size}/>'
+    size = f'width="{_FOLDER_WIDTH}" height="{height}" rx="{radius}"'
+    return f'<rect class="{kind}" x="{_FOLDER_X}" y="{y}" {size}/>'
 
 
 def _data(y: int, content: str) -> list[str]:
@@ -179,7 +179,7 @@ def _arrow(y: int) -> str:
     return f'<path class="arrow" d="M{x},{y + 2} V{y + _ARROW - 6}" marker-end="url(#head)"/>'
 
 
-def _room(y: int, pipeline: str, name: str, *, dashed: bool = False) -> tuple[list[str], int]:
+def _folder_box(y: int, pipeline: str, name: str, *, dashed: bool = False) -> tuple[list[str], int]:
     folder = PIPELINES / pipeline / name
     source = (folder / "__init__.py").read_text(encoding="utf-8")
     sentence = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].replace("`", "")
@@ -189,7 +189,7 @@ def _room(y: int, pipeline: str, name: str, *, dashed: bool = False) -> tuple[li
     height = 18 + _LINE * max(1 + len(says), len(listed))
     first = y + 22
     return [
-        _box("beside" if dashed else "room", y, height, 6),
+        _box("beside" if dashed else "folder", y, height, 6),
         _text("name", _TEXT_X, first, f"{escape(name)}/"),
         *(_text("says", _TEXT_X, first + _LINE * n, escape(t)) for n, t in enumerate(says, 1)),
         *(_text("modules", _MODULES_X, first + _LINE * n, t) for n, t in enumerate(listed)),

@@ -1,16 +1,16 @@
 """The pictures of the pipelines' folders show the folders that there are."""
 
 import pytest
-from docs.tools.room_diagrams import DIAGRAMS, ROOT, draw, path_of, rooms_of
+from docs.tools.folder_diagrams import DIAGRAMS, ROOT, draw, folders_of, path_of
 
 
 @pytest.mark.parametrize("pipeline", DIAGRAMS)
 def test_a_picture_shows_every_folder_once_and_is_current(pipeline: str) -> None:
     diagram = DIAGRAMS[pipeline]
-    shown = [*(step.room for step in diagram.steps), *diagram.beside]
-    assert sorted(shown) == sorted(rooms_of(pipeline))
+    shown = [*(step.folder for step in diagram.steps), *diagram.beside]
+    assert sorted(shown) == sorted(folders_of(pipeline))
     current = path_of(pipeline).read_text(encoding="utf-8")
-    assert current == draw(pipeline), "run: python -m docs.tools.room_diagrams"
+    assert current == draw(pipeline), "run: python -m docs.tools.folder_diagrams"
 
 
 @pytest.mark.parametrize("pipeline", DIAGRAMS)
