@@ -1,5 +1,8 @@
 """Schemas of the tables that pipelines exchange, and the sets of values of their columns.
 
+Commits, file changes and files are filled by ``git_ingest``, documents and rows by
+``sequence_build``, completions and scores by ``behavioral_eval``.
+
 Text is UTF-8, times are UTC. A filtered row remains in its table, with ``drop_reason`` set and
 without its text. The description of each column is stored in the Parquet parts, and shown in
 Kedro-Viz and in the data dictionary of the documentation.

@@ -1,4 +1,8 @@
-"""Decoder architectures that the layerwise engine supports."""
+"""Decoder architectures that the layerwise engine supports: their layers, names and shapes.
+
+An architecture with another norm or MLP also needs its operation in ``kernels/`` and in
+``layer_mlp.py``, and its buffers in ``planner/memory_model.py``.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal

@@ -1,4 +1,4 @@
-"""Memory plan of plain training on a CPU: micro-batch size and memory by item."""
+"""Memory plan of the plain engine on a CPU: micro-batch size and memory by item."""
 
 import ctypes
 import gc

@@ -19,17 +19,17 @@ from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_p
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import SignatureFiles, write_signatures
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening, screen, select_usable
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument
-from the_block_llm.pipelines.sequence_build.documents.corpora import (
-    Corpora,
-    IngestedTables,
-    SingleCorpus,
-    build_corpora,
-    count_commits,
-    select_tables,
-)
 from the_block_llm.pipelines.sequence_build.documents.fill_in_middle import (
     apply_fim,
     require_fim_tokens,
+)
+from the_block_llm.pipelines.sequence_build.documents.multi_repository import (
+    IngestedTables,
+    MultiRepositoryCorpus,
+    SingleCorpus,
+    build_corpus,
+    count_commits,
+    select_tables,
 )
 from the_block_llm.pipelines.sequence_build.documents.special_tokens import insert_domain_tokens
 from the_block_llm.pipelines.sequence_build.history.commits import require_cutoff
@@ -91,9 +91,9 @@ def _document_signatures(
     params: SequenceBuildParams,
     folder: StorageLocation,
 ) -> SignatureFiles:
-    corpora = _build_corpora(tables, profile, params, members)
+    corpus = _build_corpus(tables, profile, params, members)
     # A new folder per attempt: a retried task must not collide with files of the failed one.
-    return write_signatures(corpora.documents_with_history(), folder / uuid.uuid4().hex)
+    return write_signatures(corpus.documents_with_history(), folder / uuid.uuid4().hex)
 
 
 def render_documents(
@@ -130,10 +130,10 @@ def _render_batch(
     profile: ModelProfile,
     params: SequenceBuildParams,
 ) -> Iterator[pa.RecordBatch]:
-    corpora = _build_corpora(tables, profile, params, members)
+    corpus = _build_corpus(tables, profile, params, members)
     shape = row_shape(params, profile)
     tokenizer = get_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
-    documents = select_usable(corpora.documents(), Screening.from_json(screening))
+    documents = select_usable(corpus.documents(), Screening.from_json(screening))
     return document_batches(
         _apply_layout(documents, tokenizer, profile, params, shape),
         tokenizer,
@@ -282,13 +282,13 @@ def _apply_layout(
     return documents
 
 
-def _build_corpora(
+def _build_corpus(
     tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
     members: range | None = None,
-) -> Corpora | SingleCorpus:
-    return build_corpora(
+) -> MultiRepositoryCorpus | SingleCorpus:
+    return build_corpus(
         tables,
         require_cutoff(tables.repository, params.cutoff),
         params.validation_fraction,

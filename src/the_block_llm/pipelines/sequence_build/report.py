@@ -15,7 +15,7 @@ from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
 from the_block_llm.pipelines.sequence_build.document import FIM_ID_PREFIX, is_atomic
-from the_block_llm.pipelines.sequence_build.documents.corpora import CommitCounts
+from the_block_llm.pipelines.sequence_build.documents.multi_repository import CommitCounts
 from the_block_llm.pipelines.sequence_build.params import RowShape
 from the_block_llm.schemas import Split
 

@@ -1,5 +1,7 @@
 """Rules that turn comparisons into a verdict; the report prints the same rules.
 
+``RULES`` is what the report prints, ``reach_verdict`` what is computed: change both together.
+
 A metric shows a difference only if it is significant after correction for the number of
 metrics, and if there are enough independent clusters.
 """

@@ -1,4 +1,8 @@
-"""Registry of the tasks built from the repository."""
+"""Registry of the multiple-choice tasks built from the repository.
+
+A task is a module beside this one and an entry in ``TASKS``. ``general_ability`` is not built from
+the repository and has fixed items, so it is not listed.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -40,6 +40,8 @@ class SecretPattern:
     pattern: re.Pattern[str]
 
 
+# A new kind of token is one line here. If it contains neither a run of 26 letters and digits nor
+# a credential word, _PREFIXES below must match it as well, or its lines are never searched.
 # Tokens identified by their own format. They precede the patterns of detect-secrets, which assign
 # some of these tokens to other services or match only a part of them.
 _SERVICE_PATTERNS: Final = {

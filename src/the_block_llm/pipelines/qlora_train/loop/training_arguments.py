@@ -1,4 +1,8 @@
-"""``TrainingArguments`` of a run."""
+"""``TrainingArguments`` of a run: optimizer, learning rate schedule, batches, checkpoints.
+
+The memory plans count the states of this optimizer (``models/layerwise/planner/memory_model.py``
+and ``models/plain/memory_plan.py``).
+"""
 
 import torch
 from transformers import TrainingArguments

@@ -1,4 +1,4 @@
-"""Detect leaks: evaluation documents that repeat training text (copies, moves, reverts).
+"""Detect near-duplicates and other leaks: evaluation documents that repeat training text.
 
 Held-out documents are compared with training and validation, validation documents with training.
 Two measures are used, since each misses cases that the other finds: the fraction of a document's

@@ -43,14 +43,14 @@ from the_block_llm.pipelines.sequence_build.documents.completion_pairs import (
     commit_completion_pairs,
     folder_completion_pairs,
 )
-from the_block_llm.pipelines.sequence_build.documents.files import (
-    held_out_file_document,
-    training_file_document,
-)
-from the_block_llm.pipelines.sequence_build.documents.filters import (
+from the_block_llm.pipelines.sequence_build.documents.exclusions import (
     ExclusionReason,
     exclusion_reason,
     path_exclusion_reason,
+)
+from the_block_llm.pipelines.sequence_build.documents.files import (
+    held_out_file_document,
+    training_file_document,
 )
 from the_block_llm.pipelines.sequence_build.history.change_index import (
     ChangeIndex,

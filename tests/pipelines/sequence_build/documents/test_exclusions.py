@@ -1,6 +1,6 @@
 import pytest
 
-from the_block_llm.pipelines.sequence_build.documents.filters import exclusion_reason
+from the_block_llm.pipelines.sequence_build.documents.exclusions import exclusion_reason
 
 
 @pytest.mark.parametrize(

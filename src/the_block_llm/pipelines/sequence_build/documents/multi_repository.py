@@ -1,4 +1,7 @@
-"""Documents of one or several repositories that share the ingested tables."""
+"""Documents of several repositories in the same tables, with one split by time for all.
+
+Which documents are rendered is decided in ``corpus.py``, for each repository.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +73,7 @@ def select_tables(
 
 
 @dataclass(frozen=True)
-class Corpora:
+class MultiRepositoryCorpus:
     """Documents of several repositories, one repository after the other."""
 
     tables: IngestedTables
@@ -141,13 +144,13 @@ class SingleCorpus:
         return ((self.corpus.history, document) for document in self.corpus.documents())
 
 
-def build_corpora(
+def build_corpus(
     tables: IngestedTables,
     cutoff: Cutoff,
     validation_fraction: float,
     members: range | None = None,
     **corpus_options: Any,
-) -> Corpora | SingleCorpus:
+) -> MultiRepositoryCorpus | SingleCorpus:
     """Return the corpora of the repositories in the tables.
 
     Args:
@@ -171,7 +174,9 @@ def build_corpora(
     assert isinstance(tables.commits, ParquetTable)  # noqa: S101, one repository: handled above
     names = tuple(metadata["name"] for metadata in repositories)
     splits = _cached_splits(tables.commits, names, cutoff, validation_fraction)
-    return Corpora(tables, splits, members or range(len(repositories)), corpus_options)
+    return MultiRepositoryCorpus(
+        tables, splits, members or range(len(repositories)), corpus_options
+    )
 
 
 @dataclass(frozen=True)
