@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -130,7 +130,7 @@ class Corpus:
             is_public = docstring.kind == "definition" and not docstring.name.startswith("_")
             if is_public and self._summary.definition_counts[docstring.name] == 1:
                 yield location_chat(docstring, file.path, docstring_split, written_at, self.seed)
-        validation_names = frozenset(_DEFINED_NAME.findall("\n".join(validation_lines)))
+        validation_names = defined_names(validation_lines)
         yield from outline_chat(
             file.path,
             [
@@ -317,6 +317,15 @@ class Corpus:
     @cached_property
     def _changes(self) -> ChangeIndex:
         return build_change_index(self.file_changes, self.history)
+
+
+def defined_names(lines: Iterable[str]) -> frozenset[str]:
+    """Return the names that single lines define, whatever the order of the lines.
+
+    >>> sorted(defined_names({"fn main() {", "the return type", "selfish = 1", "class A:"}))
+    ['A', 'main']
+    """
+    return frozenset(name for line in lines for name in _DEFINED_NAME.findall(line))
 
 
 @dataclass(frozen=True)
