@@ -57,7 +57,7 @@ def test_tables_have_statistics_and_no_absolute_path_is_published(
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 def test_browser_shows_all_pipelines_nodes_and_previews(site: Path) -> None:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     configure_project("the_block_llm")
     with sync_playwright() as playwright, serve_folder(site) as address:
@@ -72,7 +72,7 @@ def test_browser_shows_all_pipelines_nodes_and_previews(site: Path) -> None:
 
         for name, pipeline in pipelines.items():
             open_graph(page, f"{address}?pid={name}")
-            assert page.locator(".pipeline-list .dropdown__label").inner_text() == name
+            expect(page.locator(".pipeline-list .dropdown__label")).to_have_text(name)
             listed = page.locator(".node-list-row button[title]").all()
             titles = {button.get_attribute("title") for button in listed}
             datasets = {d for d in pipeline.datasets() if not d.startswith("params:")}
