@@ -138,7 +138,7 @@ def _stages(options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any
     from the_block_llm.execution.params import ExecutionParams  # noqa: PLC0415
     from the_block_llm.models.profiles import ModelProfiles  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build import nodes  # noqa: PLC0415
-    from the_block_llm.pipelines.sequence_build.packing import repository_batches  # noqa: PLC0415
+    from the_block_llm.pipelines.sequence_build.documents import repository_batches  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams  # noqa: PLC0415
 
     folder: Path = options.folder

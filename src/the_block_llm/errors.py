@@ -33,7 +33,7 @@ class StorageError(BlockError):
 
 
 class TableError(StorageError):
-    """A stored table is missing, incomplete or has another schema."""
+    """A stored table or report is missing, incomplete or has another schema."""
 
 
 class ProfileError(BlockError):

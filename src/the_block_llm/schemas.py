@@ -172,8 +172,12 @@ COMPLETIONS: Final = pa.schema(
         _required("key", pa.string(), "hash of all inputs that determine the completion"),
         _required("suite", pa.string(), "file name of the suite, without .yml"),
         _required("probe_id", pa.string(), "identifier of the probe"),
-        _required("arm", pa.string(), "base, base_retrieval, tuned or tuned_retrieval"),
-        _required("seed", pa.int32(), "seed of the sampler; 0 for greedy decoding"),
+        _required(
+            "arm",
+            pa.string(),
+            "one of the four arms, or a further model (profile@version, profile@base)",
+        ),
+        _required("seed", pa.int32(), "seed of the sampler; without effect for greedy decoding"),
         _required("prompt", pa.string(), "complete prompt, including chat template tokens"),
         _required(
             "retrieved", pa.list_(pa.string()), "sources of the passages retrieved for the prompt"
@@ -196,7 +200,11 @@ ITEM_SCORES: Final = pa.schema(
             pa.string(),
             "commit or file of the item; items of a cluster are resampled together",
         ),
-        _required("arm", pa.string(), "base, base_retrieval, tuned or tuned_retrieval"),
+        _required(
+            "arm",
+            pa.string(),
+            "one of the four arms, or a further model (profile@version, profile@base)",
+        ),
         _required("value", pa.float64(), "bits, or 1 for correct and 0 for incorrect"),
         _required("weight", pa.float64(), "bytes that the bits encode, or 1"),
         _required("detail", pa.string(), "details of the task, as JSON"),

@@ -26,7 +26,8 @@ from the_block_llm.execution.ray_jobs import run_on_ray
 from the_block_llm.models.profiles import ModelProfiles
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 from the_block_llm.pipelines.sequence_build import nodes as sequences
-from the_block_llm.pipelines.sequence_build.packing import repository_batches, windows
+from the_block_llm.pipelines.sequence_build.documents import repository_batches
+from the_block_llm.pipelines.sequence_build.packing import windows
 from the_block_llm.pipelines.sequence_build.params import SequenceBuildParams
 from the_block_llm.schemas import DOCUMENTS, ROWS
 

@@ -21,7 +21,7 @@ class Cutoff:
         """Whether there is history after the cut-off."""
         return self.sha != self.head_sha
 
-    def is_before(self, time: datetime) -> bool:
+    def includes(self, time: datetime) -> bool:
         """Return whether ``time`` is at or before the cut-off."""
         return as_utc(time) <= self.time
 

@@ -28,8 +28,8 @@ from the_block_llm.models.layerwise.model import load_layerwise_model, read_shap
 from the_block_llm.models.layerwise.planner.cost_model import measure_rates
 from the_block_llm.models.layerwise.planner.memory_model import TrainingWorkload
 from the_block_llm.models.layerwise.planner.plan_search import GIB, MemoryPlan, plan_training
+from the_block_llm.models.plain.chunked_loss import enable_chunked_loss
 from the_block_llm.models.plain.fsdp import shard_frozen_layers
-from the_block_llm.models.plain.loss import enable_chunked_loss
 from the_block_llm.models.plain.memory_plan import PlainMemoryPlan, plan_plain
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.models.resource_limits import MemoryLimits

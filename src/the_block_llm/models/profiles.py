@@ -49,12 +49,11 @@ class TrainingValues(BaseModel, frozen=True, extra="forbid"):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     logging_steps: int = Field(default=5, ge=1)
-    """Optimizer steps between log lines."""
+    """Optimizer steps over which the displayed loss and speed are averaged."""
     eval_steps: int = Field(default=50, ge=1)
     """Optimizer steps between validations."""
     save_steps: int = Field(default=100, ge=1)
-    """Optimizer steps between checkpoints; must be a multiple of eval_steps, so that the step with
-    the best validation loss has a checkpoint."""
+    """Optimizer steps between checkpoints; each new best validation is saved as well."""
     max_validation_rows: int | None = Field(default=None, ge=1)
     """Validate on at most this many rows; none: all rows."""
     checkpoints_kept: int = Field(default=3, ge=1)

@@ -33,7 +33,7 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "planning": PlanningParams,
 }
 _STRING_PARAMETERS: Final = ("repository", "model")
-# Old names that a configuration written for version 0.1 may contain.
+# Old names before the renaming in CHANGELOG.md, with the current name.
 RENAMED_PARAMETERS: Final = {
     "advisor.surprise_lines": "advisor.perplexity_lines",
     "advisor.serve.body_kib": "advisor.serve.max_body_kib",

@@ -15,7 +15,7 @@ from the_block_llm.errors import (
     ModelUnavailableError,
     ProfileError,
 )
-from the_block_llm.models.adapter.adapters import attach_adapter, load_with_adapter
+from the_block_llm.models.adapter.adapters import attach_adapter, load_model_with_adapter
 from the_block_llm.models.adapter.manifest import list_adapters
 from the_block_llm.models.base.quantized_loading import load_base_model, quantized_bytes
 from the_block_llm.models.base.sources import (
@@ -81,7 +81,7 @@ def test_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path)
     (tmp_path / "v1" / "adapter_model.safetensors").write_bytes(b"")
     assert list_adapters(tmp_path) == []
     with pytest.raises(AdapterError, match="not a complete adapter"):
-        load_with_adapter(tiny_profile(base), tmp_path / "v1")
+        load_model_with_adapter(tiny_profile(base), tmp_path / "v1")
 
 
 @pytest.mark.parametrize("other", ["another seed", "another shape"])
@@ -91,16 +91,16 @@ def test_adapter_of_other_base_weights_is_rejected(base: Path, tmp_path: Path, o
     manifest = json.loads((adapter / "manifest.json").read_text())
     manifest["base_revision"] = base_revision(profile, str(base))
     (adapter / "manifest.json").write_text(json.dumps(manifest))
-    assert load_with_adapter(profile, adapter) is not None
+    assert load_model_with_adapter(profile, adapter) is not None
     # The identity of the weights does not depend on their folder.
     moved = Path(shutil.copytree(base, tmp_path / "moved"))
-    assert load_with_adapter(tiny_profile(moved), adapter) is not None
+    assert load_model_with_adapter(tiny_profile(moved), adapter) is not None
     if other == "another seed":
         folder = save_tiny_llama(tmp_path / "other", seed=9)
     else:
         folder = Path(str(save_untied_llama(tmp_path / "other").folder))
     with pytest.raises(AdapterError, match=r"trained on other weights.*tiny\.folder.*train again"):
-        load_with_adapter(tiny_profile(folder), adapter)
+        load_model_with_adapter(tiny_profile(folder), adapter)
 
 
 def test_errors_of_unavailable_weights_name_the_remedy(base: Path, tmp_path: Path) -> None:

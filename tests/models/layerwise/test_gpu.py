@@ -22,7 +22,7 @@ from the_block_llm.models.layerwise.kernels.attention import (
 )
 from the_block_llm.models.layerwise.kernels.dropout import dropout, dropout_backward
 from the_block_llm.models.layerwise.model import load_layerwise_model
-from the_block_llm.models.plain.loss import enable_chunked_loss
+from the_block_llm.models.plain.chunked_loss import enable_chunked_loss
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 
 pytestmark = [

@@ -23,7 +23,7 @@ from tests.models.layerwise.small_models import (
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.factory import TrainableModel
 from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
-from the_block_llm.models.layerwise import chunked_loss
+from the_block_llm.models.layerwise import lm_head
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore
 
@@ -58,7 +58,7 @@ ARCHITECTURES = ["tied", "untied", "every linear", "starcoder2"]
 def small_tiles() -> Any:
     """Split output matrices of 260 rows into tiles of 100, so that the last one is shorter."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(chunked_loss, "VOCAB_TILE_ROWS", 100)
+    patch.setattr(lm_head, "VOCAB_TILE_ROWS", 100)
     yield
     patch.undo()
 

@@ -17,7 +17,7 @@ from the_block_llm.models.adapter.adapters import attach_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking, load_base_model
 from the_block_llm.models.collate import IGNORE_INDEX, collate_rows
 from the_block_llm.models.plain.activation_tracer import ATTENTION, MLP, trace_pass
-from the_block_llm.models.plain.loss import enable_chunked_loss
+from the_block_llm.models.plain.chunked_loss import enable_chunked_loss
 from the_block_llm.models.plain.memory_plan import (
     HEAP_ITEM,
     lower_mmap_threshold,

@@ -7,7 +7,7 @@ import torch
 from tests.builders.tiny_llama import byte_tokenizer, tiny_llama
 
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import pair_metrics
+from the_block_llm.pipelines.behavioral_eval.analysis.paired_metrics import pair_metrics
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
     judge_comparisons,
     reach_verdict,

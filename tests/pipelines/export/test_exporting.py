@@ -9,7 +9,7 @@ from tests.builders.tiny_starcoder import save_tiny_starcoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from the_block_llm.errors import ExportError
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.pipelines.export import exporting
 from the_block_llm.pipelines.export.exporting import export_adapter
@@ -55,7 +55,7 @@ def test_exported_model_loads_with_transformers_and_matches_the_adapter(
     assert not loading_info["unexpected_keys"]
     ids = torch.arange(5, 60)[None]
     with torch.no_grad():
-        tuned = load_with_adapter(profile, adapter.path)
+        tuned = load_model_with_adapter(profile, adapter.path)
         plain = AutoModelForCausalLM.from_pretrained(profile.folder, dtype=torch.float32)
         difference = (merged.eval()(ids).logits - tuned(ids).logits).abs().mean()
         base_difference = (plain.eval()(ids).logits - tuned(ids).logits).abs().mean()

@@ -11,10 +11,10 @@ from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parquet_table import save_table
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.plain.loss import enable_chunked_loss
+from the_block_llm.models.plain.chunked_loss import enable_chunked_loss
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.loop.train_run import TrainingOutcome, train
 
@@ -105,7 +105,7 @@ def load_and_measure_loss(
     outcome: TrainingOutcome, job: TrainingJob, row_: dict[str, Any]
 ) -> tuple[PeftModel, float]:
     """Load the base model with the run's adapter, and return it with its loss on one row."""
-    model = load_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
+    model = load_model_with_adapter(job.profile, outcome.adapter_folder, torch.device("cpu"))
     disable_inference_repacking(model)
     enable_chunked_loss(model.get_base_model())
     with torch.no_grad():

@@ -16,7 +16,7 @@ from tests.pipelines.qlora_train.jobs import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.base.sources import load_tokenizer
@@ -78,7 +78,9 @@ def test_saved_adapter_reproduces_the_loss_and_added_embeddings_changed(
 def test_base_embeddings_are_bit_identical(
     added_token_outcome: TrainingOutcome, job: TrainingJob, base: Path
 ) -> None:
-    model = load_with_adapter(job.profile, added_token_outcome.adapter_folder, torch.device("cpu"))
+    model = load_model_with_adapter(
+        job.profile, added_token_outcome.adapter_folder, torch.device("cpu")
+    )
     frozen = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     inner = model.get_base_model()
     assert torch.equal(inner.get_input_embeddings().weight, frozen)
@@ -126,7 +128,7 @@ def test_export_merges_added_embeddings(
     assert AutoTokenizer.from_pretrained(report["folder"]).convert_ids_to_tokens(261) == (
         "<|analysis|>"
     )
-    with_adapter = load_with_adapter(
+    with_adapter = load_model_with_adapter(
         job.profile, added_token_outcome.adapter_folder, torch.device("cpu")
     )
     ids = torch.tensor([added_token_row(2)["input_ids"]])

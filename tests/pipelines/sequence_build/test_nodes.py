@@ -355,7 +355,7 @@ def test_commits_shared_with_a_fork_are_rendered_once(
 def test_documents_do_not_depend_on_the_batching_of_repositories(
     tmp_path: Path, long_story: Any, smollm2_profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from the_block_llm.pipelines.sequence_build.packing import repository_batches
+    from the_block_llm.pipelines.sequence_build.documents import repository_batches
 
     tables = two_repositories(tmp_path, long_story)
     together = Run(tmp_path / "together", tables, smollm2_profile)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from the_block_llm.advisor.models.quantized_cache import load_quantized
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.adapter.adapters import add_adapter
+from the_block_llm.models.adapter.adapters import load_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.base.quantized_loading import compute_dtype, pick_device
 from the_block_llm.models.base.sources import load_config, load_tokenizer
@@ -94,7 +94,7 @@ class ModelPool:
         # Move the key to the end: the most recently used.
         self._on_device[profile.name] = self._on_device.pop(profile.name)
         if adapter is not None and adapter != loaded.adapter:
-            loaded.model = add_adapter(loaded.model, profile, adapter, _peft_name(adapter))
+            loaded.model = load_adapter(loaded.model, profile, adapter, _peft_name(adapter))
             if loaded.adapter is not None:
                 # Only one adapter is kept: a server that runs for months uses many.
                 loaded.model.delete_adapter(_peft_name(loaded.adapter))

@@ -15,7 +15,7 @@ from the_block_llm.models.inference.generation import (
     logits_processors,
     make_generation_config,
 )
-from the_block_llm.models.inference.likelihood import causal_model
+from the_block_llm.models.inference.likelihood import unwrap_peft_model
 
 # Chunked prefill bounds the activation memory, whatever the length of the prompt.
 _PREFILL_TOKENS: Final = 1024
@@ -64,7 +64,7 @@ def stream_text(
     config.eos_token_id = sorted({*config.eos_token_id, *stop_token_ids})
     if len(prompt) > _PREFILL_TOKENS:
         config.prefill_chunk_size = _PREFILL_TOKENS
-    causal_lm = causal_model(model)
+    causal_lm = unwrap_peft_model(model)
     device = causal_lm.get_input_embeddings().weight.device
     ids = torch.tensor([list(prompt)], device=device)
     streamer = _TextStreamer(

@@ -93,7 +93,7 @@ def attach_adapter(
     return adapted
 
 
-def load_with_adapter(
+def load_model_with_adapter(
     profile: ModelProfile, adapter: Path, device: torch.device | None = None
 ) -> PeftModel:
     """Load the profile's base model with the trained adapter in ``adapter``.
@@ -104,7 +104,7 @@ def load_with_adapter(
         AdapterError: The folder is incomplete, or belongs to another profile or other weights.
         ModelUnavailableError: The base weights are not available.
     """
-    return add_adapter(load_base_model(profile, device), profile, adapter)
+    return load_adapter(load_base_model(profile, device), profile, adapter)
 
 
 def _check_base_weights(opened: AdapterFolder, profile: ModelProfile) -> None:
@@ -123,7 +123,7 @@ def _check_base_weights(opened: AdapterFolder, profile: ModelProfile) -> None:
     )
 
 
-def add_adapter(
+def load_adapter(
     model: PreTrainedModel | PeftModel, profile: ModelProfile, adapter: Path, name: str = "default"
 ) -> PeftModel:
     """Load the trained adapter in ``adapter`` into ``model`` and activate it.

@@ -24,9 +24,9 @@ class AdapterManifest(BaseModel, frozen=True, extra="forbid"):
     """Folder or Hub id of the model that the adapter was trained on."""
     base_revision: str
     data_hashes: dict[str, str]
-    """Hash of each training table's manifest, by table."""
+    """Hash of the rows of each training table, by table."""
     parameters: dict[str, Any]
-    """The profile and the overrides of the run."""
+    """All settings of the run (``TrainingJob``), as JSON."""
     git_commit: str | None
     """HEAD commit of the repository that was trained on."""
     library_versions: dict[str, str]

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from the_block_llm.models.base.sources import (
-    from_pretrained,
+    call_with_loading_errors,
     prepare_base_model,
     quiet_loading,
     revision_of,
@@ -37,7 +37,7 @@ def quantized_bytes(profile: ModelProfile) -> int:
     """
     location = prepare_base_model(profile)
     with quiet_loading(), torch.device("meta"):
-        config = from_pretrained(
+        config = call_with_loading_errors(
             profile,
             lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
         )
@@ -84,7 +84,7 @@ def load_base_model(
         bnb_4bit_quant_storage=quant_storage,
     )
     with quiet_loading():
-        model: PreTrainedModel = from_pretrained(
+        model: PreTrainedModel = call_with_loading_errors(
             profile,
             lambda: AutoModelForCausalLM.from_pretrained(
                 location,

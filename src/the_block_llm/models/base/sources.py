@@ -84,7 +84,7 @@ def base_revision(profile: ModelProfile, location: str) -> str:
             with path.open("rb") as file:
                 digest.update(file.read(_FINGERPRINT_BYTES))
         return f"local folder {digest.hexdigest()[:12]}"
-    config = from_pretrained(
+    config = call_with_loading_errors(
         profile, lambda: hf_hub_download(location, "config.json", revision=revision_of(profile))
     )
     return Path(config).parent.name  # snapshots/COMMIT/config.json
@@ -97,7 +97,7 @@ def load_config(profile: ModelProfile) -> PreTrainedConfig:
         ModelUnavailableError: The configuration is not available.
     """
     location = prepare_base_model(profile)
-    return from_pretrained(
+    return call_with_loading_errors(
         profile,
         lambda: AutoConfig.from_pretrained(
             location, revision=revision_of(profile), trust_remote_code=False
@@ -121,7 +121,7 @@ def load_tokenizer(
     """
     location = prepare_base_model(profile)
     try:
-        tokenizer = from_pretrained(
+        tokenizer = call_with_loading_errors(
             profile, lambda: _load_tokenizer_files(location, revision_of(profile))
         )
     except (ValueError, TypeError, KeyError) as error:  # malformed tokenizer files
@@ -156,7 +156,7 @@ def _load_tokenizer_files(location: str, revision: str) -> PreTrainedTokenizerFa
     return AutoTokenizer.from_pretrained(location, config=config, revision=revision)
 
 
-def from_pretrained(profile: ModelProfile, load: Callable[[], _T]) -> _T:
+def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _T:
     """Run ``load`` and convert errors of the Hub or the file system to one exception type.
 
     Raises:

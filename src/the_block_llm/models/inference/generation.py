@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from the_block_llm.models.inference.likelihood import cache_bytes_per_token, causal_model
+from the_block_llm.models.inference.likelihood import cache_bytes_per_token, unwrap_peft_model
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def generate(
         on_completion: Called with the index of a prompt and its completion when its batch has
             finished.
     """
-    cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(causal_model(model)))
+    cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(unwrap_peft_model(model)))
     lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
     for batch in batch_by_length(lengths, batch_rows, cache_tokens):
         answers = _generate_batch(model, tokenizer, [prompts[i] for i in batch], sampling)
@@ -99,7 +99,7 @@ def batch_by_length(lengths: Sequence[int], batch_rows: int, cache_tokens: int) 
 
 def stop_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return all EOS token ids of the model's generation config and of the tokenizer, sorted."""
-    configured = causal_model(model).generation_config.eos_token_id
+    configured = unwrap_peft_model(model).generation_config.eos_token_id
     ids = set(configured if isinstance(configured, list) else [configured])
     ids.add(tokenizer.eos_token_id)
     return sorted(id_ for id_ in ids if id_ is not None)
@@ -133,14 +133,14 @@ def _generate_batch(
 ) -> list[Completion]:
     stop_ids = stop_token_ids(model, tokenizer)
     prompt_tokens = max(map(len, prompts))
-    device = causal_model(model).get_input_embeddings().weight.device
+    device = unwrap_peft_model(model).get_input_embeddings().weight.device
     input_ids = torch.full((len(prompts), prompt_tokens), int(tokenizer.pad_token_id))
     attention_mask = torch.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
         # Left padding, so that new tokens directly follow each prompt.
         input_ids[row, prompt_tokens - len(prompt) :] = torch.as_tensor(prompt)
         attention_mask[row, prompt_tokens - len(prompt) :] = 1
-    output = causal_model(model).generate(
+    output = unwrap_peft_model(model).generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
         generation_config=make_generation_config(model, tokenizer, sampling),

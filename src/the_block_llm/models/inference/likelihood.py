@@ -31,7 +31,7 @@ def token_nll(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tens
         float32 on the CPU, ``(rows, tokens)``: ``-ln p(token | segment so far)`` for targets, 0
         for other tokens.
     """
-    inner = causal_model(model)
+    inner = unwrap_peft_model(model)
     device = inner.get_input_embeddings().weight.device
     input_ids, position_ids, labels = (
         batch[name].to(device) for name in ("input_ids", "position_ids", "labels")
@@ -79,7 +79,7 @@ def score_continuations(
         on_scored: Called with the index of a text and ``-ln p(continuation | prefix)`` of each of
             its continuations when its batch has finished.
     """
-    inner = causal_model(model)
+    inner = unwrap_peft_model(model)
     cache_tokens = int(cache_gib * 2**30 / cache_bytes_per_token(inner))
     # The tokens of a forward pass are limited as well, for the memory of the activations.
     max_tokens = min(cache_tokens, max_batch_tokens(inner))
@@ -129,7 +129,7 @@ def max_batch_tokens(model: nn.Module) -> int:
     The largest activations, those of the MLP's intermediate size, then take 128 MiB in bfloat16. On
     a CPU more than a few hundred tokens do not increase the throughput.
     """
-    inner = causal_model(model)
+    inner = unwrap_peft_model(model)
     if inner.device.type == "cpu":
         return _CPU_BATCH_TOKENS
     return int(_MAX_MLP_VALUES // inner.config.intermediate_size)
@@ -194,7 +194,7 @@ def _pad(rows: Sequence[Sequence[int]], *, pad_left: bool) -> tuple[torch.Tensor
     return ids, mask
 
 
-def causal_model(model: nn.Module) -> Any:
+def unwrap_peft_model(model: nn.Module) -> Any:
     """Return the transformers model inside ``model``; it includes the adapter layers."""
     get_base_model = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()

@@ -10,12 +10,12 @@ import torch
 
 from the_block_llm.models.layerwise.added_tokens import AddedTokenPositions, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.chunked_loss import LMHead, LossAndGrads
 from the_block_llm.models.layerwise.kernels.attention import Segments
 from the_block_llm.models.layerwise.kernels.embedding import embedding_lookup
 from the_block_llm.models.layerwise.kernels.norm import Norm
 from the_block_llm.models.layerwise.layer import DecoderLayer
 from the_block_llm.models.layerwise.layer_context import BatchMetadata, Tiling
+from the_block_llm.models.layerwise.lm_head import LMHead, LossAndGrads
 from the_block_llm.models.layerwise.lora_linear import LoraPair
 from the_block_llm.models.layerwise.offload.activation_offload import ActivationStore, Placement
 from the_block_llm.models.layerwise.offload.weight_streaming import WeightStreamer

@@ -95,7 +95,7 @@ class DecoderLayer:
             grad: ``(n, hidden_size)``, overwritten.
             tensors: The layer's frozen weights.
             batch: As in the forward pass.
-            tiling: As in the forward pass, or different except for ``mlp_tile_tokens``.
+            tiling: As in the forward pass.
         """
         zero_lora_grads(self._pairs)
         ctx = self._context(tensors, batch, grad.dtype)

@@ -18,7 +18,6 @@ from the_block_llm.models.base.quantized_loading import compute_dtype
 from the_block_llm.models.base.sources import load_config, prepare_base_model
 from the_block_llm.models.layerwise.added_tokens import AddedTokenPositions, AddedTokens
 from the_block_llm.models.layerwise.architecture import DecoderShape, decoder_shape
-from the_block_llm.models.layerwise.chunked_loss import LMHead, pinned_copy
 from the_block_llm.models.layerwise.engine import (
     EngineSettings,
     FlatBatch,
@@ -26,6 +25,7 @@ from the_block_llm.models.layerwise.engine import (
     LayerwiseDecoder,
 )
 from the_block_llm.models.layerwise.kernels.norm import Norm
+from the_block_llm.models.layerwise.lm_head import LMHead, pinned_copy
 from the_block_llm.models.layerwise.lora_linear import LoraPair
 from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles, open_checkpoint
 from the_block_llm.models.layerwise.offload.nf4_layout import (

@@ -1,4 +1,4 @@
-"""Memory of a training pass, measured on fake tensors: without weights and without the memory.
+"""Memory of a training pass, traced with fake tensors: no weights are read, no memory is used.
 
 The model's code runs in fake tensor mode (shapes, no data), and every storage that it allocates is
 tracked until it is freed. The figures therefore hold for any architecture.
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from the_block_llm.models.adapter.adapters import check_targets
-from the_block_llm.models.plain.loss import CHUNK_POSITIONS, summed_cross_entropy
+from the_block_llm.models.plain.chunked_loss import CHUNK_POSITIONS, summed_cross_entropy
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 
 # Components of a decoder layer. The values are part of the keys of training_preflight.json.

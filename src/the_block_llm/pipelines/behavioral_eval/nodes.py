@@ -127,7 +127,7 @@ def judge(
     adapter: AdapterFolder,
     params: BehavioralEvalParams,
 ) -> dict[str, Any]:
-    """Score stored answers and items and reach the verdict, without loading a model."""
+    """Score the stored answers, compare the arms and build the report, without loading a model."""
     from the_block_llm.pipelines.behavioral_eval.report import report  # noqa: PLC0415
     from the_block_llm.pipelines.behavioral_eval.report.trend import (  # noqa: PLC0415
         held_out_hash,

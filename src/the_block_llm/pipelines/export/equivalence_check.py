@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from the_block_llm.models.inference.generation import SamplingParams, make_generation_config
-from the_block_llm.models.inference.likelihood import causal_model
+from the_block_llm.models.inference.likelihood import unwrap_peft_model
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def generate_references(
         prompts: Token ids of each prompt.
         answer_tokens: Maximum length of an answer.
     """
-    inner = causal_model(model)
+    inner = unwrap_peft_model(model)
     config = make_generation_config(model, tokenizer, SamplingParams(answer_tokens))
     references = []
     for prompt in prompts:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from the_block_llm.errors import ExportError, StorageError
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.base.quantized_loading import pick_device
 from the_block_llm.models.base.sources import load_tokenizer, quiet_loading
@@ -30,7 +30,7 @@ from the_block_llm.pipelines.export.params import ExportParams
 
 _log = logging.getLogger(__name__)
 # A larger file is checked in bfloat16 on a CPU, slowly: float32 takes twice its size in memory.
-_FLOAT32_BYTES: Final = 4 * 2**30
+_MAX_FLOAT32_MODEL_BYTES: Final = 4 * 2**30
 
 
 def export_adapter(
@@ -63,7 +63,7 @@ def export_adapter(
     try:
         temporary.mkdir(parents=True)
         _log.info("Merging %s", name, extra={"markup": False})
-        model = load_with_adapter(profile, adapter.path)
+        model = load_model_with_adapter(profile, adapter.path)
         # Before the first forward pass, which repacks the 4-bit weights on some processors.
         write_merged(model, tokenizer, profile, temporary, params.shard_mib * 2**20)
         references = generate_references(model, tokenizer, prompts, params.answer_tokens)
@@ -108,7 +108,7 @@ def _load_merged(folder: Path) -> Any:
     device = pick_device()
     if device.type == "cuda" and size_bytes * 1.2 > torch.cuda.mem_get_info(device)[0]:
         device = torch.device("cpu")
-    in_float32 = device.type == "cpu" and size_bytes <= _FLOAT32_BYTES
+    in_float32 = device.type == "cpu" and size_bytes <= _MAX_FLOAT32_MODEL_BYTES
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32 if in_float32 else torch.bfloat16, use_safetensors=True

@@ -159,8 +159,8 @@ def _warnings(
         )
     if history["attributes_left_out"]:
         warnings.append(
-            f"{history['attributes_left_out']:,} lines or files of .gitattributes are ignored: the "
-            "limits are 1,000 files of up to 256 KiB, and 1,000 lines with linguist attributes."
+            f"{history['attributes_left_out']:,} lines or files of .gitattributes are ignored: "
+            "the limits are 1,000 files of up to 256 KiB, and 1,000 lines with linguist attributes."
         )
     if history["informative_share"] < 0.5:
         warnings.append(

@@ -25,13 +25,16 @@ from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import (
 )
 from the_block_llm.pipelines.git_ingest.report import describe_counts
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure
+from the_block_llm.pipelines.git_ingest.sharding.shard_assignment import (
+    ShardAssignment,
+    run_sharded,
+)
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
     ShardCache,
     code_digest,
     digest_of,
     finish_shard,
 )
-from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment, run_sharded
 from the_block_llm.pipelines.git_ingest.snapshot.extract import (
     Snapshot,
     SnapshotOptions,
@@ -51,7 +54,7 @@ class HistoryTables(NamedTuple):
     commits: list[Path]
     file_changes: list[Path]
     counts: list[dict[str, Any]]
-    """One entry per repository; of one that could not be read its name and why it ``failed``."""
+    """One entry per repository; for one that could not be read, its name and ``failed``: why."""
 
 
 class SnapshotTable(NamedTuple):
@@ -59,7 +62,7 @@ class SnapshotTable(NamedTuple):
 
     snapshot_files: list[Path]
     counts: list[dict[str, Any]]
-    """One entry per snapshot; of a repository that could not be read its name and why."""
+    """One entry per snapshot; for a repository that could not be read, its name and ``failed``."""
 
 
 class _RepositoryHistory(NamedTuple):
@@ -178,7 +181,7 @@ def _repository_history(
             "repo": info["name"],
             **counts,
             "commits_read_now": history.n_read,
-            "attributes_left_out": history.attributes_left_out,
+            "attributes_left_out": history.n_ignored_attributes,
             **describe_counts(history.counts),
         },
     )

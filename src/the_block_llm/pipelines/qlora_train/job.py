@@ -19,7 +19,7 @@ JOB_FILE: Final = "job.json"
 """Name of the file from which worker processes read their job, in a folder that they share."""
 # Paths, monitoring, and how rows are split over memory and processes do not change the result:
 # a run may be resumed with other values.
-_NON_DECISIVE_FIELDS: Final[Any] = {
+_FIELDS_NOT_IN_FINGERPRINT: Final[Any] = {
     "work_folder": True, "train_folder": True, "validation_folder": True, "git_commit": True,
     "restart_training": True, "n_processes": True, "limits": True, "probe_questions": True,
     "probe_new_tokens": True,
@@ -100,7 +100,7 @@ class TrainingJob(BaseModel, frozen=True, extra="forbid"):
     def decisive_settings(self) -> dict[str, Any]:
         """Return the settings that determine the result, and the hashes of the data, as JSON."""
         return {
-            **self.model_dump(mode="json", exclude=_NON_DECISIVE_FIELDS),
+            **self.model_dump(mode="json", exclude=_FIELDS_NOT_IN_FINGERPRINT),
             "data": self.data_hashes(),
         }
 

@@ -47,7 +47,7 @@ class QloraTrainParams(BaseModel, frozen=True, extra="forbid"):
     host_memory_gib: float | None = Field(default=None, gt=0)
     """Host memory for streamed layers and offloaded activations; null: the free memory."""
     micro_batch_rows: int | None = Field(default=None, ge=1)
-    """Rows of a forward pass; null: as many as fit."""
+    """Rows of a forward pass; null: the memory plan chooses."""
     n_processes: int = Field(default=1, ge=1)
     """Data-parallel processes, one per GPU; must divide the effective batch."""
     probe_questions: tuple[str, ...] = ()

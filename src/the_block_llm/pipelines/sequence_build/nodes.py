@@ -31,17 +31,17 @@ from the_block_llm.pipelines.sequence_build.documents.multi_repository import (
     count_commits,
     select_tables,
 )
-from the_block_llm.pipelines.sequence_build.documents.special_tokens import insert_domain_tokens
-from the_block_llm.pipelines.sequence_build.history.commits import require_cutoff
-from the_block_llm.pipelines.sequence_build.packing.jobs import pack_windows
-from the_block_llm.pipelines.sequence_build.packing.mixture import excluded_by_mix
-from the_block_llm.pipelines.sequence_build.packing.repository_batches import (
+from the_block_llm.pipelines.sequence_build.documents.repository_batches import (
     RenderJob,
     batch_repositories,
     render_in_batches,
     resolve_work_folder,
     temporary_folder,
 )
+from the_block_llm.pipelines.sequence_build.documents.special_tokens import insert_domain_tokens
+from the_block_llm.pipelines.sequence_build.history.commits import require_cutoff
+from the_block_llm.pipelines.sequence_build.packing.jobs import pack_windows
+from the_block_llm.pipelines.sequence_build.packing.mixture import excluded_by_mix
 from the_block_llm.pipelines.sequence_build.packing.windows import plan_windows
 from the_block_llm.pipelines.sequence_build.params import (
     RowShape,
@@ -76,8 +76,8 @@ def screen_documents(
     parent_folder = resolve_work_folder(commits, params.work_folder, execution)
     with temporary_folder(parent_folder) as folder:
         jobs: list[Call] = [
-            (_document_signatures, (members, tables, profile, params, folder))
-            for members in batch_repositories(tables.repositories)
+            (_document_signatures, (repository_indices, tables, profile, params, folder))
+            for repository_indices in batch_repositories(tables.repositories)
         ]
         signatures = list(ordered_map(jobs, execution, "Computing document signatures"))
         run = partial(ordered_map, execution=execution, description="Checking for leaks")
@@ -85,13 +85,13 @@ def screen_documents(
 
 
 def _document_signatures(
-    members: range,
+    repository_indices: range,
     tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
     folder: StorageLocation,
 ) -> SignatureFiles:
-    corpus = _build_corpus(tables, profile, params, members)
+    corpus = _build_corpus(tables, profile, params, repository_indices)
     # A new folder per attempt: a retried task must not collide with files of the failed one.
     return write_signatures(corpus.documents_with_history(), folder / uuid.uuid4().hex)
 
@@ -124,13 +124,13 @@ def render_documents(
 
 
 def _render_batch(
-    members: range,
+    repository_indices: range,
     screening: dict[str, Any],
     tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
 ) -> Iterator[pa.RecordBatch]:
-    corpus = _build_corpus(tables, profile, params, members)
+    corpus = _build_corpus(tables, profile, params, repository_indices)
     shape = row_shape(params, profile)
     tokenizer = get_tokenizer(profile, domain_marks=params.domain_marks).tokenizer
     documents = select_usable(corpus.documents(), Screening.from_json(screening))
@@ -286,13 +286,13 @@ def _build_corpus(
     tables: IngestedTables,
     profile: ModelProfile,
     params: SequenceBuildParams,
-    members: range | None = None,
+    repository_indices: range | None = None,
 ) -> MultiRepositoryCorpus | SingleCorpus:
     return build_corpus(
         tables,
         require_cutoff(tables.repository, params.cutoff),
         params.validation_fraction,
-        members,
+        repository_indices,
         with_chats=profile.role == "advisor",
         incremental_context_sequences=params.incremental_context_sequences,
         seed=params.seed,

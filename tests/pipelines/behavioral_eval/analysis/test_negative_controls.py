@@ -1,7 +1,7 @@
 import random
 
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import PairedMetric
 from the_block_llm.pipelines.behavioral_eval.analysis.negative_controls import run_negative_controls
+from the_block_llm.pipelines.behavioral_eval.analysis.paired_metrics import PairedMetric
 from the_block_llm.pipelines.behavioral_eval.analysis.statistics import PairedItem
 
 # Upper bound for 200 shuffles at 5 %: exceeded by chance in one run of a thousand.

@@ -1,7 +1,7 @@
 import pytest
 
 from the_block_llm.pipelines.behavioral_eval.probes.scores import (
-    distinct_pair_ratio,
+    distinct_bigram_ratio,
     has_loop,
     score_answer,
 )
@@ -93,4 +93,4 @@ def test_has_loop(text, is_loop):
 
 @pytest.mark.parametrize(("text", "share"), [("", 1.0), ("a", 1.0), ("a a a", 0.5), ("a b c", 1.0)])
 def test_distinct_pair_ratio(text, share):
-    assert distinct_pair_ratio(text.split()) == share
+    assert distinct_bigram_ratio(text.split()) == share

@@ -32,10 +32,10 @@ def test_a_rewritten_function_is_not_new(history):
         replace(
             change, patch=(change.patch or "").replace("+\n", f"-pub fn rule_{n}(old: u64) {{\n")
         )
-        for commit in history.later_commits
+        for commit in history.held_out_commits
         for change in commit.changes
         for n in re.findall(r"rule_(\d+)", change.patch or "")
     ]
     assert changes
-    later_commits = [replace(history.later_commits[0], changes=tuple(changes))]
-    assert list(file_of_new_function(replace(history, later_commits=later_commits), 1)) == []
+    held_out_commits = [replace(history.held_out_commits[0], changes=tuple(changes))]
+    assert list(file_of_new_function(replace(history, held_out_commits=held_out_commits), 1)) == []

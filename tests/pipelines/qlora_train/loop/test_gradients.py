@@ -11,7 +11,7 @@ from tests.pipelines.qlora_train.jobs import row
 from the_block_llm.models.adapter.adapters import attach_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking, load_base_model
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.plain.loss import enable_chunked_loss
+from the_block_llm.models.plain.chunked_loss import enable_chunked_loss
 
 PAD = 3
 DOCUMENTS = [

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.builders.tiny_llama import byte_tokenizer
 from tests.pipelines.qlora_train.jobs import make_job, replace_fields, save_rows
 
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.base.quantized_loading import load_base_model
 from the_block_llm.models.inference.generation import Completion, SamplingParams, generate
 from the_block_llm.models.profiles import LoraSettings
@@ -67,7 +67,7 @@ def test_model_learns_to_end_its_answer_and_samples_show_it(
     untrained = answer(load_base_model(chat_job.profile).eval(), tokenizer)
     assert untrained.finish == "length"
     outcome = train(chat_job)
-    tuned = answer(load_with_adapter(chat_job.profile, outcome.adapter_folder), tokenizer)
+    tuned = answer(load_model_with_adapter(chat_job.profile, outcome.adapter_folder), tokenizer)
     assert (tuned.text, tuned.finish) == (ANSWER, "stop")
 
     # The samples show the same: before training, and after every epoch of four steps.

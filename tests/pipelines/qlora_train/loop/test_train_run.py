@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from the_block_llm.datasets.adapter import AdapterDataset
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import AdapterError, AdapterTargetError, TooLittleDataError, TrainingError
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
 from the_block_llm.models.base.quantized_loading import disable_inference_repacking
 from the_block_llm.models.profiles import LoraSettings, ModelProfile, TrainingValues
@@ -45,7 +45,7 @@ def test_training_lowers_the_loss_and_writes_a_complete_adapter(job: TrainingJob
     # The loaded adapter has the loss that was measured before saving.
     validation = RowDataset(ParquetTable(job.validation_folder))[0]
     ids = torch.tensor(validation["input_ids"])[None].long()
-    model = load_with_adapter(job.profile, outcome.adapter_folder)
+    model = load_model_with_adapter(job.profile, outcome.adapter_folder)
     disable_inference_repacking(model)
     with torch.no_grad():
         loss = float(model(ids, labels=ids).loss)
@@ -148,7 +148,7 @@ def test_early_stopping_keeps_the_best_weights(job: TrainingJob) -> None:
     assert (metrics["best_step"], metrics["validation_loss_after"]) == (best["step"], best["loss"])
 
     folder = train(patient).adapter_folder
-    model = load_with_adapter(job.profile, folder)
+    model = load_model_with_adapter(job.profile, folder)
     disable_inference_repacking(model)
     ids = torch.tensor(RowDataset(ParquetTable(job.validation_folder))[0]["input_ids"])[None].long()
     with torch.no_grad():

@@ -47,14 +47,14 @@ def test_the_section_line_is_repeated() -> None:
     strengths = np.zeros(60, np.int8)
     line = (4, 6)
     chunks = chunk_document(0, 60, 2, strengths, 24, 12, lambda start: line)
-    assert [c.section_line for c in chunks] == [(0, 0), line, line, line]
+    assert [c.scope_header for c in chunks] == [(0, 0), line, line, line]
     assert [(c.header_tokens, c.context_start, c.start, c.end) for c in chunks] == [
         (0, 0, 0, 24), (2, 16, 24, 36), (2, 28, 36, 48), (2, 40, 48, 60),
     ]  # fmt: skip
     assert all(c.n_tokens <= 24 for c in chunks)
     # Once the context covers the line, it is not repeated.
     longer = chunks[1].with_more_context(11)
-    assert (longer.section_line, longer.context_start, longer.n_tokens) == ((0, 0), 3, 35)
+    assert (longer.scope_header, longer.context_start, longer.n_tokens) == ((0, 0), 3, 35)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_every_token_is_new_in_one_chunk_and_no_chunk_is_too_long(
         assert chunk.start < chunk.end
         assert chunk.n_tokens <= context
         assert chunk.start == 0 or chunk.context_start < chunk.start  # the first token has context
-        assert chunk.section_line in {(0, 0), line}
-        assert chunk.section_line[1] <= chunk.context_start  # no token is repeated twice
+        assert chunk.scope_header in {(0, 0), line}
+        assert chunk.scope_header[1] <= chunk.context_start  # no token is repeated twice
         longer = chunk.with_more_context(free)
-        assert longer.section_line[1] <= max(longer.context_start, 0)
+        assert longer.scope_header[1] <= max(longer.context_start, 0)
         assert chunk.n_tokens <= longer.n_tokens <= chunk.n_tokens + free
         assert (longer.start, longer.end) == (chunk.start, chunk.end)
 

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.base.sources import from_pretrained, revision_of
+from the_block_llm.models.base.sources import call_with_loading_errors, revision_of
 from the_block_llm.models.profiles import ModelProfile
 
 
@@ -71,7 +71,7 @@ def open_checkpoint(profile: ModelProfile, location: str) -> CheckpointFiles:
     folder = Path(location)
     if not folder.is_dir():
         folder = Path(
-            from_pretrained(
+            call_with_loading_errors(
                 profile,
                 lambda: snapshot_download(
                     location,

@@ -78,7 +78,7 @@ def measure_rates(device: torch.device) -> DeviceRates:
 
 
 def _measure_launch(device: torch.device) -> float:
-    """Return the host time of a small operation, in few enough not to fill the launch queue."""
+    """Return the host time of a small operation, over too few to fill the launch queue."""
     number = torch.zeros(1, device=device)
     best = float("inf")
     for _ in range(4):
@@ -98,7 +98,7 @@ def seconds_per_step(
 ) -> float:
     """Return the expected time of an optimizer step.
 
-    Of computation and copies the longer one counts fully, and a tenth of the shorter one.
+    Computation and copies overlap: their time is that of the longer plus a tenth of the shorter.
     """
     shape = workload.shape
     tokens = micro_batch_rows * workload.row_tokens

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 
 from the_block_llm.models.layerwise.architecture import DecoderShape
-from the_block_llm.models.layerwise.chunked_loss import VOCAB_TILE_ROWS
 from the_block_llm.models.layerwise.engine import EngineSettings
 from the_block_llm.models.layerwise.kernels.attention import flash_workspace_tokens
+from the_block_llm.models.layerwise.lm_head import VOCAB_TILE_ROWS
 from the_block_llm.models.layerwise.offload.nf4_layout import LayerLayout
 
 # Libraries and small tensors, beside the buffers counted below.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import PairedMetric
+from the_block_llm.pipelines.behavioral_eval.analysis.paired_metrics import PairedMetric
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
     judge_comparisons,
     reach_verdict,

@@ -17,9 +17,9 @@ from the_block_llm.pipelines.behavioral_eval.analysis.statistics import (
 )
 
 Outcome = Literal["better", "worse", "no difference shown", "too little data"]
-MetricWeight = Literal["primary", "knowledge", "part", "ability"]
+MetricRole = Literal["primary", "knowledge", "part", "ability"]
 
-SIGNIFICANCE: Final = 0.05
+SIGNIFICANCE_LEVEL: Final = 0.05
 RULES: Final = (
     (
         "Tuned and base are measured on the same items. The text was committed after the cut-off, "
@@ -31,7 +31,7 @@ RULES: Final = (
     ),
     (
         "A metric shows a difference if its 95 % interval excludes zero and its p-value, corrected "
-        f"for the number of metrics (Holm), is below {SIGNIFICANCE}."
+        f"for the number of metrics (Holm), is below {SIGNIFICANCE_LEVEL}."
     ),
     (
         "Held-out text decides. Better: it improved and no other metric of knowledge got worse. "
@@ -52,7 +52,7 @@ class Comparison:
     title: str
     unit: str
     higher_is_better: bool
-    weight: MetricWeight
+    weight: MetricRole
     """``primary`` decides, ``knowledge`` can overrule it, ``part`` and ``ability`` are reported."""
     difference: PairedDifference
 
@@ -137,7 +137,7 @@ def _judge_outcome(comparison: Comparison, p_corrected: float) -> Outcome:
     if not _has_enough_clusters(comparison):
         return "too little data"
     difference = comparison.difference
-    if p_corrected >= SIGNIFICANCE or difference.low <= 0 <= difference.high:
+    if p_corrected >= SIGNIFICANCE_LEVEL or difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "better" if (difference.difference > 0) == comparison.higher_is_better else "worse"
 

@@ -58,7 +58,7 @@ def train_overlap_by_document(
     ids = set(document_ids)
     columns = ["document_id", "split", "segments"]
     lines_of = {
-        row["document_id"]: _trained_lines(row)
+        row["document_id"]: _target_lines(row)
         for row in documents.rows(columns)
         if row["document_id"] in ids
     }
@@ -66,7 +66,7 @@ def train_overlap_by_document(
     in_training: set[str] = set()
     for row in documents.rows(columns):
         if row["split"] == "train":
-            in_training |= held_out_lines & _trained_lines(row)
+            in_training |= held_out_lines & _target_lines(row)
     return {
         document_id: len(lines & in_training) / len(lines)
         for document_id, lines in lines_of.items()
@@ -74,7 +74,7 @@ def train_overlap_by_document(
     }
 
 
-def _trained_lines(row: Mapping[str, Any]) -> set[str]:
+def _target_lines(row: Mapping[str, Any]) -> set[str]:
     """Return the lines with loss that are long enough, without patch markers and indentation."""
     return {
         stripped

@@ -24,7 +24,7 @@ def passages_at_cutoff(
     earlier_commits = {
         row["sha"]: row
         for row in commits.rows(["sha", "subject", "body", "committed_at", "is_merge"])
-        if not row["is_merge"] and cutoff.is_before(row["committed_at"])
+        if not row["is_merge"] and cutoff.includes(row["committed_at"])
     }
     yield from commit_passages(
         earlier_commits, file_changes.rows(["sha", "path"]), passage_characters

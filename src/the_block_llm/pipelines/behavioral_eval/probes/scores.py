@@ -34,7 +34,7 @@ _TRADE_OFF_PATTERNS: Final = (
 AnswerWarning = Literal["empty", "loop", "low_variety", "cut_off"]
 _MIN_LOOP_REPEATS: Final = 3
 _MAX_LOOP_WORDS: Final = 20
-_MIN_DISTINCT_PAIRS: Final = 0.5
+_MIN_DISTINCT_BIGRAM_RATIO: Final = 0.5
 _VARIETY_MIN_WORDS: Final = 20
 
 
@@ -82,15 +82,15 @@ def score_answer(probe: Probe, completion: str, finish: str) -> AnswerScores:
         mentions_interactions=_any_matches(_INTERACTION_PATTERNS, words),
         mentions_trade_offs=_any_matches(_TRADE_OFF_PATTERNS, words),
         n_words=len(answer_words),
-        distinct_pairs=distinct_pair_ratio(answer_words),
+        distinct_pairs=distinct_bigram_ratio(answer_words),
         warnings=_warnings(answer_words, completion, finish),
     )
 
 
-def distinct_pair_ratio(words: list[str]) -> float:
+def distinct_bigram_ratio(words: list[str]) -> float:
     """Return distinct word bigrams ÷ bigrams.
 
-    >>> distinct_pair_ratio("very good very good very good".split())
+    >>> distinct_bigram_ratio("very good very good very good".split())
     0.4
     """
     pairs = list(itertools.pairwise(words))
@@ -118,7 +118,10 @@ def _warnings(words: list[str], completion: str, finish: str) -> tuple[AnswerWar
     warnings: list[AnswerWarning] = []
     if has_loop(words):
         warnings.append("loop")
-    if len(words) >= _VARIETY_MIN_WORDS and distinct_pair_ratio(words) < _MIN_DISTINCT_PAIRS:
+    if (
+        len(words) >= _VARIETY_MIN_WORDS
+        and distinct_bigram_ratio(words) < _MIN_DISTINCT_BIGRAM_RATIO
+    ):
         warnings.append("low_variety")
     if finish == "length" and not completion.rstrip().endswith((".", "!", "?", "```", "}")):
         warnings.append("cut_off")

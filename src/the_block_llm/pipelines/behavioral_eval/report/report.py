@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from the_block_llm.pipelines.behavioral_eval.analysis.comparisons import (
+from the_block_llm.pipelines.behavioral_eval.analysis.negative_controls import run_negative_controls
+from the_block_llm.pipelines.behavioral_eval.analysis.paired_metrics import (
     is_contaminated,
     pair_metrics,
     summarize_tasks,
 )
-from the_block_llm.pipelines.behavioral_eval.analysis.negative_controls import run_negative_controls
 from the_block_llm.pipelines.behavioral_eval.analysis.verdict import (
     RULES,
     JudgedComparison,

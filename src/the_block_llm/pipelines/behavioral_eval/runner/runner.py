@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from the_block_llm.errors import AdapterError
-from the_block_llm.models.adapter.adapters import load_with_adapter
+from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import (
     WEIGHTS_NAME,
     AdapterFolder,
@@ -216,7 +216,7 @@ def load_evaluated_model(adapter: AdapterFolder, profile: ModelProfile) -> Evalu
     manifest = adapter.manifest
     added_tokens = adapter.added_tokens
     return EvaluatedModel(
-        model=load_with_adapter(profile, adapter.path),
+        model=load_model_with_adapter(profile, adapter.path),
         tokenizer=load_tokenizer(profile),
         role=profile.role,
         # Results of the same weights differ slightly between device types.

@@ -1,5 +1,5 @@
-"""Multiple-choice tasks built from the repository and its history after the cut-off.
+"""Multiple-choice tasks: most are built from commits after the cut-off.
 
-The answers come from commits after the cut-off; the distractors are similar paths, messages or
-texts of the same repository.
+The distractors are similar paths, messages or texts of the same repository. ``file_existence`` asks
+about files at the cut-off, and ``general_ability`` is a fixed set.
 """

@@ -47,7 +47,8 @@ def encode_choices(
 def score_choices(item: ChoiceItem, nats: Sequence[float]) -> ChoiceScore:
     """Choose the continuation with the fewest nats per byte.
 
-    Without length normalization, longer choices would never be chosen.
+    Normalized by length in bytes, as ``acc_norm`` of lm-evaluation-harness: without it, shorter
+    choices are favored.
 
     Args:
         item: The question.

@@ -13,7 +13,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     insert_answer,
     sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit, LaterCommit
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HeldOutCommit, HistorySplit
 
 TASK: Final = "also_changed"
 _SHOWN_PATHS: Final = 3
@@ -28,7 +28,7 @@ def also_changed(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
     Distractors are files at the cut-off with the same suffix that the commit did not change,
     similar in number of changes, time of the last change and path length.
     """
-    for commit in history.later_commits:
+    for commit in history.held_out_commits:
         known = sorted({c.path for c in commit.changes if c.path in history.paths_at_cutoff})
         if not 2 <= len(known) <= _MAX_FILES:
             continue
@@ -41,7 +41,7 @@ def also_changed(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
 
 
 def _item(
-    history: HistorySplit, commit: LaterCommit, path: str, shown: list[str], rng: random.Random
+    history: HistorySplit, commit: HeldOutCommit, path: str, shown: list[str], rng: random.Random
 ) -> ChoiceItem | None:
     changed = {change.path for change in commit.changes}
     same_suffix = history.paths_by_suffix[PurePosixPath(path).suffix]

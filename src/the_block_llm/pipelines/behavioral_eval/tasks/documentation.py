@@ -39,8 +39,10 @@ def text_under_heading(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]
     Distractors are first paragraphs of other new sections, from the same document if it has
     enough of them. All choices are truncated to the same length.
     """
-    known = set[tuple[str, ...]]().union(*map(_word_ngrams, history.documents_at_cutoff.values()))
-    new_sections = [s for s in _sections(history.documents_at_head) if _is_new(s.text, known)]
+    known = set[tuple[str, ...]]().union(
+        *map(_word_ngrams, history.documentation_at_cutoff.values())
+    )
+    new_sections = [s for s in _sections(history.documentation_at_head) if _is_new(s.text, known)]
     for section in new_sections:
         rng = random.Random(f"{seed}/{section.path}/{section.heading}")  # noqa: S311
         others = [

@@ -16,7 +16,7 @@ _NEVER_DAYS: Final = 10_000.0
 
 
 @dataclass(frozen=True)
-class LaterChange:
+class HeldOutChange:
     """A change to one file, committed after the cut-off and kept by the filters."""
 
     path: str
@@ -26,14 +26,14 @@ class LaterChange:
 
 
 @dataclass(frozen=True)
-class LaterCommit:
+class HeldOutCommit:
     """A non-merge commit after the cut-off."""
 
     sha: str
     committed_at: datetime
     subject: str
     informative: bool
-    changes: tuple[LaterChange, ...]
+    changes: tuple[HeldOutChange, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HistorySplit:
 
     project: str
     cutoff: datetime
-    later_commits: Sequence[LaterCommit]
+    held_out_commits: Sequence[HeldOutCommit]
     """Oldest first."""
     change_counts: Mapping[str, int]
     """Number of commits up to the cut-off that changed a file, by path."""
@@ -50,9 +50,9 @@ class HistorySplit:
     """Time of the last change up to the cut-off, by path."""
     paths_at_cutoff: frozenset[str]
     """Paths of the kept files at the cut-off."""
-    documents_at_cutoff: Mapping[str, str]
+    documentation_at_cutoff: Mapping[str, str]
     """Texts of documentation at the cut-off, by path."""
-    documents_at_head: Mapping[str, str]
+    documentation_at_head: Mapping[str, str]
     """Texts of documentation at the end of the history, by path."""
 
     @cached_property
@@ -95,30 +95,32 @@ def read_history_split(
     commit_rows = {row["sha"]: row for row in commits.rows(columns)}
     change_counts: Counter[str] = Counter()
     last_changed_at: dict[str, datetime] = {}
-    later_commits: list[LaterCommit] = []
+    held_out_commits: list[HeldOutCommit] = []
     changes = file_changes.rows(["sha", "path", "old_path", "status", "patch", "kept"])
     for sha, group in groupby(changes, key=lambda row: row["sha"]):
         commit = commit_rows.get(sha)
         if commit is None or commit["is_merge"]:
             continue
         committed_at = as_utc(commit["committed_at"])
-        if cutoff.is_before(committed_at):
+        if cutoff.includes(committed_at):
             for change in group:
                 path = change["path"]
                 change_counts[path] += 1
                 last_changed_at[path] = max(committed_at, last_changed_at.get(path, committed_at))
         else:
-            later_commits.append(_later_commit(commit, committed_at, list(group)))
+            held_out_commits.append(_held_out_commit(commit, committed_at, list(group)))
     trees = _read_trees(cutoff, snapshot_files)
     return HistorySplit(
         project=project_name(row["repo"] for row in commit_rows.values()),
         cutoff=cutoff.time,
-        later_commits=sorted(later_commits, key=lambda commit: (commit.committed_at, commit.sha)),
+        held_out_commits=sorted(
+            held_out_commits, key=lambda commit: (commit.committed_at, commit.sha)
+        ),
         change_counts=change_counts,
         last_changed_at=last_changed_at,
         paths_at_cutoff=trees.paths_at_cutoff,
-        documents_at_cutoff=trees.documents_at_cutoff,
-        documents_at_head=trees.documents_at_head,
+        documentation_at_cutoff=trees.documentation_at_cutoff,
+        documentation_at_head=trees.documentation_at_head,
     )
 
 
@@ -136,14 +138,14 @@ def is_documentation(path: str) -> bool:
 @dataclass(frozen=True)
 class _Trees:
     paths_at_cutoff: frozenset[str]
-    documents_at_cutoff: Mapping[str, str]
-    documents_at_head: Mapping[str, str]
+    documentation_at_cutoff: Mapping[str, str]
+    documentation_at_head: Mapping[str, str]
 
 
 def _read_trees(cutoff: Cutoff, snapshot_files: ParquetTable) -> _Trees:
     paths_at_cutoff: set[str] = set()
-    documents_at_cutoff: dict[str, str] = {}
-    documents_at_head: dict[str, str] = {}
+    documentation_at_cutoff: dict[str, str] = {}
+    documentation_at_head: dict[str, str] = {}
     for row in snapshot_files.rows(["sha", "path", "text", "kept"]):
         if not row["kept"] or not row["text"]:
             continue
@@ -152,22 +154,22 @@ def _read_trees(cutoff: Cutoff, snapshot_files: ParquetTable) -> _Trees:
         if is_documentation(row["path"]):
             # Without held-out commits, cut-off and head are the same tree.
             if row["sha"] == cutoff.sha:
-                documents_at_cutoff[row["path"]] = row["text"]
+                documentation_at_cutoff[row["path"]] = row["text"]
             if row["sha"] == cutoff.head_sha:
-                documents_at_head[row["path"]] = row["text"]
-    return _Trees(frozenset(paths_at_cutoff), documents_at_cutoff, documents_at_head)
+                documentation_at_head[row["path"]] = row["text"]
+    return _Trees(frozenset(paths_at_cutoff), documentation_at_cutoff, documentation_at_head)
 
 
-def _later_commit(
+def _held_out_commit(
     commit: Mapping[str, Any], committed_at: datetime, changes: Sequence[Mapping[str, Any]]
-) -> LaterCommit:
-    return LaterCommit(
+) -> HeldOutCommit:
+    return HeldOutCommit(
         sha=commit["sha"],
         committed_at=committed_at,
         subject=commit["subject"],
         informative=commit["informative"],
         changes=tuple(
-            LaterChange(change["path"], change["old_path"], change["status"], change["patch"])
+            HeldOutChange(change["path"], change["old_path"], change["status"], change["patch"])
             for change in changes
             if change["kept"]
         ),

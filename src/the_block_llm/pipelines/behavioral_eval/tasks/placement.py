@@ -15,7 +15,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     insert_answer,
     sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit, LaterChange
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HeldOutChange, HistorySplit
 from the_block_llm.retrieval.words import split_words
 
 TASK: Final = "folder_of_new_file"
@@ -42,7 +42,7 @@ class _PlacementQuestion:
     answer: str
     text: str
     """The code in the prompt."""
-    size_baseline: str
+    count_baseline: str
     """Name of the heuristic that picks the largest folder or the most often changed file."""
 
 
@@ -52,7 +52,7 @@ def folder_of_new_file(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]
     Distractors are folders at the cut-off with a similar number of files. The prompt shows
     the text of the file, without its name and path.
     """
-    for commit in history.later_commits:
+    for commit in history.held_out_commits:
         rng = random.Random(f"{seed}/{TASK}/{commit.sha}")  # noqa: S311
         added = [change for change in commit.changes if _is_eligible(history, change)]
         for change in rng.sample(added, min(_FILES_PER_COMMIT, len(added))):
@@ -75,7 +75,7 @@ def file_of_new_function(history: HistorySplit, seed: int) -> Iterator[ChoiceIte
     Distractors are files with the same suffix, similar in number of changes and path length.
     The prompt shows the text of the function, without the code around it.
     """
-    for commit in history.later_commits:
+    for commit in history.held_out_commits:
         rng = random.Random(f"{seed}/{FUNCTION_TASK}/{commit.sha}")  # noqa: S311
         added = [
             (change.path, text)
@@ -134,7 +134,7 @@ def _item(
         choices=tuple(f" {choice}{suffix}\n" for choice in choices),
         answer=answer,
         heuristic_baselines={
-            question.size_baseline: heuristic_accuracy([sizes.get(c, 0) for c in choices], answer),
+            question.count_baseline: heuristic_accuracy([sizes.get(c, 0) for c in choices], answer),
             "shortest": heuristic_accuracy([-len(c) for c in choices], answer),
             "shared words": heuristic_accuracy(
                 [len(set(split_words(c)) & words) for c in choices], answer
@@ -143,7 +143,7 @@ def _item(
     )
 
 
-def _first_added_function(change: LaterChange) -> str | None:
+def _first_added_function(change: HeldOutChange) -> str | None:
     """Return the first function or type that a patch adds, unless it replaces a removed one."""
     lines = (change.patch or "").split("\n")
     removed = " ".join(line[1:] for line in lines if line.startswith("-"))
@@ -165,7 +165,7 @@ def _first_added_function(change: LaterChange) -> str | None:
     return None
 
 
-def _is_eligible(history: HistorySplit, change: LaterChange) -> bool:
+def _is_eligible(history: HistorySplit, change: HeldOutChange) -> bool:
     """Return True for a long enough file added to an existing folder."""
     folder = str(PurePosixPath(change.path).parent)
     return (
@@ -175,6 +175,6 @@ def _is_eligible(history: HistorySplit, change: LaterChange) -> bool:
     )
 
 
-def _added_text(change: LaterChange) -> str:
+def _added_text(change: HeldOutChange) -> str:
     lines = (change.patch or "").split("\n")
     return "\n".join(line[1:] for line in lines if line.startswith("+")).strip()

@@ -1,6 +1,6 @@
 """Registry of the multiple-choice tasks built from the repository.
 
-A task is a module beside this one and an entry in ``TASKS``. ``general_ability`` is not built from
+A task is a function in a module of this folder and an entry in ``TASKS``. ``general_ability`` is not built from
 the repository and has fixed items, so it is not listed.
 """
 
@@ -10,10 +10,10 @@ from typing import Final
 
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import TrainOverlap
 from the_block_llm.pipelines.behavioral_eval.tasks import (
-    abstention,
     co_change,
+    commit_messages,
     documentation,
-    messages,
+    file_existence,
     placement,
 )
 from the_block_llm.pipelines.behavioral_eval.tasks.choice import ChoiceItem, sample_across_clusters
@@ -34,12 +34,22 @@ class Task:
 
 TASKS: Final = (
     Task(co_change.TASK, "Which file changed as well", co_change.also_changed),
-    Task(messages.MESSAGE_TASK, "Which message fits this change", messages.message_of_patch),
-    Task(messages.PATCH_TASK, "Which change fits this message", messages.patch_of_message),
+    Task(
+        commit_messages.MESSAGE_TASK,
+        "Which message fits this change",
+        commit_messages.message_of_patch,
+    ),
+    Task(
+        commit_messages.PATCH_TASK,
+        "Which change fits this message",
+        commit_messages.patch_of_message,
+    ),
     Task(placement.TASK, "Where a new file belongs", placement.folder_of_new_file),
     Task(placement.FUNCTION_TASK, "Where a new function belongs", placement.file_of_new_function),
     Task(documentation.TASK, "Which text follows a heading", documentation.text_under_heading),
-    Task(abstention.TASK, "Whether a file exists", abstention.exists_or_not, is_paired=True),
+    Task(
+        file_existence.TASK, "Whether a file exists", file_existence.exists_or_not, is_paired=True
+    ),
 )
 
 

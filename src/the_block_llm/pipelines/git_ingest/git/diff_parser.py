@@ -82,8 +82,8 @@ class FilePatch(NamedTuple):
 class DiffParser:
     """Incremental parser for the output of ``git diff-tree -z --raw -p``.
 
-    Holds the last block and the part being parsed: a whole commit, or of a large commit one
-    file's patch and the compressed list of its changes.
+    Holds the last block and the part being parsed: a whole commit, or, for a large commit,
+    one file's patch and the compressed list of changes.
     """
 
     _lookahead_bytes = 0

@@ -28,7 +28,7 @@ _PATCH_COLUMN: Final = FILE_CHANGES.get_field_index("patch")
 _PATH_COLUMN: Final = FILE_CHANGES.get_field_index("path")
 _OLD_PATH_COLUMN: Final = FILE_CHANGES.get_field_index("old_path")
 _REASON_COLUMN: Final = FILE_CHANGES.get_field_index("drop_reason")
-_COUNT_COLUMN: Final = FILE_CHANGES.get_field_index("redactions")
+_REDACTIONS_COLUMN: Final = FILE_CHANGES.get_field_index("redactions")
 _SHA_COLUMN: Final = FILE_CHANGES.get_field_index("sha")
 
 
@@ -196,7 +196,7 @@ class ChangeRowBuilder:
             sha_column=_SHA_COLUMN,
             path_column=_PATH_COLUMN,
             text_column=_PATCH_COLUMN,
-            count_column=_COUNT_COLUMN,
+            count_column=_REDACTIONS_COLUMN,
         )
 
     def _measure_binaries(self, rows: list[Row]) -> None:

@@ -14,8 +14,8 @@ from the_block_llm.pipelines.git_ingest.history.extract_shard import (
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
+from the_block_llm.pipelines.git_ingest.sharding.shard_assignment import ShardAssignment
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import ShardCache, digest_of
-from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment
 from the_block_llm.pipelines.git_ingest.sharding.thread_pool import ThreadIndices, run_in_threads
 from the_block_llm.progress import progress_bar
 
@@ -32,7 +32,7 @@ class ExtractedHistory:
     counts: RowCounts
     n_read: int
     """Commits that this run read; the others were cached."""
-    attributes_left_out: int
+    n_ignored_attributes: int
     """Ignored lines and files of ``.gitattributes``."""
 
 
@@ -104,5 +104,5 @@ def extract_history(
         commits=[cache.folder / f"{name}.commits.arrow" for name in names],
         counts=counts,
         n_read=n_commits,
-        attributes_left_out=options.gitattributes.n_ignored,
+        n_ignored_attributes=options.gitattributes.n_ignored,
     )

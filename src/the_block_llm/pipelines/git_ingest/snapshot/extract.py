@@ -33,12 +33,12 @@ from the_block_llm.pipelines.git_ingest.redaction.redactor import Redactor
 from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedactor
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
 from the_block_llm.pipelines.git_ingest.sharding.record_batches import Row, record_batches
+from the_block_llm.pipelines.git_ingest.sharding.shard_assignment import ShardAssignment
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
     ShardCache,
     digest_of,
     finish_shard,
 )
-from the_block_llm.pipelines.git_ingest.sharding.shards import ShardAssignment
 from the_block_llm.pipelines.git_ingest.sharding.thread_pool import Job, run_jobs
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import SNAPSHOT_FILES, DropReason
@@ -47,7 +47,7 @@ _MEAN_SHARD_FILES: Final = 64
 _MAX_SHARD_FILES: Final = 256
 _TEXT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("text")
 _PATH_COLUMN: Final = SNAPSHOT_FILES.get_field_index("path")
-_COUNT_COLUMN: Final = SNAPSHOT_FILES.get_field_index("redactions")
+_REDACTIONS_COLUMN: Final = SNAPSHOT_FILES.get_field_index("redactions")
 _SHA_COLUMN: Final = SNAPSHOT_FILES.get_field_index("sha")
 
 
@@ -270,7 +270,7 @@ def extract_snapshot_shard(
             sha_column=_SHA_COLUMN,
             path_column=_PATH_COLUMN,
             text_column=_TEXT_COLUMN,
-            count_column=_COUNT_COLUMN,
+            count_column=_REDACTIONS_COLUMN,
         )
 
     write_part(path, SNAPSHOT_FILES, record_batches(SNAPSHOT_FILES, rows, _TEXT_COLUMN, redact))

@@ -25,7 +25,7 @@ from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 _PERMUTATIONS: Final = 128  # the estimate is within 0.05 of the Jaccard index two times in three
 _BANDS: Final = 32  # candidates from a similarity of about 0.4; the estimate then decides
 _MIN_FORK_SIMILARITY: Final = 0.6
-_MIN_FORK_COMMITS: Final = 0.5  # fraction of the smaller history
+_MIN_SHARED_COMMIT_FRACTION: Final = 0.5  # fraction of the smaller history
 _MIN_COPIED_FILES: Final = 5
 _MIN_FILE_CHARACTERS: Final = 200  # shorter files, such as empty packages, match by chance
 _MIN_LINE_CHARACTERS: Final = 12  # likewise for lines
@@ -95,7 +95,9 @@ def find_overlaps(
         n_commits, n_files = shared_commits[pair], shared_files[pair]
         smaller = min(len(sketches[index].commits) for index in pair)
         similarity = similarities.get(pair, 0.0)
-        is_fork = n_commits >= _MIN_FORK_COMMITS * smaller or similarity >= _MIN_FORK_SIMILARITY
+        is_fork = (
+            n_commits >= _MIN_SHARED_COMMIT_FRACTION * smaller or similarity >= _MIN_FORK_SIMILARITY
+        )
         if not is_fork and n_files < _MIN_COPIED_FILES:
             continue
         # A copied library is a large fraction of its origin and a small one of its host.

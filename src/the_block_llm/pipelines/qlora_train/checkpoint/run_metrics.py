@@ -15,8 +15,8 @@ from the_block_llm.pipelines.qlora_train.checkpoint.log_history import (
     validations,
 )
 from the_block_llm.pipelines.qlora_train.data.dataset import RowDataset
-from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan
-from the_block_llm.pipelines.qlora_train.data.sampler import SampleOrder
+from the_block_llm.pipelines.qlora_train.data.epoch_plan import EpochPlan
+from the_block_llm.pipelines.qlora_train.data.sample_order import SampleOrder
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name, peak_memory_gib
 

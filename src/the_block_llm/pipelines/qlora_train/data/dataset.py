@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.pipelines.qlora_train.data.sampler import PADDING_INDEX
+from the_block_llm.pipelines.qlora_train.data.sample_order import PADDING_INDEX
 
 _COLUMNS = ("input_ids", "labels_mask", "segment_lengths")
 # Two tokens, neither a target: no contribution to loss or gradient.

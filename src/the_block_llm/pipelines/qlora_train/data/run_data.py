@@ -7,8 +7,8 @@ import numpy as np
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import TooLittleDataError
 from the_block_llm.pipelines.qlora_train.data.dataset import RowDataset
-from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan, plan_epochs
-from the_block_llm.pipelines.qlora_train.data.sampler import SampleOrder, make_sample_order
+from the_block_llm.pipelines.qlora_train.data.epoch_plan import EpochPlan, plan_epochs
+from the_block_llm.pipelines.qlora_train.data.sample_order import SampleOrder, make_sample_order
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 
 

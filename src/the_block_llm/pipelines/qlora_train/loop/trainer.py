@@ -19,7 +19,7 @@ from the_block_llm.models.collate import IGNORE_INDEX
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import best_validation
 from the_block_llm.pipelines.qlora_train.data.dataset import OrderedDataset, RowDataset
-from the_block_llm.pipelines.qlora_train.data.sampler import PADDING_INDEX, SampleOrder
+from the_block_llm.pipelines.qlora_train.data.sample_order import PADDING_INDEX, SampleOrder
 from the_block_llm.pipelines.qlora_train.loop.progress_callback import ProgressCallback
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import step_memory_gib

@@ -8,7 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
-from the_block_llm.pipelines.qlora_train.data.epoch_calculator import EpochPlan
+from the_block_llm.pipelines.qlora_train.data.epoch_plan import EpochPlan
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 

@@ -15,7 +15,7 @@ from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
 from the_block_llm.models.plain.memory_plan import PlainMemoryPlan
 from the_block_llm.pipelines.qlora_train.data.dataset import RowDataset
 from the_block_llm.pipelines.qlora_train.data.run_data import RunData
-from the_block_llm.pipelines.qlora_train.data.sampler import PADDING_INDEX
+from the_block_llm.pipelines.qlora_train.data.sample_order import PADDING_INDEX
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.model_setup import load_model
 from the_block_llm.pipelines.qlora_train.runtime import distributed

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from the_block_llm.pipelines.sequence_build.code.outline import (
     RUST_CONTAINER,
-    collapse_whitespace,
+    one_line_signature,
     parse_python,
     python_signature,
 )
@@ -83,7 +83,7 @@ def _python_definition(
 ) -> Iterator[Docstring]:
     if doc := ast.get_docstring(node):
         declaration = f"class {name}" if isinstance(node, ast.ClassDef) else python_signature(node)
-        yield Docstring("definition", name, doc, collapse_whitespace(declaration))
+        yield Docstring("definition", name, doc, one_line_signature(declaration))
 
 
 def _rust(text: str) -> Iterator[Docstring]:
@@ -97,7 +97,7 @@ def _rust(text: str) -> Iterator[Docstring]:
             name = f"{containers[index][1]}::{name}" if index >= 0 else name
         start = _RUST_ATTRIBUTE.sub("", item.group()[len(item["doc"]) :])
         rest = _RUST_REST.match(text, item.end(), item.end() + _MAX_DECLARATION_CHARACTERS)
-        declaration = collapse_whitespace(start + (rest.group() if rest else ""))
+        declaration = one_line_signature(start + (rest.group() if rest else ""))
         yield Docstring("definition", name, _uncomment(item["doc"], "///"), declaration)
 
 

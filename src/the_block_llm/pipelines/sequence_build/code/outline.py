@@ -97,10 +97,10 @@ def _rust(text: str) -> Iterator[Declaration]:
 
 
 def _declaration(name: str, signature: str, *, is_nested: bool = False) -> Declaration:
-    return Declaration(name, collapse_whitespace(signature), is_nested)
+    return Declaration(name, one_line_signature(signature), is_nested)
 
 
-def collapse_whitespace(signature: str) -> str:
+def one_line_signature(signature: str) -> str:
     """Put a signature on one line and truncate it if it is long."""
     flat = " ".join(signature.split()).replace("( ", "(").replace(", )", ")")
     return flat if len(flat) <= _MAX_CHARACTERS else f"{flat[:_MAX_CHARACTERS]} …"

@@ -85,7 +85,7 @@ def scan_for_leaks(
     """Compare all documents with the evaluation documents numbered ``[first, last)``."""
     check = LeakCheck(_read_evaluation_documents(parts, first, last), similarity)
     for part in parts:
-        # Sorting, and the part before, free as much memory as the index holds.
+        # Indexing and scanning a part free about as much memory as the index takes.
         trim_heap()
         for batch in read_batches([part]):
             check.scan(DocumentSignatures.read(batch))

@@ -60,9 +60,9 @@ class DocumentSignatures:
     declared: Sequence[tuple[str, str] | None]
     """Reason (revert, cherry_pick) and sha of the earlier commit that a commit refers to."""
     text_hashes: npt.NDArray[np.int64]
-    """Of kind and normalized text; of a document that completes a text, also of that text."""
+    """Hash of the kind and the normalized text; for a completion pair also of its context."""
     line_hashes: npt.NDArray[np.int64]
-    """Of the informative lines of all documents, shape ``(lines,)``; once for each document."""
+    """Of the significant lines of all documents, shape ``(lines,)``; once for each document."""
     line_offsets: npt.NDArray[np.int64]
     """Lines ``[offsets[i], offsets[i + 1])`` belong to document ``i``, shape ``(n + 1,)``."""
     n_new_lines: npt.NDArray[np.int32]

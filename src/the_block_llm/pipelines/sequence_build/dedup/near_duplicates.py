@@ -102,9 +102,9 @@ class LeakCheck:
 
     def leaks(self) -> list[Leak]:
         """Return the leaks, once all documents were scanned."""
-        owners = self._line_index.documents
-        is_known = (self._line_seen_in & _EARLIER_BITS[self._splits][owners]) != 0
-        n_known = np.bincount(owners[is_known], minlength=len(self._ids))
+        evaluations = self._line_index.documents
+        is_known = (self._line_seen_in & _EARLIER_BITS[self._splits][evaluations]) != 0
+        n_known = np.bincount(evaluations[is_known], minlength=len(self._ids))
         known_fractions = n_known / np.maximum(1, self._n_lines)
         return [
             Leak(
@@ -112,7 +112,9 @@ class LeakCheck:
                 reason, nearest, round(similarity, 3),
             )
             for number in range(len(self._ids))
-            for reason, nearest, similarity in self._verdict(number, float(known_fractions[number]))
+            for reason, nearest, similarity in self._leak_reason(
+                number, float(known_fractions[number])
+            )
         ]  # fmt: skip
 
     def _match_lines(self, batch: DocumentSignatures) -> None:
@@ -120,12 +122,12 @@ class LeakCheck:
         found, first, last = self._line_index.find(batch.line_hashes)
         document = document[found]
         rare = last - first <= _MAX_LINE_DOCUMENTS
-        matched, owner = self._pairs(
+        matched, evaluation_index = self._pairs(
             batch, document[rare], first[rare], last[rare], self._line_index
         )
-        pairs, counts = np.unique(matched * len(self._ids) + owner, return_counts=True)
-        matched, owner = np.divmod(pairs, max(1, len(self._ids)))
-        self._line_matches.update(owner, counts, matched, batch.ids)
+        pairs, counts = np.unique(matched * len(self._ids) + evaluation_index, return_counts=True)
+        matched, evaluation_index = np.divmod(pairs, max(1, len(self._ids)))
+        self._line_matches.update(evaluation_index, counts, matched, batch.ids)
         for split in (_TRAIN, _VALIDATION):
             bit = _SPLIT_BIT[split]
             is_new = (batch.splits[document] == split) & ((self._line_seen_in[first] & bit) == 0)
@@ -135,15 +137,19 @@ class LeakCheck:
             chosen = chosen[_is_run_start(first[chosen])]
             self._line_seen_in[expand_ranges(first[chosen], last[chosen])] |= bit
             # A document with a known line gets a source, however common the line.
-            matched, owner = self._pairs(
+            matched, evaluation_index = self._pairs(
                 batch, document[chosen], first[chosen], last[chosen], self._line_index
             )
-            self._line_matches.update(owner, np.ones(len(owner)), matched, batch.ids)
+            self._line_matches.update(
+                evaluation_index, np.ones(len(evaluation_index)), matched, batch.ids
+            )
 
     def _match_texts(self, batch: DocumentSignatures) -> None:
         found = self._text_index.find(batch.text_hashes)
-        document, owner = self._pairs(batch, *found, self._text_index)
-        self._text_matches.update(owner, np.ones(len(owner)), document, batch.ids)
+        document, evaluation_index = self._pairs(batch, *found, self._text_index)
+        self._text_matches.update(
+            evaluation_index, np.ones(len(evaluation_index)), document, batch.ids
+        )
 
     def _match_minhashes(self, batch: DocumentSignatures) -> None:
         with_text = np.flatnonzero(batch.has_shingles)
@@ -157,12 +163,12 @@ class LeakCheck:
             )
             pairs = np.unique(candidates[0] * len(self._ids) + candidates[1])
             for start in range(0, len(pairs), _SIGNATURE_PAIRS_PER_BATCH):
-                candidate, owner = np.divmod(
+                candidate, evaluation_index = np.divmod(
                     pairs[start : start + _SIGNATURE_PAIRS_PER_BATCH], len(self._ids)
                 )
-                is_equal = self._minhashes[owner] == batch.minhashes[candidate]
+                is_equal = self._minhashes[evaluation_index] == batch.minhashes[candidate]
                 jaccard = (is_equal.mean(axis=1) - _BYTE_COLLISION) / (1 - _BYTE_COLLISION)
-                self._minhash_matches.update(owner, jaccard, candidate, batch.ids)
+                self._minhash_matches.update(evaluation_index, jaccard, candidate, batch.ids)
 
     def _pairs(
         self,
@@ -173,12 +179,14 @@ class LeakCheck:
         index: InvertedIndex,
     ) -> tuple[_Array, _Array]:
         """Pair each document with the later-split documents in its range of index entries."""
-        owner = index.documents[expand_ranges(first, last)].astype(np.int64)
+        evaluation_index = index.documents[expand_ranges(first, last)].astype(np.int64)
         document = np.repeat(document, last - first)
-        is_later = (_EARLIER_BITS[self._splits[owner]] & _SPLIT_BIT[batch.splits[document]]) != 0
-        return document[is_later], owner[is_later]
+        is_later = (
+            _EARLIER_BITS[self._splits[evaluation_index]] & _SPLIT_BIT[batch.splits[document]]
+        ) != 0
+        return document[is_later], evaluation_index[is_later]
 
-    def _verdict(self, number: int, known_fraction: float) -> Iterator[tuple[Any, str, float]]:
+    def _leak_reason(self, number: int, known_fraction: float) -> Iterator[tuple[Any, str, float]]:
         """Yield the first measure by which a document is a leak, if there is one."""
         declared, jaccard = self._declared[number], float(self._minhash_matches.values[number])
         if declared is not None:
@@ -199,14 +207,18 @@ class _BestMatches:
     sources: npt.NDArray[np.object_]
 
     def update(
-        self, owner: _Array, values: _Array, document: _Array, ids: npt.NDArray[np.object_]
+        self,
+        evaluation_index: _Array,
+        values: _Array,
+        document: _Array,
+        ids: npt.NDArray[np.object_],
     ) -> None:
         """Add matches; of equal values the first document is kept."""
-        order = np.lexsort((document, -values, owner))
-        order = order[_is_run_start(owner[order])]
-        order = order[values[order] > self.values[owner[order]]]
-        self.values[owner[order]] = values[order]
-        self.sources[owner[order]] = ids[document[order]]
+        order = np.lexsort((document, -values, evaluation_index))
+        order = order[_is_run_start(evaluation_index[order])]
+        order = order[values[order] > self.values[evaluation_index[order]]]
+        self.values[evaluation_index[order]] = values[order]
+        self.sources[evaluation_index[order]] = ids[document[order]]
 
 
 def _is_run_start(ascending: _Array) -> npt.NDArray[np.bool_]:

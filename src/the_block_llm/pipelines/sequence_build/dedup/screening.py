@@ -34,7 +34,7 @@ class Screening:
     dropped: dict[str, int]
     """Number of sources that no document was made of, by reason."""
     validation_repeats: bool
-    """All of validation repeats training text; it was kept, or validation would be empty."""
+    """All of validation repeats training text, and is kept so that validation is not empty."""
 
     @property
     def excluded_ids(self) -> frozenset[str]:
@@ -98,7 +98,8 @@ def screen(
     n_validation = sum(leak.split == "validation" for leak in leaks)
     validation_repeats = remaining["validation"] == n_validation > 0
     if validation_repeats:
-        # Known text is a poor criterion for the best checkpoint, but no verdict depends on it.
+        # Known text is a poor criterion for the best checkpoint, but no result of the evaluation
+        # depends on it.
         leaks = [leak for leak in leaks if leak.split != "validation"]
     remaining -= Counter(leak.split for leak in leaks)
     _require_nonempty_splits(remaining, len(leaks), holds_out=holds_out)

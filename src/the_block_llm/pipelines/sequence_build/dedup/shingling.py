@@ -38,8 +38,8 @@ def extract_features(doc: RenderedDocument) -> DocumentFeatures:
     text = "\n".join(compared)
     return DocumentFeatures(
         normalized_text=" ".join(text.split()),
-        lines=(lines := _informative_lines(both)),
-        new_lines=lines if new is both else _informative_lines(new),
+        lines=(lines := _significant_lines(both)),
+        new_lines=lines if new is both else _significant_lines(new),
         shingles=_shingles(_WORD.findall(text)),
     )
 
@@ -58,7 +58,7 @@ def _split_commit(text: str) -> tuple[list[str], list[tuple[str, str]]]:
     return message, changed
 
 
-def _informative_lines(lines: list[str]) -> frozenset[str]:
+def _significant_lines(lines: list[str]) -> frozenset[str]:
     return frozenset([bare for line in lines if (bare := normalize_line(line)) is not None])
 
 

@@ -20,7 +20,7 @@ class FileChange:
     path: str
     old_path: str | None
     status: str
-    """Letter of ``git diff --name-status``: A, D, M or R."""
+    """Letter of ``git diff --name-status``: A, C, D, M, R or T."""
     patch: str | None
     """Hunks, if the patch was kept."""
 

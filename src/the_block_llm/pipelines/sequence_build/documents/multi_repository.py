@@ -78,7 +78,7 @@ class MultiRepositoryCorpus:
 
     tables: IngestedTables
     splits: CommitSplits
-    members: range
+    repository_indices: range
     """Indices of the repositories to render."""
     corpus_options: Mapping[str, Any]
     """Keyword arguments for ``Corpus``."""
@@ -94,7 +94,7 @@ class MultiRepositoryCorpus:
             for table in (self.tables.commits, self.tables.file_changes, self.tables.snapshot_files)
             if isinstance(table, ParquetTable)
         )
-        for number in self.members:
+        for number in self.repository_indices:
             metadata = self.tables.repositories[number]
             name, prefix = metadata["name"], f"{metadata['name']}/"
             repository_commits = read_commits(commits.rows_of(name))
@@ -148,7 +148,7 @@ def build_corpus(
     tables: IngestedTables,
     cutoff: Cutoff,
     validation_fraction: float,
-    members: range | None = None,
+    repository_indices: range | None = None,
     **corpus_options: Any,
 ) -> MultiRepositoryCorpus | SingleCorpus:
     """Return the corpora of the repositories in the tables.
@@ -157,7 +157,7 @@ def build_corpus(
         tables: The ingested tables.
         cutoff: Shared by all repositories.
         validation_fraction: Fraction of the commits of all repositories together.
-        members: Indices of the repositories to render; default: all.
+        repository_indices: Indices of the repositories to render; default: all.
         **corpus_options: Keyword arguments for ``Corpus``.
     """
     repositories = tables.repositories
@@ -175,7 +175,7 @@ def build_corpus(
     names = tuple(metadata["name"] for metadata in repositories)
     splits = _cached_splits(tables.commits, names, cutoff, validation_fraction)
     return MultiRepositoryCorpus(
-        tables, splits, members or range(len(repositories)), corpus_options
+        tables, splits, repository_indices or range(len(repositories)), corpus_options
     )
 
 

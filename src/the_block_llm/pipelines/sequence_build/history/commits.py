@@ -55,19 +55,21 @@ class History:
     commits: Mapping[str, Commit]
     split_by_sha: Mapping[str, Split]
     cutoff: Cutoff
-    all_repositories: SplitLookup | None = None
+    splits_of_all_repositories: SplitLookup | None = None
     """Splits across repositories, if there are several: forks share commits."""
 
     def find_split(self, sha: str) -> Split | None:
         """Return the split of a commit of any repository, or ``None`` if it is unknown."""
         return (
-            self.all_repositories.get(sha) if self.all_repositories else self.split_by_sha.get(sha)
+            self.splits_of_all_repositories.get(sha)
+            if self.splits_of_all_repositories
+            else self.split_by_sha.get(sha)
         )
 
     def find_by_prefix(self, sha_prefix: str) -> Sequence[tuple[str, Split]]:
         """Return the commits whose sha starts with ``sha_prefix``, with their splits."""
-        if self.all_repositories:
-            return self.all_repositories.find_by_prefix(sha_prefix)
+        if self.splits_of_all_repositories:
+            return self.splits_of_all_repositories.find_by_prefix(sha_prefix)
         return [
             (sha, split) for sha, split in self.split_by_sha.items() if sha.startswith(sha_prefix)
         ]

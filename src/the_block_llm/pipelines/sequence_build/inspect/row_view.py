@@ -20,7 +20,7 @@ def render_row(rows: ParquetTable, number: int, tokenizer: "PreTrainedTokenizerF
     """Decode one row: target tokens green, context tokens dim, a rule before each segment.
 
     Args:
-        rows: The table ``train``, ``validation`` or ``held_out``.
+        rows: The table ``train_rows``, ``validation_rows`` or ``held_out_rows``.
         number: Index of the row, from 0.
         tokenizer: The tokenizer of the rows.
 

@@ -54,7 +54,7 @@ def sample_page(
     """Sample segments of every type of document and format them as Markdown.
 
     Args:
-        rows: The table ``train``, ``validation`` or ``held_out``.
+        rows: The table ``train_rows``, ``validation_rows`` or ``held_out_rows``.
         tokenizer: The tokenizer of the rows.
         n_samples: Maximum number of documents of each type; no document is repeated.
         type_prefix: Type of the documents, such as "commit", or its first part, such as "chat";

@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# The boundary is chosen in the last quarter of what fits: earlier ones would leave gaps that only
-# much smaller documents than there are could fill.
+# The boundary is chosen in the last quarter of what fits: an earlier boundary would
+# leave a gap that few documents are short enough to fill.
 _SEARCH_DIVISOR = 4
-_SECTION_LINE_DIVISOR = 4  # a section line takes at most this fraction of the overlap
-_NO_SECTION_LINE = (0, 0)
+_SCOPE_HEADER_DIVISOR = 4  # a section line takes at most this fraction of the overlap
+_NO_SCOPE_HEADER = (0, 0)
 
 
 class Chunk(NamedTuple):
     """Tokens ``[start, end)`` of a document, after repeated context.
 
     The context is shown but not trained on, so every token is a target in exactly one chunk. It
-    consists of the document's header ``[0, header_tokens)``, the ``section_line`` (the line that
+    consists of the document's header ``[0, header_tokens)``, the ``scope_header`` (the line that
     opens the enclosing class, function, heading or patched file), and ``[context_start, start)``.
     """
 
@@ -26,11 +26,11 @@ class Chunk(NamedTuple):
     context_start: int
     start: int
     end: int
-    section_line: tuple[int, int] = _NO_SECTION_LINE
+    scope_header: tuple[int, int] = _NO_SCOPE_HEADER
 
     @property
     def n_tokens(self) -> int:
-        section_start, section_end = self.section_line
+        section_start, section_end = self.scope_header
         return self.header_tokens + section_end - section_start + self.end - self.context_start
 
     def with_more_context(self, free_tokens: int) -> "Chunk":
@@ -38,8 +38,8 @@ class Chunk(NamedTuple):
         if self.start == 0:
             return self
         context_start = max(self.header_tokens, self.context_start - free_tokens)
-        if self.section_line != _NO_SECTION_LINE:
-            section_start, section_end = self.section_line
+        if self.scope_header != _NO_SCOPE_HEADER:
+            section_start, section_end = self.scope_header
             if context_start >= section_end:
                 return self._replace(context_start=context_start)
             # The context now reaches the section line, which need not be repeated any more.
@@ -58,7 +58,7 @@ def chunk_document(
     strengths: npt.NDArray[np.int8],
     context_tokens: int,
     overlap_tokens: int,
-    section_line_before: Callable[[int], tuple[int, int]] = lambda _: _NO_SECTION_LINE,
+    scope_header_before: Callable[[int], tuple[int, int]] = lambda _: _NO_SCOPE_HEADER,
 ) -> list[Chunk]:
     """Split one document.
 
@@ -73,7 +73,7 @@ def chunk_document(
         overlap_tokens: Context repeated at the start of a chunk, header included. At least one
             token is repeated: the first token of a sequence has no prediction, so it would never
             be trained on.
-        section_line_before: Returns for the first token of a chunk the token range of the line
+        scope_header_before: Returns for the first token of a chunk the token range of the line
             that opens its section, empty if there is none. It is repeated if it takes at most a
             quarter of the overlap and is not part of the other context.
 
@@ -95,19 +95,19 @@ def chunk_document(
         if start == 0 or context_start <= header:
             # The context covers everything before the chunk, the header included.
             context_start, repeated_header = 0, 0
-        section_line = section_line_before(start) if context_start else _NO_SECTION_LINE
-        length = section_line[1] - section_line[0]
+        scope_header = scope_header_before(start) if context_start else _NO_SCOPE_HEADER
+        length = scope_header[1] - scope_header[0]
         if not (
-            header <= section_line[0] < section_line[1] <= context_start
-            and length * _SECTION_LINE_DIVISOR <= overlap
+            header <= scope_header[0] < scope_header[1] <= context_start
+            and length * _SCOPE_HEADER_DIVISOR <= overlap
         ):
-            section_line, length = _NO_SECTION_LINE, 0
+            scope_header, length = _NO_SCOPE_HEADER, 0
         context_start += length
         capacity = context_tokens - repeated_header - length - (start - context_start)
         end = min(n_tokens, start + capacity)
         if end < n_tokens:
             end = _best_boundary(strengths, start + capacity - capacity // _SEARCH_DIVISOR, end)
-        chunks.append(Chunk(document, repeated_header, context_start, start, end, section_line))
+        chunks.append(Chunk(document, repeated_header, context_start, start, end, scope_header))
         start = end
     return chunks
 

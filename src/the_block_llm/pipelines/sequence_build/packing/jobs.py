@@ -14,7 +14,7 @@ from the_block_llm.execution.jobs import Call
 from the_block_llm.execution.ordered_map import ordered_map
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.memory import trim_heap
-from the_block_llm.pipelines.sequence_build.packing.repository_batches import temporary_folder
+from the_block_llm.pipelines.sequence_build.documents.repository_batches import temporary_folder
 from the_block_llm.pipelines.sequence_build.packing.rows import pack_window
 from the_block_llm.pipelines.sequence_build.packing.windows import Window
 from the_block_llm.pipelines.sequence_build.params import RowShape
@@ -61,7 +61,7 @@ def pack_windows(
         shape: Size of a row. Training rows have the length of their curriculum stage.
         token_bytes: Bytes of text in each token of the vocabulary, shape ``(vocabulary,)``.
         work_folder: Folder for the jobs' output, see
-            :func:`~the_block_llm.pipelines.sequence_build.packing.repository_batches.resolve_work_folder`.
+            :func:`~the_block_llm.pipelines.sequence_build.documents.repository_batches.resolve_work_folder`.
         execution: The engine. A single window is packed in this process.
 
     Yields:

@@ -22,8 +22,8 @@ def excluded_by_mix(
 ) -> npt.NDArray[np.bool_]:
     """Choose the training documents to exclude from kinds that exceed their cap.
 
-    The longest are excluded first. Of commits, those longer than a row are, oldest first: what
-    they left is in the files, and what is no longer there is not worth learning.
+    The longest are excluded first. Commits longer than a row go before all others,
+    oldest first: the code that they added is in the files unless it was removed later.
 
     Args:
         documents: The table ``documents``.

@@ -129,7 +129,7 @@ def _chunk_long_document(
     token_starts = token_ends - token_bytes
     scope_headers = ScopeHeaders(text, kind, source)
 
-    def section_line_before(token: int) -> tuple[int, int]:
+    def scope_header_before(token: int) -> tuple[int, int]:
         start, end = scope_headers.header_before(int(token_ends[token - 1]))
         if start == end:
             return 0, 0
@@ -143,7 +143,7 @@ def _chunk_long_document(
         strengths,
         shape.context_tokens,
         shape.overlap_tokens,
-        section_line_before,
+        scope_header_before,
     )
 
 
@@ -208,7 +208,7 @@ def _chunk_ids(document: _Document, chunk: Chunk) -> tuple[Ids, Ids, Ids]:
     ids = document.input_ids
     return (
         ids[: chunk.header_tokens],
-        ids[slice(*chunk.section_line)],
+        ids[slice(*chunk.scope_header)],
         ids[chunk.context_start : chunk.end],
     )
 

@@ -39,7 +39,7 @@ def document_batches(
         docs: In any order, which is kept.
         tokenizer: The profile's.
         context_tokens: Capacity of a row. A document that must not be split and is longer is
-            replaced by its alternative, if it has one.
+            replaced by its ``fallback``, if it has one.
         stage_tokens: Capacity of the rows of each curriculum stage.
         token_cache_folder: Cache of token ids of earlier runs; None: everything is tokenized.
     """

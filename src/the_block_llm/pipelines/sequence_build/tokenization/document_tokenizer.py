@@ -44,7 +44,7 @@ class ChatTemplateTokens:
     before_question: Ids
     before_answer: Ids
     turn_end: Ids
-    """Up to and with the token that ends the turn: a target, so that the model learns to stop."""
+    """Up to and including the token that ends the turn, a target: the model learns to stop."""
     after_turn: Ids
 
 

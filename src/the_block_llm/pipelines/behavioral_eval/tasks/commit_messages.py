@@ -14,7 +14,7 @@ from the_block_llm.pipelines.behavioral_eval.tasks.choice import (
     insert_answer,
     sample_nearest,
 )
-from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HistorySplit, LaterCommit
+from the_block_llm.pipelines.behavioral_eval.tasks.history_split import HeldOutCommit, HistorySplit
 from the_block_llm.retrieval.words import split_words
 
 MESSAGE_TASK: Final = "message_of_patch"
@@ -38,7 +38,7 @@ def message_of_patch(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
 
     Distractors are messages of similar length from other later commits.
     """
-    pairs = _message_patch_pairs(history.later_commits)
+    pairs = _message_patch_pairs(history.held_out_commits)
     for pair in pairs:
         rng = random.Random(f"{seed}/{MESSAGE_TASK}/{pair.sha}")  # noqa: S311
         distance = partial(_length_distance, lambda p: p.subject, len(pair.subject))
@@ -67,7 +67,7 @@ def patch_of_message(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
 
     Distractors are patches of other later commits. All choices are truncated to the same length.
     """
-    pairs = _message_patch_pairs(history.later_commits)
+    pairs = _message_patch_pairs(history.held_out_commits)
     for pair in pairs:
         rng = random.Random(f"{seed}/{PATCH_TASK}/{pair.sha}")  # noqa: S311
         distance = partial(_length_distance, lambda p: p.patch, len(pair.patch))
@@ -89,7 +89,7 @@ def patch_of_message(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
         )
 
 
-def _message_patch_pairs(commits: Sequence[LaterCommit]) -> list[_MessagePatch]:
+def _message_patch_pairs(commits: Sequence[HeldOutCommit]) -> list[_MessagePatch]:
     """Return the commits that have an informative message and a large enough patch."""
     pairs = []
     for commit in commits:

@@ -11,7 +11,7 @@ from the_block_llm.pipelines.behavioral_eval.analysis.statistics import (
     mcnemar,
     paired_bootstrap,
 )
-from the_block_llm.pipelines.behavioral_eval.analysis.verdict import Comparison, MetricWeight
+from the_block_llm.pipelines.behavioral_eval.analysis.verdict import Comparison, MetricRole
 from the_block_llm.pipelines.behavioral_eval.held_out.bits_per_byte import HUMAN_WRITTEN_KINDS
 from the_block_llm.pipelines.behavioral_eval.held_out.contamination import (
     CONTAMINATED_MIN_OVERLAP,
@@ -41,7 +41,7 @@ class PairedMetric:
     name: str
     title: str
     unit: str
-    weight: MetricWeight
+    weight: MetricRole
     items: tuple[PairedItem, ...]
 
     def compare(self, resamples: int, seed: int) -> Comparison:
@@ -79,7 +79,7 @@ def pair_metrics(
         if row["task"] == HELD_OUT:
             by_kind[json.loads(row["detail"])["kind"]].append(row)
     human_written = [row for kind in HUMAN_WRITTEN_KINDS for row in by_kind[kind]]
-    metric_rows: list[tuple[str, str, str, MetricWeight, ScoreRows]] = [
+    metric_rows: list[tuple[str, str, str, MetricRole, ScoreRows]] = [
         (HELD_OUT, "Held-out text", _BITS_PER_BYTE, "primary", human_written),
         *(
             (f"{HELD_OUT}_{kind}", title, _BITS_PER_BYTE, "part", by_kind[kind])

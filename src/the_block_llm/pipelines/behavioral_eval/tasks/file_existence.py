@@ -31,7 +31,7 @@ def exists_or_not(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
     ]
     # Includes files that the snapshot dropped, that were deleted, or that were added later.
     known_paths = {*history.paths_at_cutoff, *history.change_counts}
-    known_paths |= {change.path for commit in history.later_commits for change in commit.changes}
+    known_paths |= {change.path for commit in history.held_out_commits for change in commit.changes}
     parts = Counter(
         part.lower() for path in paths for part in _NAME_PART.findall(PurePosixPath(path).stem)
     )

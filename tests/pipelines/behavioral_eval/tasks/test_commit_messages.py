@@ -1,4 +1,4 @@
-from the_block_llm.pipelines.behavioral_eval.tasks.messages import patch_of_message
+from the_block_llm.pipelines.behavioral_eval.tasks.commit_messages import patch_of_message
 
 
 def test_patches_have_the_same_length_and_no_line_numbers(history):

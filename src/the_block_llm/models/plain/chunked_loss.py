@@ -121,7 +121,7 @@ def summed_cross_entropy(
     return total
 
 
-def target_loss(
+def causal_lm_loss(
     states: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
@@ -181,7 +181,7 @@ def enable_chunked_loss(model: PreTrainedModel) -> None:
         states = self.get_decoder()(
             input_ids=input_ids, use_cache=False, **options
         ).last_hidden_state
-        loss = target_loss(
+        loss = causal_lm_loss(
             states,
             self.get_output_embeddings().weight,
             labels,

@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from the_block_llm.errors import ProfileError
 from the_block_llm.models.collate import collate_rows
-from the_block_llm.models.plain import loss as loss_module
-from the_block_llm.models.plain.loss import enable_chunked_loss, target_loss
+from the_block_llm.models.plain import chunked_loss as loss_module
+from the_block_llm.models.plain.chunked_loss import causal_lm_loss, enable_chunked_loss
 
 
 def reference_loss(
@@ -41,7 +41,7 @@ def test_loss_and_gradient_match_unchunked_cross_entropy(
     expected = reference_loss(theirs, weight, labels, divisor=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_module, "CHUNK_POSITIONS", chunk)
-        loss = target_loss(ours, weight, labels, num_items_in_batch=7)
+        loss = causal_lm_loss(ours, weight, labels, num_items_in_batch=7)
         loss.backward()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5, rel=1e-6)
@@ -89,7 +89,7 @@ def test_forward_without_labels_is_unchanged() -> None:
 
 def test_loss_without_targets_is_zero_not_nan() -> None:
     states = torch.randn(1, 4, 8, requires_grad=True)
-    loss = target_loss(states, torch.randn(50, 8), torch.full((1, 4), -100))
+    loss = causal_lm_loss(states, torch.randn(50, 8), torch.full((1, 4), -100))
     loss.backward()
     assert loss.item() == 0.0
     assert states.grad is not None

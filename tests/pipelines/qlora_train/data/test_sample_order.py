@@ -1,4 +1,4 @@
-from the_block_llm.pipelines.qlora_train.data.sampler import PADDING_INDEX, make_sample_order
+from the_block_llm.pipelines.qlora_train.data.sample_order import PADDING_INDEX, make_sample_order
 
 
 def test_a_single_row_is_padded_to_one_step_per_epoch() -> None:

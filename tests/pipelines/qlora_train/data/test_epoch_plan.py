@@ -1,7 +1,7 @@
 import pytest
 
 from the_block_llm.errors import ParameterError
-from the_block_llm.pipelines.qlora_train.data.epoch_calculator import plan_epochs
+from the_block_llm.pipelines.qlora_train.data.epoch_plan import plan_epochs
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from tests.pipelines.git_ingest.ingesting import build_repository, ingest
 def test_a_large_repository_is_read_by_several_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from the_block_llm.pipelines.git_ingest.sharding import commit_order, shards
+    from the_block_llm.pipelines.git_ingest.sharding import commit_order, shard_assignment
 
     large, small = build_repository(tmp_path / "large", 60), build_repository(tmp_path / "small")
     monkeypatch.setattr(commit_order, "_MEAN_SHARD_COMMITS", {0: 4})
     whole = ingest(".", tmp_path / "whole", repositories=[large.path, small.path])
-    monkeypatch.setattr(shards, "COMMITS_PER_ASSIGNMENT", 20)
+    monkeypatch.setattr(shard_assignment, "COMMITS_PER_ASSIGNMENT", 20)
     folder = tmp_path / "divided"
     folder.mkdir()
     shutil.copy(tmp_path / "whole" / "pseudonym.key", folder)

@@ -1,7 +1,7 @@
 from collections import Counter
 from pathlib import PurePosixPath
 
-from the_block_llm.pipelines.behavioral_eval.tasks.abstention import exists_or_not
+from the_block_llm.pipelines.behavioral_eval.tasks.file_existence import exists_or_not
 
 
 def test_half_of_the_files_are_invented(history):
