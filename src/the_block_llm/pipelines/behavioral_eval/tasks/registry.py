@@ -1,7 +1,7 @@
 """Registry of the multiple-choice tasks built from the repository.
 
-A task is a function in a module of this folder and an entry in ``TASKS``. ``general_ability`` is not built from
-the repository and has fixed items, so it is not listed.
+A task is a function in a module of this folder and an entry in ``TASKS``. ``general_ability`` is
+not built from the repository and has fixed items, so it is not listed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
