@@ -25,7 +25,7 @@ from the_block_llm.models.profiles import LoraSettings, ModelProfile
 # Components of a decoder layer. The values are part of the keys of training_preflight.json.
 ATTENTION: Final = "attention"
 MLP: Final = "MLP"
-HIDDEN_STATES: Final = "states between"
+HIDDEN_STATES: Final = "hidden states"
 # Substrings of the submodule names of each component, in transformers' models.
 _COMPONENT_NAMES: Final = {
     ATTENTION: ("attn", "attention"),
@@ -53,7 +53,7 @@ class PassMemory:
     workspace_bytes: int
     """Memory beyond the saved activations, at the peak."""
     peak_phase: str
-    """Phase in which memory peaks: ``layers`` (forward), ``loss`` or ``going back``."""
+    """Phase in which memory peaks: ``layers`` (forward), ``loss`` or ``backward``."""
 
 
 class _AllocationTracker(TorchDispatchMode):
@@ -186,7 +186,7 @@ def trace_pass(
             del states
             loss.backward()
         # The names are part of the keys of training_preflight.json.
-        peaks = {"layers": layers_peak, "loss": loss_peak, "going back": tracker.peak_bytes}
+        peaks = {"layers": layers_peak, "loss": loss_peak, "backward": tracker.peak_bytes}
     peak_phase = max(peaks, key=lambda phase: peaks[phase])
     n_total = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     n_trained = sum(parameter.numel() for parameter in trained)

@@ -38,8 +38,8 @@ _M_MMAP_THRESHOLD: Final = -3  # of malloc.h
 _HAS_MALLOPT: Final = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
 _MIN_ROW_TOKENS: Final = 64
 # Item names are keys of training_preflight.json.
-_PROCESS_ITEM: Final = "this process before"
-HEAP_ITEM: Final = "freed, held back by the heap"
+_PROCESS_ITEM: Final = "process before training"
+HEAP_ITEM: Final = "freed, retained by the heap"
 
 
 @dataclass(frozen=True)
@@ -218,14 +218,16 @@ def _plan(
             **frozen,
             "adapter": 4 * trained,
             # To restore the adapter if the first step runs out of memory.
-            "adapter, untrained": 4 * trained,
+            "adapter, initial copy": 4 * trained,
             # Data-parallel processes average gradients in separate buckets.
-            "its gradient": 4 * trained * (2 if n_processes > 1 else 1),
+            "adapter gradient": 4 * trained * (2 if n_processes > 1 else 1),
             "optimizer": 8 * trained,
-            **{f"{name}, kept": n for name, n in memory.saved_activation_bytes.items()},
-            f"work ({memory.peak_phase})": memory.workspace_bytes,
+            **{
+                f"saved activations, {name}": n for name, n in memory.saved_activation_bytes.items()
+            },
+            f"temporary buffers ({memory.peak_phase})": memory.workspace_bytes,
             HEAP_ITEM: 0 if low_threshold else int(_HEAP_FRAGMENTATION * pass_bytes),
-            "small things": _OVERHEAD_BYTES,
+            "miscellaneous": _OVERHEAD_BYTES,
         },
         # Several matrices at a time are read and converted to float32 before they are quantized.
         loading_bytes=sum(frozen.values()) + 4 * memory.base_parameters,

@@ -89,7 +89,7 @@ def test_preflight_shows_the_plan_and_rejects_a_run_that_does_not_fit(
     assert report["memory_items_bytes"]["adapter"] == 4 * report["trained_parameters"]
     assert report["speed"]["train_tokens_per_second"] > 0
     shown = capsys.readouterr().out
-    assert "work (" in shown
+    assert "temporary buffers (" in shown
     assert "all layers resident" in shown
     tight = LAYERWISE.model_copy(update={"host_gib": 0.001})
     with pytest.raises(MemoryPlanError, match=r"needs at least .* GiB"):

@@ -53,7 +53,7 @@ def test_preflight_report_matches_the_run(
     assert items["optimizer"] == 8 * n_trained, "two moments in float32"
     assert sum(items.values()) < report["memory_free_bytes"]
     assert "plain engine, 1 row at a time" in shown
-    assert "this process before" in shown
+    assert "process before training" in shown
 
 
 def test_run_that_does_not_fit_host_memory_is_rejected(job: TrainingJob) -> None:

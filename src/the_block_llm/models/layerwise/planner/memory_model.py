@@ -80,7 +80,7 @@ def device_items(
         "4-bit layers": layer_bytes * (settings.n_resident_layers + 2 * is_streamed),
         "output matrix": head_bytes * settings.is_head_resident,
         "adapter": n_trained * adapter_dtype.itemsize,
-        "its gradient": n_trained * adapter_dtype.itemsize,
+        "adapter gradient": n_trained * adapter_dtype.itemsize,
         # Two 8-bit moments, with a float32 scale per block of 256; float32 moments on a CPU.
         "optimizer": int(n_trained * (2 * (1 + 4 / 256) if factor == 1 else 8)),
     }
@@ -93,11 +93,9 @@ def device_items(
     peak_phase = max(phases, key=lambda name: phases[name])
     return {
         **fixed,
-        "states of all layers": (
-            state_bytes * shape.n_layers if settings.activations == "device" else 0
-        ),
-        f"work ({peak_phase})": factor * phases[peak_phase],
-        "positions, small things": _MISCELLANEOUS_BYTES + tokens * (shape.head_dim * 4 + 48),
+        "layer inputs": (state_bytes * shape.n_layers if settings.activations == "device" else 0),
+        f"temporary buffers ({peak_phase})": factor * phases[peak_phase],
+        "positions, miscellaneous": _MISCELLANEOUS_BYTES + tokens * (shape.head_dim * 4 + 48),
     }
 
 
