@@ -20,7 +20,7 @@ from the_block_llm.models.adapter.manifest import list_adapters
 from the_block_llm.models.base.quantized_loading import load_base_model, quantized_bytes
 from the_block_llm.models.base.sources import (
     base_revision,
-    from_pretrained,
+    call_with_loading_errors,
     load_tokenizer,
     prepare_base_model,
 )
@@ -131,8 +131,8 @@ def test_hub_access_is_logged_once_and_retries_are_not(
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
 
     with caplog.at_level(logging.INFO, logger="the_block_llm"):
-        from_pretrained(profile, attempt)
-        from_pretrained(profile, attempt)
+        call_with_loading_errors(profile, attempt)
+        call_with_loading_errors(profile, attempt)
     assert [record.getMessage().partition(".")[0] for record in caplog.records] == [
         "Requesting nobody/nothing-2 from the Hub"
     ]
