@@ -104,7 +104,7 @@ def measured_and_predicted_bytes(folder: Path) -> tuple[float, float]:
     predicted = sum(
         n_bytes
         for name, n_bytes in plan.device_items.items()
-        if "kept" in name or "work" in name or "gradient" in name
+        if name.startswith(("saved activations", "temporary buffers")) or "gradient" in name
     )
     return measured, predicted
 
