@@ -23,7 +23,7 @@ _ITEMS_PER_COMMIT: Final = 3
 
 
 def also_changed(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
-    """Ask for one more path of each later commit that changed several existing files.
+    """Ask for one more path of each held-out commit that changed several existing files.
 
     Distractors are files at the cut-off with the same suffix that the commit did not change,
     similar in number of changes, time of the last change and path length.

@@ -34,9 +34,9 @@ class _MessagePatch:
 
 
 def message_of_patch(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
-    """Ask for the message of each later commit, given its patch.
+    """Ask for the message of each held-out commit, given its patch.
 
-    Distractors are messages of similar length from other later commits.
+    Distractors are messages of similar length from other held-out commits.
     """
     pairs = _message_patch_pairs(history.held_out_commits)
     for pair in pairs:
@@ -63,9 +63,9 @@ def message_of_patch(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
 
 
 def patch_of_message(history: HistorySplit, seed: int) -> Iterator[ChoiceItem]:
-    """Ask for the patch of each later commit, given its message.
+    """Ask for the patch of each held-out commit, given its message.
 
-    Distractors are patches of other later commits. All choices are truncated to the same length.
+    Distractors are patches of other held-out commits. All choices are truncated to the same length.
     """
     pairs = _message_patch_pairs(history.held_out_commits)
     for pair in pairs:
