@@ -17,6 +17,10 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     """Leave out commits committed before this time (UTC unless it has an offset)."""
     redact: bool = True
     """Replace secrets by typed placeholders. If false, secrets can end up in the weights."""
+    allowed_secrets: tuple[str, ...] = ()
+    """Fingerprints of values that are no secrets, from the report; they are not masked."""
+    allowed_secret_paths: tuple[str, ...] = ()
+    """Files in which nothing is masked but e-mail addresses, as patterns of ``.gitignore``."""
     pseudonymise: bool = True
     """Replace authors by keyed hashes and mask e-mail addresses in texts."""
     pseudonym_key_file: str = "conf/local/pseudonym.key"

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from the_block_llm.pipelines.git_ingest.redaction.redactor import EMAIL_KIND
+from the_block_llm.pipelines.git_ingest.redaction.email_addresses import EMAIL_KIND
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
 from the_block_llm.pipelines.git_ingest.sources.fork_detection import describe_overlap
 

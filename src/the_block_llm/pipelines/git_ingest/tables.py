@@ -19,6 +19,7 @@ from the_block_llm.pipelines.git_ingest.history.extract import ExtractedHistory,
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.history.revert_detection import commit_batches
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
+from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList
 from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import (
     Pseudonymizer,
     load_pseudonymizer,
@@ -210,6 +211,7 @@ def _extract_history(
             repo=info["name"],
             pseudonymizer=pseudonymizer,
             redact=params.redact,
+            allowed=_allow_list(params),
             max_patch_bytes=params.max_patch_bytes,
             max_message_bytes=params.max_message_bytes,
             gitattributes=read_gitattributes(sandbox, list_tree(sandbox, info["head"])),
@@ -226,7 +228,7 @@ def _repository_snapshots(
     assignment: ShardAssignment | None = None,
 ) -> list[Snapshot]:
     shas = dict.fromkeys(sha for sha in (info["cutoff"]["sha"], info["head"]) if sha)
-    options = SnapshotOptions(info["name"], params.redact, params.pseudonymise)
+    options = SnapshotOptions(info["name"], params.redact, params.pseudonymise, _allow_list(params))
     cache = ShardCache(cache_folder(info["key"], params, "snapshot"))
     with open_repository(info, params) as sandbox:
         return extract_snapshots(
@@ -238,6 +240,10 @@ def _cache_snapshot_shards(
     info: Mapping[str, Any], params: GitIngestParams, assignment: ShardAssignment
 ) -> None:
     _repository_snapshots(info, params, 1, assignment)
+
+
+def _allow_list(params: GitIngestParams) -> AllowList:
+    return AllowList.of(params.allowed_secrets, params.allowed_secret_paths)
 
 
 def _version(info: Mapping[str, Any]) -> str:

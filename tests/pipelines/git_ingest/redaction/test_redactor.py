@@ -13,7 +13,7 @@ _RANDOM = "qZ8rT2vLx9Kp4WmN7sYb3HcJ6fGd1Ae5" + "uQiX"
 @pytest.mark.parametrize(
     ("line", "masked"),
     [
-        (_RANDOM, "[REDACTED:high-entropy]"),
+        (f'x = "{_RANDOM}"', 'x = "[REDACTED:high-entropy]"'),
         (f"token = '{_TOKEN}'", "token = '[REDACTED:github-token]'"),
         ("mail bob@corp.dev", "mail <email>"),
     ],
@@ -26,11 +26,12 @@ def test_a_line_of_a_patch_keeps_its_prefix(prefix: str, line: str, masked: str)
 
 
 def test_line_numbers_are_relative_to_each_text() -> None:
-    texts = ["one\ntwo", f"x\n\n{_RANDOM}", "", f"{_RANDOM}\nlast", "none", f"a\nb {_RANDOM}\n"]
+    value = f'x = "{_RANDOM}"'
+    texts = ["one\ntwo", f"x\n\n{value}", "", f"{value}\nlast", "none", f"a\nb {value}\n"]
     changed = Redactor(secrets=True, emails=False).redact(texts, [""] * len(texts))
     lines = {index: [f.line for f in redacted.findings] for index, redacted in changed.items()}
     assert lines == {1: [3], 3: [1], 5: [2]}
-    assert changed[5].text == "a\nb [REDACTED:high-entropy]\n"
+    assert changed[5].text == 'a\nb x = "[REDACTED:high-entropy]"\n'
 
 
 def test_a_secret_is_masked_among_non_ascii_text() -> None:

@@ -188,7 +188,7 @@ class ChangeRowBuilder:
         self._counts.add_rows(self._pending_counts)
         self._pending_counts = []
         # Paths first: findings in a text name the path.
-        self._redactor.redact_columns(
+        self._redactor.redact_paths(
             rows, sha_column=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN)
         )
         return self._redactor.redact_text(

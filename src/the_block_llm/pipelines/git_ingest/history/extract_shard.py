@@ -113,7 +113,8 @@ class _ShardWriter:
         self._damaged = damaged
         self._counts = RowCounts()
         emails = options.pseudonymizer.key is not None
-        self._redactor = RowRedactor(Redactor(secrets=options.redact, emails=emails), self._counts)
+        redactor = Redactor(options.redact, emails, options.allowed)
+        self._redactor = RowRedactor(redactor, self._counts)
         self._commit_rows: list[Row] = []
         self._changes = ChangeRowBuilder(
             readers.blobs, readers.sandbox.max_file_bytes, options, self._counts, self._redactor
@@ -137,7 +138,7 @@ class _ShardWriter:
         )
 
     def _redact_commits(self, rows: list[Row]) -> list[Row]:
-        return self._redactor.redact_columns(
+        return self._redactor.redact_messages(
             rows, sha_column=_SHA_COLUMN, columns=(_SUBJECT_COLUMN, _BODY_COLUMN)
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import GitAttributes
+from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList
 from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import Pseudonymizer
 
 
@@ -13,6 +14,7 @@ class HistoryOptions:
     repo: str
     pseudonymizer: Pseudonymizer
     redact: bool
+    allowed: AllowList
     max_patch_bytes: int
     max_message_bytes: int
     gitattributes: GitAttributes

@@ -3,48 +3,47 @@
 import bisect
 import functools
 import itertools
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from the_block_llm.pipelines.git_ingest.redaction.secret_heuristics import (
-    Span,
-    assigned_secrets,
-    high_entropy_strings,
-    is_config,
+from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList, fingerprint
+from the_block_llm.pipelines.git_ingest.redaction.credential_values import FileKind, file_kind
+from the_block_llm.pipelines.git_ingest.redaction.email_addresses import (
+    EMAIL_KIND,
+    personal_addresses,
 )
-from the_block_llm.pipelines.git_ingest.redaction.secret_patterns import (
-    EMAIL,
-    PRIVATE_KEY_BEGIN,
-    all_patterns,
-    named_value_prefilter,
-    pattern_prefilter,
-    prefilters,
+from the_block_llm.pipelines.git_ingest.redaction.named_values import (
+    client_passwords,
+    has_pending_value,
+    inserted_passwords,
+    later_secrets,
+    named_secrets,
 )
+from the_block_llm.pipelines.git_ingest.redaction.prefilter import prefilters, rules_on
+from the_block_llm.pipelines.git_ingest.redaction.private_keys import (
+    find_key,
+    mask_key,
+    may_bound_key,
+)
+from the_block_llm.pipelines.git_ingest.redaction.provider_tokens import provider_tokens
+from the_block_llm.pipelines.git_ingest.redaction.random_strings import Span, unnamed_secrets
 
-EMAIL_KIND: Final = "email"
 EMAIL_PLACEHOLDER: Final = "<email>"
-_KEY_END: Final = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|Private-MAC:")
-_KEY_LINE: Final = re.compile(
-    r"^[+\- ]?[\s\"'#*/|>]*"
-    r"(?:[A-Za-z0-9+/=\\]{8,}[\s\"',+\\;)]*|[A-Za-z-]+: \S.*|=[A-Za-z0-9+/]{4}\s*|)$"
-)
-_MAX_KEY_LINES: Final = 200
 _HUNK: Final = b"@@ -"
 _MAX_CACHED_LINE_BYTES: Final = 500
-# Addresses that do not identify a person.
-_NON_PERSONAL_EMAIL: Final = re.compile(
-    r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost|local)(?:\.(?:com|org|net))?$|^git@",
-    re.IGNORECASE,
-)
+_MAX_LATER_LINES: Final = 21
+# Random strings by the dozen are a table of test vectors, identifiers or digests.
+_MAX_UNNAMED: Final = 8
 
 
 class Finding(NamedTuple):
-    """A masked secret or address: line of the text, from 1, and kind."""
+    """A masked secret or address."""
 
     line: int
+    """Line of the text, from 1."""
     kind: str
+    value: str
 
 
 class Redacted(NamedTuple):
@@ -67,23 +66,40 @@ class Redactor:
 
     secrets: bool
     emails: bool
+    allowed: AllowList = field(default_factory=AllowList)
 
     def redact(self, texts: Sequence[str | bytes], paths: Sequence[str]) -> dict[int, Redacted]:
         """Return the texts that change, by index.
 
         Args:
             texts: Texts, as str or UTF-8.
-            paths: Path of each text's file, or an empty string; configuration files are
-                searched more strictly than code.
+            paths: Path of each text's file, or an empty string; it says how values are written
+                there, and whether they are made up.
         """
         if not (self.secrets or self.emails) or not texts:
             return {}
         encoded = [text.encode() if isinstance(text, str) else text for text in texts]
         changed = {}
         for index, lines in self._candidate_lines(encoded):
-            redacted = self._redact_lines(encoded[index], lines, in_config=is_config(paths[index]))
+            redacted = self._redact_lines(encoded[index], lines, paths[index])
             if redacted is not None:
                 changed[index] = redacted
+        return changed
+
+    def redact_messages(self, messages: Sequence[str | bytes]) -> dict[int, Redacted]:
+        """Return the commit messages that change, by index."""
+        return self.redact(messages, [""] * len(messages))
+
+    def redact_paths(self, paths: Sequence[str]) -> dict[int, Redacted]:
+        """Return the paths that change, by index; different paths remain different."""
+        changed = {}
+        for index, redacted in self.redact(paths, [""] * len(paths)).items():
+            text = paths[index]
+            for finding in redacted.findings:
+                placeholder = _placeholder(finding.kind)
+                named = f"{placeholder[:-1]}:{fingerprint(finding.value)[:6]}{placeholder[-1]}"
+                text = text.replace(finding.value, named)
+            changed[index] = Redacted(text, redacted.findings)
         return changed
 
     def _candidate_lines(
@@ -97,10 +113,7 @@ class Redactor:
         for pattern in prefilters(secrets=self.secrets, emails=self.emails):
             search_from = 0
             while (match := pattern.search(buffer, search_from)) is not None:
-                # White space in a pattern can match a line break: search both lines.
-                line_starts.update(
-                    buffer.rfind(b"\n", 0, position) + 1 for position in match.span()
-                )
+                line_starts.add(buffer.rfind(b"\n", 0, match.end()) + 1)
                 search_from = buffer.find(b"\n", match.end())
                 if search_from < 0:
                     break
@@ -120,39 +133,62 @@ class Redactor:
             yield text_index, lines
 
     def _redact_lines(
-        self, text: bytes, candidates: list[_CandidateLine], *, in_config: bool
+        self, text: bytes, candidates: list[_CandidateLine], path: str
     ) -> Redacted | None:
         """Return the redacted text, or None if it does not change."""
+        kind = file_kind(path)
+        secrets = self.secrets and not self.allowed.has_path(path)
         # In patches the same line occurs as added, context and removed line.
         offset = 1 if text.startswith(_HUNK) else 0
         spans: dict[int, list[Span]] = {}
-        has_key = False
+        key_lines, pending_lines = list[int](), list[int]()
         for line_number, line in candidates:
-            has_key = has_key or (self.secrets and _may_begin_key(line))
-            found = self._find_spans_cached(line[offset:], in_config)
+            content = line[offset:]
+            if secrets:
+                if may_bound_key(content) and not kind.is_test:
+                    key_lines.append(line_number)
+                if not line.startswith(_HUNK) and _has_pending_cached(content):
+                    pending_lines.append(line_number)
+            found = self._find_spans_cached(content, kind, secrets=secrets)
             if found:
-                spans[line_number] = [
-                    (start + offset, end + offset, kind) for start, end, kind in found
-                ]
-        if not (spans or has_key):
+                spans[line_number] = list(found)
+        if not (spans or key_lines or pending_lines):
             return None
         lines = text.decode("utf-8").split("\n")
+        for line_number in pending_lines:
+            for side in _sides(lines, line_number, offset):
+                for index, span in later_secrets(side, kind):
+                    spans.setdefault(line_number + index, []).append(span)
         findings: list[Finding] = []
-        in_key_until = -1
-        for line_number, _ in candidates:
-            if line_number <= in_key_until:
+        in_key = set[int]()
+        for line_number in key_lines:
+            if line_number in in_key or (key := find_key(lines, line_number)) is None:
                 continue
-            if self.secrets and PRIVATE_KEY_BEGIN.search(lines[line_number]):
-                in_key_until = _mask_key_block(lines, line_number)
-                findings.append(Finding(line_number + 1, "private-key"))
-            elif line_number in spans:
-                lines[line_number] = _replace_spans(lines[line_number], spans[line_number])
-                findings.extend(Finding(line_number + 1, kind) for _, _, kind in spans[line_number])
-        return Redacted("\n".join(lines), findings) if findings else None
+            if not self.allowed.has_value(key.value):
+                in_key.update(range(key.first, key.last + 1))
+                findings.append(Finding(key.first + 1, "private-key", key.value))
+                mask_key(lines, key)
+        n_unnamed = sum(s.kind.startswith("high-entropy") for line in spans.values() for s in line)
+        is_table = n_unnamed > _MAX_UNNAMED
+        for line_number, found_spans in spans.items():
+            if line_number in in_key:
+                continue
+            line = lines[line_number]
+            masked = [
+                Span(span.start + offset, span.end + offset, span.kind)
+                for span in _merge_overlaps(found_spans)
+                if not (is_table and span.kind.startswith("high-entropy"))
+                and not self.allowed.has_value(line[span.start + offset : span.end + offset])
+            ]
+            lines[line_number] = _replace_spans(line, masked)
+            findings.extend(
+                Finding(line_number + 1, span.kind, line[span.start : span.end]) for span in masked
+            )
+        return Redacted("\n".join(lines), sorted(findings)) if findings else None
 
-    def _find_spans_cached(self, line: bytes, in_config: bool) -> tuple[Span, ...]:
+    def _find_spans_cached(self, line: bytes, kind: FileKind, *, secrets: bool) -> tuple[Span, ...]:
         find = _find_spans if len(line) > _MAX_CACHED_LINE_BYTES else _cached_spans
-        return find(line, in_config, self.secrets, self.emails)
+        return find(line, kind, secrets, self.emails)
 
 
 def _line_end(data: bytes, start: int) -> int:
@@ -160,30 +196,44 @@ def _line_end(data: bytes, start: int) -> int:
     return len(data) if end < 0 else end
 
 
-def _may_begin_key(line: bytes) -> bool:
-    return b"PRIVATE KEY" in line or b"PuTTY-User" in line
+def _sides(lines: list[str], first: int, offset: int) -> Iterator[list[str]]:
+    """Yield ``lines[first]`` and those after it, for each side of a patch that holds it.
+
+    The lines of the other side are empty, so that indices are those of the patch.
+    """
+    part = lines[first : first + _MAX_LATER_LINES]
+    if not offset:
+        yield part
+        return
+    end = next((i for i, line in enumerate(part) if line.startswith("@@")), len(part))
+    for other in "+-":
+        if not part[0].startswith(other):
+            yield ["\0" if line.startswith(other) else line[offset:] for line in part[:end]]
 
 
-def _find_spans(raw: bytes, in_config: bool, secrets: bool, emails: bool) -> tuple[Span, ...]:
+def _find_spans(raw: bytes, kind: FileKind, secrets: bool, emails: bool) -> tuple[Span, ...]:
     line = raw.decode("utf-8")
     found: list[Span] = []
     if secrets:
-        # The automata treat only ASCII letters as letters.
-        is_ascii = line.isascii()
-        if not is_ascii or pattern_prefilter().search(raw) is not None:
-            for secret in all_patterns():
-                found.extend((*_secret_span(m), secret.kind) for m in secret.pattern.finditer(line))
-        if not is_ascii or named_value_prefilter().search(raw) is not None:
-            found.extend(assigned_secrets(line, in_config=in_config))
-        found.extend(high_entropy_strings(line))
+        rules = rules_on(raw)
+        found.extend(provider_tokens(line, rules.formats, is_test=kind.is_test))
+        if rules.named:
+            found.extend(named_secrets(line, kind))
+        if rules.client:
+            found.extend(client_passwords(line, kind))
+        if rules.insert:
+            found.extend(inserted_passwords(line, kind))
+        if not kind.is_test:
+            found.extend(unnamed_secrets(line))
     secret_spans = tuple(found)
     if emails:
         # Password and host of a URL look like an e-mail address; the host is kept.
         found.extend(
-            (*m.span(), EMAIL_KIND)
-            for m in EMAIL.finditer(line)
-            if not _NON_PERSONAL_EMAIL.search(m[0])
-            and not _is_local_part_masked(m.start(), m[0], secret_spans)
+            address
+            for address in personal_addresses(line)
+            if not _is_local_part_masked(
+                address.start, line[address.start : address.end], secret_spans
+            )
         )
     return tuple(_merge_overlaps(found))
 
@@ -197,9 +247,9 @@ def _is_local_part_masked(start: int, address: str, secret_spans: Sequence[Span]
 _cached_spans = functools.lru_cache(maxsize=16_384)(_find_spans)
 
 
-def _secret_span(match: re.Match[str]) -> tuple[int, int]:
-    group = next((i for i, value in enumerate(match.groups(), 1) if value), 0)
-    return match.span(group)
+@functools.lru_cache(maxsize=16_384)
+def _has_pending_cached(raw: bytes) -> bool:
+    return rules_on(raw).pending and has_pending_value(raw.decode("utf-8"))
 
 
 def _merge_overlaps(found: Sequence[Span]) -> list[Span]:
@@ -213,39 +263,14 @@ def _merge_overlaps(found: Sequence[Span]) -> list[Span]:
             merged[-1] = (first, max(last, end), best, best_rank)
         else:
             merged.append((start, end, kind, rank))
-    return [(start, end, kind) for start, end, kind, _ in merged]
+    return [Span(start, end, kind) for start, end, kind, _ in merged]
 
 
 def _replace_spans(line: str, spans: Sequence[Span]) -> str:
     for start, end, kind in reversed(spans):
-        placeholder = EMAIL_PLACEHOLDER if kind == EMAIL_KIND else f"[REDACTED:{kind}]"
-        line = line[:start] + placeholder + line[end:]
+        line = line[:start] + _placeholder(kind) + line[end:]
     return line
 
 
-def _mask_key_block(lines: list[str], first: int) -> int:
-    """Mask a private key that starts in line ``first``, and return the index of its last line.
-
-    The number of lines does not change, so hunk headers remain valid.
-    """
-    begin = PRIVATE_KEY_BEGIN.search(lines[first])
-    assert begin is not None  # noqa: S101
-    end = _KEY_END.search(lines[first], begin.end())
-    after = lines[first][end.end() :] if end else ""
-    rest = lines[first][begin.end() :]
-    is_one_line = end is not None or len(rest.strip("\"'\\,;)+ ")) > 8
-    lines[first] = lines[first][: begin.start()] + "[REDACTED:private-key]" + after
-    if is_one_line:
-        return first
-    last = first
-    for line_number in range(first + 1, min(first + _MAX_KEY_LINES, len(lines))):
-        line = lines[line_number]
-        is_end = _KEY_END.search(line) is not None
-        if not is_end and not _KEY_LINE.match(line):
-            break
-        prefix = line[:1] if line[:1] in "+- " else ""
-        lines[line_number] = f"{prefix}[REDACTED:private-key]" if line[1:].strip() else line
-        last = line_number
-        if is_end:
-            break
-    return last
+def _placeholder(kind: str) -> str:
+    return EMAIL_PLACEHOLDER if kind == EMAIL_KIND else f"[REDACTED:{kind}]"

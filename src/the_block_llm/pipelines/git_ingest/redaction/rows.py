@@ -1,12 +1,14 @@
 """Redacts rows of the tables in batches, and counts what was masked."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from the_block_llm.pipelines.git_ingest.redaction.allow_list import fingerprint
+from the_block_llm.pipelines.git_ingest.redaction.email_addresses import EMAIL_KIND
 from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import Pseudonymizer
-from the_block_llm.pipelines.git_ingest.redaction.redactor import EMAIL_KIND, Redacted, Redactor
+from the_block_llm.pipelines.git_ingest.redaction.redactor import Redacted, Redactor
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
 from the_block_llm.pipelines.git_ingest.sharding.record_batches import Row
 
@@ -50,13 +52,28 @@ class RowRedactor:
             rows[indices[index]] = tuple(row)
         return rows
 
-    def redact_columns(
+    def redact_messages(
+        self, rows: list[Row], *, sha_column: int, columns: Sequence[int]
+    ) -> list[Row]:
+        """Mask the parts of commit messages, which have no column for a count."""
+        return self._redact_columns(rows, self.redactor.redact_messages, sha_column, columns)
+
+    def redact_paths(
         self, rows: list[Row], *, sha_column: int | None, columns: Sequence[int]
     ) -> list[Row]:
-        """Mask columns such as paths and messages, which have no column for a count."""
+        """Mask paths; different paths remain different."""
+        return self._redact_columns(rows, self.redactor.redact_paths, sha_column, columns)
+
+    def _redact_columns(
+        self,
+        rows: list[Row],
+        redact: Callable[[Sequence[str]], dict[int, Redacted]],
+        sha_column: int | None,
+        columns: Sequence[int],
+    ) -> list[Row]:
         # In one call: starting a search costs more than searching short texts.
         cells = [(i, c) for i, row in enumerate(rows) for c in columns if row[c]]
-        changed = self.redactor.redact([rows[i][c] for i, c in cells], [""] * len(cells))
+        changed = redact([rows[i][c] for i, c in cells])
         for index, redacted in changed.items():
             row_index, column = cells[index]
             row = list(rows[row_index])
@@ -69,7 +86,7 @@ class RowRedactor:
         """Mask the paths in the counts; call it after the last row."""
         counts = self.counts
         paths = [path for _, path in counts.largest] + [m["path"] for m in counts.missing]
-        changed = self.redactor.redact(paths, [""] * len(paths))
+        changed = self.redactor.redact_paths(paths)
         masked = {paths[i]: redacted.text for i, redacted in changed.items()}
         counts.largest = [(n_bytes, masked.get(path, path)) for n_bytes, path in counts.largest]
         counts.missing = [{**m, "path": masked.get(m["path"], m["path"])} for m in counts.missing]
@@ -83,7 +100,13 @@ class RowRedactor:
             n_secrets += 1
             line = finding.line if patch is None else file_line_number(patch, finding.line)
             self.counts.add_finding(
-                {"sha": sha, "path": path or None, "line": line, "kind": finding.kind}
+                {
+                    "sha": sha,
+                    "path": path or None,
+                    "line": line,
+                    "kind": finding.kind,
+                    "fingerprint": fingerprint(finding.value),
+                }
             )
         return n_secrets
 

@@ -29,6 +29,7 @@ from the_block_llm.pipelines.git_ingest.filters.rules import content_drop_reason
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaderPool
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
 from the_block_llm.pipelines.git_ingest.git.tree import TreeEntry, list_tree
+from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList
 from the_block_llm.pipelines.git_ingest.redaction.redactor import Redactor
 from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedactor
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
@@ -58,6 +59,7 @@ class SnapshotOptions:
     repo: str
     redact: bool
     mask_emails: bool
+    allowed: AllowList
 
 
 class SnapshotShard(NamedTuple):
@@ -261,10 +263,10 @@ def extract_snapshot_shard(
     path = stem.with_name(f"{stem.name}.files.parquet")
     attributes = [attribute_matcher(gitattributes)(entry.path) for entry in shard.entries]
     rows = _rows(blobs, max_file_bytes, shard, attributes, options, counts, missing)
-    redactor = RowRedactor(Redactor(options.redact, options.mask_emails), counts)
+    redactor = RowRedactor(Redactor(options.redact, options.mask_emails, options.allowed), counts)
 
     def redact(rows: list[Row]) -> list[Row]:
-        redactor.redact_columns(rows, sha_column=None, columns=(_PATH_COLUMN,))
+        redactor.redact_paths(rows, sha_column=None, columns=(_PATH_COLUMN,))
         return redactor.redact_text(
             rows,
             sha_column=_SHA_COLUMN,
