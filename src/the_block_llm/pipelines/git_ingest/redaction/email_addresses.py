@@ -11,7 +11,7 @@ EMAIL: Final = r"[A-Za-z0-9._%+\-]@(?:[A-Za-z0-9\-]+\.)+[A-Za-z]{2}"
 """Source of a pattern of every address, for both :mod:`re` and RE2."""
 
 _ADDRESS: Final = re.compile(
-    r"(?<![\w.+%/-])([A-Za-z0-9_][A-Za-z0-9._%+-]*)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![\w-])(?!:[^\s]|/|\()"
+    r"(?<![\w.+%-])([A-Za-z0-9_][A-Za-z0-9._%+-]*)@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?![\w-])(?!:)"
 )
 # Addresses that do not identify a person.
 _NON_PERSONAL: Final = re.compile(

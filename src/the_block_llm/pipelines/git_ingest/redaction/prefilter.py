@@ -61,9 +61,10 @@ _NAMED_RULES: Final = (NAMED_VALUE, CLIENT_OPTION, INSERT, PENDING_VALUE)
 
 def rules_on(line: bytes) -> RulesOnLine:
     """Return which rules can match on a line, so that only those run on it."""
-    matched = _rule_set().Match(line) or []
-    n = len(_NAMED_RULES)
-    return RulesOnLine(*(i in matched for i in range(n)), [i - n for i in matched if i >= n])
+    matched: list[int] = _rule_set().Match(line) or []
+    named, client, insert, pending = (i in matched for i in range(len(_NAMED_RULES)))
+    formats = [i - len(_NAMED_RULES) for i in matched if i >= len(_NAMED_RULES)]
+    return RulesOnLine(named, client, insert, pending, formats)
 
 
 @functools.cache

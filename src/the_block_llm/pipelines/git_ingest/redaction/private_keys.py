@@ -21,7 +21,7 @@ _BODY: Final = re.compile(
     rf"^{_DECORATION}(?:b|@|R)?[\"'`(]*[A-Za-z0-9+/]{{40,}}={{0,2}}(?:\\[rn]|\\)*[\"'`]?{_DECORATION}$"
 )
 _SHORT_BODY: Final = re.compile(
-    rf"^{_DECORATION}[A-Za-z0-9+/]{{4,}}={{0,2}}(?:\\[rn]|\\)*[\"'`]?{_DECORATION}$"
+    rf"^{_DECORATION}[A-Za-z0-9+/]+={{0,2}}(?:\\[rn]|\\)*[\"'`]?{_DECORATION}$"
 )
 _HEADER: Final = re.compile(
     rf"^{_DECORATION}(?:(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset|Encryption|Public-Lines"

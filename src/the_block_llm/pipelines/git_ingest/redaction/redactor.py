@@ -173,16 +173,17 @@ class Redactor:
         for line_number, found_spans in spans.items():
             if line_number in in_key:
                 continue
-            line = lines[line_number]
+            text_line = lines[line_number]
             masked = [
                 Span(span.start + offset, span.end + offset, span.kind)
                 for span in _merge_overlaps(found_spans)
                 if not (is_table and span.kind.startswith("high-entropy"))
-                and not self.allowed.has_value(line[span.start + offset : span.end + offset])
+                and not self.allowed.has_value(text_line[span.start + offset : span.end + offset])
             ]
-            lines[line_number] = _replace_spans(line, masked)
+            lines[line_number] = _replace_spans(text_line, masked)
             findings.extend(
-                Finding(line_number + 1, span.kind, line[span.start : span.end]) for span in masked
+                Finding(line_number + 1, span.kind, text_line[span.start : span.end])
+                for span in masked
             )
         return Redacted("\n".join(lines), sorted(findings)) if findings else None
 
