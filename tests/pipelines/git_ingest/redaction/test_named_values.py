@@ -129,7 +129,7 @@ def test_code_about_credentials_is_left(line: str) -> None:
     assert _REDACTOR.redact([line + "\n"], ["src/app.c"]) == {}
 
 
-def test_the_value_is_found_on_its_own_side_of_a_patch() -> None:
+def test_the_value_is_found_in_its_own_version_of_a_patch() -> None:
     old, new = "Kx8vTq2" + "LmW4z", "Pw5nRb9" + "GhJ7c"
     patch = (
         "@@ -1,3 +1,3 @@\n   - name: DB_PASSWORD\n"

@@ -54,7 +54,8 @@ _PROPERTIES: Final = frozenset(
     granted read reader write writer protected protection management mgr needed needs ok check
     checked sent received invalidated revoked context metadata info details data_type object
     objects property properties config configuration settings template selector locator xpath
-    css id_token_hint kwargs args ctx fn func cb
+    css id_token_hint libs lib flags cflags ldflags objs obj srcs src deps
+    kwargs args ctx fn func cb
     """.split()  # noqa: SIM905
 )
 # Words that follow the noun without changing what the name holds.
@@ -102,7 +103,8 @@ def credential_of(name: str) -> Credential | None:
     >>> credential_of("POSTGRES_PASSWORD"), credential_of("passwordFile"), credential_of("bypass")
     (<Credential.PASSWORD: 'password'>, None, None)
     """
-    if _NOT_CREDENTIALS.search(name):
+    name = _last_component(name)
+    if _NOT_CREDENTIALS.search(name) or not _NAMED.search(name):
         return None
     parts = words(name)
     while len(parts) > 1 and parts[-1] in _QUALIFIERS:
@@ -119,6 +121,15 @@ def credential_of(name: str) -> Credential | None:
     return Credential.SECRET
 
 
+def _last_component(name: str) -> str:
+    """Return the part of a dotted name that says what it holds, such as ``password``."""
+    components = name.strip(".").split(".")
+    while len(components) > 1 and all(word in _QUALIFIERS for word in words(components[-1])):
+        components.pop()
+    return components[-1]
+
+
+_NAMED: Final = re.compile(CREDENTIAL_NAME)
 _SHORT_WORDS: Final = re.compile(
     r"^(?!.*(?:secret|token|credential|mnemonic|key|salt|phrase)).*(?:pass|pw|psk|cred)"
 )

@@ -89,14 +89,15 @@ _PLAIN: Final = re.compile(
 )
 # Parts of a value that are filled in later.
 _TEMPLATE: Final = re.compile(
-    r"\$\{[^{}]*\}|\$\([^()]*\)|\{\{.*?\}\}|<%.*?%>|%\(\w+\)[a-z]|%[sdiuvqx]|#\{[^{}]*\}|\$\{\{.*?\}\}|@@\w+@@"
+    r"\$\{[^{}]*\}|\$\([^()]*\)|\{\{.*?\}\}|<%.*?%>|%\(\w+\)[a-z]|%\{[^{}]*\}|%[sdiuvqx]|#\{[^{}]*\}|\$\{\{.*?\}\}|@@\w+@@"
 )
 _REGULAR_EXPRESSION: Final = re.compile(
     r"^\^.*\$$|\[[a-z]-z|\[A-Z|\[0-9|\\[dwsSDW](?:[+*{]|$)|\.[*+]|\(\?[:=!P<]|^s/.*/$"
 )
 _LONG_X: Final = re.compile(r"[xX]{4}|(?:^|[^A-Za-z])[xX]{3}(?:[^A-Za-z]|$)|\*{3}|\.{3}|_{3}|-{4}")
+_ESCAPES: Final = re.compile(r"^(?:\\x[0-9A-Fa-f]{1,2}|\\u[0-9A-Fa-f]{4}|\\[0-7]{1,3}|\\.)+$")
 _SEQUENCE: Final = re.compile(
-    r"^(?:(.)\1*|(..)\2+|(?:0?1?234\d*|abc[a-z]*|qwerty\w*|deadbeef\w*))$", re.IGNORECASE
+    r"^(?:(.{1,8}?)\1+.?|(?:0?1?234\d*|abc[a-z]*|qwerty\w*|deadbeef\w*))$", re.IGNORECASE
 )
 # Published by services for their emulators and documentation, and so not secret.
 _PUBLIC_EXAMPLES: Final = re.compile(
@@ -104,7 +105,8 @@ _PUBLIC_EXAMPLES: Final = re.compile(
 )
 _PLACEHOLDER_WORDS: Final = frozenset(
     """
-    example examples placeholder changeme change redacted your insert dummy foobar foo bar baz
+    example examples confirmed users
+    placeholder changeme change redacted your insert dummy foobar foo bar baz
     qux todo fixme replace here sample fake mock mocked test tests testing tester tested demo
     none null nil undefined undef unknown empty blank default some any my mine the this that
     put enter fill goes secret secrets password passwd passwort pass pwd passphrase token
@@ -140,6 +142,7 @@ _SENTENCE_WORDS: Final = frozenset(
     """.split()  # noqa: SIM905
 )
 _MIN_LENGTH: Final = 4
+_MIN_LETTERS: Final = 6  # of a token without digits
 _MIN_EXPRESSION_LENGTH: Final = 8
 _MIN_GENERATED_LENGTH: Final = 12
 _MIN_GENERATED_KINDS: Final = 3
@@ -150,7 +153,7 @@ def is_reference(value: str) -> bool:
     if _DELIMITED.match(value):
         return True
     if _PLAIN.match(value):
-        return not _is_strong(value)
+        return not _is_strong(value) or not any(c.isdigit() for c in value)
     without = _TEMPLATE.sub("", value)
     if without == value:
         return _REGULAR_EXPRESSION.search(value) is not None and not _is_strong(value)
@@ -161,17 +164,12 @@ def is_placeholder(value: str) -> bool:
     """Return whether ``value`` is made up: ``changeme``, ``xxxx``, ``your-api-key``, ``1234``."""
     if _LONG_X.search(value) or _SEQUENCE.match(value) or _PUBLIC_EXAMPLES.search(value):
         return True
-    if _is_strong(value):
-        return False
-    if value.isascii() and _CONTAINED_WORD.search(value):
+    if _CONTAINED_WORD.search(value) or _ESCAPES.match(value):
         return True
-    parts = words(value)
-    plain = words(value.translate(_LEET))
-    return bool(parts) and (
-        all(part in _PLACEHOLDER_WORDS for part in parts)
-        or all(part in _PLACEHOLDER_WORDS for part in plain)
-        or any(part in _STANDS_FOR_VALUE for part in parts)
-    )
+    parts, plain = words(value), words(value.translate(_LEET))
+    if any(p and all(part in _PLACEHOLDER_WORDS for part in p) for p in (parts, plain)):
+        return True
+    return not _is_strong(value) and any(part in _STANDS_FOR_VALUE for part in parts)
 
 
 _CONTAINED_WORD: Final = re.compile(
@@ -215,6 +213,8 @@ def is_secret(value: str, credential: Credential, kind: FileKind, *, literal: bo
         return False
     is_word_like = not looks_random(value)
     has_digit = any(c.isdigit() for c in value)
+    if credential is not Credential.PASSWORD and not has_digit and len(value) < _MIN_LETTERS:
+        return False
     if is_word_like and not has_digit:
         # swordfish: a password where only passwords are expected, elsewhere an identifier.
         return credential is Credential.PASSWORD and (kind.bare_values or not _is_identifier(value))
@@ -224,7 +224,7 @@ def is_secret(value: str, credential: Credential, kind: FileKind, *, literal: bo
 
 
 def _is_identifier(value: str) -> bool:
-    return len(words(value)) > 1 and re.sub(r"[_.:/-]", "", value).isalpha()
+    return len(words(value)) > 1 and re.sub(r"[_.:/|,-]|:\d+", "", value).isalpha()
 
 
 def _is_strong(value: str) -> bool:

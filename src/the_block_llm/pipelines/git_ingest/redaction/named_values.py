@@ -38,7 +38,7 @@ _VALUE_KEY: Final = r"(?:value|default|ParameterValue|val|Value|content|data|sec
 
 _SYNTAXES: Final = {
     # With a type between: `const API_KEY: &str = "x"`, `char password[] = "x"`.
-    "declaration": rf"{_AFTER_NAME}{_TYPE}\s{{0,8}}:?=\s{{0,24}}{_LITERAL}",
+    "declaration": rf"[\])}}]{{0,3}}\s{{0,24}}{_TYPE}\s{{0,8}}:?=\s{{0,24}}{_LITERAL}",
     # Assignments of code, mappings of configuration, defaults in braces.
     "assignment": rf"{_AFTER_NAME}{_OPERATOR}{_VALUE}",
     # Arguments of functions such as define, getenv and put.
@@ -105,10 +105,13 @@ _LITERAL_DIRECTIVE: Final = re.compile(
 )
 _SETTER: Final = re.compile(r"(?i:^(?:set|with|use|add|put|update)[_A-Z]?)")
 _PAIR_FUNCTION: Final = re.compile(
-    r"(?i:(?:define|getenv|setenv|putenv|env(?:iron)?|get|getordefault|get_or_default|fetch|put|set|setdefault|setx"
-    r"|\w*(?:property|parameter|param|value|variable|header|attribute|option|field|config|setting|secret|argument|arg"
-    r"|string|entry|of|add|append|insert|default|var)\w*)\s?\(\s?(?:\w+\s?,\s?)?\\{0,3}[\"'`][\w.\-]*$)"
+    # Functions that take a name and its value, or a default.
+    r"(?i:^(?:define|getenv|setenv|putenv|env|environ|get|getordefault|get_or_default|fetch|put|set|setdefault|setx|of"
+    r"|add|append|insert|default|arg|string|entry)$|property|parameter|param|value|variable|header|attribute|option"
+    r"|field|config|setting|secret|argument|environment)"
 )
+_FIRST_ARGUMENT: Final = re.compile(r"\s?(?:\w+\s?,\s?)?\\{0,3}[\"'`][\w.\-]*$")
+_FUNCTION_NAME: Final = re.compile(r"\w{1,60}(?=\s?$)")
 
 NAMED_VALUE: Final = rf"{CREDENTIAL_NAME}(?:{'|'.join(_SYNTAXES.values())})"
 """Source of a pattern of every named value on one line."""
@@ -214,6 +217,8 @@ def _parse(
     start = connector.end()
     before = _before(line, name.end() - len(whole_name))
     if syntax == "element":
+        if not (before.endswith("<") or _PAIR_NAME.search(before)):
+            return None
         end = line.find("</", start)
         cdata = line.find("]]>", start)
         end = min(e for e in (end, cdata, len(line)) if e >= 0)
@@ -223,8 +228,7 @@ def _parse(
     if literal is not None and _ends_text(line, literal.start, inside, connector[0]):
         return None
     if syntax == "pair":
-        is_lookup = _PAIR_FUNCTION.search(_before(line, name.end())) is not None
-        return literal if is_lookup else None
+        return literal if _is_argument_of_lookup(_before(line, name.end())) else None
     if syntax == "call":
         # setPassword("x"), but not getPassword("name"); .password("x") of a builder.
         is_setter = _SETTER.match(whole_name) is not None or before.endswith((".", "::"))
@@ -259,6 +263,15 @@ def _parse(
         or (kind.shell_values and is_mapping and _is_unlike_prose(line[start:]))
     )
     return _bare(line, start, literal=is_literal, inside="}" if in_braces else inside)
+
+
+def _is_argument_of_lookup(before: str) -> bool:
+    """Return whether ``before`` ends in a name that is an argument of a function such as getenv."""
+    function, bracket, argument = before.rpartition("(")
+    if not bracket or not _FIRST_ARGUMENT.match(argument):
+        return False
+    name = _FUNCTION_NAME.search(function[-_MAX_FUNCTION_CHARACTERS:])
+    return name is not None and _PAIR_FUNCTION.search(name[0]) is not None
 
 
 def _before(line: str, end: int) -> str:
@@ -336,6 +349,7 @@ def _quote_around(line: str, position: int) -> str | None:
 
 
 _MAX_LITERAL_CHARACTERS: Final = 400
+_MAX_FUNCTION_CHARACTERS: Final = 64
 _BARE_END: Final = re.compile(r"\s|\\[nrt\"']|$")
 _OPENERS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
 

@@ -156,8 +156,8 @@ class Redactor:
             return None
         lines = text.decode("utf-8").split("\n")
         for line_number in pending_lines:
-            for side in _sides(lines, line_number, offset):
-                for index, span in later_secrets(side, kind):
+            for version in _versions(lines, line_number, offset):
+                for index, span in later_secrets(version, kind):
                     spans.setdefault(line_number + index, []).append(span)
         findings: list[Finding] = []
         in_key = set[int]()
@@ -197,10 +197,10 @@ def _line_end(data: bytes, start: int) -> int:
     return len(data) if end < 0 else end
 
 
-def _sides(lines: list[str], first: int, offset: int) -> Iterator[list[str]]:
-    """Yield ``lines[first]`` and those after it, for each side of a patch that holds it.
+def _versions(lines: list[str], first: int, offset: int) -> Iterator[list[str]]:
+    """Yield ``lines[first]`` and those after it, once for each version of a patched file.
 
-    The lines of the other side are empty, so that indices are those of the patch.
+    The lines of the other version are empty, so that indices are those of the patch.
     """
     part = lines[first : first + _MAX_LATER_LINES]
     if not offset:
