@@ -55,7 +55,7 @@ _PROPERTIES: Final = frozenset(
     checked sent received invalidated revoked context metadata info details data_type object
     objects property properties config configuration settings template selector locator xpath
     css id_token_hint libs lib flags cflags ldflags objs obj srcs src deps
-    kwargs args ctx fn func cb
+    realm mgr gain kwargs args ctx fn func cb
     """.split()  # noqa: SIM905
 )
 # Words that follow the noun without changing what the name holds.

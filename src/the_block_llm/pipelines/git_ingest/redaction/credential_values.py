@@ -95,6 +95,7 @@ _REGULAR_EXPRESSION: Final = re.compile(
     r"^\^.*\$$|\[[a-z]-z|\[A-Z|\[0-9|\\[dwsSDW](?:[+*{]|$)|\.[*+]|\(\?[:=!P<]|^s/.*/$"
 )
 _LONG_X: Final = re.compile(r"[xX]{4}|(?:^|[^A-Za-z])[xX]{3}(?:[^A-Za-z]|$)|\*{3}|\.{3}|_{3}|-{4}")
+_CONSTANT: Final = re.compile(r"^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+[;,)]*$")
 _ESCAPES: Final = re.compile(r"^(?:\\x[0-9A-Fa-f]{1,2}|\\u[0-9A-Fa-f]{4}|\\[0-7]{1,3}|\\.)+$")
 _SEQUENCE: Final = re.compile(
     r"^(?:(.{1,8}?)\1+.?|(?:0?1?234\d*|abc[a-z]*|qwerty\w*|deadbeef\w*))$", re.IGNORECASE
@@ -160,9 +161,14 @@ def is_reference(value: str) -> bool:
     return not _is_strong(without)
 
 
+def is_public_example(value: str) -> bool:
+    """Return whether ``value`` is an example of a service, or filled with x, dots or a sequence."""
+    return bool(_LONG_X.search(value) or _SEQUENCE.match(value) or _PUBLIC_EXAMPLES.search(value))
+
+
 def is_placeholder(value: str) -> bool:
     """Return whether ``value`` is made up: ``changeme``, ``xxxx``, ``your-api-key``, ``1234``."""
-    if _LONG_X.search(value) or _SEQUENCE.match(value) or _PUBLIC_EXAMPLES.search(value):
+    if is_public_example(value):
         return True
     if _CONTAINED_WORD.search(value) or _ESCAPES.match(value):
         return True
@@ -199,6 +205,8 @@ def is_secret(value: str, credential: Credential, kind: FileKind, *, literal: bo
     if kind.is_test or kind.is_translation:
         return literal and _is_generated(value)
     if not literal:
+        if _CONSTANT.match(value):
+            return False
         return (
             len(value) >= _MIN_EXPRESSION_LENGTH
             and _is_strong(value)
@@ -209,7 +217,7 @@ def is_secret(value: str, credential: Credential, kind: FileKind, *, literal: bo
         return _is_passphrase(value, credential)
     if value.isdigit():
         return credential is Credential.PASSWORD or len(value) >= 8
-    if all(_ALGORITHM.match(part) for part in re.split(r"[-_,./: ]+", value)):
+    if all(_ALGORITHM.match(part) for part in re.split(r"[-_,./: *]+", value)):
         return False
     is_word_like = not looks_random(value)
     has_digit = any(c.isdigit() for c in value)

@@ -389,6 +389,8 @@ def client_passwords(line: str, kind: FileKind) -> Iterator[Span]:
     for found in _CLIENT.finditer(line):
         group = next(name for name, value in found.groupdict().items() if value)
         start, end = found.span(group)
+        if group == _CISCO and not _is_unlike_prose(line[start:]):
+            continue
         if line[start] in "'\"":
             start, end = start + 1, end - 1 if line[end - 1] == line[start] else end
         while end > start and line[end - 1] in "\"'`;,)":
@@ -428,6 +430,7 @@ _PAIR_NAME: Final = re.compile(
     rf"(?:\bname|[kK]ey|variable|ParameterKey|\bid|Name)(?:{_QUOTE})?\s{{0,24}}[:= ]>?\s{{0,24}}(?:{_QUOTE})?$"
     r"|<(?:name|key)>\s*$"
 )
+_CISCO: Final = "v19"  # the number before its password is the only sign of the command
 _LIST_ITEM: Final = re.compile(r"^\s*-\s+")
 _ASSIGNMENT_LINE: Final = re.compile(r"^\s*(?:-\s+)?[\"']?[\w.-]+[\"']?\s*[:=]\s")
 _LINE_END: Final = re.compile(r"[\s,;)\]}]*(?:\\n[\"'],?)?[\s,;)\]}]*$")

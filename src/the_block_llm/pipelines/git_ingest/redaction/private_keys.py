@@ -29,6 +29,7 @@ _HEADER: Final = re.compile(
 )
 _CHECKSUM: Final = re.compile(rf"^{_DECORATION}=[A-Za-z0-9+/]{{4}}(?:\\[rn])*{_DECORATION}$")
 _INLINE_BODY: Final = re.compile(r"(?:\\[rn]|[\s\"'+\\,]){0,8}[A-Za-z0-9+/=]{16}")
+_MIN_DISTINCT_CHARACTERS: Final = 16
 _MAX_LINES: Final = 400
 _MAX_HEADERS: Final = 8
 _PLACEHOLDER: Final = "[REDACTED:private-key]"
@@ -64,6 +65,8 @@ def find_key(lines: Sequence[str], line_number: int) -> KeyBlock | None:
     if last is None:
         return None
     body = lines[line_number + 1 : last + 1]
+    if len(set("".join(body[:-1]))) < _MIN_DISTINCT_CHARACTERS:
+        return None  # filled with X
     return KeyBlock(line_number, last, begin.start(), None, _value(body))
 
 

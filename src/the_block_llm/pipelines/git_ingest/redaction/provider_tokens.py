@@ -26,6 +26,7 @@ from detect_secrets.plugins.twilio import TwilioKeyDetector
 
 from the_block_llm.pipelines.git_ingest.redaction.credential_values import (
     is_placeholder,
+    is_public_example,
     is_reference,
 )
 from the_block_llm.pipelines.git_ingest.redaction.random_strings import Span, looks_random
@@ -264,7 +265,7 @@ def _is_token(token: TokenFormat, value: str) -> bool:
         return True
     if token.kind == "authorization-header":
         return any(c.isdigit() for c in value) and looks_random(value)
-    if is_placeholder(value) or len(set(value)) < _MIN_DISTINCT_CHARACTERS:
+    if is_public_example(value) or len(set(value)) < _MIN_DISTINCT_CHARACTERS:
         return False
     # The characters after a prefix are random; those of a name or of a path are words.
     return looks_random(value[value.find("_") + 1 :] if "_" in value[:12] else value)

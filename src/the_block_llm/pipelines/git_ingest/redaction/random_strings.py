@@ -43,7 +43,7 @@ _MAX_WORD_FRACTION: Final = 0.5
 CANDIDATE: Final = r"(?:[\"'`=]|[=:>]\s{1,4})[A-Za-z0-9+/_\-]{32,}"
 """Source of a pattern of every value that may be random, for both :mod:`re` and RE2."""
 _CANDIDATE: Final = re.compile(
-    r"(?:[\"'`=]|[=:>]\s{1,4})(?P<value>[A-Za-z0-9+/_\-]{32,}={0,2})(?![\w+/=.%-])"
+    r"(?:[\"'`=]|[=:>]\s{1,4})(?P<value>[A-Za-z0-9+/_\-]{32,}={0,2})(?![\w+/=.%\\-])"
 )
 _HEX: Final = re.compile(r"^(?:0x)?[0-9a-fA-F]{32,}$")
 # In these contexts random strings are digests or public data.
