@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.errors import StorageError, TableError
+from the_block_llm.os_errors import explain
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in
 from the_block_llm.retrieval.passages import (
@@ -127,7 +128,7 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
     for name in TABLES:
         try:
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
-        except OSError:
+        except FileNotFoundError:
             raise _not_ingested(tables_folder / name) from None
     return digest.hexdigest()[:16]
 
@@ -192,8 +193,8 @@ def _build_index(
                   len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     except OSError as error:
         raise StorageError(
-            f"The search index cannot be written to {target.parent}: {error.strerror or error}. "
-            "Free some space or make the folder writable, then ask again."
+            f"The search index cannot be written to {target.parent}: {explain(error)} Then ask "
+            "again."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -216,8 +217,12 @@ def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
 def _read_repository(path: Path) -> dict[str, Any]:
     try:
         repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         raise _not_ingested(path) from None
+    except ValueError as error:
+        raise TableError(
+            f"{path} is damaged ({error}). Run `kedro run --pipeline=git_ingest` again."
+        ) from error
     return repository
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from the_block_llm.errors import RepositoryError
+from the_block_llm.pipelines.git_ingest.git.refs import history_error
 from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError, RepositorySandbox
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 
@@ -52,10 +53,7 @@ def list_commits(
                     offsets.append(len(packed))
                     times.append(time)
     except GitProcessError as error:
-        raise RepositoryError(
-            "Commits of the repository's own history are missing, so it cannot be ordered. Repair "
-            "it (`git fsck` lists missing objects, `git fetch` may restore them) or clone it again."
-        ) from error
+        raise history_error(sandbox, head) from error
     if not times:
         raise RepositoryError(
             f"No commit is left after git_ingest.since={since}. Set an earlier date, or null."
