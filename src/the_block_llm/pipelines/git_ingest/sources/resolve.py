@@ -29,6 +29,7 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
 )
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
+from the_block_llm.pipelines.git_ingest.sharding.commit_times import MAX_TIME_S
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 from the_block_llm.pipelines.git_ingest.sharding.order_cache import (
     load_commit_order,
@@ -281,7 +282,7 @@ def _entry(
         "cutoff": {
             "spec": cutoff if isinstance(cutoff, int | float | None) else str(cutoff),
             "sha": pinned.head if cutoff is None else cutoff_sha,
-            "time": dt.datetime.fromtimestamp(train_until, dt.UTC).isoformat(),
+            "time": dt.datetime.fromtimestamp(min(train_until, MAX_TIME_S), dt.UTC).isoformat(),
         },
     }
 
