@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders.git_repository import FIRST_COMMIT_AT, GitRepository
+from tests.builders.git_repository import (
+    FIRST_COMMIT_AT,
+    Executable,
+    GitRepository,
+    Submodule,
+    Symlink,
+)
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from tests.pipelines.git_ingest.ingesting import IngestResult, ingest
 
@@ -202,3 +208,143 @@ def test_impossible_dates_end_in_rows_of_all_three_splits(
     assert {split: table.num_rows > 0 for split, table in rows.items()} == dict.fromkeys(
         ("train", "validation", "held_out"), True
     )
+
+
+_PATHS: tuple[str | bytes, ...] = (
+    "new\nline.py", "tab\t.py", 'quote".py', "quote'.py", "back\\slash.py", "return\r.py",
+    b"latin-\xe9.py", b"\xff\xfe.py", "-rf", "--output=x.py", "--", "*", "?.py", "[a].py",
+    ":(exclude)x.py", ":/x.py", "!x.py", "#x.py", " leading.py", "trailing ", "README.md",
+    "readme.md", "a.py ", "~", "~root/x.py", "$HOME.py", "`touch x`.py", "%s.py", "{path}.py",
+    "caf\u00e9.py", "cafe\u0301.py", "\U0001f600.py", "CON", "aux.py", "x:y.py", "\x01\x7f.py",
+    "x" * 255, "d/" * 1900 + "deep.py", "[bold]x[/bold].py", "<script>.py", "..py", ".../x.py",
+    "\u202e.py", ".gitmodules", ".mailmap", ".gitattributes/x.py",
+)  # fmt: skip
+
+
+def odd_paths(repository: GitRepository) -> int:
+    repository.commit("Add odd paths", dict.fromkeys(_PATHS, "def odd() -> int: ...\n"))
+    repository.commit("Change odd paths", dict.fromkeys(_PATHS, "def odd() -> str: ...\n"))
+    repository.commit("Drop odd paths", dict.fromkeys(_PATHS[:20]))
+    return 3
+
+
+def dot_git_in_a_tree(repository: GitRepository) -> int:
+    blob = ("100644", repository.write_object("blob", b"[core]\n\tfsmonitor = touch x\n"))
+    inner = ("40000", repository.write_tree({"config": blob, "HEAD": blob}))
+    for number, name in enumerate((".git", ".GIT", "..", ".", "git~1", "a/b")):
+        tree = repository.write_tree({"a.py": blob, name: inner if number < 5 else blob})
+        parent = repository.git("rev-parse", "main")
+        sha = repository.git("commit-tree", "-p", parent, "-m", f"Add {name}", tree)
+        repository.git("update-ref", "refs/heads/main", sha)
+    repository.commit("Go on", {"b.py": "x = 1\n"}, delete_all=True)
+    return 7
+
+
+def ten_thousand_files(repository: GitRepository) -> int:
+    repository.commit("Import", {f"d{n % 100}/f{n}.py": f"x = {n}\n" for n in range(10_000)})
+    return 1
+
+
+def odd_messages(repository: GitRepository) -> int:
+    messages: list[str | bytes] = [
+        "", " ", "\n\n\n", "x" * 1_000_000, "Subject\n\n" + "body " * 200_000, b"\xff\xfe\xfa",
+        b"nul \0 in it", "\ufeffmark", "caf\u00e9\r\n\r\nbody\r\n", "-----BEGIN PGP SIGNATURE-----",
+        "diff --git a/x b/x\nindex 1..2\n--- a/x\n+++ b/x", "[bold red]x[/]", "\x1b[31mred\x1b[0m",
+    ]  # fmt: skip
+    for number, message in enumerate(messages):
+        repository.commit(message, {"a.py": f"x = {number}\n"})
+    return len(messages)
+
+
+def empty_commits(repository: GitRepository) -> int:
+    for number in range(3):
+        repository.commit(f"Do nothing {number}")
+    repository.commit("Delete everything", delete_all=True)
+    repository.commit("Start again", {"a.py": "x = 1\n"})
+    return 5
+
+
+def octopus(repository: GitRepository) -> int:
+    base = repository.git("rev-parse", "main")
+    tips = [
+        repository.commit(
+            f"Side {n}", {f"side{n}.py": "x = 1\n"}, branch=f"side{n}", parents=[base]
+        )
+        for n in range(10)
+    ]
+    repository.commit("Merge ten branches", {f"side{n}.py": "x = 1\n" for n in range(10)},
+                      parents=[base, *tips])  # fmt: skip
+    return 11
+
+
+def two_roots(repository: GitRepository) -> int:
+    first = repository.git("rev-parse", "main")
+    other = repository.commit("Another root", {"other.py": "x = 1\n"}, branch="other", parents=[])
+    repository.commit("Merge histories", {"other.py": "x = 1\n"}, parents=[first, other])
+    return 2
+
+
+def links_modes_and_submodules(repository: GitRepository) -> int:
+    steps: list[dict[str | bytes, Any]] = [
+        {"sub": Submodule("1" * 40), "loop-a": Symlink("loop-b"), "loop-b": Symlink("loop-a")},
+        {"sub": Submodule("2" * 40), "self": Symlink("."), "up": Symlink("../" * 60 + "etc")},
+        {"sub": "now a file\n", "loop-a": "now a file\n", "run.sh": Executable(b"x = 1\n")},
+        {"run.sh": b"x = 1\n", "long": Symlink("x" * 3000), "empty": Symlink("")},
+        {"sub": None, "sub/x.py": "now a folder\n"},
+    ]
+    for number, files in enumerate(steps):
+        repository.commit(f"Change kinds {number}", files)
+    return len(steps)
+
+
+def odd_refs(repository: GitRepository) -> int:
+    head = repository.git("rev-parse", "main")
+    blob = repository.write_object("blob", b"x")
+    tree = repository.git("rev-parse", "main^{tree}")
+    repository.git("tag", "-a", "-m", "Tag", "annotated", head)
+    annotated = repository.git("rev-parse", "annotated")
+    repository.git("notes", "add", "-m", "A note", head)
+    repository.git("tag", "main", head)  # a branch and a tag of one name
+    repository.git("replace", head, repository.git("rev-parse", "main~1"))
+    for name, target in {
+        "refs/heads/HEAD": head, "refs/heads/a-tag": annotated, "refs/heads/a-blob": blob,
+        "refs/heads/a-tree": tree, "refs/heads/missing": "4" * 40, "refs/tags/HEAD": head,
+        "refs/remotes/origin/HEAD": head, "refs/HEAD": head, "refs/heads/-rf": head,
+        "refs/stash": head, "HEAD2": head,
+    }.items():  # fmt: skip
+        path = repository.git_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{target}\n")
+    return 0
+
+
+HISTORIES: tuple[Callable[[GitRepository], int], ...] = (
+    odd_paths, dot_git_in_a_tree, ten_thousand_files, odd_messages, empty_commits, octopus,
+    two_roots, links_modes_and_submodules, odd_refs,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("build", HISTORIES, ids=lambda build: build.__name__)
+def test_every_commit_of_an_odd_history_is_a_row_and_rows_can_be_packed(
+    tmp_path: Path, build: Callable[[GitRepository], int], profile_folder: Path
+) -> None:
+    repository = GitRepository(tmp_path / "project")
+    for number in range(12):
+        repository.commit(
+            f"Explain the step {number} of the ledger",
+            {f"step{number}.py": f"def step_{number}(width: int) -> int:\n    return {number}\n"},
+        )
+    n_commits = 12 + build(repository)
+    for number in range(12, 20):
+        repository.commit(
+            f"Extend the ledger by part {number}",
+            {f"part{number}.py": f"class Part{number}:\n    size = {number * 977}\n"},
+        )
+    result = ingest(repository.path, tmp_path / "out", cutoff=0.8, all_branches=True)
+    assert len(result.rows("commits", "sha")) == n_commits + 8
+    check_split(result)
+    for figure in plot_ingest(result.repository, result.commits, result.report):
+        figure.savefig(io.BytesIO())
+    rows = build_rows(result, tmp_path / "rows", profile_folder)
+    assert rows["train"].num_rows > 0
+    assert rows["held_out"].num_rows > 0

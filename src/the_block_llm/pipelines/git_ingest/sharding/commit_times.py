@@ -44,7 +44,7 @@ def consistent_times(
 ) -> Times:
     """Return a time for each commit that is at or after those of its parents.
 
-    Recorded times stay if they are in order and not in the future. Otherwise the longest run of
+    Recorded times stay if they are in order, known and not in the future. Otherwise the longest run of
     times on the first-parent history of ``head`` that is in order, up to now, is kept; each other
     commit gets its recorded time limited by those of its nearest neighbours.
 
@@ -58,13 +58,14 @@ def consistent_times(
     """
     recorded = np.clip(np.frombuffer(times, np.int64), 0, MAX_TIME_S)
     edges, head_index = _edges(packed, offsets, sha_bytes, head)
-    is_future = recorded > now_s + _CLOCK_TOLERANCE_S
-    if is_future.all():
-        is_future[:] = False  # no clock to compare with
-    if not is_future.any() and not (recorded[edges.parents] > recorded[edges.children]).any():
+    # Zero stands for a date that is missing or cannot be parsed.
+    is_doubtful = (recorded == 0) | (recorded > now_s + _CLOCK_TOLERANCE_S)
+    if is_doubtful.all():
+        is_doubtful[:] = False  # nothing to compare with
+    if not is_doubtful.any() and not (recorded[edges.parents] > recorded[edges.children]).any():
         return recorded
     main_line = _main_line(edges, head_index, len(recorded))
-    return _limit_by_neighbours(recorded, edges, main_line, is_future)
+    return _limit_by_neighbours(recorded, edges, main_line, is_doubtful)
 
 
 def separate_ties(times: Times) -> Times:
@@ -126,10 +127,10 @@ def _main_line(edges: _Edges, head_index: int, n_commits: int) -> list[int]:
 
 
 def _limit_by_neighbours(
-    recorded: Times, edges: _Edges, main_line: Sequence[int], is_future: npt.NDArray[np.bool_]
+    recorded: Times, edges: _Edges, main_line: Sequence[int], is_doubtful: npt.NDArray[np.bool_]
 ) -> Times:
     limited = array("q", recorded.tobytes())
-    candidates = [index for index in main_line if not is_future[index]] or main_line
+    candidates = [index for index in main_line if not is_doubtful[index]] or main_line
     kept = set(_longest_ascending(candidates, limited))
     lowest = 0
     for index in main_line:
@@ -140,12 +141,13 @@ def _limit_by_neighbours(
         if index in kept:
             highest = limited[index]
         elif highest is not None:
-            limited[index] = highest = min(max(int(recorded[index]), limited[index]), highest)
+            time = max(int(recorded[index]), limited[index]) or highest
+            limited[index] = highest = min(time, highest)
 
     n_commits = len(limited)
     is_fixed, is_root = np.zeros(n_commits, np.bool_), np.ones(n_commits, np.bool_)
     is_fixed[main_line], is_root[edges.children] = True, False
-    unknown = np.flatnonzero(is_future & ~is_fixed & ~is_root).tolist()
+    unknown = np.flatnonzero(is_doubtful & ~is_fixed & ~is_root).tolist()
     for index in unknown:
         limited[index] = _UNKNOWN
     # Arrays: lists of a million numbers would take ten times the memory.
