@@ -130,6 +130,8 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
         except FileNotFoundError:
             raise _not_ingested(tables_folder / name) from None
+        except OSError as error:
+            raise _unreadable(tables_folder / name, error) from error
     return digest.hexdigest()[:16]
 
 
@@ -219,6 +221,8 @@ def _read_repository(path: Path) -> dict[str, Any]:
         repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _not_ingested(path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise TableError(
             f"{path} is damaged ({error}). Run `kedro run --pipeline=git_ingest` again."
@@ -231,6 +235,10 @@ def _not_ingested(path: Path) -> TableError:
         f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first, or ask "
         "without retrieval (--no-retrieval)."
     )
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} cannot be read: {explain(error)}")
 
 
 def _write(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:

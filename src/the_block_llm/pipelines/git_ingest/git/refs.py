@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from the_block_llm.errors import RepositoryError, did_you_mean
+from the_block_llm.os_errors import explain, path_of
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation
 from the_block_llm.pipelines.git_ingest.git.sandbox import (
     GitProcessError,
@@ -47,11 +48,27 @@ def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
         output = sandbox.check_output("rev-parse", "--verify", f"{ref}^{{commit}}")
         return output.decode().strip()
     except GitProcessError as error:
-        raise _unresolved(sandbox, ref, error.stderr) from error
+        try:
+            found = _unresolved(sandbox, ref, error.stderr)
+        except OSError as unreadable:
+            found = _no_access(sandbox, unreadable)
+        raise found from error
 
 
 def history_error(sandbox: RepositorySandbox, head: str) -> RepositoryError:
     """Return the error that names why the history of ``head`` cannot be listed."""
+    try:
+        return _history_error(sandbox, head)
+    except OSError as unreadable:
+        return _no_access(sandbox, unreadable)
+
+
+def _no_access(sandbox: RepositorySandbox, error: OSError) -> RepositoryError:
+    path = path_of(error) or sandbox.location.common_dir
+    return RepositoryError(f"{path} cannot be read: {explain(error)}")
+
+
+def _history_error(sandbox: RepositorySandbox, head: str) -> RepositoryError:
     try:
         sandbox.check_output("rev-list", "--count", head)
     except GitProcessError as error:

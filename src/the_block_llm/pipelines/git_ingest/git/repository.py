@@ -155,7 +155,7 @@ def _find_source(source: str) -> str | Path:
     with _reading(path):
         try:
             mode = path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             raise RepositoryError(_missing_message(source, path)) from error
         if stat.S_ISDIR(mode):
             return path.resolve()

@@ -44,9 +44,9 @@ def consistent_times(
 ) -> Times:
     """Return a time for each commit that is at or after those of its parents.
 
-    Recorded times stay if they are in order, known and not in the future. Otherwise the longest run of
-    times on the first-parent history of ``head`` that is in order, up to now, is kept; each other
-    commit gets its recorded time limited by those of its nearest neighbours.
+    Recorded times stay if they are in order, known and not in the future. Otherwise the longest
+    run of times on the first-parent history of ``head`` that is in order, up to now, is kept; each
+    other commit gets its recorded time limited by those of its nearest neighbours.
 
     Args:
         packed: For each commit its binary sha and those of its parents, parents first.
