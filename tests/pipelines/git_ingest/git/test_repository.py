@@ -84,6 +84,7 @@ SOURCES: dict[str, Callable[[GitRepository, Path], str]] = {
     "like a bundle": _renamed("project.bundle"),
     "percent and hash": _renamed("100% #1?x=y"),
     "a newline": _renamed("new\nline"),
+    "bytes that are no UTF-8": _renamed(os.fsdecode(b"caf\xe9")),
     "a file URL": lambda repository, _: f"file://{repository.path}",
     "a file URL in capitals": lambda repository, _: f"FILE://{repository.path}",
     "a file URL for pip": lambda repository, _: f"git+file://{repository.path}",
@@ -280,5 +281,5 @@ def test_a_bundle_is_known_by_its_whole_first_line(
         ("./a@b:c", False), ("/a@b:c", False), ("", False), ("~/x", False), ("x:y", False),
     ],
 )  # fmt: skip
-def test_addresses_and_paths_are_told_apart(source: str, expected: bool) -> None:
+def test_an_address_is_not_taken_for_a_path(source: str, expected: bool) -> None:
     assert is_url(source) == expected

@@ -108,7 +108,8 @@ _CAUSES: Final = (
         "Delete the stored clone, or install a newer git",
     ),
     _cause(
-        r"does not look like a v\d|unrecognized header|prerequisite commits|bad bundle",
+        r"does not look like a v\d|unrecognized header|prerequisite commits|bad bundle"
+        r"|invalid gitfile format",
         "the bundle is damaged, incomplete, or made by a newer git",
         "Check it with `git bundle verify`, and make it with `git bundle create FILE --all`",
     ),

@@ -10,7 +10,8 @@ from the_block_llm.errors import RepositoryError
 from the_block_llm.os_errors import explain
 
 MIN_GIT_VERSION: Final = (2, 30)
-"""Earlier versions know neither ``extensions.objectFormat`` nor repositories with SHA-256."""
+"""The oldest that is tested. Before 2.28 git refuses ``extensions.objectFormat``, which the sandbox
+sets, and before 2.29 it cannot read repositories with SHA-256."""
 REFTABLE_GIT_VERSION: Final = (2, 45)
 _VERSION: Final = re.compile(r"git version ((\d+)\.(\d+)\S*)")
 _INSTALL: Final = "Install git 2.30 or newer (https://git-scm.com/downloads), then run again."

@@ -1,5 +1,6 @@
 """Resolves refs to commits, and says what is the matter with a repository where that fails."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     read_head,
 )
 
+_log = logging.getLogger(__name__)
 _MAX_LISTED_REFS: Final = 8
 _MAX_REF_BYTES: Final = 4096
 _REF_CONTENT: Final = re.compile(rb"(?:ref: refs/\S|[0-9a-f]{40})")
@@ -46,6 +48,8 @@ def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
         )
     try:
         output = sandbox.check_output("rev-parse", "--verify", f"{ref}^{{commit}}")
+        if ref != "HEAD":
+            _warn_if_ambiguous(sandbox, ref)
         return output.decode().strip()
     except GitProcessError as error:
         try:
@@ -53,6 +57,18 @@ def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
         except OSError as unreadable:
             found = _no_access(sandbox, unreadable)
         raise found from error
+
+
+def _warn_if_ambiguous(sandbox: RepositorySandbox, ref: str) -> None:
+    names = sandbox.check_output(
+        "for-each-ref", "--format=%(refname)", f"refs/heads/{ref}", f"refs/tags/{ref}"
+    ).splitlines()
+    if {f"refs/heads/{ref}".encode(), f"refs/tags/{ref}".encode()} <= set(names):
+        _log.warning(
+            "git_ingest.ref=%s is a tag and a branch. The tag is read, as by git; heads/%s is the "
+            "branch.", ref, ref,
+            extra={"markup": False},
+        )  # fmt: skip
 
 
 def history_error(sandbox: RepositorySandbox, head: str) -> RepositoryError:

@@ -241,7 +241,9 @@ def _location_at(source: str, name: str, folder: Path) -> RepositoryLocation:
                 f"{folder} is a linked work tree, but its repository {common_dir} no longer "
                 "exists. Pass the main repository."
             )
-    return RepositoryLocation(mask_credentials(source), name, git_dir, common_dir)
+    # Names of folders may hold any bytes; those of tables and reports are UTF-8.
+    shown, name = (os.fsencode(text).decode("utf-8", "replace") for text in (source, name))
+    return RepositoryLocation(mask_credentials(shown), name, git_dir, common_dir)
 
 
 def _no_repository_message(folder: Path) -> str:

@@ -239,14 +239,18 @@ def open_sandbox(
 def refuse_external_symlinks(location: RepositoryLocation) -> None:
     """Check that everything read from a repository is inside its own directories.
 
-    git would follow a symbolic link in the git directory and read its target.
+    git would follow a symbolic link in the git directory and read its target, and wait for a pipe.
 
     Raises:
-        RepositoryError: A symbolic link leads outside.
+        RepositoryError: A symbolic link leads outside, or something is neither file nor folder.
     """
     allowed = (location.common_dir.resolve(), location.git_dir.resolve())
     roots = [location.git_dir / "HEAD", *(location.common_dir / name for name in _READ_PATHS)]
-    for link in (link for root in roots for link in _find_symlinks(root)):
+    for link in (link for root in roots for link in _find_special_files(root)):
+        if not os.path.islink(link):  # noqa: PTH114  # a string, of many
+            raise RepositoryError(
+                f"{link} is a pipe, a socket or a device, which git would wait for. Remove it."
+            )
         target = Path(os.path.realpath(link))
         if not any(target.is_relative_to(folder) for folder in allowed):
             raise RepositoryError(
@@ -256,9 +260,9 @@ def refuse_external_symlinks(location: RepositoryLocation) -> None:
             )
 
 
-def _find_symlinks(root: Path) -> Iterator[str]:
-    """Yield the symbolic links at and below ``root`` without following any."""
-    if root.is_symlink():
+def _find_special_files(root: Path) -> Iterator[str]:
+    """Yield whatever is neither file nor folder at and below ``root``, without following links."""
+    if root.is_symlink() or (root.exists() and not root.is_file() and not root.is_dir()):
         yield str(root)
     elif root.is_dir():
         folders = [str(root)]
@@ -266,10 +270,10 @@ def _find_symlinks(root: Path) -> Iterator[str]:
             # A directory that cannot be listed here cannot be read by git either.
             with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    if entry.is_symlink():
-                        yield entry.path
-                    elif entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
+                    elif not entry.is_file(follow_symlinks=False):
+                        yield entry.path
 
 
 def is_shallow(location: RepositoryLocation) -> bool:
