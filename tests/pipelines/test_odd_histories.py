@@ -322,9 +322,16 @@ HISTORIES: tuple[Callable[[GitRepository], int], ...] = (
     odd_paths, dot_git_in_a_tree, ten_thousand_files, odd_messages, empty_commits, octopus,
     two_roots, links_modes_and_submodules, odd_refs,
 )  # fmt: skip
+SLOW = (ten_thousand_files, odd_messages)
 
 
-@pytest.mark.parametrize("build", HISTORIES, ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(build, marks=[pytest.mark.slow] if build in SLOW else [], id=build.__name__)
+        for build in HISTORIES
+    ],
+)
 def test_every_commit_of_an_odd_history_is_a_row_and_rows_can_be_packed(
     tmp_path: Path, build: Callable[[GitRepository], int], profile_folder: Path
 ) -> None:
