@@ -7,6 +7,8 @@ line prints it as one line, without a traceback, and exits with code 1.
 import difflib
 from collections.abc import Iterable
 
+from the_block_llm.os_errors import explain, is_environment_error, path_of
+
 
 class BlockError(Exception):
     """Base class of the errors that the user can fix."""
@@ -125,8 +127,16 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def user_error_cause(error: BaseException) -> BlockError | None:
-    """Return the BlockError in the cause chain of ``error``; Kedro wraps errors of datasets."""
+    """Return the error that the user can fix in the cause chain of ``error``, if there is one.
+
+    Kedro wraps errors of datasets. An error of the operating system that no place expected, such as
+    a disk that is full, becomes a StorageError; a missing file does not, as it may be a bug.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, BlockError):
+        if is_environment_error(cause):
+            path = path_of(cause)
+            what = f"Cannot use {path}" if path else "An operation of the system failed"
+            return StorageError(f"{what}: {explain(cause)}")
         cause = cause.__cause__
     return cause

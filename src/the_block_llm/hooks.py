@@ -19,8 +19,10 @@ from kedro.pipeline.node import Node
 
 from the_block_llm.datasets.object_store import StorageLocation, StorePath, check_writable
 from the_block_llm.datasets.storage import storage_location
-from the_block_llm.errors import RepositoryError, StorageError
+from the_block_llm.errors import StorageError
 from the_block_llm.memory import trim_heap
+from the_block_llm.os_errors import explain
+from the_block_llm.pipelines.git_ingest.git.program import require_git
 from the_block_llm.project.parameter_checks import check_parameters
 from the_block_llm.project.run_options import check_inputs, check_repository
 from the_block_llm.project.run_summary import print_summary
@@ -56,11 +58,7 @@ class ProjectHooks:
         del run_params
         self._node_names = [node.name for node in pipeline.nodes]
         with contextlib.chdir(self._project):
-            if shutil.which("git") is None:
-                raise RepositoryError(
-                    "git is not installed or not on PATH, but is required to read repositories. "
-                    "Install it (https://git-scm.com/downloads) and run again."
-                )
+            require_git()
             _check_data_folder(self._project / "data")
             check_inputs(pipeline, catalog)
             store = self._storage
@@ -124,8 +122,7 @@ def _check_data_folder(folder: Path) -> None:
         ) from error
     except OSError as error:
         raise StorageError(
-            f"Cannot write to {folder}: {error.strerror}. Make it writable, or run in a writable "
-            "copy of the project."
+            f"Cannot write to {folder}: {explain(error, 'run in a writable copy of the project')}"
         ) from error
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < _MIN_FREE_BYTES:

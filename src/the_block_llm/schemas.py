@@ -57,8 +57,13 @@ COMMITS: Final = pa.schema(
             pa.string(),
             "keyed hash of the author; name and e-mail address if pseudonymise is off",
         ),
-        _required("authored_at", _TIME, "author time"),
-        _required("committed_at", _TIME, "commit time; compared with the cut-off"),
+        _required("authored_at", _TIME, "author time; the commit time if it cannot be right"),
+        _required(
+            "committed_at",
+            _TIME,
+            "commit time; compared with the cut-off. One that is before a parent's, in the future "
+            "or after 2099 is replaced by the nearest that agrees with the history",
+        ),
         _required("tz_offset_min", pa.int16(), "UTC offset of the author time, in minutes"),
         _required("subject", pa.string(), "first paragraph of the message, joined to one line"),
         _required("body", pa.string(), "rest of the message"),

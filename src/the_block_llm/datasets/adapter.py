@@ -9,6 +9,7 @@ from kedro_datasets._typing import JSONPreview
 
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters, open_adapter
+from the_block_llm.os_errors import explain
 
 
 class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
@@ -54,7 +55,7 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         except OSError as error:
             raise StorageError(
                 f"The trained adapter could not be moved from {data} to {self._folder}: "
-                f"{error.strerror}. The adapter is complete; move the folder manually."
+                f"{explain(error)} The adapter is complete: run again, or move the folder."
             ) from error
 
     def preview(self) -> JSONPreview:

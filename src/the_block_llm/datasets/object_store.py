@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import fsspec
 
 from the_block_llm.errors import BlockError, StorageError
+from the_block_llm.os_errors import affects_every_path, explain
 
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
 
@@ -165,6 +166,8 @@ class StorePath:
         except BlockError:
             raise
         except Exception as error:
+            if affects_every_path(error):  # of this machine, such as a full disk
+                raise StorageError(f"{self.url} cannot be {action}: {explain(error)}") from error
             protocol = self.url.partition("://")[0]
             detail = str(error).strip() or type(error).__name__
             raise StorageError(

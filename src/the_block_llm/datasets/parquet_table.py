@@ -25,6 +25,7 @@ from the_block_llm.datasets.part_writers import (
     PartWriter,
 )
 from the_block_llm.errors import StorageError, TableError
+from the_block_llm.os_errors import explain
 
 MANIFEST_NAME: Final = "manifest.json"
 # Large enough for effective compression and column statistics, small enough that a part of
@@ -41,7 +42,7 @@ class ParquetTable:
 
         Raises:
             TableError: The manifest is missing or damaged, or a part is missing.
-            StorageError: The object store of the folder is unreachable.
+            StorageError: The folder cannot be read, or its object store is unreachable.
         """
         self.folder = folder
         self.manifest = _read_manifest(self.folder)
@@ -315,7 +316,9 @@ def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
             f"There is no table in {folder}. Run the pipeline that writes it first; "
             "`kedro run` runs them all in order."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StorageError(f"The manifest {path} cannot be read: {explain(error)}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise TableError(
             f"The manifest {path} cannot be read ({error}). Delete the folder and run the "
             "pipeline that writes it again."
@@ -325,6 +328,5 @@ def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
 
 def _storage_error(folder: StorageLocation, error: OSError) -> StorageError:
     return StorageError(
-        f"Cannot write to {folder}: {error.strerror or error}. Free some space or make the "
-        "folder writable, then run again; existing data is unchanged."
+        f"Cannot write to {folder}: {explain(error)} Then run again; existing data is unchanged."
     )

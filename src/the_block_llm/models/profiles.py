@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, RootModel, model_validator
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.os_errors import explain
 
 
 class LoraSettings(BaseModel, frozen=True, extra="forbid"):
@@ -180,7 +181,12 @@ def _profile_for_architecture(folder: Path, profiles: ModelProfiles) -> ModelPro
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = (str(config["model_type"]), int(config["hidden_size"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"The model in {folder} cannot be read, because of its config.json: "
+            f"{explain(error, 'give a folder made by save_pretrained or downloaded from the Hub')}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelUnavailableError(
             f"{folder} contains no model: its config.json cannot be read ({error}). Give a folder "
             "made by save_pretrained or downloaded from the Hub."

@@ -4,7 +4,6 @@ Kedro reports most of these errors as well, but with a traceback.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from kedro.framework.project import pipelines
@@ -12,7 +11,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from the_block_llm.errors import ParameterError, TableError, did_you_mean, user_error_cause
-from the_block_llm.pipelines.git_ingest.git.repository import is_url, locate
+from the_block_llm.pipelines.git_ingest.git.repository import check_source
 
 _NODE_OPTIONS: Final = {
     "node_names": "--nodes",
@@ -114,11 +113,10 @@ def check_repository(repository: str, repositories: object) -> None:
         repositories: The parameter ``repositories``, which overrides it if not empty.
 
     Raises:
-        RepositoryError: There is no repository at that path.
+        RepositoryError: There is no repository at that path, or it cannot be read.
     """
-    is_file_or_url = is_url(repository) or Path(repository).expanduser().is_file()
-    if not repositories and not is_file_or_url:
-        locate(repository, clone_folder=Path())  # a local folder is not cloned
+    if not repositories:
+        check_source(repository)
 
 
 def _require(what: str, names: Iterable[str], known: Iterable[str], flag: str) -> None:

@@ -24,6 +24,7 @@ from kedro_viz.api.rest.utils import get_package_compatibilities
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import BlockError, GraphSiteError
+from the_block_llm.os_errors import cause_of
 
 # In the order of the numbered folders under data/.
 _LAYERS: Final = (
@@ -102,7 +103,7 @@ def _serve(site: Path, port: int) -> None:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise GraphSiteError(
-            f"Port {port} is not available ({error.strerror}). Choose another: make viz PORT=4142"
+            f"Port {port} cannot be used: {cause_of(error)}. Choose another: make viz PORT=4142"
         ) from error
     with server:
         print(f"The graph is at http://127.0.0.1:{port}/ until Ctrl-C.")  # noqa: T201

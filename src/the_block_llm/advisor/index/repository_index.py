@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.errors import StorageError, TableError
+from the_block_llm.os_errors import explain
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in
 from the_block_llm.retrieval.passages import (
@@ -127,8 +128,10 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
     for name in TABLES:
         try:
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
-        except OSError:
+        except FileNotFoundError:
             raise _not_ingested(tables_folder / name) from None
+        except OSError as error:
+            raise _unreadable(tables_folder / name, error) from error
     return digest.hexdigest()[:16]
 
 
@@ -192,8 +195,8 @@ def _build_index(
                   len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     except OSError as error:
         raise StorageError(
-            f"The search index cannot be written to {target.parent}: {error.strerror or error}. "
-            "Free some space or make the folder writable, then ask again."
+            f"The search index cannot be written to {target.parent}: {explain(error)} Then ask "
+            "again."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -216,8 +219,14 @@ def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
 def _read_repository(path: Path) -> dict[str, Any]:
     try:
         repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         raise _not_ingested(path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise TableError(
+            f"{path} is damaged ({error}). Run `kedro run --pipeline=git_ingest` again."
+        ) from error
     return repository
 
 
@@ -226,6 +235,10 @@ def _not_ingested(path: Path) -> TableError:
         f"There is no {path} to search yet. Run `kedro run --pipeline=git_ingest` first, or ask "
         "without retrieval (--no-retrieval)."
     )
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} cannot be read: {explain(error)}")
 
 
 def _write(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:

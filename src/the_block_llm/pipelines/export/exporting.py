@@ -19,6 +19,7 @@ from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.base.quantized_loading import pick_device
 from the_block_llm.models.base.sources import load_tokenizer, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.export.equivalence_check import (
     Equivalence,
     generate_references,
@@ -83,8 +84,8 @@ def export_adapter(
         temporary.rename(target)
     except OSError as error:
         raise StorageError(
-            f"The exported model cannot be written to {params.folder}: {error.strerror or error}. "
-            "Free some space or set export.folder, then run again."
+            f"The exported model cannot be written to {params.folder}: "
+            f"{explain(error, 'set export.folder to another folder')}"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

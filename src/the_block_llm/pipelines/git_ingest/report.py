@@ -31,6 +31,7 @@ def describe_counts(counts: RowCounts) -> dict[str, Any]:
         "missing_objects": counts.missing_objects,
         "missing": counts.missing,
         "unreadable_commits": counts.unreadable_commits,
+        "corrected_dates": counts.corrected_dates,
         "largest_kept": [
             {"path": path, "bytes": n_bytes} for n_bytes, path in counts.largest[:_N_LARGEST]
         ],
@@ -151,6 +152,12 @@ def _warnings(
         warnings.append(
             f"{len(history['unreadable_commits'])} commits have trees that cannot be read; "
             "their changes are unknown."
+        )
+    if history["corrected_dates"]:
+        warnings.append(
+            f"{history['corrected_dates']:,} commits have dates that cannot be right: before those "
+            "of their parents, or in the future. The table has the nearest date that agrees with "
+            "the history."
         )
     if info["borrows_objects"]:
         warnings.append(

@@ -50,3 +50,37 @@ def test_a_list_without_repositories_is_an_error(
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ParameterError, match="holds no git repository"):
         expand_repositories(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"# vendors\n/srv/one\n/srv/two\n",
+        b"# v\n/srv/one\n/srv/two\n",
+        b"# v2 git bundles, by team\n/srv/one\n/srv/two\n",
+        b"\xef\xbb\xbf/srv/one\r\n/srv/two\r\n",
+        "/srv/one\r\n/srv/two\r\n".encode("utf-16"),
+        b"\n\n  # indented comment\n  /srv/one  \n/srv/two # why\n",
+        b"/srv/one\n/srv/two",
+    ],
+)
+def test_a_list_is_read_however_it_begins_and_was_saved(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list").write_bytes(content)
+    assert expand_repositories(str(tmp_path / "list")) == ["/srv/one", "/srv/two"]
+
+
+def test_a_hash_in_the_name_of_a_folder_is_no_comment(tmp_path: Path) -> None:
+    (tmp_path / "my #1").mkdir()
+    (tmp_path / "list").write_text("my #1\nmy #2\n")
+    assert expand_repositories(str(tmp_path / "list")) == [
+        str(tmp_path / "my #1"),
+        str(tmp_path / "my"),
+    ]
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"PK\x03\x04\xff\xfe\xfd")
+    with pytest.raises(ParameterError, match="is not a text file in UTF-8 .*byte 4"):
+        expand_repositories(str(tmp_path / "list"))
+    with pytest.raises(ParameterError, match="cannot be read: the path is too long"):
+        expand_repositories(f"{tmp_path}/{'x' * 5000}")

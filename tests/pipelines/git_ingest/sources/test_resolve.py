@@ -52,6 +52,8 @@ def test_an_empty_repository_is_an_error(tmp_path: Path) -> None:
         ({"cutoff": 1.5}, ParameterError, "between 0 and 1"),
         ({"cutoff": "soon"}, ParameterError, "neither a fraction nor an ISO date"),
         ({"cutoff": "1999-01-01"}, ParameterError, "before the first commit"),
+        ({"cutoff": "0001-01-01"}, ParameterError, "before the first commit"),
+        ({"since": "9999-12-31"}, RepositoryError, "No commit is left"),
     ],
 )
 def test_invalid_parameters_are_errors(
@@ -61,3 +63,10 @@ def test_invalid_parameters_are_errors(
     repository.commit("One", {"a": "1\n"})
     with pytest.raises(error, match=message):
         ingest(repository.path, tmp_path / "out", **overrides)
+
+
+@pytest.mark.parametrize("cutoff", ["9999-12-31", "9999-12-31T23:59:59-14:00", "2099-12-31", None])
+def test_a_cutoff_after_every_commit_trains_on_all(tmp_path: Path, cutoff: str | None) -> None:
+    repository = build_repository(tmp_path / "project")
+    result = ingest(repository.path, tmp_path / "out", cutoff=cutoff, since="0001-01-01")
+    assert result.repository["cutoff"]["sha"] == result.repository["head"]

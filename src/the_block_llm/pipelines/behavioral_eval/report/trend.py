@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 
 _STORED_FIELDS: Final = (
@@ -57,11 +58,17 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
         StorageError: The folder cannot be written, or a file in it cannot be read.
     """
     write_text_atomically(folder / f"{entry['adapter']}.json", json.dumps(entry, indent=1))
-    try:
-        entries = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            f"Cannot read earlier evaluations in {folder}: {error}. Delete the damaged file; it "
-            "is used for the trend only."
-        ) from error
+    entries = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            entries.append(json.loads(file.read_text("utf-8")))
+        except OSError as error:
+            raise StorageError(
+                f"Cannot read the earlier evaluation {file}: {explain(error)}"
+            ) from error
+        except ValueError as error:
+            raise StorageError(
+                f"The earlier evaluation {file} is damaged ({error}). Delete it; it is used for "
+                "the trend only."
+            ) from error
     return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from the_block_llm.errors import StorageError
+from the_block_llm.os_errors import explain
 
 
 def result_key(*parts: object) -> str:
@@ -38,8 +39,8 @@ class ResultCache:
             self._file: TextIO = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(
-                f"Cannot write the result cache {self._path}: {error.strerror}. Free disk space "
-                "or make the folder writable, then run again; finished results are reused."
+                f"Cannot write the result cache {self._path}: {explain(error)} Then run again; "
+                "finished results are reused."
             ) from error
 
     def __enter__(self) -> "ResultCache":

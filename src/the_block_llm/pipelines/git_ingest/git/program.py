@@ -2,9 +2,19 @@
 
 import functools
 import os
+import re
 import subprocess
+from typing import Final
 
 from the_block_llm.errors import RepositoryError
+from the_block_llm.os_errors import explain
+
+MIN_GIT_VERSION: Final = (2, 30)
+"""The oldest that is tested. Before 2.28 git refuses ``extensions.objectFormat``, which the sandbox
+sets, and before 2.29 it cannot read repositories with SHA-256."""
+REFTABLE_GIT_VERSION: Final = (2, 45)
+_VERSION: Final = re.compile(r"git version ((\d+)\.(\d+)\S*)")
+_INSTALL: Final = "Install git 2.30 or newer (https://git-scm.com/downloads), then run again."
 
 
 @functools.cache
@@ -12,15 +22,39 @@ def require_git() -> str:
     """Return the version of git, for example ``2.39.5``.
 
     Raises:
-        RepositoryError: git is not installed.
+        RepositoryError: git is not installed, cannot be run, or is too old.
     """
     try:
-        completed = subprocess.run(["git", "--version"], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        completed = subprocess.run(["git", "--version"], capture_output=True, check=False)
+    except FileNotFoundError as error:
         raise RepositoryError(
-            "git cannot be run. Install git 2.30 or newer and make sure it is on the PATH."
+            f"git is not installed or not on PATH, but is required to read repositories. {_INSTALL}"
         ) from error
-    return completed.stdout.decode("ascii", "replace").split()[2]
+    except OSError as error:
+        raise RepositoryError(f"git cannot be run: {explain(error)} {_INSTALL}") from error
+    printed = completed.stdout.decode("utf-8", "replace").strip()
+    match = _VERSION.search(printed)
+    if completed.returncode != 0 or match is None:
+        reason = completed.stderr.decode("utf-8", "replace").strip() or printed or "nothing"
+        raise RepositoryError(
+            f"`git --version` printed no version, but: {reason.splitlines()[0]}. {_INSTALL}"
+        )
+    if parse_version(match[1]) < MIN_GIT_VERSION:
+        raise RepositoryError(
+            f"git {match[1]} is too old: it cannot read repositories the way this program does. "
+            f"{_INSTALL}"
+        )
+    return match[1]
+
+
+def parse_version(version: str) -> tuple[int, int]:
+    """Return major and minor number of a version that :func:`require_git` returned.
+
+    >>> parse_version("2.45.1.windows.1"), parse_version("2.51.GIT")
+    ((2, 45), (2, 51))
+    """
+    major, minor = version.split(".")[:2]
+    return int(major), int(re.match(r"\d+", minor)[0])  # type: ignore[index]
 
 
 def _environ_without_git_variables() -> dict[str, str]:
@@ -60,5 +94,8 @@ def clone_environment() -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_PROTOCOL_FROM_USER": "1",
         "GIT_LFS_SKIP_SMUDGE": "1",
+        # A server that sends nothing for ten minutes does not keep the run for ever.
+        "GIT_HTTP_LOW_SPEED_LIMIT": "1",
+        "GIT_HTTP_LOW_SPEED_TIME": "600",
         "LC_ALL": "C",
     }

@@ -2,23 +2,29 @@
 
 import datetime as dt
 import tempfile
+import time
 from array import array
-from typing import Final
 
 import numpy as np
 
 from the_block_llm.errors import RepositoryError
+from the_block_llm.pipelines.git_ingest.git.refs import history_error
 from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError, RepositorySandbox
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
-
-MAX_TIME_S: Final = 253_402_300_799
-"""The last second of the year 9999; later commit times are damage."""
+from the_block_llm.pipelines.git_ingest.sharding.commit_times import (
+    MAX_TIME_S,
+    consistent_times,
+    separate_ties,
+)
 
 
 def list_commits(
     sandbox: RepositorySandbox, head: str, *, all_branches: bool, since: dt.datetime | None
 ) -> CommitOrder:
-    """List the commits reachable from ``head``, oldest first.
+    """List the commits reachable from ``head``, oldest first and parents before children.
+
+    Times that contradict the history are corrected, see
+    :func:`~the_block_llm.pipelines.git_ingest.sharding.commit_times.consistent_times`.
 
     Args:
         sandbox: The repository.
@@ -30,7 +36,6 @@ def list_commits(
         RepositoryError: A commit object is missing or damaged, or ``since`` leaves no commit.
     """
     packed, offsets, times = bytearray(), array("Q", [0]), array("q")
-    min_time = int(since.timestamp()) if since else None
     tips = f"{head}\n".encode()
     if all_branches:
         # By sha: rev-list would fail on a ref whose name or commit is broken.
@@ -46,28 +51,30 @@ def list_commits(
                 "--ignore-missing", "--stdin", stdin=file,
             ):  # fmt: skip
                 timestamp, shas = line.split(b" ", 1)
-                time = min(max(int(timestamp), 0), MAX_TIME_S)
-                if min_time is None or time >= min_time:
-                    packed += bytes.fromhex(shas.decode("ascii"))
-                    offsets.append(len(packed))
-                    times.append(time)
+                packed += bytes.fromhex(shas.decode("ascii"))
+                offsets.append(len(packed))
+                # git prints a negative time as one without a sign.
+                seconds = int(timestamp)
+                times.append(min(seconds, MAX_TIME_S) if seconds < 1 << 63 else 0)
     except GitProcessError as error:
-        raise RepositoryError(
-            "Commits of the repository's own history are missing, so it cannot be ordered. Repair "
-            "it (`git fsck` lists missing objects, `git fetch` may restore them) or clone it again."
-        ) from error
+        raise history_error(sandbox, head) from error
     if not times:
-        raise RepositoryError(
-            f"No commit is left after git_ingest.since={since}. Set an earlier date, or null."
-        )
-    return _sort_by_time(CommitOrder(packed, offsets, times, len(head) // 2))
-
-
-def _sort_by_time(order: CommitOrder) -> CommitOrder:
-    times = np.frombuffer(order.times, np.int64)
-    packed, offsets = bytearray(), array("Q", [0])
-    indices = np.argsort(times, kind="stable")
+        raise history_error(sandbox, head)
+    sha_bytes = len(head) // 2
+    consistent = consistent_times(packed, offsets, times, sha_bytes, head, int(time.time()))
+    indices = np.argsort(consistent, kind="stable")
+    ascending = separate_ties(consistent[indices])
+    if since is not None:
+        first = int(np.searchsorted(ascending, int(since.timestamp())))
+        indices, ascending = indices[first:], ascending[first:]
+        if not len(indices):
+            raise RepositoryError(
+                f"No commit is left after git_ingest.since={since}. Set an earlier date, or null."
+            )
+    sorted_packed, sorted_offsets = bytearray(), array("Q", [0])
     for index in indices:
-        packed += order.packed[order.offsets[index] : order.offsets[index + 1]]
-        offsets.append(len(packed))
-    return CommitOrder(packed, offsets, array("q", times[indices].tobytes()), order.sha_bytes)
+        sorted_packed += packed[offsets[index] : offsets[index + 1]]
+        sorted_offsets.append(len(sorted_packed))
+    return CommitOrder(
+        sorted_packed, sorted_offsets, array("q", ascending.astype(np.int64).tobytes()), sha_bytes
+    )

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
-from the_block_llm.pipelines.git_ingest.git.program import sandbox_environment
+from the_block_llm.os_errors import explain, path_of
+from the_block_llm.pipelines.git_ingest.git.program import (
+    REFTABLE_GIT_VERSION,
+    parse_version,
+    require_git,
+    sandbox_environment,
+)
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation
 from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 
@@ -27,6 +33,12 @@ _MIN_ALLOCATION_LIMIT_BYTES: Final = 128 << 20
 # Paths in a git directory that are read.
 _READ_PATHS: Final = ("objects", "refs", "reftable", "packed-refs", "shallow", "config")
 _SHA256: Final = re.compile(rb"objectformat\s*=\s*sha256", re.IGNORECASE)
+_HEAD: Final = re.compile(rb"ref:\s*refs/\S|[0-9a-f]{40}")
+# Those that decide how objects and refs are stored, and those that do not concern a reader.
+_KNOWN_EXTENSIONS: Final = frozenset({
+    "objectformat", "refstorage", "compatobjectformat", "noop", "noop-v1", "preciousobjects",
+    "partialclone", "worktreeconfig", "relativeworktrees",
+})  # fmt: skip
 _SHA: Final = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$")
 _EMPTY_TREE: Final = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
@@ -69,6 +81,8 @@ class RepositorySandbox:
 
     git_dir: Path
     max_file_bytes: int
+    location: RepositoryLocation
+    follows_alternates: bool
 
     @property
     def _max_allocation_bytes(self) -> int:
@@ -103,7 +117,10 @@ class RepositorySandbox:
             check=False,
         )
         if completed.returncode != 0:
-            raise GitProcessError(completed.stderr.decode("utf-8", "replace").strip())
+            raise GitProcessError(
+                f"git {os.fsdecode(arguments[0])} exited with code {completed.returncode}",
+                completed.stderr.decode("utf-8", "replace").strip(),
+            )
         return completed.stdout
 
     def iter_records(
@@ -147,8 +164,22 @@ class RepositorySandbox:
         return {sha.decode(): int(size) for sha, size in fields if size.isdigit()}
 
 
-class GitProcessError(Exception):
+class GitProcessError(RepositoryError):
     """git failed or its output ended early: an object is missing, damaged or too large."""
+
+    def __init__(self, message: str, stderr: str = "") -> None:
+        """Initialize the error.
+
+        Args:
+            message: What happened.
+            stderr: What git printed.
+        """
+        said = f": {stderr}" if stderr else ""
+        super().__init__(
+            f"{message}{said}. Repair the repository (`git fsck` lists the damage) or clone it "
+            "again."
+        )
+        self.stderr = stderr
 
 
 @contextmanager
@@ -171,7 +202,8 @@ def open_sandbox(
         mailmap_commit: Commit whose tree holds the ``.mailmap`` to apply.
 
     Raises:
-        RepositoryError: A symbolic link leads out of the repository and must not be followed.
+        RepositoryError: A symbolic link leads out of the repository and must not be followed, the
+            repository cannot be read, or its format is not supported.
         StorageError: The cache folder is not writable.
     """
     if not follow_alternates:
@@ -184,28 +216,41 @@ def open_sandbox(
         )
     except OSError as error:
         raise StorageError(
-            f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "
-            "git_ingest.cache_folder to another folder."
+            f"Cannot write to {cache_folder}: "
+            f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
         ) from error
     with temp_dir as folder:
         git_dir = Path(folder).absolute()
-        _link_objects(location, git_dir, follow_alternates=follow_alternates)
-        _link_refs(location, git_dir)
-        _write_config(location, git_dir, max_file_bytes, mailmap_commit)
-        yield RepositorySandbox(git_dir, max_file_bytes)
+        try:
+            _link_objects(location, git_dir, follow_alternates=follow_alternates)
+            _link_refs(location, git_dir)
+            _write_config(location, git_dir, max_file_bytes, mailmap_commit)
+        except OSError as error:
+            path = path_of(error)
+            if path is None or Path(path).is_relative_to(git_dir):
+                raise StorageError(
+                    f"Cannot write to {cache_folder}: "
+                    f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
+                ) from error
+            raise RepositoryError(f"{path} cannot be read: {explain(error)}") from error
+        yield RepositorySandbox(git_dir, max_file_bytes, location, follow_alternates)
 
 
 def refuse_external_symlinks(location: RepositoryLocation) -> None:
     """Check that everything read from a repository is inside its own directories.
 
-    git would follow a symbolic link in the git directory and read its target.
+    git would follow a symbolic link in the git directory and read its target, and wait for a pipe.
 
     Raises:
-        RepositoryError: A symbolic link leads outside.
+        RepositoryError: A symbolic link leads outside, or something is neither file nor folder.
     """
     allowed = (location.common_dir.resolve(), location.git_dir.resolve())
     roots = [location.git_dir / "HEAD", *(location.common_dir / name for name in _READ_PATHS)]
-    for link in (link for root in roots for link in _find_symlinks(root)):
+    for link in (link for root in roots for link in _find_special_files(root)):
+        if not os.path.islink(link):  # noqa: PTH114  # a string, of many
+            raise RepositoryError(
+                f"{link} is a pipe, a socket or a device, which git would wait for. Remove it."
+            )
         target = Path(os.path.realpath(link))
         if not any(target.is_relative_to(folder) for folder in allowed):
             raise RepositoryError(
@@ -215,9 +260,9 @@ def refuse_external_symlinks(location: RepositoryLocation) -> None:
             )
 
 
-def _find_symlinks(root: Path) -> Iterator[str]:
-    """Yield the symbolic links at and below ``root`` without following any."""
-    if root.is_symlink():
+def _find_special_files(root: Path) -> Iterator[str]:
+    """Yield whatever is neither file nor folder at and below ``root``, without following links."""
+    if root.is_symlink() or (root.exists() and not root.is_file() and not root.is_dir()):
         yield str(root)
     elif root.is_dir():
         folders = [str(root)]
@@ -225,40 +270,10 @@ def _find_symlinks(root: Path) -> Iterator[str]:
             # A directory that cannot be listed here cannot be read by git either.
             with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    if entry.is_symlink():
-                        yield entry.path
-                    elif entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-
-
-def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
-    """Return the sha of the commit that ``ref`` names.
-
-    Raises:
-        RepositoryError: ``ref`` does not name a commit.
-    """
-    if ref.startswith("-"):
-        raise RepositoryError(
-            f"git_ingest.ref={ref!r} starts with '-', which git would parse as an option. Pass a "
-            "branch, a tag or a commit."
-        )
-    try:
-        output = sandbox.check_output("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-        return output.decode().strip()
-    except GitProcessError:
-        pass
-    if ref == "HEAD":
-        raise RepositoryError(
-            "The repository is empty: HEAD names no commit. Commit something first, or set "
-            "git_ingest.ref to a branch that has commits."
-        )
-    known_refs = sandbox.check_output(
-        "for-each-ref", "--format=%(refname:short)", "--count=8"
-    ).decode("utf-8", "replace")
-    examples = ", ".join(known_refs.split()) or "none, the repository is empty"
-    raise RepositoryError(
-        f"git_ingest.ref={ref!r} names no commit in this repository. Existing refs: {examples}."
-    )
+                    elif not entry.is_file(follow_symlinks=False):
+                        yield entry.path
 
 
 def is_shallow(location: RepositoryLocation) -> bool:
@@ -273,6 +288,17 @@ def shallow_commits(location: RepositoryLocation) -> bytes:
         return b""
     shas = path.read_text("ascii", "replace").split()
     return "".join(f"{sha}\n" for sha in shas if _SHA.match(sha)).encode()
+
+
+def read_head(location: RepositoryLocation) -> bytes:
+    """Return what the file HEAD says."""
+    with (location.git_dir / "HEAD").open("rb") as head:
+        return head.read(4096)
+
+
+def is_head_damaged(location: RepositoryLocation) -> bool:
+    """Return whether HEAD names neither a ref nor a commit, as after a crash."""
+    return _HEAD.match(read_head(location)) is None
 
 
 def has_alternates(location: RepositoryLocation) -> bool:
@@ -297,8 +323,9 @@ def _link_refs(location: RepositoryLocation, git_dir: Path) -> None:
         source = location.common_dir / name
         if source.exists():
             (git_dir / name).symlink_to(source)
-    with (location.git_dir / "HEAD").open("rb") as head:
-        (git_dir / "HEAD").write_bytes(head.read(4096))
+    head = read_head(location)
+    # Without a HEAD that it can read, git reads no other ref either.
+    (git_dir / "HEAD").write_bytes(head if _HEAD.match(head) else b"ref: refs/heads/.invalid\n")
     shallow = shallow_commits(location)
     if shallow:
         (git_dir / "shallow").write_bytes(shallow)
@@ -307,19 +334,82 @@ def _link_refs(location: RepositoryLocation, git_dir: Path) -> None:
 def _write_config(
     location: RepositoryLocation, git_dir: Path, max_file_bytes: int, mailmap_commit: str | None
 ) -> None:
-    config = location.common_dir / "config"
-    head = b""
-    if config.is_file():
-        with config.open("rb") as file:
-            head = file.read(1 << 16)
-    object_format = "sha256" if _SHA256.search(head) else "sha1"
+    object_format, ref_storage = _storage_formats(location, git_dir)
     (git_dir / "config").write_text(
         _CONFIG.format(
             null=os.devnull,
             max_file_bytes=max_file_bytes,
             object_format=object_format,
-            ref_storage="\n\trefStorage = reftable" if (git_dir / "reftable").exists() else "",
+            ref_storage="\n\trefStorage = reftable" if ref_storage == "reftable" else "",
             empty_tree=_EMPTY_TREE[object_format],
             mailmap=f"{mailmap_commit}:.mailmap" if mailmap_commit else "",
         )
     )
+
+
+def _storage_formats(location: RepositoryLocation, git_dir: Path) -> tuple[str, str]:
+    """Return how the repository stores objects and refs: ``sha1`` and ``files``, as a rule.
+
+    Raises:
+        RepositoryError: It uses a format that git or this program does not know.
+    """
+    config = location.common_dir / "config"
+    head = b""
+    if config.is_file():
+        with config.open("rb") as file:
+            head = file.read(1 << 20)
+    has_reftable = (location.common_dir / "reftable").exists()
+    formats = {
+        "objectformat": "sha256" if _SHA256.search(head) else "sha1",
+        "refstorage": "reftable" if has_reftable else "files",
+    }
+    if b"extensions" in head.lower():
+        formats |= _read_extensions(location, head, git_dir)
+    if formats["refstorage"] == "reftable" and parse_version(require_git()) < REFTABLE_GIT_VERSION:
+        raise RepositoryError(
+            f"{location.common_dir} stores its refs in a reftable, which git "
+            f"{'.'.join(map(str, REFTABLE_GIT_VERSION))} or newer reads; this is git "
+            f"{require_git()}. Install a newer git, or convert the repository with one: "
+            "git refs migrate --ref-format=files."
+        )
+    return formats["objectformat"], formats["refstorage"]
+
+
+def _read_extensions(location: RepositoryLocation, config: bytes, git_dir: Path) -> dict[str, str]:
+    """Return the extensions of the repository's format by name, in lower case."""
+    completed = subprocess.run(
+        ["git", "config", "--file", "-", "--no-includes", "--list", "-z"],
+        env=sandbox_environment(git_dir, _MIN_ALLOCATION_LIMIT_BYTES),
+        cwd=git_dir,
+        input=config,
+        capture_output=True,
+        check=False,
+    )
+    if completed.returncode != 0:  # a damaged configuration; objects and refs may be whole
+        return {}
+    values = dict(
+        entry.partition("\n")[::2]
+        for entry in completed.stdout.decode("utf-8", "replace").split("\0")
+        if entry
+    )
+    extensions = {
+        key.partition(".")[2]: value.lower()
+        for key, value in values.items()
+        if key.startswith("extensions.")
+    }
+    # As git does: version 0 knows no extensions but a few harmless ones.
+    unknown = sorted(extensions.keys() - _KNOWN_EXTENSIONS)
+    if unknown and values.get("core.repositoryformatversion", "0").strip() not in {"", "0"}:
+        raise RepositoryError(
+            f"{location.common_dir} uses the extension {unknown[0]!r} of git's repository format, "
+            "which this program does not know. Clone it with the git that made it, to another "
+            "folder, and pass that; or upgrade this program."
+        )
+    for key, known in (("objectformat", {"sha1", "sha256"}), ("refstorage", {"files", "reftable"})):
+        if extensions.get(key, min(known)) not in known:
+            raise RepositoryError(
+                f"{location.common_dir} has extensions.{key}={extensions[key]}, which this program "
+                f"does not know (it knows {' and '.join(sorted(known))}). Clone it with the git "
+                "that made it, to another folder, and pass that; or upgrade this program."
+            )
+    return extensions

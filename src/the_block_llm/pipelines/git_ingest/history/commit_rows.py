@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from the_block_llm.pipelines.git_ingest.filters.encoding_detection import decode_message
 from the_block_llm.pipelines.git_ingest.git.diff_parser import CommitHeader
-from the_block_llm.pipelines.git_ingest.git.rev_list import MAX_TIME_S
 from the_block_llm.pipelines.git_ingest.history.commit_classifier import (
     classify_subject,
     reverted_sha,
@@ -25,6 +24,7 @@ from the_block_llm.schemas import COMMITS
 _TRUNCATION_MARKER: Final = "\n[...]"
 _INT64: Final = struct.Struct(">q")
 _INT32_OFFSET: Final = 1 << 31
+_CLOCK_TOLERANCE_S: Final = 86_400
 
 SHARD_COMMITS: Final = pa.schema(
     [
@@ -40,9 +40,23 @@ SHARD_COMMITS: Final = pa.schema(
 
 
 def commit_row(
-    header: CommitHeader, options: HistoryOptions, n_changes: int, insertions: int, deletions: int
+    header: CommitHeader,
+    options: HistoryOptions,
+    committed_at: int,
+    n_changes: int,
+    insertions: int,
+    deletions: int,
 ) -> tuple[Any, ...]:
-    """Return the values of SHARD_COMMITS except ``change_id`` and ``inverse_id``."""
+    """Return the values of SHARD_COMMITS except ``change_id`` and ``inverse_id``.
+
+    Args:
+        header: What git prints of the commit.
+        options: Options that decide the rows.
+        committed_at: Commit time that agrees with the history, in seconds since 1970.
+        n_changes: Changed files.
+        insertions: Added lines.
+        deletions: Removed lines.
+    """
     author = _author(options.pseudonymizer, header.author_name, header.author_email)
     subject = decode_message(header.subject).strip()
     body = ""
@@ -58,8 +72,8 @@ def commit_row(
         header.sha,
         header.parents,
         author.id,
-        _parse_time_s(authored_at),
-        _parse_time_s(header.committed_at),
+        _author_time_s(authored_at, committed_at),
+        committed_at,
         _parse_utc_offset_min(utc_offset),
         subject,
         body,
@@ -123,10 +137,16 @@ def change_ids(checksums: tuple[int, int]) -> tuple[int, int]:
     return ((before - _INT32_OFFSET) << 32) + after, ((after - _INT32_OFFSET) << 32) + before
 
 
-def _parse_time_s(seconds: bytes) -> int:
-    # Damaged and made-up dates exist; a timestamp column must be able to hold them.
+def _author_time_s(seconds: bytes, committed_at: int) -> int:
+    """Return the author time, or the commit time if it is missing, negative, or much later."""
+    time = parse_time_s(seconds)
+    return time if 0 < time <= committed_at + _CLOCK_TOLERANCE_S else committed_at
+
+
+def parse_time_s(seconds: bytes) -> int:
+    """Return the seconds since 1970 that git prints; 0 if it prints none."""
     try:
-        return min(max(int(seconds), 0), MAX_TIME_S)
+        return int(seconds)
     except ValueError:
         return 0
 

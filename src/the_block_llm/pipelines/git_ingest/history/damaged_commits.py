@@ -54,8 +54,8 @@ def read_damaged_commit(
         header = parse_header(output)
     except GitProcessError as error:
         raise RepositoryError(
-            f"git cannot read the commit {sha}. Repair the repository (`git fsck` lists the "
-            "damage) or clone it again."
+            f"git cannot read the commit {sha} ({error.stderr or 'its output is incomplete'}). "
+            "Repair the repository (`git fsck` lists the damage) or clone it again."
         ) from error
     if len(header.parents) > 1:
         return header, []

@@ -1,5 +1,6 @@
 """Extracts one shard of the history: writes its commits and changes as Parquet and Arrow files."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from the_block_llm.pipelines.git_ingest.history.commit_rows import (
     change_checksums,
     change_ids,
     commit_row,
+    parse_time_s,
 )
 from the_block_llm.pipelines.git_ingest.history.damaged_commits import (
     has_missing_objects,
@@ -37,6 +39,7 @@ _BODY_COLUMN: Final = COMMITS.get_field_index("body")
 _BATCH_PATCHES: Final = 256
 _BATCH_BYTES: Final = 1 << 18
 _NO_CHANGE_IDS: Final = (None, None)
+_MIN_CORRECTION_S: Final = 86_400  # smaller ones are not worth a word in the report
 
 
 class GitReaders:
@@ -116,11 +119,13 @@ class _ShardWriter:
         redactor = Redactor(options.redact, emails, options.allowed)
         self._redactor = RowRedactor(redactor, self._counts)
         self._commit_rows: list[Row] = []
+        self._times: array[int] = array("q")
         self._changes = ChangeRowBuilder(
             readers.blobs, readers.sandbox.max_file_bytes, options, self._counts, self._redactor
         )
 
     def write(self, shard: HistoryShard, stem: Path, prefetch: Sequence[str]) -> dict[str, Any]:
+        self._times = shard.order.times[shard.begin : shard.end]
         changes = stem.with_name(f"{stem.name}.changes.parquet")
         write_part(changes, FILE_CHANGES, self._change_batches(shard.shas, prefetch))
         commits = stem.with_name(f"{stem.name}.commits.arrow")
@@ -207,13 +212,11 @@ class _ShardWriter:
     def _add_commit(self, header: CommitHeader, patches: Sequence[FilePatch]) -> None:
         """Add a commit whose patches are buffered."""
         if not patches:
-            self._commit_rows.append(commit_row(header, self._options, 0, 0, 0) + _NO_CHANGE_IDS)
+            self._add_row(header, 0, 0, 0, _NO_CHANGE_IDS)
             return
         n_changes, insertions, deletions, before, after = self._changes.add(header.sha, patches)
-        self._commit_rows.append(
-            commit_row(header, self._options, n_changes, insertions, deletions)
-            + change_ids(change_checksums(before, after))
-        )
+        ids = change_ids(change_checksums(before, after))
+        self._add_row(header, n_changes, insertions, deletions, ids)
 
     def _add_large_commit(
         self, header: CommitHeader, patches: Iterable[FilePatch]
@@ -229,10 +232,22 @@ class _ShardWriter:
             checksums = change_checksums(totals.before, totals.after, checksums)
             if (batch := self._changes.pop_full_batch()) is not None:
                 yield batch
-        self._commit_rows.append(
-            commit_row(header, self._options, n_changes, insertions, deletions)
-            + (change_ids(checksums) if n_changes else _NO_CHANGE_IDS)
-        )
+        ids = change_ids(checksums) if n_changes else _NO_CHANGE_IDS
+        self._add_row(header, n_changes, insertions, deletions, ids)
+
+    def _add_row(
+        self,
+        header: CommitHeader,
+        n_changes: int,
+        insertions: int,
+        deletions: int,
+        ids: tuple[int | None, int | None],
+    ) -> None:
+        time = self._times[len(self._commit_rows)]  # rows are in the order of the shard
+        if abs(time - parse_time_s(header.committed_at)) > _MIN_CORRECTION_S:
+            self._counts.corrected_dates += 1
+        row = commit_row(header, self._options, time, n_changes, insertions, deletions)
+        self._commit_rows.append(row + ids)
 
 
 def _batch_patches(patches: Iterable[FilePatch]) -> Iterator[list[FilePatch]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from the_block_llm.errors import StorageError
+from the_block_llm.os_errors import explain
 
 _KEY_BYTES: Final = 32
 _BOT: Final = re.compile(
@@ -63,9 +64,13 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(secrets.token_hex(_KEY_BYTES) + "\n")
         return Pseudonymizer(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise StorageError(
-            f"The pseudonym key {key_file} cannot be read or created ({error}). Make the folder "
-            "writable, delete a damaged key (author IDs will change), or set "
-            "git_ingest.pseudonym_key_file."
+            f"The pseudonym key {key_file} cannot be read or created: "
+            f"{explain(error, 'set git_ingest.pseudonym_key_file to another file')}"
+        ) from error
+    except ValueError as error:
+        raise StorageError(
+            f"The pseudonym key {key_file} is damaged: it is not a hexadecimal number ({error}). "
+            "Restore it from a backup, or delete it (author IDs will change)."
         ) from error

@@ -1,8 +1,8 @@
 """The order of all commits, and its division into shards.
 
 Commits are ordered by commit time; those of one second keep git's topological order, parents
-first. Shards end at commits chosen by their own sha, so a commit added anywhere changes its own
-shard and hardly any other.
+first. Times that contradict the history are corrected (commit_times). Shards end at commits
+chosen by their own sha, so a commit added anywhere changes its own shard and hardly any other.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class CommitOrder:
     offsets: "array[int]"
     """Start of each commit in ``packed``, and the end of the last one; ``n_commits + 1``."""
     times: "array[int]"
-    """Commit times in seconds since 1970, ascending."""
+    """Commit times in seconds since 1970, ascending; none is before that of a parent."""
     sha_bytes: int
     """Length of a sha: 20, or 32 with SHA-256."""
 
@@ -69,9 +69,13 @@ class HistoryShard:
 
     @property
     def digest(self) -> str:
-        """Digest of shas and parents: deepening a shallow clone changes parents."""
+        """Digest of shas, parents and times.
+
+        Deepening a shallow clone changes parents; new commits can change corrected times.
+        """
         offsets = self.order.offsets[self.begin : self.end + 1]
         lengths = array("Q", (end - start for start, end in itertools.pairwise(offsets)))
         digest = hashlib.sha256(lengths.tobytes())
         digest.update(memoryview(self.order.packed)[offsets[0] : offsets[-1]])
+        digest.update(self.order.times[self.begin : self.end].tobytes())
         return digest.hexdigest()[:24]

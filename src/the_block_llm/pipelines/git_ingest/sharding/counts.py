@@ -32,6 +32,8 @@ class RowCounts:
     missing: list[dict[str, str]] = field(default_factory=list)
     """The first thousand missing objects, each with a path that needs it."""
     unreadable_commits: list[str] = field(default_factory=list)
+    corrected_dates: int = 0
+    """Commits whose recorded time is more than a day from the one in the table."""
     largest: list[tuple[int, str]] = field(default_factory=list)
     """Bytes and path of the largest kept texts."""
 

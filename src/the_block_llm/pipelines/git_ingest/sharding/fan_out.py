@@ -1,16 +1,16 @@
 """Runs one job per repository, in processes or on Ray; a failed job does not stop the others."""
 
-import errno
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from the_block_llm.errors import BlockError, ParameterError, StorageError
+from the_block_llm.errors import ParameterError, StorageError, user_error_cause
 from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.local_jobs import WorkerDiedError, run_in_processes
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
+from the_block_llm.os_errors import affects_every_path, explain
 from the_block_llm.progress import disable_progress, progress_bar
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def fan_out(
 
     Raises:
         ParameterError: A parameter is wrong, which affects every repository.
-        StorageError: The disk is full, which affects every repository.
+        StorageError: The disk is full or not usable, which affects every repository.
     """
     results: list[Any] = [None] * len(jobs)
     weights = weights or [1] * len(jobs)
@@ -124,14 +124,14 @@ def _run_guarded(function: Any, arguments: tuple[Any, ...]) -> Any:
             return function(*arguments)
     except (ParameterError, StorageError):
         raise  # affects every repository
-    except BlockError as error:
-        return Failure(str(error))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if affects_every_path(error):
             raise StorageError(
-                f"The disk is full: {error}. Free some space, then run again; finished shards "
-                "are kept."
+                f"The repositories cannot be read: {explain(error)} Then run again; finished "
+                "shards are kept."
             ) from error
+        if (user_error := user_error_cause(error)) is not None:
+            return Failure(str(user_error))
         # Anything else may be caused by the repository: log it and fail this repository only.
         _log.exception("A repository could not be read")
         return Failure(f"{type(error).__name__}: {error}")

@@ -13,8 +13,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.errors import RepositoryError
+from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.execution.params import ExecutionParams
+from the_block_llm.os_errors import explain
+from the_block_llm.pipelines.git_ingest.git.clone import mask_credentials
+from the_block_llm.pipelines.git_ingest.git.refs import resolve_commit
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation, is_url, locate
 from the_block_llm.pipelines.git_ingest.git.rev_list import list_commits
 from the_block_llm.pipelines.git_ingest.git.sandbox import (
@@ -22,11 +25,11 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     has_alternates,
     is_shallow,
     open_sandbox,
-    resolve_commit,
     shallow_commits,
 )
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
+from the_block_llm.pipelines.git_ingest.sharding.commit_times import MAX_TIME_S
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
 from the_block_llm.pipelines.git_ingest.sharding.order_cache import (
     load_commit_order,
@@ -148,7 +151,13 @@ def read_commit_order(
 def cache_folder(key: str, params: GitIngestParams, kind: str) -> Path:
     """Return the folder for one kind of cached shards of a repository, creating it if needed."""
     folder = Path(params.cache_folder).absolute() / key / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {folder}: "
+            f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
+        ) from error
     return folder
 
 
@@ -202,12 +211,12 @@ def _pin_all(
     seen: dict[Path, str] = {}
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, Failure):
-            failed.append({"source": source, "reason": result.reason})
+            failed.append({"source": mask_credentials(source), "reason": result.reason})
         elif (folder := result.location.common_dir) in seen:
             reason = f"It is the same repository as {seen[folder]}, which is read."
-            failed.append({"source": source, "reason": reason})
+            failed.append({"source": result.location.source, "reason": reason})
         else:
-            seen[folder] = source
+            seen[folder] = result.location.source
             pinned.append(result)
     for skipped in failed:
         _log.warning(
@@ -273,7 +282,7 @@ def _entry(
         "cutoff": {
             "spec": cutoff if isinstance(cutoff, int | float | None) else str(cutoff),
             "sha": pinned.head if cutoff is None else cutoff_sha,
-            "time": dt.datetime.fromtimestamp(train_until, dt.UTC).isoformat(),
+            "time": dt.datetime.fromtimestamp(min(train_until, MAX_TIME_S), dt.UTC).isoformat(),
         },
     }
 

@@ -15,6 +15,7 @@ from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter.manifest import MANIFEST_NAME, AdapterManifest, open_adapter
 from the_block_llm.models.base.sources import base_revision, prepare_base_model
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name
 
@@ -55,7 +56,7 @@ def save_adapter(
         device: The device that was trained on.
 
     Raises:
-        StorageError: The disk is full, or the folder cannot be written.
+        StorageError: The folder cannot be written.
     """
     folder = finished_adapter_folder(job)
     location = prepare_base_model(job.profile)
@@ -84,7 +85,6 @@ def save_adapter(
         write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2))
     except OSError as error:
         raise StorageError(
-            f"The finished adapter could not be written to {folder}: {error.strerror or error}. "
-            "The last checkpoint is complete: free some space and run again, and the adapter is "
-            "written without retraining."
+            f"The finished adapter could not be written to {folder}: {explain(error)} The last "
+            "checkpoint is complete: run again, and the adapter is written without retraining."
         ) from error

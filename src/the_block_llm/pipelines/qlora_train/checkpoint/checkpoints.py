@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from filelock import BaseFileLock, FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError, TrainingError
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, describe_differences
 from the_block_llm.pipelines.qlora_train.runtime import distributed
 
@@ -118,8 +119,8 @@ def open_run(job: TrainingJob) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"Cannot create {path} for the checkpoints: {error.strerror}. Make its parent folder "
-            "writable, or set qlora_train.work_folder to another folder."
+            f"Cannot create {path} for the checkpoints: "
+            f"{explain(error, 'set qlora_train.work_folder to another folder')}"
         ) from error
     # Next to the folder, which may be deleted. The operating system releases the lock of a
     # killed process.
@@ -190,7 +191,7 @@ def _mismatch_message(job: TrainingJob, path: Path, reason: str) -> str:
 def _read_state(path: Path) -> RunState | None:
     try:
         return RunState.model_validate_json((path / _STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -204,8 +205,8 @@ def _is_complete(checkpoint: Path) -> bool:
         text = (checkpoint / _HASHES_FILE).read_text(encoding="utf-8")
         hashes: Mapping[str, str] = json.loads(text)
         return all(_file_hash(checkpoint / name) == hash_ for name, hash_ in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, AttributeError):
+        return False  # any other error says nothing about the checkpoint, which would be deleted
 
 
 def _remove_incomplete_checkpoints(folder: Path) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from the_block_llm.errors import (
-    BlockError,
     StoppedOnRequest,
     TrainingError,
     WorkerOutOfMemoryError,
+    user_error_cause,
 )
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.launch.launcher import (
@@ -59,10 +59,10 @@ def main(folder: Path, *, stop_with_parent: bool) -> int:
     except WorkerOutOfMemoryError as error:
         _write_failure(folder, type(error).__name__, str(error), rows=error.rows)
         return 1
-    except BlockError as error:
-        _write_failure(folder, type(error).__name__, str(error))
-        return 1
     except Exception as error:  # noqa: BLE001  # reported to the launcher
+        if (user_error := user_error_cause(error)) is not None:
+            _write_failure(folder, type(user_error).__name__, str(user_error))
+            return 1
         if is_out_of_memory(error):
             _write_failure(folder, WorkerOutOfMemoryError.__name__, f"Out of memory: {error}.")
             return 1

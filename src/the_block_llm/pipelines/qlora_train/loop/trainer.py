@@ -16,6 +16,7 @@ from transformers import Trainer
 from the_block_llm.errors import StorageError
 from the_block_llm.models.adapter.manifest import WEIGHTS_NAME
 from the_block_llm.models.collate import IGNORE_INDEX
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.checkpoint.checkpoints import RunFolder
 from the_block_llm.pipelines.qlora_train.checkpoint.log_history import best_validation
 from the_block_llm.pipelines.qlora_train.data.dataset import OrderedDataset, RowDataset
@@ -180,20 +181,14 @@ class QloraTrainer(Trainer):
         )
         return (
             f"The checkpoint of step {step} could not be written to {folder.parent}, where "
-            f"{free_bytes / 2**20:,.0f} MB are free: {_error_reason(error)}. {resume} Free some "
-            "space first, or lower checkpoints_kept of the profile."
+            f"{free_bytes / 2**20:,.0f} MB are free: "
+            f"{explain(error, 'lower checkpoints_kept of the profile')} {resume}"
         )
 
 
 def _max_rows_per_process(rows: Any) -> int:
     """Return the largest number of rows that a process has."""
     return -(-len(rows) // distributed.world_size())
-
-
-def _error_reason(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__
-    os_error = next((e for e in (error, cause) if isinstance(e, OSError) and e.strerror), None)
-    return os_error.strerror or str(error) if os_error else str(error).splitlines()[0]
 
 
 def _count_tokens_per_step(rows: RowDataset, order: SampleOrder) -> np.ndarray[Any, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters
+from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.flatten import flatten
 
 _MAX_VALUE_CHARACTERS: Final = 80
@@ -91,8 +92,7 @@ def delete_versions(versions: Sequence[AdapterVersion]) -> None:
             shutil.rmtree(hidden)
         except OSError as error:
             raise StorageError(
-                f"The adapter {version.path} cannot be deleted: {error.strerror}. Make its folder "
-                "writable, then prune again."
+                f"The adapter {version.path} cannot be deleted: {explain(error)} Then prune again."
             ) from error
 
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import tokenizers
 
+from the_block_llm.os_errors import os_errno
+
 _FORMAT_VERSION: Final = 1
 _KEY_BYTES: Final = 16
 _KEY_DTYPE: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -117,8 +119,10 @@ class TokenCache:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
                 batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
-            except (OSError, pa.ArrowInvalid):
-                path.unlink(missing_ok=True)  # corrupt: its texts are tokenized again
+            except (OSError, pa.ArrowInvalid) as error:
+                # Its texts are tokenized again. A file that cannot be read now is kept.
+                if os_errno(error) is None:
+                    path.unlink(missing_ok=True)
                 continue
             for batch in batches:
                 rows = np.arange(batch.num_rows, dtype=np.int32)
