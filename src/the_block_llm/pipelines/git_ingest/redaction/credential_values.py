@@ -1,6 +1,7 @@
 """Values of credentials: what is a secret, and what only refers to one or stands in for one."""
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -69,7 +70,7 @@ _DELIMITED: Final = re.compile(
     | \#\{.*\} | \{\{.*\}\} | <%.*%> | %[A-Za-z_]\w*% | @\w+@ | __\w+__
     | <[\w .:/-]*> | \[[\w .:-]+\] | \{\w*(?:[.:!]\w+)*\} | \*{3,}.* | \.{3}.*   # <password>
     | [a-z][a-z0-9+.-]*://.* | (?:arn|op|ssm|vault|env|file|secretsmanager|keyring|urn):.*
-    | 0[xX][0-9a-fA-F]{1,16}[uUlL]*
+    | 0[xX][0-9a-fA-F]{1,16}[uUlL]* | [a-z_]+(?:[:=][\w,]+)?(?:\|[a-z_]+(?:[:=][\w,]+)?)+    # rules
     | [~^=v]{0,2}\d+(?:\.(?:\d+|x|\*)){1,4}[\w.+-]*                           # a version
     )$""",
     re.VERBOSE,
@@ -96,6 +97,7 @@ _REGULAR_EXPRESSION: Final = re.compile(
 )
 _LONG_X: Final = re.compile(r"[xX]{4}|(?:^|[^A-Za-z])[xX]{3}(?:[^A-Za-z]|$)|\*{3}|\.{3}|_{3}|-{4}")
 _CONSTANT: Final = re.compile(r"^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+[;,)]*$")
+_MAX_STEP_FRACTION: Final = 0.6  # 123456abcdef, 111222333
 _ESCAPES: Final = re.compile(r"^(?:\\x[0-9A-Fa-f]{1,2}|\\u[0-9A-Fa-f]{4}|\\[0-7]{1,3}|\\.)+$")
 _SEQUENCE: Final = re.compile(
     r"^(?:(.{1,8}?)\1+.?|(?:0?1?234\d*|abc[a-z]*|qwerty\w*|deadbeef\w*))$", re.IGNORECASE
@@ -163,7 +165,13 @@ def is_reference(value: str) -> bool:
 
 def is_public_example(value: str) -> bool:
     """Return whether ``value`` is an example of a service, or filled with x, dots or a sequence."""
-    return bool(_LONG_X.search(value) or _SEQUENCE.match(value) or _PUBLIC_EXAMPLES.search(value))
+    steps = sum(ord(b) - ord(a) in (0, 1) for a, b in itertools.pairwise(value))
+    return bool(
+        steps >= _MAX_STEP_FRACTION * len(value)
+        or _LONG_X.search(value)
+        or _SEQUENCE.match(value)
+        or _PUBLIC_EXAMPLES.search(value)
+    )
 
 
 def is_placeholder(value: str) -> bool:

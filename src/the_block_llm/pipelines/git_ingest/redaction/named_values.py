@@ -23,9 +23,9 @@ _QUOTE: Final = r"\\{0,3}[\"'`]"
 _PREFIX: Final = (
     r"(?:(?:new\s+)?(?:(?:[A-Za-z_]\w{0,24}(?:::|\.))?(?:\w{0,16}Str(?:ing)?|\w{0,16}Secret|Some|Zeroizing"
     r"|SecretBox|Buffer)(?:::(?:from|new)|\.(?:valueOf|from|of))?|str|bytes|bytearray|_T|TEXT|Some)!?\s?\(\s{0,4}&?){0,2}"
-    r"(?:[bBrRuUfFLN@$&]{1,3}|u8R?|LR|r#{1,3}|br#{1,3}|[bu]?R|%[qQw]?[({\[|])?"
+    r"(?:[bBrRuUfFLN@$&]{1,3}|u8R?|LR|r#{1,3}|br#{1,3}|[bu]?R|%[qQw][({\[|])?"
 )
-_LITERAL: Final = rf"{_PREFIX}(?:{_QUOTE}|%[qQ]?[({{\[|])"
+_LITERAL: Final = rf"{_PREFIX}(?:{_QUOTE}|%[qQ][({{\[|])"
 _BARE: Final = r"(?:![a-z]+\s|&\w+\s)?[^\s\"'`,;\\][^\s]{3}"
 _VALUE: Final = rf"(?:{_LITERAL}|{_BARE})"
 _AFTER_NAME: Final = rf"(?:{_QUOTE}|[\])}}]){{0,3}}\s{{0,24}}"
@@ -138,7 +138,7 @@ _ELEMENT: Final = re.compile(
     rf"(?:{_QUOTE})?(?:\s[^<>]{{0,80}})?>(?:<!\[CDATA\[)?(?=[^<>\s])|</\w{{1,24}}>\s{{0,8}}<\w{{1,24}}>(?=[^<>\s])"
 )
 _CONNECTORS["element"] = _ELEMENT
-_OPENING: Final = re.compile(rf"{_PREFIX}(?P<quote>\"\"\"|'''|{_QUOTE}|%[qQ]?[({{\[|])")
+_OPENING: Final = re.compile(rf"{_PREFIX}(?P<quote>\"\"\"|'''|{_QUOTE}|%[qQ][({{\[|])")
 _PENDING: Final = re.compile(PENDING_VALUE)
 _CLIENT: Final = re.compile(CLIENT_OPTION)
 _INSERT: Final = re.compile(
@@ -290,7 +290,7 @@ def _ends_text(line: str, start: int, inside: str | None, connector: str) -> boo
 def _is_unlike_prose(text: str) -> bool:
     """Return whether the first word of ``text`` has a digit or looks random."""
     word = text.split(maxsplit=1)[0]
-    return any(c.isdigit() for c in word) or looks_random(word)
+    return any(c.isdigit() for c in word) or (len(word) >= _MIN_WORD and looks_random(word))
 
 
 def _literal(line: str, start: int) -> _Value | None:
@@ -350,6 +350,7 @@ def _quote_around(line: str, position: int) -> str | None:
 
 _MAX_LITERAL_CHARACTERS: Final = 400
 _MAX_FUNCTION_CHARACTERS: Final = 64
+_MIN_WORD: Final = 8  # letters of a word that can look random
 _BARE_END: Final = re.compile(r"\s|\\[nrt\"']|$")
 _OPENERS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
 

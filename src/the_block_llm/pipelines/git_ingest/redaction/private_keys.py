@@ -65,9 +65,7 @@ def find_key(lines: Sequence[str], line_number: int) -> KeyBlock | None:
     if last is None:
         return None
     body = lines[line_number + 1 : last + 1]
-    if len(set("".join(body[:-1]))) < _MIN_DISTINCT_CHARACTERS:
-        return None  # filled with X
-    return KeyBlock(line_number, last, begin.start(), None, _value(body))
+    return _block(line_number, last, begin.start(), body)
 
 
 def mask_key(lines: list[str], key: KeyBlock) -> None:
@@ -120,11 +118,14 @@ def _key_before_end(lines: Sequence[str], end: int) -> KeyBlock | None:
         first -= 1
     if first == end or not _END.search(lines[end]):
         return None
-    return KeyBlock(first, end, -1, None, _value(lines[first:end]))
+    return _block(first, end, -1, lines[first:end])
 
 
-def _value(body: Sequence[str]) -> str:
-    return "\n".join(line.strip(" \t+-") for line in body)
+def _block(first: int, last: int, start: int, body: Sequence[str]) -> KeyBlock | None:
+    value = "\n".join(line.strip(" \t+-") for line in body)
+    # Documentation fills a key with X.
+    is_filled = len(set("".join(body))) < _MIN_DISTINCT_CHARACTERS
+    return None if is_filled else KeyBlock(first, last, start, None, value)
 
 
 def may_bound_key(line: bytes) -> bool:

@@ -157,7 +157,7 @@ _TOKENS: Final = {
     "terraform-token": r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,70}",
     "twilio-key": r"(?:SK|AC)[0-9a-f]{32}",
     "twitch-token": r"oauth:[a-z0-9]{30}",
-    "twitter-bearer": r"A{20,}[A-Za-z0-9%]{60,}",
+    "twitter-bearer": r"A{20,28}[B-Za-z0-9%][A-Za-z0-9%]{60,}",
     "typeform-token": r"tfp_[A-Za-z0-9_.=-]{44,}",
     "vercel-token": r"vc[pirka]_[A-Za-z0-9]{24,}",
     "wakatime-key": rf"waka_{_UUID}",

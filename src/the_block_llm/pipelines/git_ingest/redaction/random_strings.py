@@ -51,7 +51,7 @@ _PUBLIC_CONTEXT: Final = re.compile(
     r"sha-?\d|sha\b|\bmd5|hash|digest|checksum|integrity|commit|blob|tree|\brev\b|revision|\buuid"
     r"|public|pubkey|fingerprint|address|\bindex [0-9a-f]+\.\.|merkle|root|txid|block|genesis"
     r"|data:|base64|signature|\bsig\b|certificate|\bssh-(?:rsa|ed25519)|url\(|https?://|cid\b|etag"
-    r"|nonce|\bmac\b|\bsecure\b|AAAA[BC]3NzaC1|\bgpg|\bpgp|vector|expected|actual|alphabet|charset|\bid\b|_id\b|sri\b|src=|href=|known_hosts",
+    r"|nonce|\bech\b|\bmac\b|\bsecure\b|AAAA[BC]3NzaC1|\bgpg|\bpgp|vector|expected|actual|alphabet|charset|\bid\b|_id\b|sri\b|src=|href=|known_hosts",
     re.IGNORECASE,
 )
 _SECRET_CONTEXT: Final = re.compile(
