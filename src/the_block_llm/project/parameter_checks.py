@@ -32,7 +32,8 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "export": ExportParams,
     "planning": PlanningParams,
 }
-_STRING_PARAMETERS: Final = ("repository", "model")
+STRING_PARAMETERS: Final = ("repository", "model")
+_TEXT_ERRORS: Final = frozenset({"string_type", "literal_error"})
 # Old names before the renaming in CHANGELOG.md, with the current name.
 RENAMED_PARAMETERS: Final = {
     "advisor.surprise_lines": "advisor.perplexity_lines",
@@ -57,12 +58,14 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         ParameterError: A parameter is wrong; the message has one line for each.
         ProfileError: ``model`` is not a profile.
     """
-    known = (*_STRING_PARAMETERS, "repositories", *TYPED_PARAMETERS)
+    known = (*STRING_PARAMETERS, "repositories", *TYPED_PARAMETERS)
     problems = [_unknown_parameter(name, known, "") for name in parameters if name not in known]
-    for name in _STRING_PARAMETERS:
+    for name in STRING_PARAMETERS:
         value = parameters.get(name)
         if not isinstance(value, str) or not value:
-            problems.append(f"{name} is {value!r}; it must be a non-empty string.")
+            problems.append(
+                f"{name} is {value!r}; it must be a non-empty string.{_quoting_hint(name, value)}"
+            )
     repositories = parameters.get("repositories") or []
     is_list = isinstance(repositories, list) and all(isinstance(r, str) for r in repositories)
     if not is_list and not isinstance(repositories, str):
@@ -95,8 +98,18 @@ def _describe(group: str, params_class: type[BaseModel], error: ValidationError)
             continue
         value = repr(details["input"])
         shown = value if len(value) <= 60 else value[:57] + "..."
-        lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.")
+        hint = ""
+        if details["type"] in _TEXT_ERRORS:
+            hint = _quoting_hint(path[-2 if path[-1] == "[key]" else -1], details["input"])
+        lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.{hint}")
     return lines
+
+
+def _quoting_hint(name: str, value: Any) -> str:
+    """Return how to write a string that YAML reads as a number, a boolean or nothing."""
+    if isinstance(value, str | list | dict):
+        return ""
+    return f' If it is a name that looks like that, quote it in the file: {name}: "…".'
 
 
 def _unknown_parameter(name: str, known: tuple[str, ...], prefix: str) -> str:
