@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from kedro.framework.cli.project import package as kedro_package
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
 from rich.console import Console
@@ -22,6 +23,7 @@ from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapte
 from the_block_llm.pipelines.sequence_build.inspect import cli as inspect_command
 from the_block_llm.planning import command as estimate_command
 from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.packaging import check_packaged_configuration
 from the_block_llm.project.run_options import check_run_options
 from the_block_llm.project.run_params import parse_params
 
@@ -105,6 +107,13 @@ def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
     _exit_on_user_error(training_job_command.write_job, _project_opener(metadata), **options)
 
 
+@click.pass_obj
+def _package(metadata: ProjectMetadata, /) -> None:
+    _exit_on_user_error(check_packaged_configuration, metadata.project_path / "conf")
+    assert kedro_package.callback is not None  # noqa: S101  # a command with a callback
+    kedro_package.callback()
+
+
 def _project_opener(metadata: ProjectMetadata) -> OpenProject:
     os.chdir(metadata.project_path)
 
@@ -175,6 +184,7 @@ class _RunCommand(click.Command):
 # Kedro looks for the name `run` when the package is started with python -m.
 run = _RunCommand("run", callback=_run, params=_run_options(), help=_RUN_HELP)
 cli.add_command(run)
+cli.add_command(click.Command("package", callback=_package, help=kedro_package.help))
 for _name, _callback, _options, _help in (
     ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),

@@ -22,7 +22,7 @@ from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.memory import trim_heap
 from the_block_llm.project.parameter_checks import check_parameters
-from the_block_llm.project.run_options import check_inputs, check_repository
+from the_block_llm.project.run_options import check_inputs, check_model, check_repository
 from the_block_llm.project.run_summary import print_summary
 from the_block_llm.viz.statistics import write_viz_statistics
 
@@ -70,6 +70,7 @@ class ProjectHooks:
                 check_repository(
                     catalog.load("params:repository"), catalog.load("params:repositories")
                 )
+            check_model(pipeline, catalog)
         # Relative paths in parameters are relative to the project, also in a notebook's folder.
         self._previous_folder = Path.cwd()
         os.chdir(self._project)

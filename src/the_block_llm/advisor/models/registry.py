@@ -116,6 +116,28 @@ class ModelRegistry:
         return open_adapter(adapters[requested]).path
 
 
+def check_model(
+    parameters: Mapping[str, Any], model: str | None = None, adapter: str | None = None
+) -> None:
+    """Check the advisor model that a command names, before torch is imported.
+
+    Args:
+        parameters: All parameters of the project.
+        model: A profile, ``profile@version`` or ``profile@base``; None: the configured one.
+        adapter: A version, or ``base``.
+
+    Raises:
+        BlockError: As :meth:`ModelRegistry.resolve`; or the Hub cannot be reached.
+    """
+    registry = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    profile = registry.resolve("advisor", model, adapter).profile
+    if profile.hub_id is not None:
+        # Imported here, since other profiles do not need the library.
+        from the_block_llm.models.base.hub import check_hub  # noqa: PLC0415
+
+        check_hub(profile)
+
+
 def check_model_name(name: str) -> str:
     """Return ``name`` if it cannot be a path.
 

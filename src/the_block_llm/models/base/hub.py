@@ -173,7 +173,7 @@ def _request_metadata(profile: ModelProfile, timeout_s: float) -> None:
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
-        raise _NoAnswerError(f"no answer within {timeout_s:.0f} s ({_TIMEOUT_VARIABLE})")
+        raise _NoAnswerError(f"no answer within {timeout_s:g} s ({_TIMEOUT_VARIABLE})")
     if problems:
         message = refused_message(profile, problems[0])
         if message is not None:

@@ -71,6 +71,16 @@ def prepare_base_model(profile: ModelProfile) -> str:
     return str(profile.hub_id)
 
 
+def base_name(profile: ModelProfile) -> str:
+    """Return the name of the base model for a manifest: its Hub id, else its folder's or profile's.
+
+    Contains no path of this machine.
+    """
+    if profile.folder is not None:
+        return Path(profile.folder).expanduser().resolve().name
+    return profile.hub_id or profile.name
+
+
 def base_revision(profile: ModelProfile, location: str) -> str:
     """Return an identifier of the weights at ``location``.
 

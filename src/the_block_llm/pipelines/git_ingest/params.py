@@ -19,7 +19,7 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     """Replace secrets by typed placeholders. If false, secrets can end up in the weights."""
     pseudonymise: bool = True
     """Replace authors by keyed hashes and mask e-mail addresses in texts."""
-    pseudonym_key_file: str = "conf/local/pseudonym.key"
+    pseudonym_key_file: str = ".pseudonym.key"
     """File with the key of those hashes, created on first use. The same key gives the same IDs."""
     follow_alternates: bool = False
     """Also read object stores outside the repository. Only for repositories that you trust."""

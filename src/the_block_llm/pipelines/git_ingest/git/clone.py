@@ -9,6 +9,10 @@ from typing import Final
 from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.git.program import clone_environment
 from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
+from the_block_llm.pipelines.git_ingest.git.url_credentials import (
+    credential_settings,
+    without_credentials,
+)
 
 _FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
 
@@ -16,9 +20,12 @@ _FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
 def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     """Clone ``url``, or fetch into its existing clone, and return the bare repository.
 
+    Credentials in ``url`` are given to git, and are not stored.
+
     Raises:
         RepositoryError: Cloning or fetching failed.
     """
+    settings, url = credential_settings(url), without_credentials(url)
     key = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     target = clone_folder.absolute() / f"{name}-{key}.git"
     clone_folder.mkdir(parents=True, exist_ok=True)
@@ -32,12 +39,12 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     try:
         if target.exists():
             clone = git.Repo(target)
-            clone.git.update_environment(**clone_environment())
+            clone.git.update_environment(**clone_environment(), **settings)
             clone.git.fetch("--quiet", "--prune", "origin")
         else:
             # No template: it would copy this machine's hooks into the clone. Set by variable,
             # since GitPython rejects the option as unsafe.
-            environment = {**clone_environment(), "GIT_TEMPLATE_DIR": ""}
+            environment = {**clone_environment(), **settings, "GIT_TEMPLATE_DIR": ""}
             git.Repo.clone_from(url, temporary, env=environment, mirror=True, quiet=True)
     except git.exc.GitError as error:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Final
 from the_block_llm.errors import RepositoryError
 from the_block_llm.pipelines.git_ingest.git.clone import update_mirror
 from the_block_llm.pipelines.git_ingest.git.program import require_git
+from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 
 _URL: Final = re.compile(r"^(?:(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:)")
 _HELPER_URL: Final = re.compile(r"^[\w+.-]+::")
@@ -26,7 +27,7 @@ class RepositoryLocation:
     """Where a repository is on disk."""
 
     source: str
-    """Path or URL as the user gave it."""
+    """Path or URL as the user gave it, without credentials."""
     name: str
     """Short name, the ``repo`` column of every table."""
     git_dir: Path
@@ -59,12 +60,13 @@ def locate(source: str, clone_folder: Path) -> RepositoryLocation:
         )
     if _HELPER_URL.match(source):
         raise RepositoryError(
-            f"repository={source!r} uses a transport helper, which can run programs. Use an "
-            "https, ssh or file URL, or a local path."
+            f"repository={without_credentials(source)!r} uses a transport helper, which can run "
+            "programs. Use an https, ssh or file URL, or a local path."
         )
     if _URL.match(source):
-        name = re.split(r"[/:\\]", source.rstrip("/"))[-1].removesuffix(".git") or "repository"
-        return _location_at(source, name, update_mirror(source, name, clone_folder))
+        address = without_credentials(source)
+        name = re.split(r"[/:\\]", address.rstrip("/"))[-1].removesuffix(".git") or "repository"
+        return _location_at(address, name, update_mirror(source, name, clone_folder))
     path = Path(source).expanduser()
     if not path.exists():
         raise RepositoryError(

@@ -25,6 +25,7 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     resolve_commit,
     shallow_commits,
 )
+from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.fan_out import Failure, fan_out
@@ -200,7 +201,8 @@ def _pin_all(
     pinned: list[_PinnedRepository] = []
     failed: list[dict[str, str]] = []
     seen: dict[Path, str] = {}
-    for source, result in zip(sources, results, strict=True):
+    shown = map(without_credentials, sources)
+    for source, result in zip(shown, results, strict=True):
         if isinstance(result, Failure):
             failed.append({"source": source, "reason": result.reason})
         elif (folder := result.location.common_dir) in seen:
