@@ -167,7 +167,10 @@ def _file_problem(path: str, content: bytes) -> str | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
-        return f"{path}, line {line}: invalid YAML: {error.problem}. Correct that line."
+        return (
+            f"{path}, line {line}: invalid YAML: {error.problem}. Correct that line; a value with "
+            "special characters is put in quotes."
+        )
     except yaml.YAMLError as error:
         return f"{path}: invalid YAML: {error}."
     if isinstance(values, DictConfig):

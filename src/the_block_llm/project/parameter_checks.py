@@ -33,7 +33,8 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "planning": PlanningParams,
 }
 STRING_PARAMETERS: Final = ("repository", "model")
-_TEXT_ERRORS: Final = frozenset({"string_type", "literal_error"})
+# pydantic's errors of a parameter that is a string, or has strings.
+_TEXT_ERRORS: Final = frozenset({"string_type", "literal_error", "tuple_type", "list_type"})
 # Old names before the renaming in CHANGELOG.md, with the current name.
 RENAMED_PARAMETERS: Final = {
     "advisor.surprise_lines": "advisor.perplexity_lines",
@@ -64,14 +65,16 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         value = parameters.get(name)
         if not isinstance(value, str) or not value:
             problems.append(
-                f"{name} is {value!r}; it must be a non-empty string.{_quoting_hint(name, value)}"
+                f"{name} is {value!r}; it must be a non-empty string.{_quoting_hint(value)}"
             )
-    repositories = parameters.get("repositories") or []
+    repositories = parameters.get("repositories")
+    if repositories is None:
+        repositories = []
     is_list = isinstance(repositories, list) and all(isinstance(r, str) for r in repositories)
     if not is_list and not isinstance(repositories, str):
         problems.append(
             f"repositories is {repositories!r}; it must be a list of paths or URLs, a file that "
-            "lists them, or a folder of clones."
+            f"lists them, or a folder of clones.{_quoting_hint(repositories)}"
         )
     for name, params_class in TYPED_PARAMETERS.items():
         try:
@@ -98,18 +101,16 @@ def _describe(group: str, params_class: type[BaseModel], error: ValidationError)
             continue
         value = repr(details["input"])
         shown = value if len(value) <= 60 else value[:57] + "..."
-        hint = ""
-        if details["type"] in _TEXT_ERRORS:
-            hint = _quoting_hint(path[-2 if path[-1] == "[key]" else -1], details["input"])
+        hint = _quoting_hint(details["input"]) if details["type"] in _TEXT_ERRORS else ""
         lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.{hint}")
     return lines
 
 
-def _quoting_hint(name: str, value: Any) -> str:
+def _quoting_hint(value: Any) -> str:
     """Return how to write a string that YAML reads as a number, a boolean or nothing."""
-    if isinstance(value, str | list | dict):
+    if isinstance(value, str | list | tuple | dict):
         return ""
-    return f' If it is a name that looks like that, quote it in the file: {name}: "…".'
+    return ' A name that looks like a number, yes, no or null is put in quotes in the file ("…").'
 
 
 def _unknown_parameter(name: str, known: tuple[str, ...], prefix: str) -> str:

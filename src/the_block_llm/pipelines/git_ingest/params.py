@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -39,6 +40,14 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     @property
     def n_workers(self) -> int:
         return self.n_processes or min(4, os.cpu_count() or 1)
+
+    @field_validator("since", mode="before")
+    @classmethod
+    def _refuse_numbers(cls, since: Any) -> Any:
+        # pydantic would take them for seconds since 1970.
+        if isinstance(since, int | float) or (isinstance(since, str) and since.strip().isdigit()):
+            raise ValueError(f"{since!r} is not a date; use one such as 2026-01-31")
+        return since
 
     @field_validator("since")
     @classmethod
