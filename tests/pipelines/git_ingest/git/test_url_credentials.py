@@ -25,11 +25,8 @@ from the_block_llm.pipelines.git_ingest.git.url_credentials import (
 
 USER, PASSWORD = "ann", "glpat-s3cr3t/@:%?"  # split for scanners
 USER_INFO = f"{USER}:{quote(PASSWORD, safe='')}@"
-SECRETS = (
-    PASSWORD,
-    quote(PASSWORD, safe=""),
-    base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(),
-)
+BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+SECRETS = (PASSWORD, quote(PASSWORD, safe=""), BASIC)
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 
 
