@@ -106,7 +106,7 @@ CASES = (
     case("serve", "--port", "0", "--model", "x", code=1, answer="no model profile 'x'"),
     case("serve", "--host", "0.0.0.0", code=1, answer="THE_BLOCK_API_KEY"),
     case("training-job", code=2, answer="Missing argument 'FOLDER'"),
-    case("training-job", "job", code=1, answer=NOT_INGESTED),
+    case("training-job", "job", "--processes", "2", code=1, answer="Error: There is no "),
     case("registry list", answer="- git_ingest"),
     case("registry describe", "export", answer="export_model"),
     case("catalog describe-datasets", answer="row_facts"),
