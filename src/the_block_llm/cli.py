@@ -40,6 +40,14 @@ Examples:
 
 Every parameter, its unit and its default: docs, "Parameters", or conf/base.
 """
+_PACKAGE_HELP: Final = """Build a wheel of the project and an archive of its configuration in dist/.
+
+The archive leaves out conf/local/*.yml. Other private files in conf are an error.
+
+\b
+Example:
+  kedro package
+"""
 
 
 @click.group(name="the_block_llm")
@@ -184,7 +192,7 @@ class _RunCommand(click.Command):
 # Kedro looks for the name `run` when the package is started with python -m.
 run = _RunCommand("run", callback=_run, params=_run_options(), help=_RUN_HELP)
 cli.add_command(run)
-cli.add_command(click.Command("package", callback=_package, help=kedro_package.help))
+cli.add_command(click.Command("package", callback=_package, help=_PACKAGE_HELP))
 for _name, _callback, _options, _help in (
     ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),

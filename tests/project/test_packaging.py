@@ -1,4 +1,4 @@
-"""Nothing private travels with `kedro package`; the package runs elsewhere."""
+"""Nothing private travels with `kedro package`; the package runs in another folder."""
 
 import os
 import subprocess
@@ -79,7 +79,7 @@ def run(command: list[str], folder: Path, **variables: str) -> subprocess.Comple
 
 
 @pytest.mark.slow(seconds=40)
-def test_the_package_holds_nothing_private_and_runs_elsewhere(
+def test_the_package_holds_nothing_private_and_runs_in_another_folder(
     tmp_path: Path, small_repository: Path
 ) -> None:
     project = copy_project(tmp_path / "project")
@@ -108,7 +108,7 @@ def test_the_package_holds_nothing_private_and_runs_elsewhere(
     dist = project / "dist"
     with tarfile.open(dist / "conf-the_block_llm.tar.gz") as file:
         files = [member.name for member in file if not member.isdir()]
-        file.extractall(tmp_path / "elsewhere", filter="data")
+        file.extractall(tmp_path / "other", filter="data")
     assert "conf/base/parameters.yml" in files
     assert [name for name in files if name.startswith("conf/local/")] == []
     (wheel,) = dist.glob("*.whl")
@@ -118,9 +118,9 @@ def test_the_package_holds_nothing_private_and_runs_elsewhere(
         file.extractall(tmp_path / "site")
     installed = {"PYTHONPATH": str(tmp_path / "site")}
     module = [sys.executable, "-m", "the_block_llm"]
-    ran = run([*module, *ingest], tmp_path / "elsewhere", **installed)
+    ran = run([*module, *ingest], tmp_path / "other", **installed)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert (tmp_path / "elsewhere/data/08_reporting/ingest_report.json").is_file()
+    assert (tmp_path / "other/data/08_reporting/ingest_report.json").is_file()
     archive = f"--conf-source={dist / 'conf-the_block_llm.tar.gz'}"
     (tmp_path / "empty").mkdir()
     ran = run([*module, *ingest, archive], tmp_path / "empty", **installed)

@@ -157,7 +157,7 @@ def untrusted_server(stack: ExitStack, folder: Path) -> int:
         ("refused proxy", "refused"),
     ],
 )
-def test_an_unreachable_hub_is_told_at_once(
+def test_an_unreachable_hub_is_an_error_at_once(
     online: pytest.MonkeyPatch, tmp_path: Path, failure: str, reason: str
 ) -> None:
     with ExitStack() as stack:
@@ -204,7 +204,7 @@ def test_an_unreachable_hub_is_told_at_once(
         (200, {"ETag": "x"}, "the answer is not one of the Hub"),
     ],
 )
-def test_an_answer_that_refuses_the_model_is_told_after_one_request(
+def test_an_answer_that_refuses_the_model_is_an_error_after_one_request(
     online: pytest.MonkeyPatch, status: int, headers: dict[str, str], message: str
 ) -> None:
     server = Hub(status, headers)
@@ -238,7 +238,7 @@ def test_a_cached_model_works_without_the_hub_after_one_request(
     assert constants.HF_HUB_OFFLINE is False
 
 
-def test_offline_is_told_or_read_from_the_cache(online: pytest.MonkeyPatch) -> None:
+def test_offline_without_a_cached_copy_is_an_error(online: pytest.MonkeyPatch) -> None:
     online.setattr(constants, "HF_HUB_OFFLINE", True)
     use_endpoint(online, f"http://127.0.0.1:{refused_port()}")
     with pytest.raises(ModelUnavailableError, match=f"HF_HUB_OFFLINE is set.*Unset it.*{REMEDY}"):
@@ -281,7 +281,7 @@ def test_repeated_requests_are_not_logged(
     ],
     ids=lambda command: command[0],
 )
-def test_commands_tell_it_before_torch_is_imported(
+def test_commands_report_it_before_torch_is_imported(
     tmp_path: Path, small_repository: Path, command: list[str]
 ) -> None:
     project = copy_project(tmp_path / "project")
@@ -301,7 +301,7 @@ def test_commands_tell_it_before_torch_is_imported(
     assert completed.stdout.splitlines()[-1] == "False"
     assert "Error: meta-llama/Llama-3.1-8B-Instruct cannot be requested" in completed.stderr
     assert "Traceback" not in completed.stderr
-    assert not (project / "data/02_intermediate/commits").exists(), "told before it reads"
+    assert not (project / "data/02_intermediate/commits").exists(), "before anything is read"
 
 
 def test_the_remedy_of_the_message_is_a_parameter() -> None:

@@ -27,7 +27,7 @@ from the_block_llm.models.profiles import ModelProfile
 _log = logging.getLogger(__name__)
 _CONFIG: Final = "config.json"
 _TIMEOUT_VARIABLE: Final = "HF_HUB_ETAG_TIMEOUT"
-_TIMEOUT_S: Final = 4.0
+_TIMEOUT_S: Final = 3.0
 _TIMEOUT_WITH_CACHE_S: Final = 2.0
 _MAX_REASON_CHARACTERS: Final = 200
 _uses_cache: Final[dict[tuple[str, str], bool]] = {}
