@@ -83,8 +83,11 @@ def save_adapter(
     try:
         if folder.exists():
             shutil.rmtree(folder)
+        # peft writes the first into the adapter's configuration, the others into its README.
         for config in model.peft_config.values():
             config.base_model_name_or_path = base_model
+        base = model.get_base_model()
+        base.name_or_path = base.config._name_or_path = base_model
         # The frozen embedding is part of the base; "auto" would query the Hub for its size.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         tokenizer.save_pretrained(str(folder))
