@@ -45,6 +45,22 @@ def test_every_output_exists_with_its_schema(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_given_to_others_has_no_path_of_this_machine(
+    finished: Path, shared_folder: Path
+) -> None:
+    adapters = [adapter.path for adapter in list_adapters(finished / "06_models/tiny")]
+    given = [
+        path for folder in (*adapters, finished / "08_reporting") for path in folder.rglob("*")
+        if path.is_file()
+    ]  # fmt: skip
+    assert len(given) > 10
+    private = (str(shared_folder), f"{Path.home()}/")
+    for path in given:
+        content = path.read_bytes()
+        assert not [text for text in private if text.encode() in content], path
+
+
+@pytest.mark.slow
 def test_training_reduces_the_validation_loss(finished: Path) -> None:
     metrics = json.loads((finished / "08_reporting/training_metrics.json").read_text())
     assert metrics["validation_loss_after"] < metrics["validation_loss_before"]

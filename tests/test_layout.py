@@ -8,6 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "the_block_llm"
 MAY_KNOW_KEDRO = {
+    "__main__.py",
     "cli.py",
     "project/config_loader.py",
     "hooks.py",

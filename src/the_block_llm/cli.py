@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from kedro.framework.cli.project import package as kedro_package
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
 from rich.console import Console
@@ -22,7 +23,9 @@ from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapte
 from the_block_llm.pipelines.sequence_build.inspect import cli as inspect_command
 from the_block_llm.planning import command as estimate_command
 from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.packaging import check_packaged_configuration
 from the_block_llm.project.run_options import check_run_options
+from the_block_llm.project.run_params import parse_params
 
 _RUN_HELP: Final = """Read a repository, build sequences, train an adapter, evaluate it.
 
@@ -37,6 +40,14 @@ Examples:
 
 Every parameter, its unit and its default: docs, "Parameters", or conf/base.
 """
+_PACKAGE_HELP: Final = """Build a wheel of the project and an archive of its configuration in dist/.
+
+The archive leaves out conf/local/*.yml. Other private files in conf are an error.
+
+\b
+Example:
+  kedro package
+"""
 
 
 @click.group(name="the_block_llm")
@@ -45,16 +56,29 @@ def cli() -> None:
 
 
 @click.pass_obj
-def _run(metadata: ProjectMetadata, /, **options: Any) -> Any:
-    # Relative paths in parameters are relative to the project, in any working directory.
-    os.chdir(metadata.project_path)
+def _run(metadata: ProjectMetadata | None, /, **options: Any) -> Any:
+    # Relative paths in parameters are relative to the project, in any working directory. A
+    # packaged project, started with python -m, has none but the working directory.
+    if metadata is not None:
+        os.chdir(metadata.project_path)
     return _exit_on_user_error(_checked_run, **options)
 
 
 def _checked_run(**options: Any) -> Any:
+    if isinstance(options["params"], str):  # not from a file, with --config
+        options["params"] = parse_params(options["params"])
     check_run_options(options)
     assert kedro_run.callback is not None  # noqa: S101  # a command with a callback
     return kedro_run.callback(**options)
+
+
+def _run_options() -> list[click.Parameter]:
+    """Return the options of Kedro's run, but the text of ``--params`` as it was typed."""
+    params = click.Option(
+        ["--params"], type=click.UNPROCESSED, default="", metavar="NAME=VALUE,…",
+        help="Values of parameters. One that contains a comma is put in quotes.",
+    )  # fmt: skip
+    return [params if option.name == "params" else option for option in kedro_run.params]
 
 
 @click.pass_obj
@@ -89,6 +113,13 @@ def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
 @click.pass_obj
 def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
     _exit_on_user_error(training_job_command.write_job, _project_opener(metadata), **options)
+
+
+@click.pass_obj
+def _package(metadata: ProjectMetadata, /) -> None:
+    _exit_on_user_error(check_packaged_configuration, metadata.project_path / "conf")
+    assert kedro_package.callback is not None  # noqa: S101  # a command with a callback
+    kedro_package.callback()
 
 
 def _project_opener(metadata: ProjectMetadata) -> OpenProject:
@@ -158,7 +189,10 @@ class _RunCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-cli.add_command(_RunCommand("run", callback=_run, params=kedro_run.params, help=_RUN_HELP))
+# Kedro looks for the name `run` when the package is started with python -m.
+run = _RunCommand("run", callback=_run, params=_run_options(), help=_RUN_HELP)
+cli.add_command(run)
+cli.add_command(click.Command("package", callback=_package, help=_PACKAGE_HELP))
 for _name, _callback, _options, _help in (
     ("ask", _ask, ask_command.OPTIONS, ask_command.HELP),
     ("serve", _serve, serve_command.OPTIONS, serve_command.HELP),

@@ -24,7 +24,7 @@ from the_block_llm.memory import trim_heap
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.git_ingest.git.program import require_git
 from the_block_llm.project.parameter_checks import check_parameters
-from the_block_llm.project.run_options import check_inputs, check_repository
+from the_block_llm.project.run_options import check_inputs, check_model, check_repository
 from the_block_llm.project.run_summary import print_summary
 from the_block_llm.viz.statistics import write_viz_statistics
 
@@ -68,6 +68,7 @@ class ProjectHooks:
                 check_repository(
                     catalog.load("params:repository"), catalog.load("params:repositories")
                 )
+            check_model(pipeline, catalog)
         # Relative paths in parameters are relative to the project, also in a notebook's folder.
         self._previous_folder = Path.cwd()
         os.chdir(self._project)

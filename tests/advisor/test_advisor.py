@@ -13,12 +13,12 @@ from tests.builders.likelihoods import continuation_nll
 from tests.builders.tiny_llama import tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor
-from the_block_llm.advisor.models.pool import ModelPool, estimate_weight_bytes
+from the_block_llm.advisor.models.pool import ModelPool
 from the_block_llm.advisor.output.line_perplexity import highest_perplexity_lines
 from the_block_llm.advisor.output.results import GenerationOptions
 from the_block_llm.advisor.prompt.prompts import Message
 from the_block_llm.errors import ModelUnavailableError, PromptError, TableError
-from the_block_llm.models.base.quantized_loading import load_base_model
+from the_block_llm.models.base.quantized_loading import load_base_model, quantized_bytes
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 
 CODE = "fn add(a: u32, b: u32) -> u32 {\n    a + b\n}\n\nlet zqx = 0xdeadbeef ^^ !!;\n"
@@ -170,7 +170,7 @@ def test_models_are_evicted_above_the_memory_cap(parameters):
     profiles = ModelProfiles.model_validate(parameters["models"])
     tiny, coder = (resolve_profile(profiles, name) for name in ("tiny", "tiny-coder"))
     cpu = torch.device("cpu")
-    weights = [estimate_weight_bytes(profile, cpu) for profile in (tiny, coder)]
+    weights = [quantized_bytes(profile, cpu) for profile in (tiny, coder)]
     both = ModelPool(sum(weights) * 1.4 / 2**30, _cache_folder(parameters), cpu)
     one = ModelPool(max(weights) * 1.4 / 2**30, _cache_folder(parameters), cpu)
     for models, on_device in ((both, ["tiny", "tiny-coder"]), (one, ["tiny-coder"])):
@@ -191,7 +191,7 @@ def test_models_are_evicted_above_the_memory_cap(parameters):
 def test_estimated_weight_bytes_match_the_loaded_model(parameters):
     profile = resolve_profile(ModelProfiles.model_validate(parameters["models"]), "tiny")
     loaded = load_base_model(profile, torch.device("cpu")).get_memory_footprint()
-    assert estimate_weight_bytes(profile, torch.device("cpu")) == pytest.approx(loaded, rel=0.05)
+    assert quantized_bytes(profile, torch.device("cpu")) == pytest.approx(loaded, rel=0.05)
 
 
 def test_cached_quantized_weights_give_equal_logits(parameters, tmp_path):

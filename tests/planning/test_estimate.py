@@ -12,7 +12,7 @@ from the_block_llm.project.config_loader import project_parameters
 RATES = Rates(
     ingest_cpu_s_per_repository=1.0, ingest_cpu_s_per_mb=2.0, screening_cpu_s_per_mb=1.0,
     rendering_cpu_s_per_mb=4.0, packing_cpu_s_per_mb=0.5, training_tokens_per_mb=1000,
-    training=({"profile": "m", "tokens_per_second": 100},),
+    training=({"profile": "m", "device": "GPU", "tokens_per_second": 100},),
 )  # fmt: skip
 PLANNING = PlanningParams(
     rates=RATES, core_hour_price=0.1, gpu_hour_price=2.0, median_repository_mb=1.0,
@@ -40,7 +40,8 @@ def test_without_a_gpu_only_the_data_is_estimated() -> None:
 
 
 def test_a_profile_without_a_measured_speed_is_an_error() -> None:
-    with pytest.raises(ParameterError, match="No training speed was measured for unknown"):
+    remedy = "measured for unknown.*kedro run --params=model=unknown,qlora_train.preflight_only"
+    with pytest.raises(ParameterError, match=remedy):
         estimate(Workload(1, 1, 1, gpus=1, epochs=1), PLANNING, "unknown")
 
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from omegaconf import OmegaConf
 from tests.builders.project import copy_project
 
 from the_block_llm.errors import ParameterError, ProfileError
-from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.config_loader import (
+    LOADER_ARGS,
+    ProjectConfigLoader,
+    config_loader,
+    project_parameters,
+)
 from the_block_llm.project.parameter_checks import RENAMED_PARAMETERS, check_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,3 +180,86 @@ def test_renamed_parameter_error_gives_the_new_name(
     with pytest.raises(ParameterError) as caught:
         check_parameters(OmegaConf.to_container(parameters))  # type: ignore[arg-type]
     assert str(caught.value) == f"The parameter {old} is now called {new}. Use the new name."
+
+
+def archive_of(conf: Path, target: Path) -> Path:
+    """Archive the folder ``conf``, in the format of the name of ``target``."""
+    if target.suffix == ".zip":
+        # Without the empty folder conf/local, which a zip made of files does not have.
+        with zipfile.ZipFile(target, "w") as file:
+            for path in sorted(conf.rglob("*.yml")):
+                file.write(path, path.relative_to(conf.parent))
+    else:
+        with tarfile.open(target, "w:gz" if target.suffix == ".gz" else "w") as file:
+            file.add(conf, "conf")
+    return target
+
+
+@pytest.mark.parametrize("name", ["conf.tar.gz", "conf.tar", "conf.zip", "conf"])
+@pytest.mark.parametrize("env", [None, "base", "local", "test"])
+def test_configuration_is_read_from_an_archive_with_any_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, env: str | None
+) -> None:
+    project = copy_project(tmp_path / "project")
+    (project / "conf/local/parameters.yml").write_text("model: llama-3.1-8b\n")
+    source = archive_of(project / "conf", tmp_path / name) if "." in name else project / "conf"
+    monkeypatch.chdir(project)
+    loader = ProjectConfigLoader(str(source), env=env, runtime_params={}, **LOADER_ARGS)
+    expected = {None: "llama-3.1-8b", "local": "llama-3.1-8b", "base": "smollm2-135m"}
+    assert loader["parameters"]["model"] == expected.get(env, "tiny")
+    cache = loader["parameters"]["git_ingest"]["cache_folder"]
+    assert Path(cache) == project / "data/02_intermediate/.ingest_cache"
+    assert loader["catalog"]["train_rows"]["filepath"].endswith(expected.get(env, "tiny"))
+
+
+@pytest.mark.parametrize("name", ["conf.tar.gz", "conf.zip", "conf"])
+def test_the_folder_local_is_optional_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    project = copy_project(tmp_path / "project")
+    (project / "conf/local").rmdir()
+    source = archive_of(project / "conf", tmp_path / name) if "." in name else project / "conf"
+    monkeypatch.chdir(project)
+    for env in (None, "local", "base"):
+        loader = ProjectConfigLoader(str(source), env=env, runtime_params={}, **LOADER_ARGS)
+        assert loader["parameters"]["model"] == "smollm2-135m"
+        assert loader["credentials"] == {}
+    with pytest.raises(ParameterError, match=r"no configuration environment tset.*mean test\?"):
+        ProjectConfigLoader(str(source), env="tset", runtime_params={}, **LOADER_ARGS)
+
+
+def test_other_entries_of_an_archive_are_not_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy_project(tmp_path / "project")
+    archive = archive_of(project / "conf", tmp_path / "conf.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("__MACOSX/conf/._base", "")
+        file.writestr("zz/readme.txt", "")
+    monkeypatch.chdir(project)
+    loader = ProjectConfigLoader(str(archive), env="test", runtime_params={}, **LOADER_ARGS)
+    assert loader["parameters"]["model"] == "tiny"
+
+
+@pytest.mark.parametrize("kind", ["an archive of its content", "an empty archive", "a folder"])
+def test_a_source_without_a_configuration_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / ("elsewhere" if kind == "a folder" else "conf.tar.gz")
+    if kind == "a folder":
+        source.mkdir()
+    else:
+        with tarfile.open(source, "w:gz") as file:
+            file.add(ROOT / ("conf/base" if "content" in kind else "conf/test"), ".")
+    with pytest.raises(ParameterError, match="contains no configuration: there is no folder base"):
+        ProjectConfigLoader(str(source), runtime_params={}, **LOADER_ARGS)
+
+
+def test_a_broken_file_in_an_archive_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copy_project(tmp_path / "project")
+    (project / "conf/local/parameters.yml").write_text("model: x\nrepository: @\n")
+    archive = archive_of(project / "conf", tmp_path / "conf.tar.gz")
+    monkeypatch.chdir(project)
+    loader = ProjectConfigLoader(str(archive), runtime_params={}, **LOADER_ARGS)
+    with pytest.raises(ParameterError, match=r"local/parameters.yml, line 2: .* in quotes"):
+        loader["parameters"]

@@ -22,16 +22,23 @@ PREVIEWS = {
     "behavioral_page": ".pipeline-metadata__preview-html",
 }
 
+TOKEN = "t0k3n-of-ann"
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def site(finished_project: Path) -> Path:
     with pytest.MonkeyPatch.context() as patched:
+        settings = finished_project / "conf/test/parameters.yml"
+        previous = settings.read_text(encoding="utf-8")
         patched.setenv("KEDRO_ENV", "test")
         patched.chdir(finished_project)
         patched.setattr(sys, "argv", ["site", "--only-build"])
-        main()  # what `make viz` does before it serves
+        settings.write_text(f"{previous}\nrepositories: ['https://ann:{TOKEN}@host.example/a']\n")
+        try:
+            main()  # what `make viz` does before it serves
+        finally:
+            settings.write_text(previous, encoding="utf-8")
         return finished_project / "build"
 
 
@@ -53,6 +60,12 @@ def test_tables_have_statistics_and_no_absolute_path_is_published(
     assert all(table["stats"]["rows"] and table["stats"]["file_size"] for table in tables)
     path = finished_project.as_posix().lstrip("/")
     assert not [p for p, text in responses.items() if f"{path}/" in text]
+
+
+def test_credentials_in_a_parameter_are_not_published(site: Path) -> None:
+    files = [path for path in site.rglob("*") if path.is_file()]
+    assert any(b"https://host.example/a" in path.read_bytes() for path in files)
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")

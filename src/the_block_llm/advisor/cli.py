@@ -13,6 +13,7 @@ from rich import reconfigure
 from rich.console import Console
 from rich.text import Text
 
+from the_block_llm.advisor.models.registry import check_model
 from the_block_llm.advisor.output.sanitize import sanitize_text
 
 HELP: Final = """Ask the tuned model about the repository.
@@ -113,6 +114,7 @@ def _answer(
     new_tokens: int | None,
     as_json: bool,
 ) -> None:
+    check_model(parameters, model, adapter)
     # Imported here, so that --help does not import torch.
     from the_block_llm.advisor.advisor import Advisor  # noqa: PLC0415
     from the_block_llm.advisor.output.citation_stream import Part  # noqa: PLC0415

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 from rich import reconfigure
 
+from the_block_llm.advisor.models.registry import check_model
 from the_block_llm.advisor.serving.access import KEY_VARIABLE, check_exposure
 
 HELP: Final = f"""Serve the tuned model over HTTP with an OpenAI-compatible API.
@@ -56,7 +57,9 @@ def serve(
     key = os.environ.get(KEY_VARIABLE) or None
     check_exposure(host, key)
     reconfigure(stderr=True)
+    parameters = load_parameters(env)
+    check_model(parameters, model)
     # Imported here, so that --help does not import torch.
     from the_block_llm.advisor.serving.server import run_server  # noqa: PLC0415
 
-    run_server(load_parameters(env), host=host, port=port, key=key, model=model)
+    run_server(parameters, host=host, port=port, key=key, model=model)

@@ -267,7 +267,7 @@ def _loading_device(profile: ModelProfile, device: torch.device) -> torch.device
     """
     if device.type == "cpu":
         return device
-    needed_bytes = quantized_bytes(profile) * _LOADING_FACTOR
+    needed_bytes = quantized_bytes(profile, device) * _LOADING_FACTOR
     return device if needed_bytes < device_memory_budget(device, None) else torch.device("cpu")
 
 

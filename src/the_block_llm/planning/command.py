@@ -7,7 +7,14 @@ import click
 from rich import get_console
 from rich.table import Table
 
-from the_block_llm.planning.estimate import ASSUMPTIONS, Stage, Workload, estimate
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.planning.estimate import (
+    ASSUMPTIONS,
+    Stage,
+    Workload,
+    estimate,
+    training_speed,
+)
 from the_block_llm.planning.params import PlanningParams
 from the_block_llm.planning.simulation import SimulationResult, draw_sizes, simulate
 
@@ -67,6 +74,7 @@ def run_estimate(
 
     Raises:
         ParameterError: No training speed was measured for the profile.
+        ProfileError: There is no such profile.
     """
     parameters = load_parameters(env)
     planning = PlanningParams.model_validate(parameters["planning"])
@@ -89,13 +97,22 @@ def run_estimate(
         get_console().print(_simulation_table(title, results))
         return
     workload = Workload(repositories, float(sizes.sum()), cores, gpus, epochs)
-    stages = estimate(workload, planning, model or str(parameters["model"]))
+    profiles = ModelProfiles.model_validate(parameters["models"])
+    profile = resolve_profile(profiles, model or str(parameters["model"])).name
+    stages = estimate(workload, planning, profile)
     title = (
         f"{repositories:,} repositories, {workload.megabytes / 1000:,.1f} GB of kept text, "
         f"{cores} cores, {gpus} GPUs"
     )
     get_console().print(_estimate_table(title, stages))
-    for assumption in ASSUMPTIONS:
+    assumptions = list(ASSUMPTIONS)
+    if gpus:
+        speed = training_speed(planning.rates, profile)
+        assumptions.append(
+            f"Each GPU trains {profile} at {speed.tokens_per_second:,.0f} tokens/s, measured on "
+            f"one {speed.device}. qlora_train.preflight_only=true measures yours."
+        )
+    for assumption in assumptions:
         get_console().print(f"- {assumption}", highlight=False)
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from the_block_llm.errors import ParameterError
-from the_block_llm.planning.params import PlanningParams, Rates
+from the_block_llm.planning.params import PlanningParams, Rates, TrainingSpeed
 
 ASSUMPTIONS: Final = """\
 Gigabytes are kept text: files at the ref and patches of the history, after filtering. The ingest \
@@ -70,6 +70,24 @@ def data_stages(
     ]
 
 
+def training_speed(rates: Rates, profile: str) -> TrainingSpeed:
+    """Return the measured training speed of a profile.
+
+    Raises:
+        ParameterError: None was measured.
+    """
+    speeds = {speed.profile: speed for speed in rates.training}
+    if profile not in speeds:
+        known = ", ".join(sorted(speeds))
+        raise ParameterError(
+            f"No training speed was measured for {profile}. Measure it with `kedro run "
+            f"--params=model={profile},qlora_train.preflight_only=true` and add it to "
+            "planning.rates.training in conf/local/parameters.yml; or estimate data only "
+            f"(--gpus 0), or one of {known} (--model)."
+        )
+    return speeds[profile]
+
+
 def estimate(workload: Workload, planning: PlanningParams, profile: str) -> list[Stage]:
     """Return time and cost of every stage.
 
@@ -88,15 +106,7 @@ def estimate(workload: Workload, planning: PlanningParams, profile: str) -> list
     ]
     if not workload.gpus:
         return stages
-    speeds = {speed.profile: speed.tokens_per_second for speed in rates.training}
-    speed = speeds.get(profile)
-    if speed is None:
-        known = ", ".join(sorted(speeds))
-        raise ParameterError(
-            f"No training speed was measured for {profile}. Choose one of {known} (--model), or "
-            "estimate data only (--gpus 0); or measure it with `kedro run --pipeline=qlora_train "
-            "--params=qlora_train.preflight_only=true` and add it to planning.rates.training."
-        )
+    speed = training_speed(rates, profile).tokens_per_second
     tokens = workload.megabytes * rates.training_tokens_per_mb * workload.epochs
     gpu_hours = tokens / speed / 3600
     stages.append(

@@ -8,8 +8,10 @@ class TrainingSpeed(BaseModel, frozen=True, extra="forbid"):
 
     profile: str
     """Name of the model profile."""
+    device: str = "GPU"
+    """The GPU that it was measured on."""
     tokens_per_second: float = Field(gt=0)
-    """On one GPU."""
+    """On one such GPU."""
 
 
 class Rates(BaseModel, frozen=True, extra="forbid"):

@@ -4,6 +4,7 @@ The resolvers are registered here and not in a hook, since Kedro-Viz reads the c
 hooks.
 """
 
+import io
 import os
 from copy import deepcopy
 from functools import cache
@@ -70,9 +71,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
             return str(project / relative)
 
         self._parameters: dict[str, Any] | None = None
+        self._archive_root: str | None = None
         super().__init__(conf_source, *args, **options)
-        if self.env:
-            _require_environment(Path(conf_source), self.env)
+        self._check_environments()
         # Not as custom_resolvers: a second loader in the process would use those of the first.
         OmegaConf.register_new_resolver("chosen", chosen, replace=True)
         OmegaConf.register_new_resolver("stored", stored, replace=True)
@@ -92,6 +93,43 @@ class ProjectConfigLoader(OmegaConfigLoader):
             self._parameters = self._read(key)
         return deepcopy(self._parameters)
 
+    def _get_conf_env_path(self, env: str) -> str:
+        """Return the folder of an environment; in an archive, whatever folder it was made from.
+
+        Kedro takes the archive's last entry for the configuration.
+        """
+        if self._protocol not in {"tar", "zip"}:
+            return super()._get_conf_env_path(env)
+        if self._archive_root is None:
+            roots = [str(name) for name in self._fs.ls("", detail=False)]
+            found = [root for root in roots if self._fs.isdir(f"{root}/{self.base_env}")]
+            self._archive_root = found[0] if found else ""
+        return (Path(self._archive_root) / env).as_posix()
+
+    def _check_environments(self) -> None:
+        """Check that the folders of the base and the chosen environment exist.
+
+        Without ``--env`` the folder of the default environment is optional: `kedro package` leaves
+        its files out, and git keeps no empty folder.
+        """
+        if not self._fs.isdir(self._get_conf_env_path(self.base_env)):
+            raise ParameterError(
+                f"{self.conf_source} contains no configuration: there is no folder "
+                f"{self.base_env} in it. Give the folder conf of a project, or an archive of it "
+                "(tar czf conf.tar.gz conf)."
+            )
+        if self._fs.isdir(self._get_conf_env_path(self.env or self.default_run_env)):
+            return
+        if self.env and self.env != self.default_run_env:
+            entries = self._fs.ls(self._get_conf_env_path(""), detail=True)
+            known = sorted(Path(e["name"]).name for e in entries if e["type"] == "directory")
+            raise ParameterError(
+                f"There is no configuration environment {self.env} in {self.conf_source} (--env, "
+                f"or the variable KEDRO_ENV).{did_you_mean(self.env, known)} Known: "
+                f"{', '.join(known)}."
+            )
+        self.env = self.default_run_env = self.base_env
+
     def _read(self, key: str) -> dict[str, Any]:
         try:
             return super().__getitem__(key)
@@ -104,8 +142,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 problem
                 for folder in (self.base_env, self.env or self.default_run_env)
                 for pattern in self.config_patterns.get(key, ())
-                for path in sorted((Path(self.conf_source) / str(folder)).glob(pattern))
-                if path.is_file() and (problem := _file_problem(path))
+                for path in sorted(
+                    self._fs.glob(f"{self._get_conf_env_path(str(folder))}/{pattern}")
+                )
+                if self._fs.isfile(path)
+                and (problem := _file_problem(path, self._fs.cat_file(path)))
             ]
             if not problems and isinstance(error, OmegaConfBaseException):
                 message = str(error).splitlines()[0][:_MAX_ERROR_CHARACTERS]
@@ -117,28 +158,22 @@ class ProjectConfigLoader(OmegaConfigLoader):
             raise ParameterError("\n".join(dict.fromkeys(problems))) from error
 
 
-def _require_environment(conf: Path, env: str) -> None:
-    known = sorted(path.name for path in conf.iterdir() if path.is_dir())
-    if env not in known:
-        raise ParameterError(
-            f"There is no configuration environment {env} in {conf} (--env, or the variable "
-            f"KEDRO_ENV).{did_you_mean(env, known)} Known: {', '.join(known)}."
-        )
-
-
-def _file_problem(path: Path) -> str | None:
+def _file_problem(path: str, content: bytes) -> str | None:
     """Return why a configuration file cannot be read, with its line; None if it can."""
     try:
-        content = OmegaConf.load(path)
+        values = OmegaConf.load(io.StringIO(content.decode("utf-8")))
     except UnicodeDecodeError as error:
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
-        return f"{path}, line {line}: invalid YAML: {error.problem}. Correct that line."
+        return (
+            f"{path}, line {line}: invalid YAML: {error.problem}. Correct that line; a value with "
+            "special characters is put in quotes."
+        )
     except yaml.YAMLError as error:
         return f"{path}: invalid YAML: {error}."
-    if isinstance(content, DictConfig):
+    if isinstance(values, DictConfig):
         return None
     return f"{path}, line 1: not a mapping. Write each value as `name: value`."
 

@@ -32,7 +32,9 @@ TYPED_PARAMETERS: Final[dict[str, type[BaseModel]]] = {
     "export": ExportParams,
     "planning": PlanningParams,
 }
-_STRING_PARAMETERS: Final = ("repository", "model")
+STRING_PARAMETERS: Final = ("repository", "model")
+# pydantic's errors of a parameter that is a string, or has strings.
+_TEXT_ERRORS: Final = frozenset({"string_type", "literal_error", "tuple_type", "list_type"})
 # Old names before the renaming in CHANGELOG.md, with the current name.
 RENAMED_PARAMETERS: Final = {
     "advisor.surprise_lines": "advisor.perplexity_lines",
@@ -57,18 +59,22 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         ParameterError: A parameter is wrong; the message has one line for each.
         ProfileError: ``model`` is not a profile.
     """
-    known = (*_STRING_PARAMETERS, "repositories", *TYPED_PARAMETERS)
+    known = (*STRING_PARAMETERS, "repositories", *TYPED_PARAMETERS)
     problems = [_unknown_parameter(name, known, "") for name in parameters if name not in known]
-    for name in _STRING_PARAMETERS:
+    for name in STRING_PARAMETERS:
         value = parameters.get(name)
         if not isinstance(value, str) or not value:
-            problems.append(f"{name} is {value!r}; it must be a non-empty string.")
-    repositories = parameters.get("repositories") or []
+            problems.append(
+                f"{name} is {value!r}; it must be a non-empty string.{_quoting_hint(value)}"
+            )
+    repositories = parameters.get("repositories")
+    if repositories is None:
+        repositories = []
     is_list = isinstance(repositories, list) and all(isinstance(r, str) for r in repositories)
     if not is_list and not isinstance(repositories, str):
         problems.append(
             f"repositories is {repositories!r}; it must be a list of paths or URLs, a file that "
-            "lists them, or a folder of clones."
+            f"lists them, or a folder of clones.{_quoting_hint(repositories)}"
         )
     for name, params_class in TYPED_PARAMETERS.items():
         try:
@@ -95,8 +101,16 @@ def _describe(group: str, params_class: type[BaseModel], error: ValidationError)
             continue
         value = repr(details["input"])
         shown = value if len(value) <= 60 else value[:57] + "..."
-        lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.")
+        hint = _quoting_hint(details["input"]) if details["type"] in _TEXT_ERRORS else ""
+        lines.append(f"{'.'.join([group, *path])} is {shown}: {details['msg']}.{hint}")
     return lines
+
+
+def _quoting_hint(value: Any) -> str:
+    """Return how to write a string that YAML reads as a number, a boolean or nothing."""
+    if isinstance(value, str | list | tuple | dict):
+        return ""
+    return ' A name that looks like a number, yes, no or null is put in quotes in the file ("…").'
 
 
 def _unknown_parameter(name: str, known: tuple[str, ...], prefix: str) -> str:

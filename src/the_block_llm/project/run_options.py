@@ -11,6 +11,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from the_block_llm.errors import ParameterError, TableError, did_you_mean, user_error_cause
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.git_ingest.git.repository import check_source
 
 _NODE_OPTIONS: Final = {
@@ -19,6 +20,8 @@ _NODE_OPTIONS: Final = {
     "to_nodes": "--to-nodes",
 }
 _DATASET_OPTIONS: Final = {"from_inputs": "--from-inputs", "to_outputs": "--to-outputs"}
+# Nodes with these tags read the model's tokenizer or its weights.
+_MODEL_TAGS: Final = frozenset({"documents", "rows", "model"})
 _RUNNERS: Final = ("ParallelRunner", "SequentialRunner", "ThreadRunner")
 
 
@@ -117,6 +120,25 @@ def check_repository(repository: str, repositories: object) -> None:
     """
     if not repositories:
         check_source(repository)
+
+
+def check_model(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Check that a model of the Hub can be had, before the repository is read.
+
+    Raises:
+        ModelUnavailableError: The Hub cannot be reached or refuses the model.
+    """
+    if not any(
+        "params:models" in node.inputs and node.tags & _MODEL_TAGS for node in pipeline.nodes
+    ):
+        return
+    profiles = ModelProfiles.model_validate(catalog.load("params:models"))
+    profile = resolve_profile(profiles, catalog.load("params:model"))
+    if profile.hub_id is not None:
+        # Imported here, since other profiles do not need the library.
+        from the_block_llm.models.base.hub import check_hub  # noqa: PLC0415
+
+        check_hub(profile)
 
 
 def _require(what: str, names: Iterable[str], known: Iterable[str], flag: str) -> None:

@@ -5,7 +5,7 @@ Kedro-Viz builds the site; its files are then corrected:
 - the font from another host is removed,
 - the metadata file that the page requests but the build omits is added,
 - the initial orientation of the graph is set to horizontal,
-- absolute paths of the project are made relative,
+- absolute paths of the project are made relative, and credentials are removed from URLs,
 - layers are ordered as the folders under ``data``; single pipelines have them in alphabetical order
   unless the pipeline determines it.
 """
@@ -31,6 +31,8 @@ _LAYERS: Final = (
     "raw", "intermediate", "primary", "feature", "model_input", "models", "model_output",
     "reporting",
 )  # fmt: skip
+# Of a URL in a parameter: the site is given to others.
+_USER_INFO: Final = re.compile(r"(?<=://)[^/?#\s\"'@]+@")
 _EXTERNAL_LINK: Final = re.compile(r'\s*<link\s[^>]*href="https?://[^>]*>')
 # Only if this browser has no stored settings yet.
 _INITIAL_VIEW: Final = (
@@ -66,7 +68,7 @@ def build_graph_site(project: Path) -> Path:
         write_text_atomically(page, text.replace("</title>", f"</title>{_INITIAL_VIEW}", 1))
     for response in (path for path in (site / "api").rglob("*") if path.is_file()):
         text = response.read_text(encoding="utf-8")
-        write_text_atomically(response, _relative_paths(text, project))
+        write_text_atomically(response, _USER_INFO.sub("", _relative_paths(text, project)))
     for graph in (site / "api/main", *(site / "api/pipelines").iterdir()):
         content = json.loads(graph.read_text(encoding="utf-8"))
         content["layers"].sort(key=_LAYERS.index)

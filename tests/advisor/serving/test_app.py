@@ -122,11 +122,6 @@ def test_fill_in_the_middle_completion(client):
     assert "".join(chunk.choices[0].text for chunk in stream) == with_suffix.choices[0].text
 
 
-def test_models(client):
-    names = [model.id for model in client.models.list()]
-    assert names == ["tiny@2026-01-01T00.00.00Z", "tiny@base", "tiny-coder@base"]
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

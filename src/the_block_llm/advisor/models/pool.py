@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import init_empty_weights
 from peft import PeftModel
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from the_block_llm.advisor.models.quantized_cache import load_quantized
 from the_block_llm.errors import ModelUnavailableError
 from the_block_llm.models.adapter.adapters import load_adapter
 from the_block_llm.models.adapter.manifest import open_adapter
-from the_block_llm.models.base.quantized_loading import compute_dtype, pick_device
-from the_block_llm.models.base.sources import load_config, load_tokenizer
+from the_block_llm.models.base.quantized_loading import pick_device, quantized_bytes
+from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.profiles import ModelProfile
 
 _log = logging.getLogger(__name__)
-# NF4 with double quantization: 4 bits a weight, and 8.127 bits of scale for each block of 64.
-_NF4_BYTES: Final = 0.5 + 8.127 / 8 / 64
 # Fraction of the cap for the KV cache, activations, and weights that are being quantized. A model
 # is evicted if the weights on the device would leave less.
 _WORKSPACE_FRACTION: Final = 0.2
@@ -129,7 +125,7 @@ class ModelPool:
             return self._on_device[profile.name]
         loaded = self._on_host.pop(profile.name, None)
         self._evict_to_fit(
-            profile, loaded.size_bytes if loaded else estimate_weight_bytes(profile, self.device)
+            profile, loaded.size_bytes if loaded else quantized_bytes(profile, self.device)
         )
         if loaded is None:
             _log.info("Loading %s", profile.name, extra={"markup": False})
@@ -164,27 +160,3 @@ class ModelPool:
 def _peft_name(adapter: Path) -> str:
     """Return the adapter's name in peft, which allows no dots."""
     return adapter.name.replace(".", "_")
-
-
-def estimate_weight_bytes(profile: ModelProfile, device: torch.device) -> int:
-    """Compute the size of the profile's loaded weights from their shapes.
-
-    Raises:
-        ModelUnavailableError: The model configuration is not available.
-    """
-    with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(load_config(profile))
-    empty.tie_weights()
-    head = empty.get_output_embeddings()
-    quantized = {
-        id(module.weight)
-        for module in empty.modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    dtype_bytes = compute_dtype(device).itemsize
-    return int(
-        sum(
-            p.numel() * (_NF4_BYTES if id(p) in quantized else dtype_bytes)
-            for p in empty.parameters()
-        )
-    )

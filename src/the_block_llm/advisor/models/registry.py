@@ -60,7 +60,7 @@ class ModelRegistry:
             ProfileError: The profile does not exist.
             AdapterError: The adapter does not exist, or the profile has none.
         """
-        name, _, version = (model or "").partition("@")
+        name, version = self._split(model or "")
         profile = self._resolve_profile(name, role)
         if profile.role != role:
             candidates = self._profiles_with_role(role)
@@ -70,6 +70,20 @@ class ModelRegistry:
             )
         return ModelVersion(profile, self._resolve_adapter(profile, adapter or version or None))
 
+    def find(self, name: str) -> ModelVersion:
+        """Return the version that a name of :meth:`list_models`, or of a profile, selects.
+
+        Raises:
+            ProfileError: No configured model has that name.
+            AdapterError: The profile has no adapter.
+        """
+        for version in self.list_models():
+            if version.name == name:
+                return version
+        if name not in self._configured:
+            raise _unknown_model(name)
+        return self.resolve(self._configured[name].role, name)
+
     def list_models(self) -> list[ModelVersion]:
         """Return all versions of each configured profile: adapters, newest first, then the base."""
         versions = []
@@ -78,6 +92,13 @@ class ModelRegistry:
             versions += [ModelVersion(profile, adapter.path) for adapter in reversed(adapters)]
             versions.append(ModelVersion(profile, None))
         return versions
+
+    def _split(self, model: str) -> tuple[str, str]:
+        """Split ``profile@version``; a profile named after its folder may contain an @."""
+        if model in self._configured or "@" not in model:
+            return model, ""
+        name, _, version = model.rpartition("@")
+        return name, version
 
     def _profiles_with_role(self, role: Role) -> list[str]:
         return [profile.name for profile in self._configured.values() if profile.role == role]
@@ -116,6 +137,28 @@ class ModelRegistry:
         return open_adapter(adapters[requested]).path
 
 
+def check_model(
+    parameters: Mapping[str, Any], model: str | None = None, adapter: str | None = None
+) -> None:
+    """Check the advisor model that a command names, before torch is imported.
+
+    Args:
+        parameters: All parameters of the project.
+        model: A profile, ``profile@version`` or ``profile@base``; None: the configured one.
+        adapter: A version, or ``base``.
+
+    Raises:
+        BlockError: As :meth:`ModelRegistry.resolve`; or the Hub cannot be reached.
+    """
+    registry = ModelRegistry(parameters, AdvisorParams.model_validate(parameters["advisor"]))
+    profile = registry.resolve("advisor", model, adapter).profile
+    if profile.hub_id is not None:
+        # Imported here, since other profiles do not need the library.
+        from the_block_llm.models.base.hub import check_hub  # noqa: PLC0415
+
+        check_hub(profile)
+
+
 def check_model_name(name: str) -> str:
     """Return ``name`` if it cannot be a path.
 
@@ -126,10 +169,14 @@ def check_model_name(name: str) -> str:
         ProfileError: The name is empty or contains characters of a path.
     """
     if not name or any(c in name for c in "/\\~") or name.startswith(".") or not name.isprintable():
-        raise ProfileError(
-            f"There is no model {name[:100]!r}. GET /v1/models lists the available ones."
-        )
+        raise _unknown_model(name)
     return name
+
+
+def _unknown_model(name: str) -> ProfileError:
+    return ProfileError(
+        f"There is no model {name[:100]!r}. GET /v1/models lists the available ones."
+    )
 
 
 def _role_remedy(role: Role) -> str:

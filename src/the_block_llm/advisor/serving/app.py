@@ -25,6 +25,7 @@ from the_block_llm.advisor.serving.request_handler import RequestHandler
 from the_block_llm.advisor.serving.request_queue import RequestQueue
 
 _MAX_SOURCE_LINES: Final = 400
+_MAX_PATH_CHARACTERS: Final = 200  # of a request, in an error
 _PAGE_HEADERS: Final = {
     # No external and no inline resources: model output cannot run as script.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -81,7 +82,8 @@ def create_app(
         max_body_bytes=advisor.params.serve.max_body_kib * 1024,
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
-    for error_type in HANDLED_ERRORS:
+    # Exception: a failure of the server itself is logged, and answered in the same format.
+    for error_type in (*HANDLED_ERRORS, Exception):
         app.add_exception_handler(error_type, _handle_error)
     app.include_router(openai_routes.router)
     app.include_router(_sources)
@@ -91,8 +93,7 @@ def create_app(
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:
-    del request
-    return error_response(error)
+    return error_response(error, f"{request.method} {request.url.path[:_MAX_PATH_CHARACTERS]}")
 
 
 class SourceText(BaseModel):

@@ -1,5 +1,7 @@
 """HTTP responses for errors, in the format of OpenAI."""
 
+import re
+from http import HTTPStatus
 from typing import Any, Final
 
 import torch
@@ -75,6 +77,9 @@ _MESSAGES: Final[dict[type[Exception], str]] = {
     ClientDisconnectedError: "The client disconnected.",
     torch.OutOfMemoryError: "The device does not have enough memory for a prompt of this length.",
 }
+_ROUTE_ERRORS: Final = {404: "unknown_url", 405: "method_not_supported"}
+# pydantic adds the member of a union, such as "str" or "list[TextContentPart]", to a field's path.
+_UNION_MEMBER: Final = re.compile(r"(?:str|int|float|bool)$|(?:list|function)\W")
 HANDLED_ERRORS: Final[tuple[type[Exception], ...]] = (
     *(error_type for error_type, _, _ in _STATUS_CODES),
     RequestValidationError,
@@ -82,10 +87,25 @@ HANDLED_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 
 
-def error_response(error: Exception) -> JSONResponse:
-    """Return the response for an error; any other than :data:`HANDLED_ERRORS` is a 500."""
+def error_response(error: Exception, request_line: str) -> JSONResponse:
+    """Return the response for an error; any other than :data:`HANDLED_ERRORS` is a 500.
+
+    Args:
+        error: The error.
+        request_line: Method and path of the request.
+    """
     status, body = error_body(error)
-    headers = {"retry-after": "5"} if status in {429, 503} else None
+    headers = {"retry-after": "5"} if status in {429, 503} else {}
+    if isinstance(error, HTTPException):
+        headers |= error.headers or {}
+        # The router's own errors name neither.
+        if error.detail == HTTPStatus(status).phrase:
+            body = body.model_copy(
+                update={
+                    "message": f"{request_line}: {error.detail}. /openapi.json lists the routes.",
+                    "code": _ROUTE_ERRORS.get(status, body.code),
+                }
+            )
     return JSONResponse({"error": body.model_dump()}, status_code=status, headers=headers)
 
 
@@ -93,7 +113,8 @@ def error_body(error: Exception) -> tuple[int, ErrorBody]:
     """Return status and body for an error."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part != "body")
+        path = [str(part) for part in first["loc"] if part != "body"]
+        field = ".".join(part for part in path if not _UNION_MEMBER.match(part))
         message = f"{field}: {first['msg']}" if field else str(first["msg"])
         return 422, ErrorBody(
             message=message, type="invalid_request_error", code="bad_field", param=field or None

@@ -36,7 +36,7 @@ async def chat(request: Request, body: openai_schema.ChatRequest) -> Response:
         return advisor.converse(
             messages,
             model=version.name,
-            retrieval=body.retrieval,
+            retrieval=body.retrieval is not False,
             options=_generation_options(body, body.max_new_tokens, job),
             on_part=job.emit,
         )
@@ -94,9 +94,26 @@ async def complete(request: Request, body: openai_schema.CompletionRequest) -> R
 
 @router.get("/models")
 def models(request: Request) -> dict[str, Any]:
-    """List the available models; a profile's name alone selects its newest adapter."""
-    versions = request.app.state.advisor.registry.list_models()
-    return {"object": "list", "data": [_model_object(version) for version in versions]}
+    """List the names that requests may give as ``model``.
+
+    The name of a profile alone selects its pinned or newest adapter.
+    """
+    data: list[dict[str, Any]] = []
+    named: set[str] = set()
+    for version in request.app.state.advisor.registry.list_models():
+        profile = version.profile.name
+        if version.adapter is not None and profile not in named:
+            named.add(profile)
+            data.append(_model_object(profile, version))
+        data.append(_model_object(version.name, version))
+    return {"object": "list", "data": data}
+
+
+# Also with slashes, so that every other name gets this route's error.
+@router.get("/models/{name:path}")
+def model(request: Request, name: str) -> dict[str, Any]:
+    """Return one model of the list."""
+    return _model_object(name, request.app.state.advisor.registry.find(name))
 
 
 @dataclass
@@ -138,7 +155,7 @@ def _generation_options(
 ) -> GenerationOptions:
     return GenerationOptions(
         max_new_tokens=max_new_tokens,
-        temperature=body.temperature or 0.0,
+        temperature=0.0 if body.is_greedy else body.temperature or 0.0,
         top_p=body.top_p or 1.0,
         seed=body.seed or 0,
         stop_strings=body.stop_strings,
@@ -151,10 +168,10 @@ def _wants_usage(body: openai_schema.GenerationRequest) -> bool:
     return bool(body.stream_options and body.stream_options.include_usage)
 
 
-def _model_object(version: ModelVersion) -> dict[str, Any]:
+def _model_object(name: str, version: ModelVersion) -> dict[str, Any]:
     created = version.adapter.stat().st_mtime if version.adapter else 0
     return {
-        "id": version.name,
+        "id": name,
         "object": "model",
         "created": int(created),
         "owned_by": "the_block_llm",

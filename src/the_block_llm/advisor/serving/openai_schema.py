@@ -4,13 +4,22 @@ In addition to the fields of OpenAI a chat response has ``citations`` and ``pass
 of a stream that is a citation has ``citation``. Clients that do not know these fields ignore them.
 """
 
+import json
 import re
 import time
 import uuid
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from the_block_llm.advisor.output.citation_stream import Part
 from the_block_llm.advisor.output.results import Answer, Completion
@@ -23,16 +32,50 @@ _FIM_PROMPT: Final = re.compile(
     re.DOTALL,
 )
 _FILE_SEPARATOR: Final = re.compile(r"<\|?file_sep\|?>")
+
+
+def _stop_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 _StopStrings = Annotated[
-    str | list[Annotated[str, Field(min_length=1)]] | None,
+    list[str] | None,
+    BeforeValidator(_stop_list, json_schema_input_type=str | list[str] | None),
     Field(description="The answer ends before the first of these; at most four."),
 ]
 
 
-class GenerationRequest(BaseModel):
-    """Fields of both kinds of request; unknown fields are ignored, as OpenAI does.
+def _unsupported(*harmless: Any) -> Any:
+    """Declare a field that is not supported: null, or a value that changes nothing."""
+    extra: Any = {"enum": [None, *harmless], "description": "Not supported."}
+    return Field(default=None, json_schema_extra=extra)
 
-    Numbers and booleans are strict: a string such as "0.7" or "yes" is an error.
+
+class _CheckedModel(BaseModel):
+    """Refuses fields of :func:`_unsupported` with other values; ignores unknown fields."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_unsupported(cls, value: Any, info: ValidationInfo) -> Any:
+        extra = cls.model_fields[str(info.field_name)].json_schema_extra
+        if not isinstance(extra, dict) or value is None:
+            return value
+        harmless: Any = extra["enum"]
+        if not any(type(value) is type(known) and value == known for known in harmless):
+            raise PydanticCustomError(
+                "unsupported",
+                "would change the answer and is not supported; leave it out (accepted: {values})",
+                {"values": ", ".join(map(json.dumps, (None, *harmless)))},
+            )
+        return value
+
+
+class GenerationRequest(_CheckedModel):
+    """Fields of both kinds of request; null is the same as leaving a field out.
+
+    A field that would change the answer and is not supported is an error unless its value changes
+    nothing. Others, such as ``user``, ``metadata`` or ``store``, are ignored. Numbers and booleans
+    are strict: a string such as "0.7" or "yes" is an error.
     """
 
     model: str | None = Field(
@@ -40,24 +83,43 @@ class GenerationRequest(BaseModel):
         max_length=300,
         description="A name from /v1/models, or the name of a profile.",
     )
-    temperature: float = Field(strict=True, default=0.0, ge=0, le=2)
-    top_p: float = Field(strict=True, default=1.0, gt=0, le=1)
-    seed: int | None = Field(strict=True, default=None, ge=0, le=2**31)
-    max_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(strict=True, default=None, ge=0, le=2)
+    top_p: float | None = Field(strict=True, default=None, ge=0, le=1)
+    seed: int | None = Field(strict=True, default=None, ge=-(2**63), lt=2**63)
+    max_tokens: int | None = Field(strict=True, default=None, ge=1)
     stop: _StopStrings = None
-    stream: bool | None = Field(default=False, strict=True)
+    stream: bool | None = Field(default=None, strict=True)
     stream_options: "StreamOptions | None" = None
-    n: int | None = Field(
-        strict=True, default=1, ge=1, le=1, description="Only one answer per request."
-    )
-    presence_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
-    frequency_penalty: float | None = Field(strict=True, default=0, ge=0, le=0)
+    n: Any = _unsupported(1)
+    presence_penalty: Any = _unsupported(0, 0.0)
+    frequency_penalty: Any = _unsupported(0, 0.0)
+    logit_bias: Any = _unsupported({})
+    # Of other servers and their clients.
+    best_of: Any = _unsupported(1)
+    top_k: Any = _unsupported(0, -1)
+    min_p: Any = _unsupported(0, 0.0)
+    typical_p: Any = _unsupported(1, 1.0)
+    repetition_penalty: Any = _unsupported()
+    repeat_penalty: Any = _unsupported()
+    min_tokens: Any = _unsupported(0)
+    ignore_eos: Any = _unsupported(False)
+    stop_token_ids: Any = _unsupported([])
+    grammar: Any = _unsupported("")
+    json_schema: Any = _unsupported()
+    guided_json: Any = _unsupported()
+    guided_regex: Any = _unsupported()
+    guided_choice: Any = _unsupported()
+    guided_grammar: Any = _unsupported()
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """The non-empty stop strings."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return tuple(stop for stop in stops if stop)
+        return tuple(stop for stop in self.stop or () if stop)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether each token is the most likely one."""
+        return not self.temperature or self.top_p == 0
 
     @model_validator(mode="after")
     def _check_stop_count(self) -> "GenerationRequest":
@@ -69,7 +131,7 @@ class GenerationRequest(BaseModel):
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
-    include_usage: bool | None = Field(default=False, strict=True)
+    include_usage: bool | None = Field(default=None, strict=True)
 
 
 class TextContentPart(BaseModel):
@@ -79,11 +141,13 @@ class TextContentPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_CheckedModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextContentPart]
+    tool_calls: Any = _unsupported([])
+    function_call: Any = _unsupported()
 
     @property
     def text(self) -> str:
@@ -97,13 +161,24 @@ class ChatRequest(GenerationRequest):
     """``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(strict=True, default=None, ge=1, le=1_000_000)
-    retrieval: bool = Field(
+    max_completion_tokens: int | None = Field(strict=True, default=None, ge=1)
+    retrieval: bool | None = Field(
         strict=True,
-        default=True,
-        description="Search the repository. An extension of the OpenAI API.",
+        default=None,
+        description="Search the repository; true by default. An extension of the OpenAI API.",
     )
-    tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
+    tools: Any = _unsupported([])
+    tool_choice: Any = _unsupported("none", "auto")
+    functions: Any = _unsupported([])
+    function_call: Any = _unsupported("none", "auto")
+    response_format: Any = _unsupported({"type": "text"})
+    logprobs: Any = _unsupported(False)
+    top_logprobs: Any = _unsupported(0)
+    modalities: Any = _unsupported([], ["text"])
+    audio: Any = _unsupported()
+    reasoning_effort: Any = _unsupported("none")
+    verbosity: Any = _unsupported("medium")
+    web_search_options: Any = _unsupported()
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -111,13 +186,25 @@ class ChatRequest(GenerationRequest):
         return self.max_completion_tokens or self.max_tokens
 
 
+def _single_prompt(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError(f"it has {len(value)} texts, but one request completes one text")
+        return value[0]
+    return value
+
+
 class CompletionRequest(GenerationRequest):
     """``POST /v1/completions``."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Annotated[
+        str,
+        BeforeValidator(_single_prompt, json_schema_input_type=str | list[str]),
+        Field(min_length=1, description="One text, or a list of one."),
+    ]
     suffix: str | None = None
-    echo: Literal[False] | None = False
-    best_of: int | None = Field(strict=True, default=1, ge=1, le=1)
+    echo: Any = _unsupported(False)
+    logprobs: Any = _unsupported()
 
     def split_gap(self) -> tuple[str, str]:
         """Return the code before and after the gap to fill."""

@@ -21,12 +21,12 @@ class AdapterManifest(BaseModel, frozen=True, extra="forbid"):
     format: int = 1
     profile: str
     base_model: str
-    """Folder or Hub id of the model that the adapter was trained on."""
+    """Hub id of the model that the adapter was trained on, or the name of its folder or profile."""
     base_revision: str
     data_hashes: dict[str, str]
     """Hash of the rows of each training table, by table."""
     parameters: dict[str, Any]
-    """All settings of the run (``TrainingJob``), as JSON."""
+    """All settings of the run (``TrainingJob``) but its paths, as JSON."""
     git_commit: str | None
     """HEAD commit of the repository that was trained on."""
     library_versions: dict[str, str]

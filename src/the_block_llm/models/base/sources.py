@@ -13,7 +13,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +20,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,6 +33,13 @@ from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
 from the_block_llm.memory import trim_heap
+from the_block_llm.models.base.hub import (
+    hub_access,
+    hub_revision,
+    incomplete_message,
+    refused_message,
+    uses_hub,
+)
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.os_errors import affects_every_path, explain, os_errno
@@ -67,6 +72,16 @@ def prepare_base_model(profile: ModelProfile) -> str:
     return str(profile.hub_id)
 
 
+def base_name(profile: ModelProfile) -> str:
+    """Return the name of the base model for a manifest: its Hub id, else its folder's or profile's.
+
+    Contains no path of this machine.
+    """
+    if profile.folder is not None:
+        return Path(profile.folder).expanduser().resolve().name
+    return profile.hub_id or profile.name
+
+
 def base_revision(profile: ModelProfile, location: str) -> str:
     """Return an identifier of the weights at ``location``.
 
@@ -86,7 +101,7 @@ def base_revision(profile: ModelProfile, location: str) -> str:
                 digest.update(file.read(_FINGERPRINT_BYTES))
         return f"local folder {digest.hexdigest()[:12]}"
     config = call_with_loading_errors(
-        profile, lambda: hf_hub_download(location, "config.json", revision=revision_of(profile))
+        profile, lambda: hf_hub_download(location, "config.json", revision=hub_revision(profile))
     )
     return Path(config).parent.name  # snapshots/COMMIT/config.json
 
@@ -101,7 +116,7 @@ def load_config(profile: ModelProfile) -> PreTrainedConfig:
     return call_with_loading_errors(
         profile,
         lambda: AutoConfig.from_pretrained(
-            location, revision=revision_of(profile), trust_remote_code=False
+            location, revision=hub_revision(profile), trust_remote_code=False
         ),
     )
 
@@ -123,7 +138,7 @@ def load_tokenizer(
     location = prepare_base_model(profile)
     try:
         tokenizer = call_with_loading_errors(
-            profile, lambda: _load_tokenizer_files(location, revision_of(profile))
+            profile, lambda: _load_tokenizer_files(location, hub_revision(profile))
         )
     except (ValueError, TypeError, KeyError) as error:  # malformed tokenizer files
         raise ModelUnavailableError(
@@ -164,70 +179,32 @@ def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _
         ModelUnavailableError: Loading failed; the message names the remedy.
         StorageError: The disk is full or not usable.
     """
-    try:
-        with _quiet_hub_retries(profile):
+    if not uses_hub(profile):
+        try:
             return load()
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise ModelUnavailableError(
-            _hub_error_message(profile, "is gated or does not exist")
-        ) from error
-    except (OSError, HfHubHTTPError, ConnectionError) as error:
-        if affects_every_path(error):  # of this machine, such as a full disk; not of the Hub
-            raise StorageError(
-                f"The weights of {profile.name} cannot be read or stored: {explain(error)}"
-            ) from error
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, GatedRepoError) or "gated" in str(error).lower():
-            raise ModelUnavailableError(_hub_error_message(profile, "is gated")) from error
-        if profile.folder is None and profile.hub_id is not None:
+        except OSError as error:
+            if affects_every_path(error):
+                raise StorageError(
+                    f"The weights of {profile.name} cannot be read: {explain(error)}"
+                ) from error
             raise ModelUnavailableError(
-                _hub_error_message(
-                    profile, "cannot be reached (is there a network?) or is incomplete"
-                )
+                f"The weights of {profile.name} cannot be read from "
+                f"{profile.folder or profile.cache_folder}: "
+                f"{error if os_errno(error) is None else explain(error)}"
             ) from error
-        raise ModelUnavailableError(
-            f"The weights of {profile.name} cannot be read from "
-            f"{profile.folder or profile.cache_folder}: "
-            f"{error if os_errno(error) is None else explain(error)}"
-        ) from error
-
-
-@contextmanager
-def _quiet_hub_retries(profile: ModelProfile) -> Iterator[None]:
-    """Log the Hub access once, and suppress huggingface_hub's two warnings per retry."""
-    if profile.folder is not None or profile.hub_id is None:
-        yield
-        return
-    _log_hub_access(profile.hub_id)
-    verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(verbosity)
-
-
-@cache
-def _log_hub_access(hub_id: str) -> None:
-    _log.info(
-        "Requesting %s from the Hub. Without a network this times out after a minute; "
-        "HF_HUB_OFFLINE=1 uses the local cache.", hub_id,
-        extra={"markup": False},
-    )  # fmt: skip
-
-
-def revision_of(profile: ModelProfile) -> str:
-    """Return the revision to request from the Hub; ignored for folders."""
-    return profile.hub_revision or "main"
-
-
-def _hub_error_message(profile: ModelProfile, problem: str) -> str:
-    return (
-        f"{profile.hub_id} {problem}. Either accept its license at "
-        f"https://huggingface.co/{profile.hub_id} and set HF_TOKEN, give a folder with the "
-        f"weights (--params=models.{profile.name}.folder=PATH), or use the embedded default "
-        "(--params=model=smollm2-135m)."
-    )
+    with hub_access(profile):
+        try:
+            return load()
+        except (OSError, ConnectionError, HfHubHTTPError) as error:
+            if affects_every_path(error):  # of this machine, such as a full disk; not of the Hub
+                raise StorageError(
+                    f"The weights of {profile.name} cannot be read or stored: {explain(error)}"
+                ) from error
+            # transformers wraps the answer of the Hub.
+            causes = [cause for cause in (error, error.__cause__) if isinstance(cause, Exception)]
+            refused = (refused_message(profile, cause) for cause in causes)
+            message = next(filter(None, refused), None) or incomplete_message(profile, error)
+            raise ModelUnavailableError(message) from error
 
 
 def _convert_wheel(profile: ModelProfile, package: str) -> Path:
@@ -284,7 +261,8 @@ def _convert_gguf(source: Path, target: Path) -> None:
     # Suppresses a warning that bfloat16 is slow: nothing is computed, and it halves the memory.
     transformers_logging.set_verbosity_error()
     try:
-        with quiet_loading():
+        # On the CPU also if the caller computes shapes on the meta device, where nothing is read.
+        with quiet_loading(), torch.device("cpu"):
             loaded = AutoModelForCausalLM.from_pretrained(**gguf_args, dtype=torch.bfloat16)
             tokenizer = AutoTokenizer.from_pretrained(**gguf_args)
     finally:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from the_block_llm.models.adapter.adapters import check_targets
+from the_block_llm.models.base.quantized_loading import NF4_BYTES_PER_WEIGHT
 from the_block_llm.models.plain.chunked_loss import CHUNK_POSITIONS, summed_cross_entropy
 from the_block_llm.models.profiles import LoraSettings, ModelProfile
 
@@ -31,8 +32,6 @@ _COMPONENT_NAMES: Final = {
     ATTENTION: ("attn", "attention"),
     MLP: ("mlp", "feed_forward", "ffn", "fc1", "fc2", "experts"),
 }
-# NF4 in blocks of 64, with double-quantized scales: 8 bits each, in blocks of 256.
-_NF4_BYTES_PER_WEIGHT: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def trace_pass(
     n_head = 0 if head is embedding else head.numel()
     n_other = n_total - n_trained - n_linear - embedding.numel() - n_head
     return PassMemory(
-        quantized_bytes=int(n_linear * _NF4_BYTES_PER_WEIGHT),
+        quantized_bytes=int(n_linear * NF4_BYTES_PER_WEIGHT),
         embedding_bytes=4 * embedding.numel(),
         head_bytes=4 * n_head,
         other_bytes=4 * n_other,

@@ -76,7 +76,9 @@ def export_adapter(
         equivalence = measure_equivalence(_load_merged(temporary), references)
         report = _report(target, adapter, profile, equivalence, params)
         _check_equivalence(name, equivalence, params)
-        (temporary / "AGREEMENT.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        # The folder is given to others: without the path of this machine.
+        agreement = {key: value for key, value in report.items() if key != "folder"}
+        (temporary / "AGREEMENT.json").write_text(json.dumps(agreement, indent=2), encoding="utf-8")
         (temporary / "Modelfile").write_text(modelfile(tokenizer, profile), encoding="utf-8")
         (temporary / "README.md").write_text(model_card(name), encoding="utf-8")
         if target.exists():

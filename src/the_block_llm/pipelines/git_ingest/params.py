@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -23,7 +24,7 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     """Files in which nothing is masked but e-mail addresses, as patterns of ``.gitignore``."""
     pseudonymise: bool = True
     """Replace authors by keyed hashes and mask e-mail addresses in texts."""
-    pseudonym_key_file: str = "conf/local/pseudonym.key"
+    pseudonym_key_file: str = ".pseudonym.key"
     """File with the key of those hashes, created on first use. The same key gives the same IDs."""
     follow_alternates: bool = False
     """Also read object stores outside the repository. Only for repositories that you trust."""
@@ -43,6 +44,14 @@ class GitIngestParams(BaseModel, frozen=True, extra="forbid"):
     @property
     def n_workers(self) -> int:
         return self.n_processes or min(4, os.cpu_count() or 1)
+
+    @field_validator("since", mode="before")
+    @classmethod
+    def _refuse_numbers(cls, since: Any) -> Any:
+        # pydantic would take them for seconds since 1970.
+        if isinstance(since, int | float) or (isinstance(since, str) and since.strip().isdigit()):
+            raise ValueError(f"{since!r} is not a date; use one such as 2026-01-31")
+        return since
 
     @field_validator("since")
     @classmethod

@@ -11,6 +11,8 @@ from the_block_llm.pipelines.git_ingest.sources.fork_detection import describe_o
 _FEW_COMMITS: Final = 100
 _FEW_BYTES: Final = 200_000
 _N_LARGEST: Final = 20
+# The report is given to others: without paths of this machine.
+_NOT_REPORTED: Final = frozenset({"repositories", "failed", "git_dir", "common_dir"})
 
 
 def describe_counts(counts: RowCounts) -> dict[str, Any]:
@@ -64,9 +66,7 @@ def build_report(
     ]
     return {
         "summary": [_summary(*entry) for entry in read],
-        "repository": {
-            key: value for key, value in repository.items() if key not in {"repositories", "failed"}
-        },
+        "repository": {key: value for key, value in repository.items() if key not in _NOT_REPORTED},
         "left_out": failed,
         "overlaps": list(overlaps),
         "warnings": [

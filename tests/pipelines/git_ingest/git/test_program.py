@@ -28,7 +28,7 @@ def _install(folder: Path, script: str) -> None:
 
 
 def test_missing_git_is_an_error(only_on_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="not installed or not on PATH.*Install git 2.30"):
+    with pytest.raises(RepositoryError, match="not installed or not on PATH.*Install git 2.31"):
         ingest(tmp_path, tmp_path / "out")
 
 
@@ -46,14 +46,14 @@ def test_a_git_that_does_not_do_is_an_error(
     only_on_path: Path, tmp_path: Path, script: str, message: str
 ) -> None:
     _install(only_on_path, script)
-    with pytest.raises(RepositoryError, match=f"{message}.*Install git 2.30 or newer"):
+    with pytest.raises(RepositoryError, match=f"{message}.*Install git 2.31 or newer"):
         ingest(tmp_path, tmp_path / "out")
 
 
 def test_a_git_that_cannot_be_executed_is_an_error(only_on_path: Path) -> None:
     (only_on_path / "git").write_bytes(b"\x7fELF not a program")
     (only_on_path / "git").chmod(0o755)
-    with pytest.raises(RepositoryError, match="git cannot be run: .*Install git 2.30"):
+    with pytest.raises(RepositoryError, match="git cannot be run: .*Install git 2.31"):
         program.require_git()
 
 
@@ -65,7 +65,7 @@ def test_a_git_that_cannot_be_executed_is_an_error(only_on_path: Path) -> None:
         ("git version 2.45.1.windows.1", "2.45.1.windows.1"),
         ("git version 2.50.GIT", "2.50.GIT"),
         ("git version 3.0.0-rc1", "3.0.0-rc1"),
-        ("warning: x\ngit version 2.30.0", "2.30.0"),
+        ("warning: x\ngit version 2.31.0", "2.31.0"),
     ],
 )
 def test_versions_of_every_distribution_are_understood(

@@ -156,7 +156,7 @@ async function ask(question) {
 
 async function listModels() {
   const list = await (await request("/v1/models")).json();
-  const advisors = list.data.filter((model) => model.role === "advisor");
+  const advisors = list.data.filter((model) => model.role === "advisor" && model.id.includes("@"));
   byId("model").replaceChildren(...advisors.map((model) => new Option(model.id.replace("@", " · "), model.id)));
 }
 

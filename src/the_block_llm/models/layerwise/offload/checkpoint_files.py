@@ -9,7 +9,8 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from the_block_llm.errors import ModelUnavailableError
-from the_block_llm.models.base.sources import call_with_loading_errors, revision_of
+from the_block_llm.models.base.hub import hub_revision
+from the_block_llm.models.base.sources import call_with_loading_errors
 from the_block_llm.models.profiles import ModelProfile
 
 
@@ -75,7 +76,7 @@ def open_checkpoint(profile: ModelProfile, location: str) -> CheckpointFiles:
                 profile,
                 lambda: snapshot_download(
                     location,
-                    revision=revision_of(profile),
+                    revision=hub_revision(profile),
                     allow_patterns=["*.safetensors", "*.json"],
                 ),
             )

@@ -91,7 +91,8 @@ def build_report(
             "available": plan.n_available,
             "left_out": plan.left_out,
         },
-        "settings": params.model_dump(mode="json"),
+        # The report is given to others: without paths of this machine.
+        "settings": params.model_dump(mode="json", exclude={"result_cache_folder", "trend_folder"}),
         "provenance": {**provenance, "suites": plan.suite_hashes},
     }
 

@@ -10,9 +10,12 @@ from the_block_llm.errors import BlockError, RepositoryError, StorageError
 from the_block_llm.os_errors import affects_every_path, explain, os_errno
 from the_block_llm.pipelines.git_ingest.git.program import clone_environment
 from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
+from the_block_llm.pipelines.git_ingest.git.url_credentials import (
+    credential_settings,
+    without_credentials,
+)
 
 _FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
-_CREDENTIALS: Final = re.compile(r"(\bhttps?://)[^/@\s]*@")
 _NOT_IN_A_FILE_NAME: Final = re.compile(r"[^\w.-]+")
 _MAX_NAME_CHARACTERS: Final = 80
 
@@ -128,10 +131,13 @@ _UNKNOWN_REMEDY: Final = (
 def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     """Clone ``url``, or fetch into its existing clone, and return the bare repository.
 
+    Credentials in ``url`` are given to git, and are not stored.
+
     Raises:
         RepositoryError: Cloning or fetching failed.
         StorageError: The clone cannot be stored, for example because the disk is full.
     """
+    settings, url = credential_settings(url), without_credentials(url)
     key = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     stem = _NOT_IN_A_FILE_NAME.sub("-", name)[:_MAX_NAME_CHARACTERS]
     target = clone_folder.absolute() / f"{stem}-{key}.git"
@@ -152,17 +158,16 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     try:
         if target.exists():
             clone = git.Repo(target)
-            clone.git.update_environment(**clone_environment())
+            clone.git.update_environment(**clone_environment(), **settings)
             clone.git.fetch("--quiet", "--prune", "origin")
         else:
             # No template: it would copy this machine's hooks into the clone. Set by variable,
             # since GitPython rejects the option as unsafe.
-            environment = {**clone_environment(), "GIT_TEMPLATE_DIR": ""}
+            environment = {**clone_environment(), **settings, "GIT_TEMPLATE_DIR": ""}
             git.Repo.clone_from(url, temporary, env=environment, mirror=True, quiet=True)
     except (git.exc.InvalidGitRepositoryError, git.exc.NoSuchPathError) as error:
         raise RepositoryError(
-            f"The stored clone {target} of {mask_credentials(url)} is damaged. Delete that folder, "
-            "then run again."
+            f"The stored clone {target} of {url} is damaged. Delete that folder, then run again."
         ) from error
     except git.exc.GitError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -180,8 +185,8 @@ def clone_error(url: str, output: str, target: Path) -> BlockError:
         output: What git and the programs that it starts printed.
         target: The stored clone; a fetch into it failed if it exists.
     """
-    action = f"Cannot {'fetch' if target.exists() else 'clone'} {mask_credentials(url)}"
-    said = mask_credentials(_fatal_message(output))
+    action = f"Cannot {'fetch' if target.exists() else 'clone'} {url}"
+    said = without_credentials(_fatal_message(output))
     # Of this machine: a line of the server begins with "remote:".
     reason = OSError("\n".join(x for x in output.splitlines() if not x.startswith("remote:")))
     cannot_store = StorageError(
@@ -196,15 +201,6 @@ def clone_error(url: str, output: str, target: Path) -> BlockError:
     if os_errno(reason) is not None:
         return cannot_store
     return RepositoryError(f"{action}: {said}. {_UNKNOWN_REMEDY}.")
-
-
-def mask_credentials(text: str) -> str:
-    """Replace user, password or token in the http addresses of ``text``.
-
-    >>> mask_credentials("https://ann:secret@example.org/project.git")
-    'https://***@example.org/project.git'
-    """
-    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def _fatal_message(output: str) -> str:

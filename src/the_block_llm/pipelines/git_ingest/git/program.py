@@ -9,12 +9,12 @@ from typing import Final
 from the_block_llm.errors import RepositoryError
 from the_block_llm.os_errors import explain
 
-MIN_GIT_VERSION: Final = (2, 30)
+MIN_GIT_VERSION: Final = (2, 31)  # GIT_CONFIG_COUNT, see url_credentials
 """The oldest that is tested. Before 2.28 git refuses ``extensions.objectFormat``, which the sandbox
 sets, and before 2.29 it cannot read repositories with SHA-256."""
 REFTABLE_GIT_VERSION: Final = (2, 45)
 _VERSION: Final = re.compile(r"git version ((\d+)\.(\d+)\S*)")
-_INSTALL: Final = "Install git 2.30 or newer (https://git-scm.com/downloads), then run again."
+_INSTALL: Final = "Install git 2.31 or newer (https://git-scm.com/downloads), then run again."
 
 
 @functools.cache

@@ -16,8 +16,9 @@ from typing import Final
 
 from the_block_llm.errors import RepositoryError
 from the_block_llm.os_errors import explain
-from the_block_llm.pipelines.git_ingest.git.clone import mask_credentials, update_mirror
+from the_block_llm.pipelines.git_ingest.git.clone import update_mirror
 from the_block_llm.pipelines.git_ingest.git.program import require_git
+from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 
 # Two letters at least: C://folder is a path of Windows.
 _SCHEME: Final = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -86,7 +87,8 @@ def locate(source: str, clone_folder: Path) -> RepositoryLocation:
     require_git()
     found = _find_source(source)
     if isinstance(found, str):
-        name = re.split(r"[/:\\]", found.rstrip("/"))[-1].removesuffix(".git") or "repository"
+        address = without_credentials(found)
+        name = re.split(r"[/:\\]", address.rstrip("/"))[-1].removesuffix(".git") or "repository"
         return _location_at(source, name, update_mirror(found, name, clone_folder))
     if found.is_file():
         clone = update_mirror(str(found.resolve()), found.stem, clone_folder)
@@ -174,8 +176,8 @@ def _find_source(source: str) -> str | Path:
 def _checked_url(source: str) -> str:
     if _HELPER_URL.match(source):
         raise RepositoryError(
-            f"repository={source!r} uses a transport helper, which can run programs. Use an "
-            "https, ssh or file URL, or a local path."
+            f"repository={without_credentials(source)!r} uses a transport helper, which can run "
+            "programs. Use an https, ssh or file URL, or a local path."
         )
     match = _SCHEME.match(source)
     if match is None:
@@ -183,8 +185,8 @@ def _checked_url(source: str) -> str:
     scheme = _SCHEME_ALIASES.get(match[1].lower(), match[1].lower())
     if scheme not in _SCHEMES:
         raise RepositoryError(
-            f"repository={mask_credentials(source)!r}: repositories cannot be read by {match[1]}. "
-            f"Use one of {', '.join(_SCHEMES)}, or a local path."
+            f"repository={without_credentials(source)!r}: repositories cannot be read by "
+            f"{match[1]}. Use one of {', '.join(_SCHEMES)}, or a local path."
         )
     return f"{scheme}{source[match.end(1) :]}"
 
@@ -243,7 +245,7 @@ def _location_at(source: str, name: str, folder: Path) -> RepositoryLocation:
             )
     # Names of folders may hold any bytes; those of tables and reports are UTF-8.
     shown, name = (os.fsencode(text).decode("utf-8", "replace") for text in (source, name))
-    return RepositoryLocation(mask_credentials(shown), name, git_dir, common_dir)
+    return RepositoryLocation(without_credentials(shown), name, git_dir, common_dir)
 
 
 def _no_repository_message(folder: Path) -> str:

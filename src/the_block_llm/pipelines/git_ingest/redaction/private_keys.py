@@ -122,6 +122,7 @@ def _key_before_end(lines: Sequence[str], end: int) -> KeyBlock | None:
 
 
 def _block(first: int, last: int, start: int, body: Sequence[str]) -> KeyBlock | None:
+    body = [line for line in body if not _END.search(line)]
     value = "\n".join(line.strip(" \t+-") for line in body)
     # Documentation fills a key with X.
     is_filled = len(set("".join(body))) < _MIN_DISTINCT_CHARACTERS

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -10,10 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock
+
 from the_block_llm.errors import StorageError
 from the_block_llm.os_errors import explain
 
+_log = logging.getLogger(__name__)
+FORMER_KEY_FILE: Final = Path("conf/local/pseudonym.key")
+"""Where the key was until it left the folder that `kedro package` archives."""
 _KEY_BYTES: Final = 32
+_MIN_KEY_BYTES: Final = 16
 _BOT: Final = re.compile(
     r"\[bot\]|\bbot@|-bot\b|\bbot\b|dependabot|renovate|greenkeeper|github-actions|snyk-bot"
     r"|allcontributors|pre-commit-ci|semantic-release|weblate|transifex|jenkins|travis ci"
@@ -52,18 +59,19 @@ def is_bot(name: str, email: str) -> bool:
 def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
     """Read the pseudonym key, or create it readable by its owner only.
 
+    A key at :data:`FORMER_KEY_FILE`, relative to the folder of ``key_file``, is moved first.
+
     Raises:
-        StorageError: The key can be neither read nor created.
+        StorageError: The key can be neither read nor created, or is too short.
     """
     if not pseudonymise:
         return Pseudonymizer(None)
     try:
         if not key_file.exists():
-            key_file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        return Pseudonymizer(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
+            _create_key(key_file)
+        key = bytes.fromhex(key_file.read_text(encoding="ascii").strip())
+        if len(key) < _MIN_KEY_BYTES:
+            raise ValueError(f"it has {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
     except OSError as error:
         raise StorageError(
             f"The pseudonym key {key_file} cannot be read or created: "
@@ -71,6 +79,28 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
         ) from error
     except ValueError as error:
         raise StorageError(
-            f"The pseudonym key {key_file} is damaged: it is not a hexadecimal number ({error}). "
+            f"The pseudonym key {key_file} is damaged ({error}). "
             "Restore it from a backup, or delete it (author IDs will change)."
         ) from error
+    return Pseudonymizer(key)
+
+
+def _create_key(key_file: Path) -> None:
+    key_file.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs at once must not use two keys, and none may read an unfinished one.
+    with FileLock(f"{key_file}.lock"):
+        if key_file.exists():
+            return
+        former = key_file.parent / FORMER_KEY_FILE
+        if former.is_file():
+            former.replace(key_file)
+            _log.info("Moved the pseudonym key %s to %s", former, key_file, extra={"markup": False})
+            return
+        unfinished = key_file.with_name(f"{key_file.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(key_file)

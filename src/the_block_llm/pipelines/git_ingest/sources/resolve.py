@@ -16,7 +16,6 @@ import numpy.typing as npt
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.os_errors import explain
-from the_block_llm.pipelines.git_ingest.git.clone import mask_credentials
 from the_block_llm.pipelines.git_ingest.git.refs import resolve_commit
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation, is_url, locate
 from the_block_llm.pipelines.git_ingest.git.rev_list import list_commits
@@ -27,6 +26,7 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     open_sandbox,
     shallow_commits,
 )
+from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.commit_times import MAX_TIME_S
@@ -209,9 +209,10 @@ def _pin_all(
     pinned: list[_PinnedRepository] = []
     failed: list[dict[str, str]] = []
     seen: dict[Path, str] = {}
-    for source, result in zip(sources, results, strict=True):
+    shown = map(without_credentials, sources)
+    for source, result in zip(shown, results, strict=True):
         if isinstance(result, Failure):
-            failed.append({"source": mask_credentials(source), "reason": result.reason})
+            failed.append({"source": without_credentials(source), "reason": result.reason})
         elif (folder := result.location.common_dir) in seen:
             reason = f"It is the same repository as {seen[folder]}, which is read."
             failed.append({"source": result.location.source, "reason": reason})

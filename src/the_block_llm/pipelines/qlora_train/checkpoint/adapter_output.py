@@ -14,13 +14,19 @@ from transformers import PreTrainedTokenizerFast
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import AdapterError, StorageError
 from the_block_llm.models.adapter.manifest import MANIFEST_NAME, AdapterManifest, open_adapter
-from the_block_llm.models.base.sources import base_revision, prepare_base_model
+from the_block_llm.models.base.sources import base_name, base_revision, prepare_base_model
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
 from the_block_llm.pipelines.qlora_train.runtime.memory_stats import device_name
 
 _LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 _REPORTS: Final = "training_reports.json"
+# Adapters are given to others: paths of this machine, such as the user's home, are left out.
+_PATHS: Final[Any] = {
+    "train_folder": True, "validation_folder": True, "work_folder": True,
+    "tensorboard_folder": True,
+    "profile": {"folder", "cache_folder"},
+}  # fmt: skip
 
 
 def finished_adapter_folder(job: TrainingJob) -> Path:
@@ -60,13 +66,14 @@ def save_adapter(
     """
     folder = finished_adapter_folder(job)
     location = prepare_base_model(job.profile)
+    base_model = base_name(job.profile)
     metrics = reports["metrics"]
     manifest = AdapterManifest(
         profile=job.profile.name,
-        base_model=location,
+        base_model=base_model,
         base_revision=base_revision(job.profile, location),
         data_hashes=job.data_hashes(),
-        parameters=job.model_dump(mode="json"),
+        parameters=job.model_dump(mode="json", exclude=_PATHS),
         git_commit=job.git_commit,
         library_versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
         device=device_name(device),
@@ -77,6 +84,11 @@ def save_adapter(
     try:
         if folder.exists():
             shutil.rmtree(folder)
+        # peft writes the first into the adapter's configuration, the others into its README.
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = base_model
+        base = model.get_base_model()
+        base.name_or_path = base.config._name_or_path = base_model
         # The frozen embedding is part of the base; "auto" would query the Hub for its size.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         tokenizer.save_pretrained(str(folder))

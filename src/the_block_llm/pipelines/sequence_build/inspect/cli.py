@@ -104,16 +104,20 @@ def rows(
     Raises:
         BlockError: There is no such row, or there are no rows yet.
     """
-    # Imported here so that --help does not import torch.
+    project = open_project(env, profile)
+    table = ParquetTable(project.folder_of(f"{split}_rows"))
+    models = ModelProfiles.model_validate(project.parameters["models"])
+    selected = resolve_profile(models, project.parameters["model"])
+    # Imported here so that --help and errors do not import torch.
+    from the_block_llm.models.base.hub import check_hub  # noqa: PLC0415
+
+    check_hub(selected)
     from the_block_llm.models.base.sources import load_tokenizer  # noqa: PLC0415
     from the_block_llm.pipelines.sequence_build.documents.special_tokens import (  # noqa: PLC0415
         add_domain_tokens,
     )
 
-    project = open_project(env, profile)
-    table = ParquetTable(project.folder_of(f"{split}_rows"))
-    models = ModelProfiles.model_validate(project.parameters["models"])
-    tokenizer = load_tokenizer(resolve_profile(models, project.parameters["model"]))
+    tokenizer = load_tokenizer(selected)
     if (project.parameters.get("sequence_build") or {}).get("domain_marks"):
         add_domain_tokens(tokenizer)
     if samples is not None:

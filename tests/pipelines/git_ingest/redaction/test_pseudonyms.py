@@ -1,0 +1,59 @@
+"""The key of the pseudonyms: created once, never replaced, and moved out of conf."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from the_block_llm.errors import StorageError
+from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import (
+    FORMER_KEY_FILE,
+    load_pseudonymizer,
+)
+
+
+def author(key_file: Path) -> str:
+    return load_pseudonymizer(True, key_file).author_id("Ann", "ann@example.org")
+
+
+def test_the_key_is_created_once_for_its_owner_only(tmp_path: Path) -> None:
+    key_file = tmp_path / ".pseudonym.key"
+    first = author(key_file)
+    assert author(key_file) == first
+    assert key_file.stat().st_mode & 0o077 == 0
+    assert len(bytes.fromhex(key_file.read_text())) == 32
+
+
+def test_the_former_key_is_moved_and_gives_the_same_pseudonyms(tmp_path: Path) -> None:
+    former = tmp_path / FORMER_KEY_FILE
+    former.parent.mkdir(parents=True)
+    before = author(former)
+    assert author(tmp_path / ".pseudonym.key") == before
+    assert not former.exists()
+    assert author(tmp_path / ".pseudonym.key") == before
+
+
+def test_runs_at_once_use_one_key(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+    seen: list[str] = []
+
+    def run() -> None:
+        start.wait()
+        seen.append(author(tmp_path / ".pseudonym.key"))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("content", ["", "\n", "abcd", "not hexadecimal"])
+def test_an_unfinished_or_damaged_key_is_not_used(tmp_path: Path, content: str) -> None:
+    key_file = tmp_path / ".pseudonym.key"
+    key_file.write_text(content)
+    with pytest.raises(StorageError, match=r"\.pseudonym\.key cannot be read"):
+        author(key_file)
+    assert key_file.read_text() == content
