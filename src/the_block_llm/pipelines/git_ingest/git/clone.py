@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from the_block_llm.errors import RepositoryError
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.pipelines.git_ingest.git.program import clone_environment
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 
 _FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
 
@@ -16,16 +16,23 @@ _FATAL: Final = re.compile(r"(?:remote: )?fatal: .+")
 def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     """Clone ``url``, or fetch into its existing clone, and return the bare repository.
 
+    Other processes that need the same clone, such as a run in another project, wait.
+
     Raises:
         RepositoryError: Cloning or fetching failed.
     """
     key = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     target = clone_folder.absolute() / f"{name}-{key}.git"
-    clone_folder.mkdir(parents=True, exist_ok=True)
+    with ProcessLock(target.with_name(f".{target.name}.lock"), f"The clone {target}"):
+        _update(url, target)
+    return target
+
+
+def _update(url: str, target: Path) -> None:
     # An interrupted clone is never taken for a complete one: git clones under a temporary name,
-    # which is then renamed atomically.
-    remove_stale_temp_dirs(clone_folder)
-    temporary = target.with_name(temp_dir_name(target.name))
+    # which is then renamed atomically. Only the holder of the lock writes there.
+    temporary = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
     # GitPython looks for git when it is imported: import it only after require_git.
     import git  # noqa: PLC0415
 
@@ -48,7 +55,6 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
         ) from error
     if not target.exists():
         temporary.rename(target)
-    return target
 
 
 def _fatal_message(error: Exception) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
+from the_block_llm.locks.leases import leased_temporary_folder
 from the_block_llm.pipelines.git_ingest.git.program import sandbox_environment
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 
+_SANDBOXES: Final = ".sandboxes"  # apart from the many folders of repositories
 # git loads an added or deleted file completely, whatever its size, before it reports "binary".
 _MIN_ALLOCATION_LIMIT_BYTES: Final = 128 << 20
 # Paths in a git directory that are read.
@@ -176,19 +176,15 @@ def open_sandbox(
     """
     if not follow_alternates:
         refuse_external_symlinks(location)
-    try:
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        remove_stale_temp_dirs(cache_folder)
-        temp_dir = tempfile.TemporaryDirectory(
-            prefix=f"{temp_dir_name('sandbox')}-", dir=cache_folder
-        )
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "
-            "git_ingest.cache_folder to another folder."
-        ) from error
-    with temp_dir as folder:
-        git_dir = Path(folder).absolute()
+    with contextlib.ExitStack() as stack:
+        try:
+            parent = cache_folder.absolute() / _SANDBOXES
+            git_dir = stack.enter_context(leased_temporary_folder(parent, "sandbox"))
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write to {cache_folder}: {error.strerror}. Make it writable or set "
+                "git_ingest.cache_folder to another folder."
+            ) from error
         _link_objects(location, git_dir, follow_alternates=follow_alternates)
         _link_refs(location, git_dir)
         _write_config(location, git_dir, max_file_bytes, mailmap_commit)
