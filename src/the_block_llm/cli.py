@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,13 @@ from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import StoppedOnRequest, user_error_cause
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build.inspect import cli as inspect_command
 from the_block_llm.planning import command as estimate_command
 from the_block_llm.project.config_loader import config_loader, project_parameters
+from the_block_llm.project.run_lock import RunLock
 from the_block_llm.project.run_options import check_run_options
 
 _RUN_HELP: Final = """Read a repository, build sequences, train an adapter, evaluate it.
@@ -113,6 +116,18 @@ def _parameter_loader(metadata: ProjectMetadata) -> Callable[[str | None], Mappi
     return lambda env: project_parameters(metadata.project_path, env)
 
 
+@contextmanager
+def _project_lock(metadata: ProjectMetadata, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Wait until no run of the project is under way, and keep others from starting."""
+    execution = ExecutionParams.model_validate(parameters.get("execution") or {})
+    lock = RunLock(metadata.project_path / "data")
+    lock.acquire(execution.lock_timeout_s)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _parameter_loader_with_tables(
     metadata: ProjectMetadata,
 ) -> Callable[[str | None], Mapping[str, Any]]:
@@ -168,4 +183,4 @@ for _name, _callback, _options, _help in (
     ("training-job", _training_job, training_job_command.OPTIONS, training_job_command.HELP),
 ):
     cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
-cli.add_command(adapters_group(_parameter_loader, _exit_on_user_error))
+cli.add_command(adapters_group(_parameter_loader, _project_lock, _exit_on_user_error))

@@ -41,7 +41,7 @@ class TableError(StorageError):
 
 
 class TableReplacedError(TableError):
-    """A table was replaced by another process while it was read."""
+    """Another process is replacing tables, or has replaced one while it was read."""
 
 
 class ProfileError(BlockError):

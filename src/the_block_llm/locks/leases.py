@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from the_block_llm.locks.process_lock import NO_LOCKS, host_name
 
 _POLL_S: Final = 0.05
-_NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 _LEASE_SUFFIX: Final = ".lease"
 # Locks of some cluster file systems do not reach other hosts: what another host has leased counts
 # as in use for a day, even if its lock is free here.
@@ -30,11 +30,11 @@ _FOREIGN_GRACE_S: Final = 24 * 3600.0
 def lease(path: Path) -> Iterator[None]:
     """Mark ``path``, which need not exist yet, as in use until the context or the process ends.
 
-    Any number of processes may hold a lease of the same path. In a folder that this process may
-    not write, it holds none.
+    Any number of processes may hold a lease of the same path. In a folder that cannot be written,
+    this one holds none.
 
     Raises:
-        OSError: The lease cannot be created, such as on a full disk.
+        OSError: The lease cannot be created for another reason.
     """
     name = f".{path.name}@{host_name()}@{uuid.uuid4().hex}{_LEASE_SUFFIX}"
     lease_file = path.with_name(name)

@@ -59,9 +59,7 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
     try:
         if not key_file.exists():
             key_file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            _create_key(key_file)
         return Pseudonymizer(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
     except (OSError, ValueError) as error:
         raise StorageError(
@@ -69,3 +67,20 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
             "writable, delete a damaged key (author IDs will change), or set "
             "git_ingest.pseudonym_key_file."
         ) from error
+
+
+def _create_key(key_file: Path) -> None:
+    # Complete under its name, or absent: a worker of this run, or of another, may read it now.
+    temporary = key_file.with_name(f".{key_file.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+        try:
+            os.link(temporary, key_file)
+        except FileExistsError:
+            pass  # the key of whoever was first holds
+        except OSError:
+            temporary.replace(key_file)  # on a file system without hard links
+    finally:
+        temporary.unlink(missing_ok=True)
