@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -47,12 +48,18 @@ def test_index_is_built_once_per_state_of_the_tables(index_arguments, monkeypatc
     second = open_index(*index_arguments)
     assert second.fingerprint != first.fingerprint
     assert [p.source for p in second.search("brand new", 1)] == ["src/new.rs"]
-    assert [p.name for p in index_arguments[2].iterdir()] == [second.fingerprint], (
-        "the outdated index is removed"
-    )
-    # A reader of the outdated index can still use it.
+    # A reader of the outdated index can still use it, though nobody opens it any more.
     assert first.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
     assert first.search("tally votes", 1)
+    assert [path.parent.name for path in index_arguments[2].glob("*/index.json")] == [
+        second.fingerprint
+    ]
+    outdated = first.folder
+    del first
+    gc.collect()
+    write_tables(index_arguments[0].parent, {"src/newer.rs": "fn newest() {}\n"})
+    open_index(*index_arguments)
+    assert not outdated.exists(), "it is removed once nobody reads it"
 
 
 def test_failed_build_leaves_no_files(index_arguments, monkeypatch):
@@ -63,7 +70,7 @@ def test_failed_build_leaves_no_files(index_arguments, monkeypatch):
         patched.setattr(repository_index, "_write", fail)
         with pytest.raises(StorageError, match="No space left"):
             open_index(*index_arguments)
-    assert list(index_arguments[2].iterdir()) == []
+    assert [path for path in index_arguments[2].iterdir() if path.is_dir()] == []
     assert open_index(*index_arguments).search("votes", 1)
 
 
