@@ -91,7 +91,12 @@ def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _exit_on_user_error(training_job_command.write_job, _project_opener(metadata), **options)
+    def write_job() -> None:
+        # The rows, their facts and the repository must come from one run.
+        with _project_lock(metadata, project_parameters(metadata.project_path, options["env"])):
+            training_job_command.write_job(_project_opener(metadata), **options)
+
+    _exit_on_user_error(write_job)
 
 
 def _project_opener(metadata: ProjectMetadata) -> OpenProject:

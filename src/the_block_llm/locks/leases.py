@@ -5,6 +5,7 @@ with its process. Process ids say nothing about this: other hosts and containers
 """
 
 import errno
+import functools
 import glob
 import shutil
 import time
@@ -82,13 +83,15 @@ def is_leased(path: Path) -> bool:
 
 @contextmanager
 def leased_temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Create a folder in ``parent`` with a lease; remove it, and those of killed processes.
+    """Create a folder in ``parent`` with a lease, and remove it at the end.
+
+    The first call of a process also removes those that killed processes have left.
 
     Raises:
         OSError: ``parent`` cannot be written.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    remove_unleased(parent, f"{prefix}-*")
+    _remove_unleased_once(parent.resolve(), f"{prefix}-*")
     folder = parent / f"{prefix}-{uuid.uuid4().hex[:12]}"
     with lease(folder):
         folder.mkdir(mode=0o700)
@@ -96,6 +99,12 @@ def leased_temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _remove_unleased_once(parent: Path, pattern: str) -> None:
+    # Each look costs a request of a network file system for each folder in use.
+    remove_unleased(parent, pattern)
 
 
 def remove_unleased(parent: Path, pattern: str) -> None:

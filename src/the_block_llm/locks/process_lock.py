@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from the_block_llm.errors import InUseError
 
@@ -103,9 +103,8 @@ class ProcessLock:
         self._path = path
         self._subject = subject
         self._remedy = remedy
-        # Released by whichever thread ends the work.
-        # A singleton outlives a reload of this package's modules in a notebook.
-        self._lock = FileLock(path, thread_local=False, is_singleton=takes_over)
+        self._takes_over = takes_over
+        self._lock: BaseFileLock | None = None
         self._holder_pid: int | None = None
 
     def __enter__(self) -> "ProcessLock":
@@ -131,9 +130,15 @@ class ProcessLock:
             OSError: The lock file cannot be created.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever may write to the folder may lock it: it can belong to a group.
+        mode = self._path.parent.stat().st_mode & 0o666
+        # Released by whichever thread ends the work. A singleton outlives a reload of this
+        # package's modules in a notebook.
+        lock = FileLock(self._path, mode=mode, thread_local=False, is_singleton=self._takes_over)
+        self._lock = lock
         start = time.monotonic()
         pause_s = 0.0
-        while not self._try(pause_s):
+        while not self._try(lock, pause_s):
             waited_s = time.monotonic() - start
             owner = read_owner(self._path) or "another process"
             if timeout_s is not None and waited_s >= timeout_s:
@@ -155,21 +160,21 @@ class ProcessLock:
 
     def release(self) -> None:
         """Release the lock; does nothing if it is not held, as in a forked child of its holder."""
-        if self._holder_pid == os.getpid():
+        if self._lock is not None and self._holder_pid == os.getpid():
             self._holder_pid = None
             _record_of(self._path).unlink(missing_ok=True)
             self._lock.release()
 
-    def _try(self, timeout_s: float) -> bool:
-        if self._lock.is_locked:  # only a singleton can be
+    def _try(self, lock: BaseFileLock, timeout_s: float) -> bool:
+        if lock.is_locked:  # only a singleton can be
             owner = read_owner(self._path)
             others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
             if owner is not None and owner.thread in others:
                 time.sleep(timeout_s)
                 return False
-            self._lock.release(force=True)
+            lock.release(force=True)
         try:
-            self._lock.acquire(timeout=timeout_s, poll_interval=_POLL_S)
+            lock.acquire(timeout=timeout_s, poll_interval=_POLL_S)
         except Timeout:
             return False
         except (OSError, NotImplementedError) as error:

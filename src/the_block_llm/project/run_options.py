@@ -11,7 +11,14 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
-from the_block_llm.errors import ParameterError, TableError, did_you_mean, user_error_cause
+from the_block_llm.datasets.cutoff import tables_are_complete
+from the_block_llm.errors import (
+    ParameterError,
+    TableError,
+    TableReplacedError,
+    did_you_mean,
+    user_error_cause,
+)
 from the_block_llm.pipelines.git_ingest.git.repository import is_url, locate
 
 _NODE_OPTIONS: Final = {
@@ -20,6 +27,8 @@ _NODE_OPTIONS: Final = {
     "to_nodes": "--to-nodes",
 }
 _DATASET_OPTIONS: Final = {"from_inputs": "--from-inputs", "to_outputs": "--to-outputs"}
+_INGESTED_TABLES: Final = frozenset({"commits", "file_changes", "snapshot_files"})
+_INGEST_OUTPUTS: Final = _INGESTED_TABLES | {"repository", "overlaps", "ingest_report"}
 _RUNNERS: Final = ("ParallelRunner", "SequentialRunner", "ThreadRunner")
 
 
@@ -70,6 +79,7 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     Raises:
         TableError: An input does not exist; the message names the nodes or the pipeline that
             create it.
+        TableReplacedError: The tables of git_ingest come from two of its runs.
         AdapterError: The input adapter does not exist.
     """
     stored = set(catalog.keys())
@@ -90,6 +100,20 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     for name in inputs:
         if not catalog.exists(name):
             _raise_missing_input(name, catalog)
+    if _INGESTED_TABLES & set(inputs) and not _INGEST_OUTPUTS & pipeline.all_outputs():
+        _check_ingest_complete(catalog)
+
+
+def _check_ingest_complete(catalog: DataCatalog) -> None:
+    repository = catalog.load("repository")
+    counts = catalog.load("snapshot_counts") if catalog.exists("snapshot_counts") else []
+    if not tables_are_complete(repository, counts):
+        raise TableReplacedError(
+            f"The tables of git_ingest are incomplete: its run that began at "
+            f"{repository['pinned_at']} was stopped, or wrote only some of them, and the others "
+            "are those of an earlier run. Run `kedro run --pipeline=git_ingest`, which reads only "
+            "what is not cached."
+        )
 
 
 def _raise_missing_input(name: str, catalog: DataCatalog) -> None:

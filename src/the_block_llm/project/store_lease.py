@@ -44,6 +44,7 @@ class StoreLease:
         self._owner = ""
         self._n_renewals = 0
         self._is_lost = False
+        self._has_written = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,11 +99,13 @@ class StoreLease:
 
     def release(self) -> None:
         """Stop renewing the lease, and remove it."""
-        if self._thread is None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+        if not self._has_written:
             return
-        self._stop.set()
-        self._thread.join()
-        self._thread = None
+        self._has_written = False
         try:
             current = self._read()
             if current is not None and current["token"] == self._token:
@@ -112,6 +115,7 @@ class StoreLease:
             _log.warning("%s", error, extra={"markup": False})
 
     def _take(self, *, is_expired: bool) -> bool:
+        self._has_written = True
         if is_expired:
             self._object.put_bytes(self._record())
         elif not self._object.put_new_bytes(self._record()):

@@ -20,6 +20,7 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
+from the_block_llm.datasets.cutoff import tables_are_complete
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.datasets.report_files import read_report
@@ -178,23 +179,17 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
 def check_tables_complete(tables_folder: StorageLocation, repository: Mapping[str, Any]) -> None:
     """Check that all tables come from the run of git_ingest that wrote ``repository``.
 
-    That run describes the repository first and stores the counts of the snapshots last.
-
     Raises:
         TableReplacedError: Some do not, or not yet.
     """
-    pinned_at = repository.get("pinned_at")
-    if pinned_at is None:
-        return  # not written by a run
-    counts_file = tables_folder / COUNTS
     try:
-        counts = read_report(counts_file)
+        counts = read_report(tables_folder / COUNTS)
     except TableError:
         counts = []
-    if not counts or any(entry.get("pinned_at") != pinned_at for entry in counts):
+    if not tables_are_complete(repository, counts):
         raise TableReplacedError(
             f"The tables in {tables_folder} are incomplete: the run of git_ingest that began at "
-            f"{pinned_at} still runs or was stopped. Wait for it, or run `kedro run "
+            f"{repository['pinned_at']} still runs or was stopped. Wait for it, or run `kedro run "
             "--pipeline=git_ingest`; or ask without retrieval (--no-retrieval)."
         )
 

@@ -63,8 +63,7 @@ class SnapshotTable(NamedTuple):
     snapshot_files: list[Path]
     counts: list[dict[str, Any]]
     """One entry per snapshot; for a repository that could not be read, its name and ``failed``.
-    Each has ``pinned_at`` of ``repository.json``: these counts are stored after all tables, so
-    equal times mean that the tables are complete and of one run."""
+    Each has ``pinned_at`` of ``repository.json``: these counts are stored after all tables."""
 
 
 class _RepositoryHistory(NamedTuple):

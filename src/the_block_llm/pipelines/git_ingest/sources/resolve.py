@@ -118,7 +118,7 @@ def resolve_repositories(
             entries.append(_entry(pin, name, params.ref, sha, cutoff, train_until))
     if not entries:
         raise RepositoryError(_all_failed_message(failed))
-    # Tells the tables of this run from those of another: see snapshot_counts.
+    # Tells the tables of this run from those of another (datasets/cutoff.py).
     pinned_at = dt.datetime.now(dt.UTC).isoformat()
     return {**entries[0], "repositories": entries, "failed": failed, "pinned_at": pinned_at}
 
