@@ -48,10 +48,11 @@ class LockOwner:
 
     def __str__(self) -> str:
         started = datetime.fromisoformat(self.started)
-        minutes = max(0.0, (datetime.now(UTC) - started).total_seconds() / 60)
+        seconds = max(0.0, (datetime.now(UTC) - started).total_seconds())
+        duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
         return (
             f"`{self.command}` (process {self.pid} on {self.host}, since "
-            f"{started.astimezone():%H:%M:%S}, for {minutes:,.0f} min)"
+            f"{started.astimezone():%H:%M:%S}, for {duration})"
         )
 
 
@@ -142,7 +143,7 @@ class ProcessLock:
             waited_s = time.monotonic() - start
             owner = read_owner(self._path) or "another process"
             if timeout_s is not None and waited_s >= timeout_s:
-                waited = f", and still was after {waited_s:,.0f} s" if timeout_s else ""
+                waited = f", also after waiting {waited_s:,.0f} s" if timeout_s else ""
                 raise InUseError(f"{self._subject} is in use by {owner}{waited}. {self._remedy}")
             _log.warning(
                 "%s: %s is in use by %s. Ctrl-C stops waiting.",
