@@ -1,5 +1,7 @@
 """Only what no process uses is removed, on this host and others."""
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -119,4 +121,22 @@ def test_a_failing_owner_removes_its_folder(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_of_the_file_system_a_lease_holds_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with leased_temporary_folder(tmp_path, "box") as folder:
+        remove_unleased(tmp_path, "box-*")
+        assert folder.exists()
+        [lease_file] = tmp_path.glob(".box-*.lease")
+        yesterday = time.time() - 25 * 3600
+        os.utime(lease_file, (yesterday, yesterday))
+        remove_unleased(tmp_path, "box-*")
+        assert not folder.exists()
     assert list(tmp_path.iterdir()) == []

@@ -49,7 +49,7 @@ def test_processes_hold_it_one_after_the_other(tmp_path: Path) -> None:
     assert number.read_text() == str(4 * 15)
 
 
-def test_who_waits_is_told_for_whom(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_message_names_the_holder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "new" / "lock"
     holder = Script(HOLD, path, "https://ann:secret@example.org/project")
     with running(holder):
@@ -163,11 +163,12 @@ def test_a_holder_in_another_live_thread_is_not_succeeded(tmp_path: Path) -> Non
     lock.release()
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def flock(handle: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), ProcessLock(tmp_path / "lock", "It"):

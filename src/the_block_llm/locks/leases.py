@@ -22,8 +22,8 @@ from the_block_llm.locks.process_lock import NO_LOCKS, host_name
 _POLL_S: Final = 0.05
 _NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 _LEASE_SUFFIX: Final = ".lease"
-# Locks of some cluster file systems do not reach other hosts: what another host has leased counts
-# as in use for a day, even if its lock is free here.
+# Some file systems have no locks, or locks that do not reach other hosts: what another host has
+# leased counts as in use for a day, even if its lock is free here.
 _FOREIGN_GRACE_S: Final = 24 * 3600.0
 
 
@@ -32,21 +32,19 @@ def lease(path: Path) -> Iterator[None]:
     """Mark ``path``, which need not exist yet, as in use until the context or the process ends.
 
     Any number of processes may hold a lease of the same path. In a folder that cannot be written,
-    this one holds none.
+    this process holds none; on a file system without locks, for a day.
 
     Raises:
         OSError: The lease cannot be created for another reason.
     """
     name = f".{path.name}@{host_name()}@{uuid.uuid4().hex}{_LEASE_SUFFIX}"
     lease_file = path.with_name(name)
-    lock = FileLock(lease_file, thread_local=False)
+    lock = FileLock(lease_file, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(poll_interval=_POLL_S)  # waits only while is_leased checks it just now
     except OSError as error:
         if error.errno not in _NOT_WRITABLE | NO_LOCKS:
             raise
-        yield
-        return
     try:
         yield
     finally:
@@ -65,13 +63,18 @@ def is_leased(path: Path) -> bool:
             age_s = time.time() - lease_file.stat().st_mtime
         except FileNotFoundError:
             continue  # released in this moment
-        lock = FileLock(lease_file, thread_local=False)
+        lock = FileLock(lease_file, thread_local=False, fallback_to_soft=False)
+        is_own_host = lease_file.name.split("@")[-2] == host_name()
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            is_own_host = False  # as good as another: its locks are not seen here
         try:
-            if lease_file.name.split("@")[-2] != host_name() and age_s < _FOREIGN_GRACE_S:
+            if not is_own_host and age_s < _FOREIGN_GRACE_S:
                 return True
             # Before the release: a lease that was created in this moment then gets a new file.
             with suppress(PermissionError):  # Windows does not remove open files

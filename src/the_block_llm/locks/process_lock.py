@@ -135,7 +135,10 @@ class ProcessLock:
         mode = self._path.parent.stat().st_mode & 0o666
         # Released by whichever thread ends the work. A singleton outlives a reload of this
         # package's modules in a notebook.
-        lock = FileLock(self._path, mode=mode, thread_local=False, is_singleton=self._takes_over)
+        lock = FileLock(
+            self._path, mode=mode, thread_local=False, is_singleton=self._takes_over,
+            fallback_to_soft=False,
+        )  # fmt: skip
         self._lock = lock
         start = time.monotonic()
         pause_s = 0.0
@@ -178,8 +181,8 @@ class ProcessLock:
             lock.acquire(timeout=timeout_s, poll_interval=_POLL_S)
         except Timeout:
             return False
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
                 raise
             _log.warning(
                 "The file system of %s has no locks (%s): nothing keeps another process from "
