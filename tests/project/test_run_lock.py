@@ -161,10 +161,25 @@ def test_a_process_whose_lease_was_taken_over_stops(store: StorePath) -> None:
     first, second = StoreLease(store, ""), StoreLease(store, "")
     first.acquire(0)
     first._stop.set()  # as if it could not reach the store
+    assert first._thread is not None
+    first._thread.join()
     second.acquire(0)
     with pytest.raises(InUseError, match="was taken over by"):
         first.check()
     first.release()
+    second.check()
+    second.release()
+
+
+def test_an_interrupted_run_of_the_same_process_is_succeeded(
+    store: StorePath, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted, second = StoreLease(store, ""), StoreLease(store, "")
+    interrupted.acquire(0)  # and goes on renewing its lease
+    second.acquire(0)
+    assert "Waiting" not in caplog.text
+    with pytest.raises(InUseError):
+        interrupted.check()
     second.check()
     second.release()
 

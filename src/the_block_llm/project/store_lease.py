@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -62,7 +63,10 @@ class StoreLease:
         self._owner = json.dumps(asdict(current_process()))
         start = seen_at = time.monotonic()
         last_seen = self._read()
-        if last_seen is not None:
+        if last_seen is not None and _stop_renewal_here(last_seen["token"]):
+            # Of an interrupted run of this notebook: the lock of ``data`` excludes any other.
+            seen_at -= 2 * _EXPIRY_S
+        elif last_seen is not None:
             _log.warning(
                 "Waiting: %s is in use by %s. Ctrl-C stops waiting.",
                 self._folder, _describe(last_seen), extra={"markup": False},
@@ -78,7 +82,7 @@ class StoreLease:
             if seen != last_seen:
                 has_renewed = has_renewed or last_seen is not None
                 last_seen, seen_at = seen, time.monotonic()
-        self._thread = threading.Thread(target=self._renew, name="store lease", daemon=True)
+        self._thread = _RenewalThread(self._token, self._renew, self._stop)
         self._thread.start()
 
     def check(self) -> None:
@@ -147,6 +151,24 @@ class StoreLease:
         except FileNotFoundError:
             return None
         return record
+
+
+class _RenewalThread(threading.Thread):
+    """Renews a lease; can be found after the modules of this package were loaded again."""
+
+    def __init__(self, token: str, renew: Callable[[], None], stop: threading.Event) -> None:
+        super().__init__(target=renew, name=f"store lease {token}", daemon=True)
+        self.stop = stop
+
+
+def _stop_renewal_here(token: str) -> bool:
+    """Stop renewing a lease if this process does; return whether it did."""
+    for thread in threading.enumerate():
+        if thread.name == f"store lease {token}":
+            thread.stop.set()  # type: ignore[attr-defined]  # a _RenewalThread
+            thread.join()
+            return True
+    return False
 
 
 def _describe(record: dict[str, Any] | None) -> str:
