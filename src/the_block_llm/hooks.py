@@ -30,7 +30,11 @@ from the_block_llm.memory import trim_heap
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.project.parameter_checks import check_parameters
 from the_block_llm.project.run_lock import RunLock
-from the_block_llm.project.run_options import check_inputs, check_repository
+from the_block_llm.project.run_options import (
+    check_ingest_complete,
+    check_inputs,
+    check_repository,
+)
 from the_block_llm.project.run_summary import print_summary
 from the_block_llm.viz.statistics import write_viz_statistics
 
@@ -135,6 +139,7 @@ class ProjectHooks:
                 "Install it (https://git-scm.com/downloads) and run again."
             )
         check_inputs(pipeline, catalog)
+        check_ingest_complete(pipeline, catalog)
         store = self._storage
         if isinstance(store, StorePath) and _writes_to(store, pipeline, catalog):
             check_writable(store)

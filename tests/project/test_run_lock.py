@@ -113,7 +113,7 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (
-        ("_RENEWAL_S", 0.2), ("_EXPIRY_S", 2.0), ("_POLL_S", 0.1), ("_SETTLING_S", 0.1),
+        ("_RENEWAL_S", 0.2), ("_EXPIRY_S", 60.0), ("_POLL_S", 0.1), ("_SETTLING_S", 0.1),
     ):  # fmt: skip
         monkeypatch.setattr(store_lease, name, seconds)
 
@@ -147,8 +147,12 @@ def test_a_lease_in_a_store_excludes_others_until_it_is_released(
 
 
 def test_the_lease_of_a_killed_process_expires(
-    store: StorePath, credentials: dict[str, Any], caplog: pytest.LogCaptureFixture
+    store: StorePath,
+    credentials: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(store_lease, "_EXPIRY_S", 2.0)
     hold(credentials).kill()
     lease = StoreLease(store, "")
     lease.acquire(0)  # although nobody may be waited for: it is not renewed
@@ -157,12 +161,15 @@ def test_the_lease_of_a_killed_process_expires(
     lease.release()
 
 
-def test_a_process_whose_lease_was_taken_over_stops(store: StorePath) -> None:
+def test_a_process_whose_lease_was_taken_over_stops(
+    store: StorePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = StoreLease(store, ""), StoreLease(store, "")
     first.acquire(0)
     first._stop.set()  # as if it could not reach the store
     assert first._thread is not None
     first._thread.join()
+    monkeypatch.setattr(store_lease, "_EXPIRY_S", 2.0)
     second.acquire(0)
     with pytest.raises(InUseError, match="was taken over by"):
         first.check()

@@ -79,7 +79,6 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     Raises:
         TableError: An input does not exist; the message names the nodes or the pipeline that
             create it.
-        TableReplacedError: The tables of git_ingest come from two of its runs.
         AdapterError: The input adapter does not exist.
     """
     stored = set(catalog.keys())
@@ -100,11 +99,20 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     for name in inputs:
         if not catalog.exists(name):
             _raise_missing_input(name, catalog)
-    if _INGESTED_TABLES & set(inputs) and not _INGEST_OUTPUTS & pipeline.all_outputs():
-        _check_ingest_complete(catalog)
 
 
-def _check_ingest_complete(catalog: DataCatalog) -> None:
+def check_ingest_complete(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Check that the tables of git_ingest, if other pipelines read them, come from one run.
+
+    Args:
+        pipeline: The pipeline to run, whose inputs exist.
+        catalog: Catalog of the project.
+
+    Raises:
+        TableReplacedError: The last run of git_ingest was stopped, or ran only some of its nodes.
+    """
+    if not _INGESTED_TABLES & pipeline.inputs() or _INGEST_OUTPUTS & pipeline.all_outputs():
+        return
     repository = catalog.load("repository")
     counts = catalog.load("snapshot_counts") if catalog.exists("snapshot_counts") else []
     if not tables_are_complete(repository, counts):

@@ -21,7 +21,7 @@ from the_block_llm.locks.process_lock import LockOwner, current_process
 _log = logging.getLogger(__name__)
 _LEASE_OBJECT: Final = ".run.json"
 _RENEWAL_S: Final = 5.0
-_EXPIRY_S: Final = 30.0
+_EXPIRY_S: Final = 60.0
 _POLL_S: Final = 1.0
 # Stores without conditional writes let two processes create the object: the last one wins, and
 # each reads it again after this time.
