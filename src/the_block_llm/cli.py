@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_location
 from the_block_llm.errors import StoppedOnRequest, user_error_cause
+from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.sequence_build.inspect import cli as inspect_command
 from the_block_llm.planning import command as estimate_command
 from the_block_llm.project.config_loader import config_loader, project_parameters
 from the_block_llm.project.packaging import check_packaged_configuration
+from the_block_llm.project.run_lock import RunLock
 from the_block_llm.project.run_options import check_run_options
 from the_block_llm.project.run_params import parse_params
 
@@ -112,7 +115,12 @@ def _estimate(metadata: ProjectMetadata, /, **options: Any) -> None:
 
 @click.pass_obj
 def _training_job(metadata: ProjectMetadata, /, **options: Any) -> None:
-    _exit_on_user_error(training_job_command.write_job, _project_opener(metadata), **options)
+    def write_job() -> None:
+        # The rows, their facts and the repository must come from one run.
+        with _project_lock(metadata, project_parameters(metadata.project_path, options["env"])):
+            training_job_command.write_job(_project_opener(metadata), **options)
+
+    _exit_on_user_error(write_job)
 
 
 @click.pass_obj
@@ -142,6 +150,18 @@ def _project_opener(metadata: ProjectMetadata) -> OpenProject:
 def _parameter_loader(metadata: ProjectMetadata) -> Callable[[str | None], Mapping[str, Any]]:
     os.chdir(metadata.project_path)
     return lambda env: project_parameters(metadata.project_path, env)
+
+
+@contextmanager
+def _project_lock(metadata: ProjectMetadata, parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Wait until no run of the project is under way, and keep others from starting."""
+    execution = ExecutionParams.model_validate(parameters.get("execution") or {})
+    lock = RunLock(metadata.project_path / "data")
+    lock.acquire(execution.lock_timeout_s)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _parameter_loader_with_tables(
@@ -202,4 +222,4 @@ for _name, _callback, _options, _help in (
     ("training-job", _training_job, training_job_command.OPTIONS, training_job_command.HELP),
 ):
     cli.add_command(click.Command(_name, callback=_callback, params=_options, help=_help))
-cli.add_command(adapters_group(_parameter_loader, _exit_on_user_error))
+cli.add_command(adapters_group(_parameter_loader, _project_lock, _exit_on_user_error))

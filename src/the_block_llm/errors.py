@@ -34,8 +34,16 @@ class StorageError(BlockError):
     """A storage location cannot be used: unreachable, read-only, full, or not a folder."""
 
 
+class InUseError(StorageError):
+    """Another process is using a folder or file that one process at a time may change."""
+
+
 class TableError(StorageError):
     """A stored table or report is missing, incomplete or has another schema."""
+
+
+class TableReplacedError(TableError):
+    """Another process is replacing tables, or has replaced one while it was read."""
 
 
 class ProfileError(BlockError):

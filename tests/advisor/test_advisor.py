@@ -10,7 +10,9 @@ from tests.builders.advised_repository import (
     write_tables,
 )
 from tests.builders.likelihoods import continuation_nll
-from tests.builders.tiny_llama import tiny_profile
+from tests.builders.processes import Script, running
+from tests.builders.project import ROOT
+from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 
 from the_block_llm.advisor.advisor import Advisor
 from the_block_llm.advisor.models.pool import ModelPool
@@ -205,8 +207,46 @@ def test_cached_quantized_weights_give_equal_logits(parameters, tmp_path):
     with torch.no_grad():
         fresh, cached = logits(), logits()
     assert torch.equal(fresh, cached)
-    [cache_entry] = tmp_path.iterdir()
+    [cache_entry] = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert cache_entry.name.startswith("tiny.nf4-")
+
+
+QUANTIZE = """
+    import sys
+    from pathlib import Path
+    import torch
+    from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
+    from the_block_llm.advisor.models.quantized_cache import load_quantized
+    folder, cache = Path(sys.argv[1]), Path(sys.argv[1]) / "cache"
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for n in range(6):
+        # Two sets of weights of one profile: each makes the other's cache outdated.
+        profile = tiny_profile(folder / f"weights{(n + int(sys.argv[2])) % 2}")
+        model = load_quantized(profile, torch.device("cpu"), cache)
+        print("loaded", float(model.get_input_embeddings().weight.sum()), profile.folder[-1])
+"""
+
+
+@pytest.mark.slow(seconds=30)
+def test_processes_that_replace_each_others_quantized_weights_get_their_own(tmp_path):
+    expected = {}
+    for seed in (0, 1):
+        save_tiny_llama(tmp_path / f"weights{seed}", seed)
+        model = load_base_model(tiny_profile(tmp_path / f"weights{seed}"), torch.device("cpu"))
+        expected[str(seed)] = float(model.get_input_embeddings().weight.sum())
+    processes = [Script(QUANTIZE, tmp_path, n, cwd=ROOT) for n in range(3)]
+    with running(*processes):
+        for process in processes:
+            process.wait_for("ready")
+        for process in processes:
+            process.send("go")
+        for process in processes:
+            lines = [line for line in process.finish().splitlines() if line.startswith("loaded")]
+            assert len(lines) == 6
+            for line in lines:
+                _, total, weights = line.split()
+                assert float(total) == expected[weights]
 
 
 def test_models_are_loaded_on_first_use_and_only_once(parameters, monkeypatch):
@@ -229,6 +269,19 @@ def test_index_is_rebuilt_when_the_tables_change(tmp_path):
     advisor = Advisor(advisor_parameters(folder))
     assert not advisor.index().search("zebra", 3)
     write_tables(folder, {"src/zebra.rs": "fn zebra() {}\n"})
+    assert [p.source for p in advisor.index().search("zebra", 3)] == ["src/zebra.rs"]
+
+
+def test_index_of_before_is_kept_while_a_run_replaces_the_tables(tmp_path):
+    folder = build_advised_repository(tmp_path)
+    advisor = Advisor(advisor_parameters(folder))
+    before = advisor.index()
+    finished = (folder / "02_intermediate/snapshot_counts.json").read_bytes()
+    write_tables(folder, {"src/zebra.rs": "fn zebra() {}\n"}, pinned_at="later")
+    (folder / "02_intermediate/snapshot_counts.json").write_bytes(finished)
+    assert advisor.index() is before
+    assert Advisor(advisor_parameters(folder)).index().fingerprint == before.fingerprint
+    write_tables(folder, {"src/zebra.rs": "fn zebra() {}\n"}, pinned_at="later")
     assert [p.source for p in advisor.index().search("zebra", 3)] == ["src/zebra.rs"]
 
 

@@ -11,7 +11,7 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_table
+from the_block_llm.datasets.parquet_table import save_table, write_text_atomically
 from the_block_llm.models.adapter.manifest import AdapterManifest
 
 HEAD = "a1b2c3d4" + "0" * 32
@@ -25,8 +25,17 @@ FILES = {
 SUBJECTS = ["Start the ledger", "Tally votes twice", "Explain consensus", "Merge it"]
 
 
-def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = HEAD) -> None:
-    """Write the tables and the repository description of git_ingest under ``folder``."""
+def write_tables(
+    folder: Path,
+    files: dict[str, str] | None = None,
+    head: str = HEAD,
+    pinned_at: str = "2026-01-09T00:00:00+00:00",
+) -> None:
+    """Write the tables of git_ingest under ``folder``, in its order: the description first."""
+    repository = folder / "01_raw" / "repository.json"
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    description = {"repositories": [{"name": "chain", "head": head}], "pinned_at": pinned_at}
+    write_text_atomically(repository, json.dumps(description))
     times = [datetime(2026, 1, n, tzinfo=UTC) for n in range(1, 5)]
     commits = [
         {
@@ -63,9 +72,8 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
         ("snapshot_files", schemas.SNAPSHOT_FILES, snapshot),
     ):
         save_table(tables / name, schema, [pa.Table.from_pylist(rows, schema)])
-    repository = folder / "01_raw" / "repository.json"
-    repository.parent.mkdir(parents=True, exist_ok=True)
-    repository.write_text(json.dumps({"repositories": [{"name": "chain", "head": head}]}))
+    counts = [{"repo": "chain", "sha": head, "pinned_at": pinned_at}]
+    write_text_atomically(tables / "snapshot_counts.json", json.dumps(counts))
 
 
 def write_adapter(

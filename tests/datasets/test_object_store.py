@@ -23,7 +23,7 @@ from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table
 from the_block_llm.datasets.report import ReportDataset
 from the_block_llm.datasets.repository_rows import RepositoryRowIndex
 from the_block_llm.datasets.storage import storage_location
-from the_block_llm.errors import ParameterError, StorageError, TableError
+from the_block_llm.errors import ParameterError, StorageError, TableError, TableReplacedError
 from the_block_llm.project.config_loader import config_loader
 
 SCHEMA = pa.schema([pa.field("repo", pa.string()), pa.field("n", pa.int64())])
@@ -364,3 +364,17 @@ def test_missing_credentials_entry_names_the_known_ones(project: Path) -> None:
     (project / "conf/test/credentials.yml").unlink()
     with pytest.raises(ParameterError, match=r"it has: none"):
         storage_location(config_loader(project, "test", {"storage": storage}))
+
+
+def test_a_part_that_a_run_has_removed_is_an_error_with_the_remedy(folder: StorePath) -> None:
+    table = save_table(folder, SCHEMA, [batch(1)])
+    save_table(folder, SCHEMA, [batch(2)])
+    with pytest.raises(TableReplacedError, match="s3://tables/company/t was replaced by a run"):
+        list(table.rows())
+    assert numbers(ParquetTable(folder)) == [2]
+
+
+def test_only_the_first_of_two_uploads_makes_a_new_object(folder: StorePath) -> None:
+    assert (folder / "new").put_new_bytes(b"first")
+    assert not (folder / "new").put_new_bytes(b"second")
+    assert (folder / "new").read_bytes() == b"first"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.builders.processes import Script, running
 
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists, write_part
-from the_block_llm.errors import StorageError, TableError
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64()), pa.field("text", pa.string())])
 
@@ -142,3 +143,44 @@ def test_file_in_place_of_the_folder_is_an_error_with_a_remedy(tmp_path: Path) -
     with pytest.raises(StorageError, match="existing data is unchanged"):
         save_table(tmp_path / "t", SCHEMA, [batch(1)])
     assert (tmp_path / "t").read_text() == "in the way"
+
+
+# Replaces a table again and again; all rows of a generation have its number.
+REPLACE = """
+    import sys
+    from pathlib import Path
+    import pyarrow as pa
+    from the_block_llm.datasets.parquet_table import save_table
+    schema = pa.schema([("n", pa.int64())])
+    for n in range(1, 120):
+        batches = (pa.RecordBatch.from_pydict({"n": [n] * 50}, schema) for _ in range(6))
+        save_table(Path(sys.argv[1]), schema, batches, part_bytes=1)
+        print("replaced", flush=True)
+"""
+
+
+def test_a_reader_gets_one_generation_or_a_clear_error(tmp_path: Path) -> None:
+    writer = Script(REPLACE, tmp_path / "t")
+    outcomes = {"read": 0, "replaced": 0}
+    with running(writer):
+        writer.wait_for("replaced")
+        while writer.is_running:
+            table = ParquetTable(tmp_path / "t")
+            try:
+                rows = table.table()["n"].to_pylist()
+            except TableReplacedError:
+                outcomes["replaced"] += 1
+                continue
+            assert len(rows) == 300
+            assert len(set(rows)) == 1
+            outcomes["read"] += 1
+        writer.finish()
+    assert outcomes["read"]
+
+
+def test_a_part_that_a_run_has_removed_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    table = save_table(tmp_path / "t", SCHEMA, [batch(1)])
+    save_table(tmp_path / "t", SCHEMA, [batch(2)])
+    with pytest.raises(TableReplacedError, match=f"{tmp_path / 't'} was replaced by a run"):
+        list(table.rows())
+    assert numbers(tmp_path / "t") == [2]

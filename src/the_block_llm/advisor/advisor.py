@@ -33,7 +33,7 @@ from the_block_llm.advisor.prompt.truncation import (
     last_question,
     select_passages,
 )
-from the_block_llm.errors import PromptError, TableError
+from the_block_llm.errors import PromptError, TableError, TableReplacedError
 from the_block_llm.models.inference.generation import SamplingParams
 from the_block_llm.retrieval.passages import Passage
 
@@ -80,12 +80,17 @@ class Advisor:
     def index(self) -> RepositoryIndex:
         """Return the index of the current tables, building it if they have changed.
 
+        While git_ingest replaces them, this is the index of the tables before.
+
         Raises:
-            TableError: git_ingest has not run.
+            TableError: git_ingest has not run, or has not finished its first run.
         """
         tables = (self.params.tables_folder, self.params.repository_file)
         with self._index_lock:
-            current = tables_fingerprint(*tables, self.params.passage_characters)
+            try:
+                current = tables_fingerprint(*tables, self.params.passage_characters)
+            except TableReplacedError:
+                current = "" if self._index is None else self._index.fingerprint
             if self._index is None or self._index.fingerprint != current:
                 self._index = open_index(
                     *tables, self.params.index_folder, self.params.passage_characters

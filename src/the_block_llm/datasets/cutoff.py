@@ -1,6 +1,6 @@
-"""The cut-off T0 between training data and held-out data, as recorded by git_ingest."""
+"""What git_ingest records: the cut-off T0 between training and held-out data, and its own end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,26 @@ def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
         sha=repository["cutoff"]["sha"],
         time=as_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
         head_sha=repository["head"],
+    )
+
+
+def tables_are_complete(
+    repository: Mapping[str, Any], snapshot_counts: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return whether all tables come from the run of git_ingest that wrote ``repository``.
+
+    A run describes the repository first, with the time, and counts the snapshots after it has
+    written all tables. If the times differ, it is still running or was stopped.
+
+    Args:
+        repository: Content of ``repository.json``.
+        snapshot_counts: Content of ``snapshot_counts.json``.
+    """
+    pinned_at = repository.get("pinned_at")
+    # None: not written by a run.
+    return pinned_at is None or (
+        bool(snapshot_counts)
+        and all(entry.get("pinned_at") == pinned_at for entry in snapshot_counts)
     )
 
 

@@ -119,6 +119,23 @@ class StorePath:
         with self._store_errors("written"):
             self._filesystem().pipe_file(self.url, data)
 
+    def put_new_bytes(self, data: bytes) -> bool:
+        """Upload the object unless it exists; raises as :meth:`put_bytes`.
+
+        A store without conditional writes replaces an object that is created at the same time.
+
+        Returns:
+            Whether it was uploaded.
+        """
+        if self.exists():
+            return False
+        with self._store_errors("written"):
+            try:
+                self._filesystem().pipe_file(self.url, data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
     def put_file(self, source: Path) -> None:
         """Upload a local file atomically; raises as :meth:`put_bytes`."""
         with self._store_errors("written"):

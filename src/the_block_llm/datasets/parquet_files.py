@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from the_block_llm.datasets.object_store import StorageLocation
-from the_block_llm.errors import TableError
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
 _ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # memory of a reader
 
@@ -36,11 +36,23 @@ def write_parquet(
 
 
 def open_parquet(part: StorageLocation) -> Any:
-    """Open a part as ``pyarrow.parquet.ParquetFile``, to be used as a context manager."""
-    if isinstance(part, Path):
-        return pq.ParquetFile(part)
-    # Coalesces reads of adjacent columns into one request.
-    return pq.ParquetFile(part.open(), pre_buffer=True)
+    """Open a part as ``pyarrow.parquet.ParquetFile``, to be used as a context manager.
+
+    Raises:
+        TableReplacedError: The part was removed since the table was opened.
+    """
+    try:
+        if isinstance(part, Path):
+            return pq.ParquetFile(part)
+        # Coalesces reads of adjacent columns into one request.
+        return pq.ParquetFile(part.open(), pre_buffer=True)
+    except (FileNotFoundError, StorageError) as error:
+        if part.exists():
+            raise
+        raise TableReplacedError(
+            f"The table {part.parent} was replaced by a run while it was read. Repeat the command "
+            "or the run, and it reads the new table."
+        ) from error
 
 
 def row_groups_containing(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:

@@ -46,11 +46,14 @@ class ParquetTable:
         """
         self.folder = folder
         self.manifest = _read_manifest(self.folder)
+        missing = self._missing_parts()
+        while missing and (newer := _read_manifest(self.folder)) != self.manifest:
+            # A run has replaced the table meanwhile and removed its old parts.
+            self.manifest = newer
+            missing = self._missing_parts()
         self.parts: Sequence[StorageLocation] = [
             self.folder / part["name"] for part in self.manifest["parts"]
         ]
-        sizes = self._sizes()
-        missing = [part.name for part in self.parts if part.name not in sizes]
         if missing:
             raise TableError(
                 f"The table {self.folder} lacks {len(missing)} of its {len(self.parts)} parts "
@@ -175,11 +178,19 @@ class ParquetTable:
                 path.unlink(missing_ok=True)
         return folder
 
+    def _missing_parts(self) -> list[str]:
+        sizes = self._sizes()
+        return [part["name"] for part in self.manifest["parts"] if part["name"] not in sizes]
+
     def _sizes(self) -> dict[str, int]:
         if isinstance(self.folder, StorePath):
             return self.folder.sizes()
+        sizes = {}
         with os.scandir(self.folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # removed by a run in this moment
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
 
 
 def table_exists(folder: StorageLocation) -> bool:

@@ -25,3 +25,5 @@ class ExecutionParams(BaseModel, frozen=True, extra="forbid"):
     node, but all are in the driver's memory."""
     retries: int = Field(default=5, ge=0)
     """How often a task is retried after its worker or its node died."""
+    lock_timeout_s: float = Field(default=600, ge=0)
+    """How long a run waits for another one that changes the same files; 0 refuses at once."""

@@ -10,7 +10,14 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
-from the_block_llm.errors import ParameterError, TableError, did_you_mean, user_error_cause
+from the_block_llm.datasets.cutoff import tables_are_complete
+from the_block_llm.errors import (
+    ParameterError,
+    TableError,
+    TableReplacedError,
+    did_you_mean,
+    user_error_cause,
+)
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.git_ingest.git.repository import check_source
 
@@ -22,6 +29,8 @@ _NODE_OPTIONS: Final = {
 _DATASET_OPTIONS: Final = {"from_inputs": "--from-inputs", "to_outputs": "--to-outputs"}
 # Nodes with these tags read the model's tokenizer or its weights.
 _MODEL_TAGS: Final = frozenset({"documents", "rows", "model"})
+_INGESTED_TABLES: Final = frozenset({"commits", "file_changes", "snapshot_files"})
+_INGEST_OUTPUTS: Final = _INGESTED_TABLES | {"repository", "overlaps", "ingest_report"}
 _RUNNERS: Final = ("ParallelRunner", "SequentialRunner", "ThreadRunner")
 
 
@@ -92,6 +101,29 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
     for name in inputs:
         if not catalog.exists(name):
             _raise_missing_input(name, catalog)
+
+
+def check_ingest_complete(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Check that the tables of git_ingest, if other pipelines read them, come from one run.
+
+    Args:
+        pipeline: The pipeline to run, whose inputs exist.
+        catalog: Catalog of the project.
+
+    Raises:
+        TableReplacedError: The last run of git_ingest was stopped, or ran only some of its nodes.
+    """
+    if not _INGESTED_TABLES & pipeline.inputs() or _INGEST_OUTPUTS & pipeline.all_outputs():
+        return
+    repository = catalog.load("repository")
+    counts = catalog.load("snapshot_counts") if catalog.exists("snapshot_counts") else []
+    if not tables_are_complete(repository, counts):
+        raise TableReplacedError(
+            f"The tables of git_ingest are incomplete: its run that began at "
+            f"{repository['pinned_at']} was stopped, or wrote only some of them, and the others "
+            "are those of an earlier run. Run `kedro run --pipeline=git_ingest`, which reads only "
+            "what is not cached."
+        )
 
 
 def _raise_missing_input(name: str, catalog: DataCatalog) -> None:

@@ -24,6 +24,7 @@ from kedro_viz.api.rest.utils import get_package_compatibilities
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import BlockError, GraphSiteError
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import cause_of
 
 # In the order of the numbered folders under data/.
@@ -53,6 +54,11 @@ def build_graph_site(project: Path) -> Path:
     Raises:
         GraphSiteError: Kedro-Viz failed.
     """
+    with ProcessLock(project / ".viz/site.lock", f"The site in {project / 'build'}"):
+        return _build(project)
+
+
+def _build(project: Path) -> Path:
     completed = subprocess.run(
         [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"],
         cwd=project, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

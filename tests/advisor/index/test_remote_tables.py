@@ -26,8 +26,8 @@ def upload(folder: Path, store: StorePath) -> None:
     for name in TABLES:
         table = ParquetTable(folder / "02_intermediate" / name)
         save_table(store / "02_intermediate" / name, table.schema, table.parts)
-    description = (folder / "01_raw/repository.json").read_bytes()
-    (store / "01_raw" / "repository.json").put_bytes(description)
+    for name in ("01_raw/repository.json", "02_intermediate/snapshot_counts.json"):
+        (store / name).put_bytes((folder / name).read_bytes())
 
 
 @pytest.fixture
@@ -73,6 +73,59 @@ def test_remote_tables_are_fetched_once_and_searched_like_local_ones(
         open_configured_index(with_local_tables(parameters, store)).fingerprint
         != fetched_index.fingerprint
     )
+
+
+def begin_a_run(store: StorePath) -> None:
+    """Write what git_ingest writes first."""
+    description = {"repositories": [{"name": "chain", "head": "f" * 40}], "pinned_at": "now"}
+    (store / "01_raw" / "repository.json").put_bytes(json.dumps(description).encode())
+
+
+def test_while_remote_tables_are_replaced_the_copies_before_are_searched(
+    store: StorePath, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tables(tmp_path / "remote")
+    upload(tmp_path / "remote", store)
+    parameters = advisor_parameters(tmp_path / "local")
+    before = open_configured_index(with_local_tables(parameters, store))
+    begin_a_run(store)
+    during = open_configured_index(with_local_tables(parameters, store))
+    assert during.fingerprint == before.fingerprint
+    assert "still runs or was stopped" in caplog.text
+
+
+def test_without_copies_an_unfinished_remote_ingest_is_an_error(
+    store: StorePath, tmp_path: Path
+) -> None:
+    write_tables(tmp_path / "remote")
+    upload(tmp_path / "remote", store)
+    begin_a_run(store)
+    with pytest.raises(TableError, match="still runs or was stopped"):
+        with_local_tables(advisor_parameters(tmp_path / "local"), store)
+
+
+def test_copies_that_were_interrupted_are_not_searched(
+    store: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tables(tmp_path / "remote")
+    upload(tmp_path / "remote", store)
+    parameters = advisor_parameters(tmp_path / "local")
+    before = open_configured_index(with_local_tables(parameters, store))
+    write_tables(tmp_path / "remote", {"src/new.rs": "fn new() {}\n"}, "f" * 40, "later")
+    upload(tmp_path / "remote", store)
+
+    def interrupted(self: StorePath, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StorePath, "get_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            with_local_tables(parameters, store)
+    copies = before.folder.parent / ".tables"
+    during = open_index(copies, copies / "repository.json", before.folder.parent, 200)
+    assert during.fingerprint == before.fingerprint, "the tables of two runs are not mixed"
+    after = open_configured_index(with_local_tables(parameters, store))
+    assert list(after.known_names.line_counts) == ["src/new.rs"]
 
 
 def test_local_tables_are_not_copied(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
+import gc
 import json
 import os
 import shutil
 
 import pytest
 from tests.builders.advised_repository import FILES, SHAS, write_tables
+from tests.builders.processes import Script, running
+from tests.builders.project import ROOT
 
 from the_block_llm.advisor.index import repository_index
 from the_block_llm.advisor.index.repository_index import open_index
-from the_block_llm.errors import StorageError, TableError
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
 
 @pytest.fixture
@@ -47,12 +50,122 @@ def test_index_is_built_once_per_state_of_the_tables(index_arguments, monkeypatc
     second = open_index(*index_arguments)
     assert second.fingerprint != first.fingerprint
     assert [p.source for p in second.search("brand new", 1)] == ["src/new.rs"]
-    assert [p.name for p in index_arguments[2].iterdir()] == [second.fingerprint], (
-        "the outdated index is removed"
-    )
-    # A reader of the outdated index can still use it.
+    # A reader of the outdated index can still use it, though nobody opens it any more.
     assert first.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
     assert first.search("tally votes", 1)
+    assert [path.parent.name for path in index_arguments[2].glob("*/index.json")] == [
+        second.fingerprint
+    ]
+    outdated = first.folder
+    del first
+    gc.collect()
+    write_tables(index_arguments[0].parent, {"src/newer.rs": "fn newest() {}\n"})
+    open_index(*index_arguments)
+    assert not outdated.exists(), "it is removed once nobody reads it"
+
+
+# Replaces the tables again and again, as runs of git_ingest do; one generation has one file name.
+REPLACE = """
+    import sys
+    from pathlib import Path
+    from tests.builders.advised_repository import write_tables
+    for n in range(2, 14):
+        files = {f"src/part{i}_of_{n}.rs": f"fn of_{n}() {{}}\\n" for i in range(3)}
+        write_tables(Path(sys.argv[1]), files, f"{n:040x}", f"2026-02-{n:02d}T00:00:00+00:00")
+        print("replaced", flush=True)
+    print("done", flush=True)
+"""
+
+
+def test_an_index_never_mixes_the_tables_of_two_runs(index_arguments, tmp_path):
+    write_tables(tmp_path, {f"src/part{i}_of_1.rs": "fn of_1() {}\n" for i in range(3)})
+    open_index(*index_arguments)
+    writer = Script(REPLACE, tmp_path, cwd=ROOT)
+    seen = set()
+    with running(writer):
+        writer.wait_for("replaced")
+        while writer.is_running:
+            index = open_index(*index_arguments)
+            paths = sorted(index.known_names.line_counts)
+            [generation] = {path.rpartition("_")[2] for path in paths}
+            assert len(paths) == 3
+            seen.add(generation)
+        writer.finish()
+    assert len(seen) > 1
+    assert "src/part0_of_13.rs" in open_index(*index_arguments).known_names.line_counts
+
+
+BUILD = """
+    import sys
+    from pathlib import Path
+    from the_block_llm.advisor.index import repository_index
+    folder = Path(sys.argv[1])
+    build = repository_index._build_index
+    def build_and_tell(*values):
+        print("built", flush=True)
+        build(*values)
+    repository_index._build_index = build_and_tell
+    index = repository_index.open_index(
+        folder / "02_intermediate", folder / "01_raw/repository.json", folder / "index", 200
+    )
+    assert index.search("tally votes", 1)
+"""
+
+
+def test_one_of_several_processes_builds_the_index(index_arguments, tmp_path):
+    readers = [Script(BUILD, tmp_path) for _ in range(4)]
+    with running(*readers):
+        assert sum(reader.finish().count("built") for reader in readers) == 1
+
+
+def begin_a_run(tables, repository_file):
+    """Write what git_ingest writes first."""
+    description = json.loads(repository_file.read_text())
+    description["pinned_at"] = "2026-03-01T00:00:00+00:00"
+    description["repositories"][0]["head"] = "f" * 40
+    repository_file.write_text(json.dumps(description))
+
+
+def test_while_tables_are_replaced_the_index_before_is_searched(index_arguments, caplog):
+    before = open_index(*index_arguments)
+    begin_a_run(*index_arguments[:2])
+    during = open_index(*index_arguments)
+    assert during.fingerprint == before.fingerprint
+    assert during.search("tally votes", 1)
+    assert "began at 2026-03-01T00:00:00+00:00 still runs or was stopped" in caplog.text
+    assert "come from the index of" in caplog.text
+
+
+def test_without_an_index_before_an_unfinished_ingest_is_an_error(index_arguments):
+    begin_a_run(*index_arguments[:2])
+    with pytest.raises(TableReplacedError, match=r"kedro run --pipeline=git_ingest.*--no-retr"):
+        open_index(*index_arguments)
+
+
+def test_an_index_that_another_host_reads_is_kept(index_arguments, tmp_path):
+    first = open_index(*index_arguments).folder
+    reader = Script(
+        """
+        import platform, sys
+        from pathlib import Path
+        platform.node = lambda: "node7"
+        from the_block_llm.locks.leases import lease
+        with lease(Path(sys.argv[1])):
+            print("reads", flush=True)
+            sys.stdin.readline()
+        """,
+        first,
+    )
+    gc.collect()
+    with running(reader):
+        reader.wait_for("reads")
+        write_tables(tmp_path, {"src/new.rs": "fn brand_new() {}\n"})
+        open_index(*index_arguments)
+        assert (first / "files.arrow").exists()
+        reader.finish("done")
+    write_tables(tmp_path, {"src/newer.rs": "fn newest() {}\n"})
+    open_index(*index_arguments)
+    assert not first.exists()
 
 
 def test_failed_build_leaves_no_files(index_arguments, monkeypatch):
@@ -63,7 +176,7 @@ def test_failed_build_leaves_no_files(index_arguments, monkeypatch):
         patched.setattr(repository_index, "_write", fail)
         with pytest.raises(StorageError, match="No space left"):
             open_index(*index_arguments)
-    assert list(index_arguments[2].iterdir()) == []
+    assert [path for path in index_arguments[2].iterdir() if path.is_dir()] == []
     assert open_index(*index_arguments).search("votes", 1)
 
 

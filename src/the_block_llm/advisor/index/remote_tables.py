@@ -1,16 +1,26 @@
 """Local copies of tables in an object store, for the search index."""
 
+import json
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.advisor.index.repository_index import TABLES
+from the_block_llm.advisor.index.repository_index import (
+    COUNTS,
+    TABLES,
+    check_tables_complete,
+    index_lock,
+)
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomically
-from the_block_llm.errors import TableError
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
 from the_block_llm.progress import progress_bar
 
+_log = logging.getLogger(__name__)
 _LOCAL_FOLDER: Final = ".tables"
+_REPOSITORY: Final = "repository.json"
 
 
 def with_local_tables(parameters: Mapping[str, Any], storage: StorageLocation) -> dict[str, Any]:
@@ -31,19 +41,52 @@ def with_local_tables(parameters: Mapping[str, Any], storage: StorageLocation) -
         return dict(parameters)
     advisor = AdvisorParams.model_validate(parameters["advisor"])
     folder = advisor.index_folder / _LOCAL_FOLDER
-    repository_file = folder / "repository.json"
+    local = {
+        "tables_folder": str(folder), "repository_file": str(folder / _REPOSITORY),
+    }  # fmt: skip
     try:
-        description = (storage / "01_raw" / "repository.json").read_text()
+        # Nobody else changes the copies, or indexes them, meanwhile.
+        with index_lock(advisor.index_folder):
+            _update_copies(storage, folder)
+    except OSError as error:
+        raise StorageError(
+            f"The tables of {storage} cannot be copied to {folder}: {error.strerror or error}. "
+            "Free some space or make the folder writable, then ask again."
+        ) from error
+    return {**parameters, "advisor": {**parameters["advisor"], **local}}
+
+
+def _update_copies(storage: StorePath, folder: Path) -> None:
+    tables = storage / "02_intermediate"
+    try:
+        repository, counts = _descriptions(storage)
+        check_tables_complete(tables, json.loads(repository))
+        # Removed first and written last: without it the copies are incomplete.
+        copied_counts = folder / COUNTS
+        if not copied_counts.is_file() or copied_counts.read_text(encoding="utf-8") != counts:
+            copied_counts.unlink(missing_ok=True)
         with progress_bar("Fetching the tables to search", len(TABLES)) as bar:
             for name in TABLES:
-                table = ParquetTable(storage / "02_intermediate" / name)
-                table.ensure_local(folder / name)
+                ParquetTable(tables / name).ensure_local(folder / name)
                 bar.advance()
+        if (repository, counts) != _descriptions(storage):
+            raise TableReplacedError(f"A run has replaced the tables of {storage} meanwhile.")
+    except TableReplacedError as error:
+        if not (folder / _REPOSITORY).is_file():
+            raise
+        _log.warning("%s", error, extra={"markup": False})
+        return  # the index of the tables before is searched
     except (FileNotFoundError, TableError) as error:
         raise TableError(
             f"There is nothing to search in {storage} yet. Run `kedro run --pipeline=git_ingest` "
             "with this storage.folder first, or ask without retrieval (--no-retrieval)."
         ) from error
-    write_text_atomically(repository_file, description)
-    local = {"tables_folder": str(folder), "repository_file": str(repository_file)}
-    return {**parameters, "advisor": {**parameters["advisor"], **local}}
+    write_text_atomically(folder / _REPOSITORY, repository)
+    write_text_atomically(copied_counts, counts)
+
+
+def _descriptions(storage: StorePath) -> tuple[str, str]:
+    """Return what git_ingest stores first and last: the repository, and the snapshots' counts."""
+    repository = (storage / "01_raw" / _REPOSITORY).read_text()
+    counts = storage / "02_intermediate" / COUNTS
+    return repository, counts.read_text() if counts.exists() else "[]"

@@ -10,15 +10,23 @@ import json
 import logging
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, overload
 
 import pyarrow as pa
 
+from the_block_llm.datasets.cutoff import tables_are_complete
+from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
-from the_block_llm.errors import StorageError, TableError
+from the_block_llm.datasets.report_files import read_report
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.locks.leases import is_leased, lease
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import explain
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in
@@ -32,6 +40,9 @@ from the_block_llm.retrieval.passages import (
 _log = logging.getLogger(__name__)
 _FORMAT: Final = 1
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
+COUNTS: Final = "snapshot_counts.json"
+_COMPLETE: Final = "index.json"  # written last
+_MAX_ATTEMPTS: Final = 5
 _PASSAGES: Final = pa.schema(
     [("source", pa.string()), ("text", pa.string()), ("first_line", pa.int32())]
 )
@@ -60,7 +71,7 @@ class RepositoryIndex:
     def __init__(self, folder: Path) -> None:
         """Open the complete index in ``folder``."""
         self.folder = folder
-        metadata = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
         self.project: str = metadata["project"]
         self._files = _read(folder / "files.arrow")
         self._commits = _read(folder / "commits.arrow")
@@ -104,15 +115,46 @@ def open_index(
 ) -> RepositoryIndex:
     """Open the index of the current tables; build it if it does not exist.
 
+    Other processes that need the same index wait for it. While git_ingest replaces the tables, or
+    if it was stopped before its end, the newest index that exists is opened.
+
     Raises:
-        TableError: git_ingest has not run.
+        TableError: git_ingest has not run, or has not finished and there is no earlier index.
         StorageError: The index cannot be written.
     """
-    name = tables_fingerprint(tables_folder, repository_file, passage_characters)
-    target = index_folder / name
-    if not (target / "index.json").is_file():
-        _build_index(tables_folder, _read_repository(repository_file), passage_characters, target)
-    return RepositoryIndex(target)
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            name = tables_fingerprint(tables_folder, repository_file, passage_characters)
+        except TableReplacedError as error:
+            return _open_newest(index_folder, error)
+        target = index_folder / name
+        index = _open_existing(target)
+        if index is not None:
+            return index
+        try:
+            with index_lock(index_folder):
+                index = _open_existing(target)
+                if index is None:
+                    _build_index(tables_folder, repository_file, passage_characters, target)
+                    index = _open_existing(target)
+        except TableReplacedError:
+            continue  # by a run that began since: there is another fingerprint
+        except OSError as error:
+            raise StorageError(
+                f"The search index cannot be written to {index_folder}: {error.strerror or error}. "
+                "Free some space or make the folder writable, then ask again."
+            ) from error
+        if index is not None:
+            return index
+    raise TableReplacedError(
+        f"The tables in {tables_folder} were replaced {_MAX_ATTEMPTS} times while they were "
+        "indexed. Ask again when no run replaces them, or without retrieval (--no-retrieval)."
+    )
+
+
+def index_lock(index_folder: Path) -> ProcessLock:
+    """Return the lock of whoever changes the indexes, or the local copies of tables, there."""
+    return ProcessLock(index_folder / ".lock", f"The search index in {index_folder}")
 
 
 def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_characters: int) -> str:
@@ -120,11 +162,12 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
 
     Raises:
         TableError: A table is missing.
+        TableReplacedError: git_ingest is replacing the tables, or was stopped before its end.
     """
+    repository = _read_repository(repository_file)
+    check_tables_complete(tables_folder, repository)
     digest = hashlib.sha256(f"{_FORMAT} {passage_characters}".encode())
-    digest.update(
-        json.dumps(_head_commits(_read_repository(repository_file)), sort_keys=True).encode()
-    )
+    digest.update(json.dumps(_head_commits(repository), sort_keys=True).encode())
     for name in TABLES:
         try:
             digest.update((tables_folder / name / MANIFEST_NAME).read_bytes())
@@ -132,12 +175,60 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
             raise _not_ingested(tables_folder / name) from None
         except OSError as error:
             raise _unreadable(tables_folder / name, error) from error
+    check_tables_complete(tables_folder, _read_repository(repository_file))
     return digest.hexdigest()[:16]
 
 
+def check_tables_complete(tables_folder: StorageLocation, repository: Mapping[str, Any]) -> None:
+    """Check that all tables come from the run of git_ingest that wrote ``repository``.
+
+    Raises:
+        TableReplacedError: Some do not, or not yet.
+    """
+    try:
+        counts = read_report(tables_folder / COUNTS)
+    except TableError:
+        counts = []
+    if not tables_are_complete(repository, counts):
+        raise TableReplacedError(
+            f"The tables in {tables_folder} are incomplete: the run of git_ingest that began at "
+            f"{repository['pinned_at']} still runs or was stopped. Wait for it, or run `kedro run "
+            "--pipeline=git_ingest`; or ask without retrieval (--no-retrieval)."
+        )
+
+
+def _open_existing(folder: Path) -> RepositoryIndex | None:
+    """Open an index, with a lease that ends with the object; None if it does not exist."""
+    if not (folder / _COMPLETE).is_file():
+        return None
+    with ExitStack() as stack:
+        # Looked up again with the lease, from which on no other process removes the folder.
+        stack.enter_context(lease(folder))
+        if not (folder / _COMPLETE).is_file():
+            return None
+        index = RepositoryIndex(folder)
+        weakref.finalize(index, stack.pop_all().close)
+    return index
+
+
+def _open_newest(index_folder: Path, error: TableReplacedError) -> RepositoryIndex:
+    found = [(path.stat().st_mtime, path.parent) for path in index_folder.glob(f"*/{_COMPLETE}")]
+    for built_at, folder in sorted(found, reverse=True):
+        index = _open_existing(folder)
+        if index is not None:
+            _log.warning(
+                "%s Until then answers come from the index of %s.", error,
+                datetime.fromtimestamp(built_at, UTC).isoformat(timespec="seconds"),
+                extra={"markup": False},
+            )  # fmt: skip
+            return index
+    raise error
+
+
 def _build_index(
-    tables_folder: Path, repository: Mapping[str, Any], passage_characters: int, target: Path
+    tables_folder: Path, repository_file: Path, passage_characters: int, target: Path
 ) -> None:
+    repository = _read_repository(repository_file)
     commits, changes, snapshot = (ParquetTable(tables_folder / name) for name in TABLES)
     heads = _head_commits(repository)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
@@ -187,10 +278,10 @@ def _build_index(
             _write(temporary / "passages.arrow", _PASSAGES, rows)
             PassageIndex(passages).save(temporary / "ranking")
         metadata = {"project": " and ".join(heads), "passages": len(passages), "files": len(files)}
-        (temporary / "index.json").write_text(json.dumps(metadata), encoding="utf-8")
-        # Another process may have built the same index in the meantime.
-        if not (target / "index.json").is_file():
-            temporary.rename(target)
+        (temporary / _COMPLETE).write_text(json.dumps(metadata), encoding="utf-8")
+        if tables_fingerprint(tables_folder, repository_file, passage_characters) != target.name:
+            raise TableReplacedError(f"The tables in {tables_folder} were replaced.")
+        temporary.rename(target)
         _log.info("Indexed %d passages of %d files and %d commits",
                   len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     except OSError as error:
@@ -200,10 +291,12 @@ def _build_index(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for outdated in target.parent.iterdir():
-        # A running server can still read an index that it has open.
+    for outdated in target.parent.glob("*/"):
         if outdated != target and not outdated.name.startswith("."):
-            shutil.rmtree(outdated, ignore_errors=True)
+            # Nobody opens it any more; it goes once no server, of any host, has it open.
+            (outdated / _COMPLETE).unlink(missing_ok=True)
+            if not is_leased(outdated):
+                shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _head_commits(repository: Mapping[str, Any]) -> dict[str, str]:

@@ -90,12 +90,12 @@ class ModelPool:
         # Move the key to the end: the most recently used.
         self._on_device[profile.name] = self._on_device.pop(profile.name)
         if adapter is not None and adapter != loaded.adapter:
+            added_tokens = open_adapter(adapter).added_tokens
             loaded.model = load_adapter(loaded.model, profile, adapter, _peft_name(adapter))
             if loaded.adapter is not None:
                 # Only one adapter is kept: a server that runs for months uses many.
                 loaded.model.delete_adapter(_peft_name(loaded.adapter))
             loaded.adapter = adapter
-            added_tokens = open_adapter(adapter).added_tokens
             loaded.adapter_tokenizer = (
                 load_tokenizer(profile, added_tokens) if added_tokens else None
             )

@@ -9,6 +9,8 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from the_block_llm.locks.leases import is_leased, lease
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model
 from the_block_llm.models.base.sources import base_revision, prepare_base_model, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
@@ -41,20 +45,48 @@ def load_quantized(
     key = _cache_key(profile, device)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     cached = cache_folder / f"{profile.name}.nf4-{digest}"
-    if (cached / _KEY_FILE).is_file():
-        with quiet_loading():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                cached,
-                dtype=compute_dtype(device),
-                device_map={"": str(device)},
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        return model.requires_grad_(False)
-    model = load_base_model(profile, device)
-    _save(model, key, cached)
+    model = _load_cached(cached, device)
+    if model is not None:
+        return model
+    with _locked(cache_folder / f".{profile.name}.nf4.lock", profile):
+        model = _load_cached(cached, device)  # another process may just have saved them
+        if model is None:
+            model = load_base_model(profile, device)
+            _save(model, key, cached)
     return model
+
+
+@contextmanager
+def _locked(path: Path, profile: ModelProfile) -> Iterator[None]:
+    """Let one process quantize and save the weights of ``profile``, while the others wait."""
+    lock = ProcessLock(path, f"The quantization of {profile.name} in {path.parent}")
+    try:
+        lock.acquire()
+    except OSError as error:
+        # Nothing can be saved there either, as _save then warns.
+        _log.debug("No lock in %s: %s", path.parent, error, extra={"markup": False})
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _load_cached(cached: Path, device: torch.device) -> PreTrainedModel | None:
+    if not (cached / _KEY_FILE).is_file():
+        return None
+    # Looked up again with the lease, from which on no other process removes the folder.
+    with lease(cached), quiet_loading():
+        if not (cached / _KEY_FILE).is_file():
+            return None
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            cached,
+            dtype=compute_dtype(device),
+            device_map={"": str(device)},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    return model.requires_grad_(False)
 
 
 def _save(model: PreTrainedModel, key: str, target: Path) -> None:
@@ -66,7 +98,10 @@ def _save(model: PreTrainedModel, key: str, target: Path) -> None:
         (temporary / _KEY_FILE).write_text(key, encoding="utf-8")
         name = target.name.rpartition("-")[0]
         for outdated in target.parent.glob(f"{name}-*"):
-            shutil.rmtree(outdated, ignore_errors=True)
+            # Without its key it is not opened again, and it goes once nobody reads it.
+            (outdated / _KEY_FILE).unlink(missing_ok=True)
+            if not is_leased(outdated):
+                shutil.rmtree(outdated, ignore_errors=True)
         temporary.rename(target)
     except OSError as error:
         # Not an error for the caller: the model is loaded, only the next start is slower.

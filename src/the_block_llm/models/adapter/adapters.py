@@ -145,7 +145,13 @@ def load_adapter(
             "train one for this profile with `kedro run --pipeline=qlora_train`."
         )
     _check_base_weights(opened, profile)
-    settings = LoraConfig.from_pretrained(str(adapter))
+    # All files before the model is changed: `kedro adapters prune` may remove them just now.
+    try:
+        settings = LoraConfig.from_pretrained(str(adapter))
+        weights = load_file(adapter / WEIGHTS_NAME)
+    except (OSError, ValueError):
+        open_adapter(adapter)  # its error says so
+        raise
     settings.inference_mode = True
     # Added below: peft itself requires a resized vocabulary and copies the matrices.
     token_indices, settings.trainable_token_indices = settings.trainable_token_indices, None
@@ -153,7 +159,6 @@ def load_adapter(
         model.add_adapter(name, settings)
     else:
         model = PeftModel(model, settings, adapter_name=name)
-    weights = load_file(adapter / WEIGHTS_NAME)
     if token_indices is not None:
         base = model.get_base_model()
         saved = load_added_embeddings(base, token_indices, weights)

@@ -63,7 +63,7 @@ def open_adapter(path: Path) -> AdapterFolder:
         manifest = AdapterManifest.model_validate(
             json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
         )
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError) as error:
         raise AdapterError(f"The manifest of the adapter {path} cannot be read: {error}") from error
     return AdapterFolder(path=path, manifest=manifest)
 

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -32,6 +31,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.hub import (
     hub_access,
@@ -211,14 +211,35 @@ def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     target = Path(profile.cache_folder).expanduser().resolve() / profile.name
     source = _find_gguf(profile, package)
     record = {"source": f"{source.name}, {source.stat().st_size} bytes"}
-    record_file = target / _CONVERSION_RECORD
-    if record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record:
+    if _is_converted(target, record):
         return target
-    _log.info(
-        "Converting the embedded %s to safetensors in %s (only once)", profile.name, target,
-        extra={"markup": False},
-    )  # fmt: skip
-    temp_folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        # Projects may share the folder: one process converts, the others wait.
+        lock = target.with_name(f".{target.name}.lock")
+        with ProcessLock(lock, f"The conversion of the weights to {target}"):
+            if not _is_converted(target, record):
+                _log.info(
+                    "Converting the embedded %s to safetensors in %s (only once)", profile.name,
+                    target, extra={"markup": False},
+                )  # fmt: skip
+                _convert(source, record, target)
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"Cannot write the converted weights to {target}: {error}. 270 MB are needed; free "
+            "some space or make the folder writable."
+        ) from error
+    return target
+
+
+def _is_converted(target: Path, record: Mapping[str, str]) -> bool:
+    record_file = target / _CONVERSION_RECORD
+    return record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record
+
+
+def _convert(source: Path, record: Mapping[str, str], target: Path) -> None:
+    # Only the holder of the lock writes to this folder: there, what a killed one left.
+    temp_folder = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(temp_folder, ignore_errors=True)
     try:
         temp_folder.mkdir(parents=True)
         _convert_gguf(source, temp_folder)
@@ -232,7 +253,6 @@ def _convert_wheel(profile: ModelProfile, package: str) -> Path:
         ) from error
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)
-    return target
 
 
 def _find_gguf(profile: ModelProfile, package: str) -> Path:

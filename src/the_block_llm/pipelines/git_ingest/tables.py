@@ -63,7 +63,8 @@ class SnapshotTable(NamedTuple):
 
     snapshot_files: list[Path]
     counts: list[dict[str, Any]]
-    """One entry per snapshot; for a repository that could not be read, its name and ``failed``."""
+    """One entry per snapshot; for a repository that could not be read, its name and ``failed``.
+    Each has ``pinned_at`` of ``repository.json``: these counts are stored after all tables."""
 
 
 class _RepositoryHistory(NamedTuple):
@@ -120,14 +121,13 @@ def snapshot_table(
     repositories = [info for info in repository["repositories"] if info["name"] not in failed]
     results = _extract_all_snapshots(repositories, params, execution)
     for info, result in zip(repositories, results, strict=True):
+        entry = {"repo": info["name"], "pinned_at": repository.get("pinned_at")}
         if isinstance(result, Failure):
-            table.counts.append({"repo": info["name"], "failed": result.reason})
+            table.counts.append({**entry, "failed": result.reason})
             continue
         for snapshot in result:
             table.snapshot_files.extend(snapshot.parts)
-            table.counts.append(
-                {"repo": info["name"], "sha": snapshot.sha, **describe_counts(snapshot.counts)}
-            )
+            table.counts.append({**entry, "sha": snapshot.sha, **describe_counts(snapshot.counts)})
     return table
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from tests.builders.git_repository import GitRepository
+from tests.builders.processes import Script, running
 from tests.builders.toy_ledger import build_toy_ledger
 from tests.pipelines.git_ingest.ingesting import ingest
 
 from the_block_llm.errors import RepositoryError, StorageError
-from the_block_llm.pipelines.git_ingest.git.clone import clone_error
+from the_block_llm.pipelines.git_ingest.git.clone import clone_error, update_mirror
 from the_block_llm.pipelines.git_ingest.git.repository import locate
 
 
@@ -136,7 +137,8 @@ def test_a_repository_behind_a_web_server_is_cloned_then_fetched(
             RepositoryError, match=r"Cannot clone \S+/none.git: there is no repository at that"
         ):
             ingest(f"{address}/none.git", tmp_path / "none")
-        assert not list((tmp_path / "none" / "clones").iterdir())
+        left = [path for path in (tmp_path / "none" / "clones").iterdir() if path.is_dir()]
+        assert not left
     with pytest.raises(RepositoryError, match=r"Cannot fetch \S+/project.git: the server cannot"):
         ingest(f"{address}/project.git", tmp_path / "out")
 
@@ -300,3 +302,38 @@ def test_credentials_of_an_address_are_not_stored(tmp_path: Path) -> None:
         listed = ingest(".", tmp_path / "listed", repositories=[url, url, f"{url}x"])
     for found in (result, listed):
         assert "passphrase" not in f"{found.repository} {found.report}"
+
+
+UPDATE = """
+    import sys
+    from pathlib import Path
+    from the_block_llm.pipelines.git_ingest.git.clone import update_mirror
+    for _ in range(3):
+        mirror = update_mirror(sys.argv[1], "project", Path(sys.argv[2]))
+        assert (mirror / "HEAD").is_file()
+    print(mirror)
+"""
+
+
+def test_processes_that_need_the_same_clone_share_it(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    for number in range(5):
+        repository.commit(f"Number {number}", {"a.py": f"x = {number}\n"})
+    updates = [Script(UPDATE, f"file://{repository.path}", tmp_path / "clones") for _ in range(4)]
+    with running(*updates):
+        mirrors = {update.finish().splitlines()[-1] for update in updates}
+    assert len(mirrors) == 1
+    assert [str(path) for path in (tmp_path / "clones").iterdir() if path.is_dir()] == [*mirrors]
+
+
+def test_a_clone_that_was_killed_is_begun_again(tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "project")
+    repository.commit("One", {"a.py": "x = 1\n"})
+    url = f"file://{repository.path}"
+    mirror = update_mirror(url, "project", tmp_path / "clones")
+    unfinished = mirror.with_name(f".{mirror.name}.unfinished")
+    mirror.rename(unfinished)
+    (unfinished / "HEAD").unlink()
+    assert update_mirror(url, "project", tmp_path / "clones") == mirror
+    assert (mirror / "HEAD").is_file()
+    assert not unfinished.exists()

@@ -1,9 +1,11 @@
 """The key of the pseudonyms: created once, never replaced, and moved out of conf."""
 
+import stat
 import threading
 from pathlib import Path
 
 import pytest
+from tests.builders.processes import Script, running
 
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import (
@@ -54,6 +56,30 @@ def test_runs_at_once_use_one_key(tmp_path: Path) -> None:
 def test_an_unfinished_or_damaged_key_is_not_used(tmp_path: Path, content: str) -> None:
     key_file = tmp_path / ".pseudonym.key"
     key_file.write_text(content)
-    with pytest.raises(StorageError, match=r"\.pseudonym\.key cannot be read"):
+    with pytest.raises(StorageError, match=r"\.pseudonym\.key is damaged"):
         author(key_file)
     assert key_file.read_text() == content
+
+
+LOAD = """
+    import sys
+    from pathlib import Path
+    from the_block_llm.pipelines.git_ingest.redaction.pseudonyms import load_pseudonymizer
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for n in range(100):
+        print(load_pseudonymizer(True, Path(sys.argv[1]) / str(n)).key.hex())
+"""
+
+
+def test_processes_that_create_the_key_at_once_get_the_same(tmp_path: Path) -> None:
+    loaders = [Script(LOAD, tmp_path) for _ in range(4)]
+    with running(*loaders):
+        for loader in loaders:
+            loader.wait_for("ready")
+        for loader in loaders:
+            loader.send("go")
+        assert len({loader.finish().partition("ready")[2] for loader in loaders}) == 1
+    keys = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    assert len(keys) == 100, "nothing but locks is left beside the keys"
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}

@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,11 @@ def models(tmp_path: Path) -> Path:
 
 def run(models: Path, *arguments: str, answer: str | None = None, model: str = "advisor") -> Result:
     parameters = {"model": model, "qlora_train": {"work_folder": str(models)}}
-    group = adapters_group(lambda project: lambda env: parameters, lambda work: work())
+    group = adapters_group(
+        lambda project: lambda env: parameters,
+        lambda project, parameters: nullcontext(),
+        lambda work: work(),
+    )
     return CliRunner().invoke(group, list(arguments), obj=object(), input=answer)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.builders.processes import Script, running
+from tests.builders.project import ROOT
 
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
@@ -97,3 +99,46 @@ def test_least_recently_used_files_are_evicted(
     _, n_newest = build_and_count(docs(20, first=20), tmp_path)
     assert n_newest == 0  # the most recently used file is kept
     assert len(list(tmp_path.glob("*/*.arrow"))) == 1
+
+
+SHARE = """
+    import random, sys
+    from pathlib import Path
+    import numpy as np
+    from tests.builders.tiny_llama import byte_tokenizer
+    from the_block_llm.pipelines.sequence_build.tokenization import token_cache
+    token_cache._MAX_CACHE_FILES = 2
+    tokenizer = byte_tokenizer().backend_tokenizer
+    rng = random.Random(sys.argv[2])
+    for _ in range(40):
+        texts = [f"{rng.randrange(9)} " * 300 for _ in range(4)]
+        ids = [np.arange(len(text), dtype=np.int32) for text in texts]
+        with token_cache.TokenCache(Path(sys.argv[1]), tokenizer) as cache:
+            for text, found in zip(texts, cache.lookup(texts), strict=True):
+                assert found is None or list(found) == list(range(len(text)))
+            cache.store(texts, ids)
+"""
+
+
+def test_runs_that_share_the_cache_and_evict_each_others_files(tmp_path: Path) -> None:
+    runs = [Script(SHARE, tmp_path, seed, cwd=ROOT) for seed in range(4)]
+    with running(*runs):
+        for run in runs:
+            run.finish()
+    assert len(list(tmp_path.glob("*/*.arrow"))) <= 2 * len(runs)
+    assert not list(tmp_path.glob("*/.*")), "no lease or unfinished file is left"
+
+
+def test_an_unfinished_file_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    code = SHARE.replace(
+        "cache.store(texts, ids)",
+        """cache.store(texts, ids)
+            print("stored", flush=True)
+            sys.stdin.readline()""",
+    )
+    killed = Script(code, tmp_path, 0, cwd=ROOT)
+    killed.wait_for("stored")
+    assert list(tmp_path.glob("*/.*.unfinished"))
+    killed.kill()
+    Script(SHARE, tmp_path, 1, cwd=ROOT).finish()
+    assert not list(tmp_path.glob("*/.*"))

@@ -3,13 +3,14 @@
 import hashlib
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from the_block_llm.errors import BlockError, RepositoryError, StorageError
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import affects_every_path, explain, os_errno
 from the_block_llm.pipelines.git_ingest.git.program import clone_environment
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 from the_block_llm.pipelines.git_ingest.git.url_credentials import (
     credential_settings,
     without_credentials,
@@ -132,6 +133,7 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
     """Clone ``url``, or fetch into its existing clone, and return the bare repository.
 
     Credentials in ``url`` are given to git, and are not stored.
+    Other processes that need the same clone, such as a run in another project, wait.
 
     Raises:
         RepositoryError: Cloning or fetching failed.
@@ -148,10 +150,16 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
             f"Cannot write clones to {clone_folder}: "
             f"{explain(error, 'set git_ingest.clone_folder to another folder')}"
         ) from error
+    with ProcessLock(target.with_name(f".{target.name}.lock"), f"The clone {target}"):
+        _update(url, settings, target)
+    return target
+
+
+def _update(url: str, settings: Mapping[str, str], target: Path) -> None:
     # An interrupted clone is never taken for a complete one: git clones under a temporary name,
-    # which is then renamed atomically.
-    remove_stale_temp_dirs(clone_folder)
-    temporary = target.with_name(temp_dir_name(target.name))
+    # which is then renamed atomically. Only the holder of the lock writes there.
+    temporary = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
     # GitPython looks for git when it is imported: import it only after require_git.
     import git  # noqa: PLC0415
 
@@ -174,7 +182,6 @@ def update_mirror(url: str, name: str, clone_folder: Path) -> Path:
         raise clone_error(url, str(getattr(error, "stderr", "") or error), target) from error
     if not target.exists():
         temporary.rename(target)
-    return target
 
 
 def clone_error(url: str, output: str, target: Path) -> BlockError:

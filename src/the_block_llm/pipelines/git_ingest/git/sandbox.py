@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from the_block_llm.errors import RepositoryError, StorageError
+from the_block_llm.locks.leases import leased_temporary_folder
 from the_block_llm.os_errors import explain, path_of
 from the_block_llm.pipelines.git_ingest.git.program import (
     REFTABLE_GIT_VERSION,
@@ -26,8 +26,8 @@ from the_block_llm.pipelines.git_ingest.git.program import (
     sandbox_environment,
 )
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation
-from the_block_llm.pipelines.git_ingest.git.temp_dirs import remove_stale_temp_dirs, temp_dir_name
 
+_SANDBOXES: Final = ".sandboxes"  # apart from the many folders of repositories
 # git loads an added or deleted file completely, whatever its size, before it reports "binary".
 _MIN_ALLOCATION_LIMIT_BYTES: Final = 128 << 20
 # Paths in a git directory that are read.
@@ -208,19 +208,12 @@ def open_sandbox(
     """
     if not follow_alternates:
         refuse_external_symlinks(location)
-    try:
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        remove_stale_temp_dirs(cache_folder)
-        temp_dir = tempfile.TemporaryDirectory(
-            prefix=f"{temp_dir_name('sandbox')}-", dir=cache_folder
-        )
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {cache_folder}: "
-            f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
-        ) from error
-    with temp_dir as folder:
-        git_dir = Path(folder).absolute()
+    with contextlib.ExitStack() as stack:
+        try:
+            parent = cache_folder.absolute() / _SANDBOXES
+            git_dir = stack.enter_context(leased_temporary_folder(parent, "sandbox"))
+        except OSError as error:
+            raise _not_writable(cache_folder, error) from error
         try:
             _link_objects(location, git_dir, follow_alternates=follow_alternates)
             _link_refs(location, git_dir)
@@ -228,12 +221,16 @@ def open_sandbox(
         except OSError as error:
             path = path_of(error)
             if path is None or Path(path).is_relative_to(git_dir):
-                raise StorageError(
-                    f"Cannot write to {cache_folder}: "
-                    f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
-                ) from error
+                raise _not_writable(cache_folder, error) from error
             raise RepositoryError(f"{path} cannot be read: {explain(error)}") from error
         yield RepositorySandbox(git_dir, max_file_bytes, location, follow_alternates)
+
+
+def _not_writable(cache_folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot write to {cache_folder}: "
+        f"{explain(error, 'set git_ingest.cache_folder to another folder')}"
+    )
 
 
 def refuse_external_symlinks(location: RepositoryLocation) -> None:

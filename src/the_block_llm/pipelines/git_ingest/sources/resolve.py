@@ -81,7 +81,7 @@ def resolve_repositories(
 
     Returns:
         The entry of the first repository; under ``repositories`` the entries of all, under
-        ``failed`` the skipped ones with reasons.
+        ``failed`` the skipped ones with reasons, under ``pinned_at`` the time.
 
     Raises:
         RepositoryError: No repository can be read.
@@ -121,7 +121,9 @@ def resolve_repositories(
             entries.append(_entry(pin, name, params.ref, sha, cutoff, train_until))
     if not entries:
         raise RepositoryError(_all_failed_message(failed))
-    return {**entries[0], "repositories": entries, "failed": failed}
+    # Tells the tables of this run from those of another (datasets/cutoff.py).
+    pinned_at = dt.datetime.now(dt.UTC).isoformat()
+    return {**entries[0], "repositories": entries, "failed": failed, "pinned_at": pinned_at}
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
-from the_block_llm.errors import StorageError, TrainingError
+from the_block_llm.errors import InUseError, StorageError, TrainingError
+from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, describe_differences
 from the_block_llm.pipelines.qlora_train.runtime import distributed
@@ -43,7 +43,7 @@ class RunState(BaseModel, extra="forbid"):
 class RunFolder:
     """Checkpoints and state of one unfinished run; opened by :func:`open_run`."""
 
-    def __init__(self, path: Path, state: RunState, lock: BaseFileLock | None) -> None:
+    def __init__(self, path: Path, state: RunState, lock: ProcessLock | None) -> None:
         """Open the folder.
 
         Args:
@@ -122,16 +122,15 @@ def open_run(job: TrainingJob) -> RunFolder:
             f"Cannot create {path} for the checkpoints: "
             f"{explain(error, 'set qlora_train.work_folder to another folder')}"
         ) from error
-    # Next to the folder, which may be deleted. The operating system releases the lock of a
-    # killed process.
-    lock = FileLock(path.with_suffix(".lock"))
+    # Next to the folder, which may be deleted.
+    lock = ProcessLock(
+        path.with_suffix(".lock"), f"The folder {path}",
+        "Wait for it, or stop it; its checkpoints are kept.",
+    )  # fmt: skip
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TrainingError(
-            f"Another process is training {job.profile.name} in {path} now. Wait for it, or "
-            "stop it; its checkpoints are kept."
-        ) from None
+        lock.acquire(timeout_s=0)
+    except InUseError as error:
+        raise TrainingError(f"Another process is training {job.profile.name}. {error}") from None
     try:
         return RunFolder(path, _load_or_reset_state(job, path), lock)
     except BaseException:

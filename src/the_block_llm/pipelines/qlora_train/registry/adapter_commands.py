@@ -1,6 +1,7 @@
 """``kedro adapters``: list, compare and prune trained adapters."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from the_block_llm.pipelines.qlora_train.registry.adapter_versions import (
 
 LoadParameters = Callable[[Any], Callable[[str | None], Mapping[str, Any]]]
 """Maps the project to a function that loads its parameters for a configuration environment."""
+LockProject = Callable[[Any, Mapping[str, Any]], AbstractContextManager[object]]
+"""Keeps runs out of the project, given its parameters, while its adapters are deleted."""
 RunCommand = Callable[..., Any]
 """Runs a command, and reports a user error in one line instead of a traceback."""
 
@@ -27,7 +30,9 @@ _ENV: Final = click.option("--env", "-e", metavar="ENV", help="Configuration env
 _ALL: Final = click.option("--all", "all_profiles", is_flag=True, help="Include every profile.")
 
 
-def adapters_group(load_parameters: LoadParameters, run_command: RunCommand) -> click.Group:
+def adapters_group(
+    load_parameters: LoadParameters, lock_project: LockProject, run_command: RunCommand
+) -> click.Group:
     """Return the command group ``kedro adapters``."""
 
     @click.group()
@@ -88,7 +93,13 @@ def adapters_group(load_parameters: LoadParameters, run_command: RunCommand) -> 
           kedro adapters prune --keep 3
           kedro adapters prune --all --yes     all profiles, without confirmation
         """  # noqa: D301  # click reads the character itself
-        run_command(lambda: _prune(load_parameters(project)(env), all_profiles, keep, confirmed))
+
+        def prune_versions() -> None:
+            parameters = load_parameters(project)(env)
+            lock = lock_project(project, parameters)
+            _prune(parameters, lock, all_profiles, keep, confirmed)
+
+        run_command(prune_versions)
 
     return adapters
 
@@ -112,7 +123,13 @@ def _compare(parameters: Mapping[str, Any], first: str, second: str) -> None:
     get_console().print(table)
 
 
-def _prune(parameters: Mapping[str, Any], all_profiles: bool, keep: int, confirmed: bool) -> None:
+def _prune(
+    parameters: Mapping[str, Any],
+    lock: AbstractContextManager[object],
+    all_profiles: bool,
+    keep: int,
+    confirmed: bool,
+) -> None:
     pruned = versions_to_prune(_versions(parameters, all_profiles), keep)
     if not pruned:
         click.echo("There is nothing to delete: the newest and the best are kept.")
@@ -120,7 +137,8 @@ def _prune(parameters: Mapping[str, Any], all_profiles: bool, keep: int, confirm
     get_console().print(_table(pruned))
     size = f"{sum(version.size_bytes for version in pruned) / 2**20:,.1f} MB"
     if confirmed or click.confirm(f"Delete {len(pruned)} adapters, {size}?"):
-        delete_versions(pruned)
+        with lock:  # a run may be evaluating one of them
+            delete_versions(pruned)
         click.echo(f"Deleted {len(pruned)} adapters, {size}.")
 
 

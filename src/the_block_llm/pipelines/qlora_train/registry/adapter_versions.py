@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -79,21 +80,26 @@ def versions_to_prune(versions: Sequence[AdapterVersion], keep: int) -> list[Ada
 
 
 def delete_versions(versions: Sequence[AdapterVersion]) -> None:
-    """Delete adapter folders.
+    """Delete adapter folders, and what an interrupted call has left of others beside them.
 
     Raises:
         StorageError: A folder cannot be deleted; those before it are already deleted.
     """
     for version in versions:
+        hidden = version.path.with_name(f".removed-{version.path.name}")
         try:
             # Renamed first, which is atomic: a partly deleted folder must not look like an adapter.
-            hidden = version.path.with_name(f".removed-{version.path.name}")
-            version.path.rename(hidden)
-            shutil.rmtree(hidden)
+            with suppress(FileNotFoundError):  # deleted by another process since it was listed
+                version.path.rename(hidden)
+            if hidden.exists():
+                shutil.rmtree(hidden)
         except OSError as error:
             raise StorageError(
                 f"The adapter {version.path} cannot be deleted: {explain(error)} Then prune again."
             ) from error
+    for folder in {version.path.parent for version in versions}:
+        for leftover in folder.glob(".removed-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _versions_of(profile: str, adapters: Sequence[AdapterFolder]) -> Iterator[AdapterVersion]:
@@ -117,10 +123,18 @@ def _versions_of(profile: str, adapters: Sequence[AdapterFolder]) -> Iterator[Ad
             validation_loss_before=metrics.get("validation_loss_before"),
             validation_loss_after=metrics.get("validation_loss_after"),
             git_commit=adapter.manifest.git_commit,
-            size_bytes=sum(f.stat().st_size for f in adapter.path.rglob("*") if f.is_file()),
+            size_bytes=_size_of(adapter.path),
             is_latest=adapter is latest,
             is_best=adapter is best,
         )
+
+
+def _size_of(folder: Path) -> int:
+    n_bytes = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # deleted by another process in this moment
+            n_bytes += path.stat().st_size if path.is_file() else 0
+    return n_bytes
 
 
 def _find(folder: Path, version: str) -> AdapterFolder:

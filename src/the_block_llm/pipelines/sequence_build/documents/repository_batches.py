@@ -5,7 +5,6 @@ Batches depend on the sizes of the repositories alone, and each writes its own p
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.execution.ray_jobs import run_on_ray
+from the_block_llm.locks.leases import leased_temporary_folder
 from the_block_llm.memory import trim_heap
 from the_block_llm.progress import progress_bar
 from the_block_llm.schemas import DOCUMENTS
@@ -150,15 +150,12 @@ def temporary_folder(work_folder: StorageLocation | None) -> Iterator[StorageLoc
         with TemporaryDirectory(prefix="documents-") as name:
             yield Path(name)
         return
-    folder = work_folder / f"documents-{uuid.uuid4().hex[:8]}"
-    if isinstance(folder, StorePath):
+    if isinstance(work_folder, StorePath):
+        remote_folder = work_folder / f"documents-{uuid.uuid4().hex[:8]}"
         try:
-            yield folder
+            yield remote_folder
         finally:
-            folder.remove_tree()
+            remote_folder.remove_tree()
         return
-    folder.mkdir(parents=True)
-    try:
+    with leased_temporary_folder(work_folder, "documents") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

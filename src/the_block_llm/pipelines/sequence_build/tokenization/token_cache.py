@@ -7,8 +7,10 @@ file, renamed into place once it is complete; the least recently used files are 
 cache exceeds its limits.
 """
 
+import os
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import tokenizers
 
+from the_block_llm.locks.leases import lease, remove_unleased
 from the_block_llm.os_errors import os_errno
 
 _FORMAT_VERSION: Final = 1
@@ -50,6 +53,8 @@ class TokenCache:
         self._keys, self._locations = self._read()
         self._used_files: set[int] = set()
         self._unfinished = self._folder / f".{uuid.uuid4().hex}.unfinished"
+        self._lease = ExitStack()
+        remove_unleased(self._folder, ".*.unfinished")
         self._writer: Any = None
         self._written_bytes = 0  # by this run
 
@@ -68,8 +73,10 @@ class TokenCache:
             if kind is None:
                 self._unfinished.replace(self._folder / f"{uuid.uuid4().hex}.arrow")
         self._unfinished.unlink(missing_ok=True)
+        self._lease.close()
         for number in self._used_files:
-            self._files[number].touch()
+            with suppress(FileNotFoundError):  # evicted by another run
+                os.utime(self._files[number])
         _evict(self._root)
 
     def lookup(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32] | None]:
@@ -101,6 +108,8 @@ class TokenCache:
         if not entries or self._written_bytes > _MAX_CACHE_BYTES:
             return
         if self._writer is None:
+            self._folder.mkdir(parents=True, exist_ok=True)  # another run may have evicted it
+            self._lease.enter_context(lease(self._unfinished))
             self._writer = pa.ipc.new_file(str(self._unfinished), _SCHEMA)
         offsets = np.zeros(len(entries) + 1, np.int32)
         np.cumsum([len(text_ids) for _, text_ids in entries], out=offsets[1:])
@@ -148,7 +157,10 @@ def _hash_text(text: str) -> np.void | None:
 
 def _evict(root: Path) -> None:
     """Delete the least recently used files that exceed the limits, and empty folders."""
-    files = [(entry.stat(), entry) for entry in root.glob("*/*.arrow")]
+    files = []
+    for path in root.glob("*/*.arrow"):
+        with suppress(FileNotFoundError):  # by another run
+            files.append((path.stat(), path))
     files.sort(key=lambda pair: pair[0].st_mtime_ns, reverse=True)
     total_bytes = 0
     for number, (stat, path) in enumerate(files):
@@ -156,5 +168,5 @@ def _evict(root: Path) -> None:
         if total_bytes > _MAX_CACHE_BYTES or number >= _MAX_CACHE_FILES:
             path.unlink(missing_ok=True)
     for folder in {path.parent for _, path in files}:
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # not empty, or already gone
             folder.rmdir()

@@ -1,0 +1,1 @@
+"""Locks and leases between processes, on one machine or several that share a file system."""
