@@ -1,6 +1,5 @@
 """Builds the inputs of an advisor: tables of a small repository, two tiny models, an adapter."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
 from the_block_llm.datasets.parquet_table import save_table
-from the_block_llm.models.adapter.manifest import AdapterManifest
+from the_block_llm.datasets.report_files import write_report
+from the_block_llm.models.adapter.manifest import AdapterManifest, write_manifest
 
 HEAD = "a1b2c3d4" + "0" * 32
 SHAS = [f"{n:x}c0ffee{n:033x}" for n in range(1, 5)]
@@ -63,9 +63,8 @@ def write_tables(folder: Path, files: dict[str, str] | None = None, head: str = 
         ("snapshot_files", schemas.SNAPSHOT_FILES, snapshot),
     ):
         save_table(tables / name, schema, [pa.Table.from_pylist(rows, schema)])
-    repository = folder / "01_raw" / "repository.json"
-    repository.parent.mkdir(parents=True, exist_ok=True)
-    repository.write_text(json.dumps({"repositories": [{"name": "chain", "head": head}]}))
+    repository = {"repositories": [{"name": "chain", "head": head}]}
+    write_report(folder / "01_raw" / "repository.json", repository)
 
 
 def write_adapter(
@@ -83,7 +82,7 @@ def write_adapter(
         library_versions={}, device="cpu", peak_memory_gib=0.0,
         metrics={}, created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
-    (target / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(target, manifest)
     return target
 
 

@@ -6,7 +6,8 @@ from typing import Any, Final
 from the_block_llm.advisor.index.repository_index import TABLES
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
-from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.datasets.report_files import read_report, write_report
 from the_block_llm.errors import TableError
 from the_block_llm.progress import progress_bar
 
@@ -33,17 +34,17 @@ def with_local_tables(parameters: Mapping[str, Any], storage: StorageLocation) -
     folder = advisor.index_folder / _LOCAL_FOLDER
     repository_file = folder / "repository.json"
     try:
-        description = (storage / "01_raw" / "repository.json").read_text()
+        description = read_report(storage / "01_raw" / "repository.json")
         with progress_bar("Fetching the tables to search", len(TABLES)) as bar:
             for name in TABLES:
                 table = ParquetTable(storage / "02_intermediate" / name)
                 table.ensure_local(folder / name)
                 bar.advance()
-    except (FileNotFoundError, TableError) as error:
+    except TableError as error:
         raise TableError(
             f"There is nothing to search in {storage} yet. Run `kedro run --pipeline=git_ingest` "
             "with this storage.folder first, or ask without retrieval (--no-retrieval)."
         ) from error
-    write_text_atomically(repository_file, description)
+    write_report(repository_file, description)
     local = {"tables_folder": str(folder), "repository_file": str(repository_file)}
     return {**parameters, "advisor": {**parameters["advisor"], **local}}

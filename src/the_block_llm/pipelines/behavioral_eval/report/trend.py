@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
@@ -56,12 +57,17 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
     Raises:
         StorageError: The folder cannot be written, or a file in it cannot be read.
     """
-    write_text_atomically(folder / f"{entry['adapter']}.json", json.dumps(entry, indent=1))
+    write_text_atomically(folder / f"{entry['adapter']}.json", json_with_checksum(entry, indent=1))
+    entries = [_read_entry(file) for file in sorted(folder.glob("*.json"))]
+    return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))
+
+
+def _read_entry(file: Path) -> dict[str, Any]:
     try:
-        entries = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+        entry: dict[str, Any] = parse_json_with_checksum(file.read_bytes())
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"Cannot read earlier evaluations in {folder}: {error}. Delete the damaged file; it "
-            "is used for the trend only."
+            f"The earlier evaluation {file} cannot be read ({error}). Delete the file; it is used "
+            "for the trend only."
         ) from error
-    return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))
+    return entry

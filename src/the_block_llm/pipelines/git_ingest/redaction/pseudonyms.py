@@ -3,15 +3,18 @@
 import functools
 import hashlib
 import hmac
-import os
+import logging
 import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from the_block_llm.checksums import checksum
+from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import StorageError
 
+_log = logging.getLogger(__name__)
 _KEY_BYTES: Final = 32
 _BOT: Final = re.compile(
     r"\[bot\]|\bbot@|-bot\b|\bbot\b|dependabot|renovate|greenkeeper|github-actions|snyk-bot"
@@ -52,20 +55,30 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
     """Read the pseudonym key, or create it readable by its owner only.
 
     Raises:
-        StorageError: The key can be neither read nor created.
+        StorageError: The key can be neither read nor created, or is damaged.
     """
     if not pseudonymise:
         return Pseudonymizer(None)
     try:
         if not key_file.exists():
-            key_file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-        return Pseudonymizer(bytes.fromhex(key_file.read_text(encoding="ascii").strip()))
+            _log.info(
+                "Created the pseudonym key %s. Keep it: another key gives other author IDs.",
+                key_file, extra={"markup": False},
+            )  # fmt: skip
+            key = secrets.token_hex(_KEY_BYTES)
+            write_durably(key_file, f"{key} {checksum(key.encode())}\n", mode=0o600)
+        return Pseudonymizer(_parse_key(key_file.read_text(encoding="ascii")))
     except (OSError, ValueError) as error:
         raise StorageError(
             f"The pseudonym key {key_file} cannot be read or created ({error}). Make the folder "
             "writable, delete a damaged key (author IDs will change), or set "
             "git_ingest.pseudonym_key_file."
         ) from error
+
+
+def _parse_key(text: str) -> bytes:
+    """Return the key in ``text``, 64 hexadecimal digits, after a check of its checksum, if any."""
+    key, *stored = text.split()
+    if len(key) != 2 * _KEY_BYTES or stored not in ([], [checksum(key.encode())]):
+        raise ValueError("it is damaged")
+    return bytes.fromhex(key)
