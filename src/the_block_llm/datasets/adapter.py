@@ -35,6 +35,9 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         self.metadata = metadata
 
     def load(self) -> AdapterFolder:
+        return self._open()
+
+    def _open(self) -> AdapterFolder:
         if self._selected_version is not None:
             return open_adapter(self._folder / self._selected_version)
         newest = newest_adapter(self._folder)
@@ -65,7 +68,7 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
 
     def _exists(self) -> bool:
         try:
-            self.load()
+            self._open()
         except AdapterError:
             return False
         return True

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 
@@ -7,6 +6,7 @@ from tests.builders.advised_repository import FILES, SHAS, write_tables
 
 from the_block_llm.advisor.index import repository_index
 from the_block_llm.advisor.index.repository_index import open_index
+from the_block_llm.datasets.report_files import read_report, write_report
 from the_block_llm.errors import StorageError, TableError
 
 
@@ -84,9 +84,9 @@ def test_only_exact_paths_are_found(index_arguments, path, monkeypatch):
 
 
 def test_paths_of_several_repositories_are_qualified(index_arguments):
-    description = json.loads(index_arguments[1].read_text())
+    description = read_report(index_arguments[1])
     description["repositories"].append({"name": "other", "head": "f" * 40})
-    index_arguments[1].write_text(json.dumps(description))
+    write_report(index_arguments[1], description)
     index = open_index(*index_arguments)
     assert index.file_text("chain/src/ledger.rs") == FILES["src/ledger.rs"]
     assert index.project == "chain and other"
