@@ -42,16 +42,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 os.environ |= {
     "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE", "TORCHDYNAMO_DISABLE": "1", "KEDRO_ENV": "test",
+    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # for processes that a command starts
     "COLUMNS": "5000",  # so that no sentence is wrapped
 }  # fmt: skip
 
 TIMEOUT_SECONDS = 600
 KINDS = ("kill", "damage", "full disk", "two runs")
-FAULTS = ("truncate", "empty", "delete", "zeros", "bit")
 DEFECTS = ("traceback", "lost", "mixed", "silent", "hung")
 TABLES = {
     "git_ingest": ("02_intermediate/commits", "02_intermediate/file_changes",
@@ -211,6 +211,8 @@ class Laboratory:
     def damage(self, note: dict[str, Any]) -> None:
         command = note["command"] = self.random.choice(list(COMMANDS))
         self.restore("interrupted" if command == "resume" else "finished")
+        from tests.builders.damage import FAULTS, damage_file
+
         paths = sorted(p for p in self.data.rglob("*") if p.is_file() and p.stat().st_size)
         n_files = self.random.choice((1, 1, 1, 2, 5))
         note["files"] = []
@@ -490,24 +492,6 @@ def digest(value: Any) -> str:
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> str:
     return ", ".join(name for name in expected if expected[name] != found.get(name))
-
-
-def damage_file(path: Path, fault: str, rng: random.Random) -> None:
-    """Change a file in place, as a disk does: hard links of it are changed as well."""
-    size = path.stat().st_size
-    if fault == "delete":
-        path.unlink()
-    elif fault in ("truncate", "empty"):
-        os.truncate(path, 0 if fault == "empty" else rng.randrange(size))
-    else:
-        with path.open("r+b") as file:
-            start = rng.randrange(size)
-            file.seek(start)
-            old = file.read(1 if fault == "bit" else rng.randint(1, 4096))
-            file.seek(start)
-            file.write(
-                bytes([old[0] ^ 1 << rng.randrange(8)]) if fault == "bit" else bytes(len(old))
-            )
 
 
 def can_mount(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from the_block_llm.advisor import serve as serve_command
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.project import OpenProject, Project
 from the_block_llm.datasets.storage import storage_location
+from the_block_llm.durable_files import storage_cause
 from the_block_llm.errors import StoppedOnRequest, user_error_cause
 from the_block_llm.pipelines.qlora_train.launch import training_job_command
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
@@ -135,7 +136,7 @@ def _exit_on_user_error(command: Callable[..., Any], *values: Any, **options: An
     try:
         return command(*values, **options)
     except Exception as error:
-        user_error = user_error_cause(error)
+        user_error = user_error_cause(error) or storage_cause(error)
         if user_error is None:
             raise
         if isinstance(user_error, StoppedOnRequest):

@@ -5,6 +5,7 @@ then the folder is flushed: after a power failure there is the old content or th
 order matters: a name that became durable before the data would point to an empty file.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -23,6 +24,7 @@ UNFINISHED_SUFFIX: Final = ".unfinished"
 """Suffix of temporary names, which begin with a dot; what carries one is safe to delete."""
 # File systems write the journal once for several files that are flushed at a time.
 _SYNC_THREADS: Final = 8
+_DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _ABANDONED_SECONDS: Final = 24 * 3600
 
 
@@ -152,6 +154,19 @@ def storage_error(folder: object, error: OSError) -> StorageError:
         f"Cannot write to {folder}: {error.strerror or error}. Free some space or make the "
         "folder writable, then run again; existing data is unchanged."
     )
+
+
+def storage_cause(error: BaseException) -> StorageError | None:
+    """Return a StorageError if ``error`` was caused by a full, read-only or failing disk.
+
+    Libraries write files of their own: git, torch, temporary files of Python.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
+            return storage_error(cause.filename or "the disk", cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _temporary(path: Path) -> Path:

@@ -1,8 +1,10 @@
 import os
+import random
 import shutil
 
 import pytest
 from tests.builders.advised_repository import FILES, SHAS, write_tables
+from tests.builders.damage import FAULTS, damage_file
 
 from the_block_llm.advisor.index import repository_index
 from the_block_llm.advisor.index.repository_index import open_index
@@ -53,6 +55,20 @@ def test_index_is_built_once_per_state_of_the_tables(index_arguments, monkeypatc
     # A reader of the outdated index can still use it.
     assert first.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
     assert first.search("tally votes", 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_index_is_built_again(index_arguments, fault):
+    question = "Who tallies votes in consensus?"
+    index = open_index(*index_arguments)
+    expected = index.search(question, 5)
+    paths = [p for p in sorted(index.folder.rglob("*")) if p.is_file()]
+    assert len(paths) >= 9
+    for number, path in enumerate(paths):
+        damage_file(path, fault, random.Random(number))
+        again = open_index(*index_arguments)
+        assert again.search(question, 5) == expected, path
+        assert again.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
 
 
 def test_failed_build_leaves_no_files(index_arguments, monkeypatch):

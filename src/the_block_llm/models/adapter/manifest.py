@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 MANIFEST_NAME: Final = "manifest.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 _CONFIG_NAME: Final = "adapter_config.json"
+# The model card may be edited.
+_NOT_DESCRIBED: Final = (MANIFEST_NAME, "README.md")
 _REMEDY: Final = (
     "Restore it from a copy, or delete the folder: the version before it is used then, and "
     "`kedro run --pipeline=qlora_train` trains a new one."
@@ -66,12 +68,12 @@ class AdapterFolder(BaseModel, frozen=True):
 
 
 def write_manifest(folder: Path, manifest: AdapterManifest) -> None:
-    """Complete the adapter in ``folder`` by its manifest, which describes the files in it.
+    """Complete the adapter in ``folder`` by its manifest, which describes its other files.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    paths = [p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST_NAME]
+    paths = [p for p in folder.iterdir() if p.is_file() and p.name not in _NOT_DESCRIBED]
     manifest = manifest.model_copy(update={"files": describe_files(paths)})
     text = json_with_checksum(manifest.model_dump(mode="json"), indent=2)
     write_durably(folder / MANIFEST_NAME, text)

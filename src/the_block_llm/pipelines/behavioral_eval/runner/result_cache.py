@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import time
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from the_block_llm.checksums import checksum
 from the_block_llm.durable_files import storage_error, sync_folder
@@ -44,9 +45,10 @@ class ResultCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._results, is_whole = _read_results(self._path)
-            self._file: TextIO = self._path.open("a", encoding="utf-8")
+            # Without a buffer, which a kill would lose.
+            self._file: FileIO = self._path.open("ab", buffering=0)
             if not is_whole:
-                self._file.write("\n")  # ends a line that was interrupted
+                self._file.write(b"\n")  # ends a line that was interrupted
             sync_folder(folder)
         except OSError as error:
             raise StorageError(
@@ -64,7 +66,7 @@ class ResultCache:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._flush(durable=True)
+            self._sync()
         finally:
             self._file.close()
 
@@ -81,18 +83,22 @@ class ResultCache:
             StorageError: The disk is full.
         """
         self._results[key] = result
-        self._file.write(json.dumps([_checksum(key, result), key, result]) + "\n")
-        self._flush(durable=time.monotonic() - self._synced > _SYNC_SECONDS)
-
-    def _flush(self, *, durable: bool) -> None:
-        """Hand what was written to the system, against a kill, or to the disk."""
+        line = json.dumps([_checksum(key, result), key, result]) + "\n"
+        unwritten = memoryview(line.encode())
         try:
-            self._file.flush()
-            if durable:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             raise storage_error(self._path.parent, error) from error
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(self._path.parent, error) from error
+        self._synced = time.monotonic()
 
 
 def _read_results(path: Path) -> tuple[dict[str, Any], bool]:
