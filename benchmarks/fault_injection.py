@@ -13,8 +13,8 @@ behavioral_eval. Then, until the time is up, one random fault after another:
 - ``two runs``: two runs are started at about the same time.
 
 After each fault the command must either give the undisturbed result (*repaired*) or say in one
-sentence what is wrong (*told*); then ``kedro run``, after the remedy that the sentence names, must
-give the undisturbed result. Anything else is a defect: a traceback, a result that cannot be
+sentence what is wrong (*reported*); then ``kedro run``, after the remedy that the sentence names,
+must give the undisturbed result. Anything else is a defect: a traceback, a result that cannot be
 reached any more (*lost*), another result (*mixed*), no sentence (*silent*), or no end (*hung*).
 Exits with 1 on any defect. Outcomes are appended to ``outcomes.jsonl`` in the folder, with the seed
 of each fault, and counted by the next call with the same folder; ``--only SEED`` repeats one fault
@@ -145,7 +145,7 @@ class Laboratory:
         self.keep("finished")
         self.expected["results"] = in_child(lambda: results(self.data))
         self.require("run")
-        self.compare()  # otherwise nothing could be told from a difference
+        self.compare()  # otherwise a difference would mean nothing
         self.remember()
 
     def prepare_damage(self) -> None:
@@ -230,7 +230,7 @@ class Laboratory:
             note["files"].append(f"{fault} {path.relative_to(self.data)}")
             damage_file(path, fault, self.random)
         ended = self.run(command)
-        if self.is_told(note, ended):
+        if self.is_reported(note, ended):
             self.complete(note, note["sentence"])
             return
         if command in ("ask", "rows", "audit", "adapters"):
@@ -254,7 +254,7 @@ class Laboratory:
             fill(ballast, keep_free=note["free_kib"] * 1024)
             ended = running.wait()
             ballast.unlink()
-            if not self.is_told(note, ended):
+            if not self.is_reported(note, ended):
                 note["outcome"] = "repaired"
             self.complete(note)
 
@@ -264,10 +264,10 @@ class Laboratory:
         first = start_command(self.project, COMMANDS["run"])
         time.sleep(note["after"])
         second = start_command(self.project, COMMANDS["run"])
-        told = [self.is_told(note, running.wait()) for running in (second, first)]
-        if not any(told):
+        reported = [self.is_reported(note, running.wait()) for running in (second, first)]
+        if not any(reported):
             note["outcome"] = "repaired"
-        if all(told):
+        if all(reported):
             raise DefectError("lost", f"neither run came to its end: {note['sentence']}")
         self.compare()
         self.complete(note)
@@ -280,7 +280,7 @@ class Laboratory:
         for name in folders[folders.index(note["from"]) :]:
             shutil.rmtree(self.data / name)
 
-    def is_told(self, note: dict[str, Any], ended: Ended) -> bool:
+    def is_reported(self, note: dict[str, Any], ended: Ended) -> bool:
         """Return whether the command ended with one sentence.
 
         Raises:
@@ -295,7 +295,7 @@ class Laboratory:
             return False
         if not ended.sentence:
             raise DefectError("silent", text)
-        note["outcome"], note["sentence"] = "told", ended.sentence
+        note["outcome"], note["sentence"] = "reported", ended.sentence
         return True
 
     def complete(self, note: dict[str, Any], sentence: str = "") -> None:
@@ -303,7 +303,7 @@ class Laboratory:
         for _ in range(4):
             extra = self.apply_remedy(sentence)
             ended = self.run("run", *extra)
-            if not self.is_told({}, ended):
+            if not self.is_reported({}, ended):
                 self.compare()
                 return
             sentence = ended.sentence
@@ -545,7 +545,7 @@ def read_outcomes(log: Path) -> list[dict[str, Any]]:
 
 
 def print_table(outcomes: Sequence[dict[str, Any]]) -> None:
-    columns = ("repaired", "told", *DEFECTS)
+    columns = ("repaired", "reported", *DEFECTS)
     print(f"{'fault':24}" + "".join(f"{name:>10}" for name in ("faults", *columns)))
     groups = sorted({(o["kind"], o.get("command", "")) for o in outcomes})
     for kind, command in groups:
@@ -557,8 +557,8 @@ def print_table(outcomes: Sequence[dict[str, Any]]) -> None:
         print(f"{name:24}" + "".join(f"{number:>10}" for number in numbers))
     totals = Counter(o["outcome"] for o in outcomes)
     print(
-        f"{len(outcomes)} faults injected: {totals['repaired']} repaired, {totals['told']} told in "
-        f"one sentence, {totals['traceback']} tracebacks, {totals['lost']} lost, "
+        f"{len(outcomes)} faults injected: {totals['repaired']} repaired, {totals['reported']} "
+        f"reported in one sentence, {totals['traceback']} tracebacks, {totals['lost']} lost, "
         f"{totals['mixed']} mixed, {totals['silent']} silent, {totals['hung']} hung"
     )
 
