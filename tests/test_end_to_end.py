@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.dataset as ds
 import pytest
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
@@ -37,6 +39,9 @@ def test_every_output_exists_with_its_schema(finished: Path) -> None:
         table = ParquetTable(finished / path)
         assert table.num_rows > 0, path
         assert table.schema == schema, path
+        # Other programs read the folder as it is.
+        assert len(pd.read_parquet(finished / path)) == table.num_rows, path
+        assert ds.dataset(finished / path).count_rows() == table.num_rows, path
     for report in ("ingest_report", "sequence_report", "training_metrics", "behavioral_report"):
         assert json.loads((finished / "08_reporting" / f"{report}.json").read_text()), report
     assert "<html" in (finished / "08_reporting/behavioral_report.html").read_text()

@@ -79,8 +79,10 @@ def data_page() -> str:
         "# Data dictionary",
         "",
         "Generated from `schemas.py`; each Parquet part contains the descriptions too. Times are",
-        "UTC, text is UTF-8. Read a table with `catalog.load(NAME)`, or with any Parquet",
-        "reader: `manifest.json` next to the parts lists those that belong to the table.",
+        "UTC, text is UTF-8. Read a table with `catalog.load(NAME)`, which checks that it is",
+        "complete and undamaged, or give its folder to any Parquet reader:",
+        "`pandas.read_parquet(folder)`, `pyarrow.dataset.dataset(folder)`, DuckDB, Polars. They",
+        "skip `_manifest.json`, which lists the parts with their checksums.",
     ]
     for name, dataset in _datasets_by_table().items():
         schema: pa.Schema = getattr(schemas, name)

@@ -1,6 +1,5 @@
 """Builds the inputs of an advisor: tables of a small repository, two tiny models, an adapter."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from tests.builders.tiny_llama import save_tiny_llama, tiny_llama, tiny_profile
 from tests.builders.tiny_starcoder import save_tiny_starcoder
 
 from the_block_llm import schemas
-from the_block_llm.datasets.parquet_table import save_table, write_text_atomically
-from the_block_llm.models.adapter.manifest import AdapterManifest
+from the_block_llm.datasets.parquet_table import save_table
+from the_block_llm.datasets.report_files import write_report
+from the_block_llm.models.adapter.manifest import AdapterManifest, write_manifest
 
 HEAD = "a1b2c3d4" + "0" * 32
 SHAS = [f"{n:x}c0ffee{n:033x}" for n in range(1, 5)]
@@ -35,7 +35,7 @@ def write_tables(
     repository = folder / "01_raw" / "repository.json"
     repository.parent.mkdir(parents=True, exist_ok=True)
     description = {"repositories": [{"name": "chain", "head": head}], "pinned_at": pinned_at}
-    write_text_atomically(repository, json.dumps(description))
+    write_report(repository, description)
     times = [datetime(2026, 1, n, tzinfo=UTC) for n in range(1, 5)]
     commits = [
         {
@@ -73,7 +73,7 @@ def write_tables(
     ):
         save_table(tables / name, schema, [pa.Table.from_pylist(rows, schema)])
     counts = [{"repo": "chain", "sha": head, "pinned_at": pinned_at}]
-    write_text_atomically(tables / "snapshot_counts.json", json.dumps(counts))
+    write_report(tables / "snapshot_counts.json", counts)
 
 
 def write_adapter(
@@ -91,7 +91,7 @@ def write_adapter(
         library_versions={}, device="cpu", peak_memory_gib=0.0,
         metrics={}, created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
-    (target / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(target, manifest)
     return target
 
 

@@ -121,7 +121,7 @@ def test_killed_save_leaves_the_old_table_and_the_next_save_reuses_its_parts(
     table = save_table(folder, SCHEMA, [batch(2), batch(4)], part_bytes=1)
     assert numbers(table) == [2, 4]
     assert len(uploaded) == 2, "one part and the manifest; the other part existed"
-    assert set(folder.sizes()) == {"manifest.json", *(part.name for part in table.parts)}
+    assert set(folder.sizes()) == {"_manifest.json", *(part.name for part in table.parts)}
 
 
 _KILLED_DURING_UPLOAD_SCRIPT = """

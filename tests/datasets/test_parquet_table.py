@@ -6,7 +6,13 @@ import pyarrow as pa
 import pytest
 from tests.builders.processes import Script, running
 
-from the_block_llm.datasets.parquet_table import ParquetTable, save_table, table_exists, write_part
+from the_block_llm.datasets.parquet_table import (
+    MANIFEST_NAME,
+    ParquetTable,
+    save_table,
+    table_exists,
+    write_part,
+)
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
 SCHEMA = pa.schema([pa.field("n", pa.int64()), pa.field("text", pa.string())])
@@ -118,14 +124,14 @@ def test_errors_of_missing_and_damaged_tables_name_the_remedy(tmp_path: Path) ->
     table.parts[0].unlink()
     with pytest.raises(TableError, match="lacks 1 of its 1 parts"):
         ParquetTable(tmp_path / "t")
-    (tmp_path / "t" / "manifest.json").write_text("{")
+    (tmp_path / "t" / MANIFEST_NAME).write_text("{")
     with pytest.raises(TableError, match="cannot be read"):
         ParquetTable(tmp_path / "t")
 
 
 def test_manifest_lists_the_column_types(tmp_path: Path) -> None:
     save_table(tmp_path / "t", SCHEMA, [batch(1)])
-    assert json.loads((tmp_path / "t" / "manifest.json").read_text())["columns"]["n"] == "int64"
+    assert json.loads((tmp_path / "t" / MANIFEST_NAME).read_text())["columns"]["n"] == "int64"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")

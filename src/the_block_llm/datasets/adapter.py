@@ -7,8 +7,9 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
+from the_block_llm.durable_files import sync_folder
 from the_block_llm.errors import AdapterError, StorageError
-from the_block_llm.models.adapter.manifest import AdapterFolder, list_adapters, open_adapter
+from the_block_llm.models.adapter.manifest import AdapterFolder, newest_adapter, open_adapter
 from the_block_llm.os_errors import explain
 
 
@@ -35,15 +36,18 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         self.metadata = metadata
 
     def load(self) -> AdapterFolder:
+        return self._open()
+
+    def _open(self) -> AdapterFolder:
         if self._selected_version is not None:
             return open_adapter(self._folder / self._selected_version)
-        versions = list_adapters(self._folder)
-        if not versions:
+        newest = newest_adapter(self._folder)
+        if newest is None:
             raise AdapterError(
                 f"There is no trained adapter in {self._folder}. Train one with "
                 "`kedro run --pipeline=qlora_train`."
             )
-        return versions[-1]
+        return newest
 
     def save(self, data: Path) -> None:
         """Move the complete adapter folder ``data`` to a new version."""
@@ -52,6 +56,7 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             data.rename(self._folder / version)
+            sync_folder(self._folder)
         except OSError as error:
             raise StorageError(
                 f"The trained adapter could not be moved from {data} to {self._folder}: "
@@ -63,10 +68,11 @@ class AdapterDataset(AbstractDataset[Path, AdapterFolder]):
         return JSONPreview(self.load().manifest.model_dump_json())
 
     def _exists(self) -> bool:
-        versions = [adapter.path.name for adapter in list_adapters(self._folder)]
-        return (
-            bool(versions) if self._selected_version is None else self._selected_version in versions
-        )
+        try:
+            self._open()
+        except AdapterError:
+            return False
+        return True
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._folder.as_posix(), "version": self._selected_version or "newest"}

@@ -8,6 +8,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from the_block_llm.checksums import ChecksumFile
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
@@ -15,7 +16,7 @@ _ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # memory of a reader
 
 
 def write_parquet(
-    sink: Path | IO[bytes], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    sink: IO[bytes] | ChecksumFile, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> None:
     """Write record batches to one Parquet file with zstd compression."""
     # For token ids, dictionary encoding is larger than zstd alone, and slower.
@@ -55,6 +56,12 @@ def open_parquet(part: StorageLocation) -> Any:
         ) from error
 
 
+def _open_file(part: StorageLocation) -> Any:
+    if isinstance(part, Path):
+        return pa.OSFile(str(part))
+    return pa.PythonFile(part.open(), mode="r")
+
+
 def row_groups_containing(reader: Any, column: str, value: str) -> Iterator[tuple[int | None, int]]:
     """Yield the number of each row group and its rows.
 
@@ -75,23 +82,26 @@ def row_groups_containing(reader: Any, column: str, value: str) -> Iterator[tupl
         yield group if may_contain else None, metadata.num_rows
 
 
-def validate_part(part: StorageLocation, schema: pa.Schema, table: object) -> int:
-    """Check the schema of a part file, and return its number of rows.
+def validate_part(part: StorageLocation, schema: pa.Schema, table: object) -> tuple[int, int]:
+    """Check the schema of a part file.
 
     Args:
         part: The part file.
         schema: Schema of the table.
         table: Name of the table, for the error message.
 
+    Returns:
+        Its number of rows, and its size in bytes.
+
     Raises:
         TableError: The part has another schema.
     """
-    with open_parquet(part) as reader:
+    with _open_file(part) as file, pq.ParquetFile(file) as reader:
         if not reader.schema_arrow.equals(_as_stored(schema)):
             raise TableError(
                 f"The schema of the part {part} differs from that of the table {table}."
             )
-        return int(reader.metadata.num_rows)
+        return int(reader.metadata.num_rows), int(file.size())
 
 
 @functools.lru_cache(maxsize=16)

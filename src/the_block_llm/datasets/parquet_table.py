@@ -1,33 +1,47 @@
 """Tables as folders of Parquet parts, committed atomically by a manifest.
 
-A table is a folder that contains ``manifest.json`` and the part files that it lists. A save writes
-new parts next to the old ones and then replaces the manifest atomically, so a reader sees either
-the old table or the new one; unreferenced files are removed afterwards. The folder may be in an
-object store. Does not import Kedro: training processes read these tables too.
+A table is a folder that contains ``_manifest.json`` and the part files that it lists. A save writes
+new parts next to the old ones, flushes them to disk and then replaces the manifest atomically, so a
+reader sees either the old table or the new one, also after a power failure; unreferenced files are
+removed afterwards. Other programs read the folder as a data set of Parquet files: they skip names
+that begin with an underscore or a dot. The folder may be in an object store. Does not import Kedro:
+training processes read these tables too.
+
+The manifest has size and checksum of each part. Sizes are compared whenever a table is opened. The
+checksum of a local part is compared before its first rows are read, once per process. The content
+of an object is the store's to keep; its digest is compared when a part is copied to this machine.
 """
 
 import contextlib
-import json
 import os
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from the_block_llm.checksums import (
+    ChecksumFile,
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+    remember_checksum,
+)
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import open_parquet, row_groups_containing, write_parquet
 from the_block_llm.datasets.part_writers import (
-    TEMP_SUFFIX,
     LocalPartWriter,
     ObjectStorePartWriter,
     PartWriter,
+    check_part_name,
 )
+from the_block_llm.durable_files import replacing_file, storage_error, write_durably
 from the_block_llm.errors import StorageError, TableError
 from the_block_llm.os_errors import explain
 
-MANIFEST_NAME: Final = "manifest.json"
+MANIFEST_NAME: Final = "_manifest.json"
+_FORMAT: Final = 2
 # Large enough for effective compression and column statistics, small enough that a part of
 # patches is far below the memory of any machine that can train.
 _PART_BYTES: Final = 64 * 1024 * 1024
@@ -41,16 +55,19 @@ class ParquetTable:
         """Open the table in ``folder``.
 
         Raises:
-            TableError: The manifest is missing or damaged, or a part is missing.
+            TableError: The manifest is missing or damaged, or a part is missing or has another
+                size.
             StorageError: The folder cannot be read, or its object store is unreachable.
         """
         self.folder = folder
         self.manifest = _read_manifest(self.folder)
-        missing = self._missing_parts()
+        sizes = self._sizes()
+        missing = self._parts_not_in(sizes)
         while missing and (newer := _read_manifest(self.folder)) != self.manifest:
             # A run has replaced the table meanwhile and removed its old parts.
             self.manifest = newer
-            missing = self._missing_parts()
+            sizes = self._sizes()
+            missing = self._parts_not_in(sizes)
         self.parts: Sequence[StorageLocation] = [
             self.folder / part["name"] for part in self.manifest["parts"]
         ]
@@ -59,6 +76,26 @@ class ParquetTable:
                 f"The table {self.folder} lacks {len(missing)} of its {len(self.parts)} parts "
                 f"(first: {missing[0]}). Run the pipeline that writes it again."
             )
+        for part in self.manifest["parts"]:
+            if sizes[part["name"]] != part["bytes"]:
+                raise _damaged_part(
+                    self.folder,
+                    f"{part['name']} has {sizes[part['name']]:,} bytes instead of "
+                    f"{part['bytes']:,}",
+                )
+
+    def verify(self) -> "ParquetTable":
+        """Compare every local part with its checksum, unless this process has already done so.
+
+        Returns:
+            The table.
+
+        Raises:
+            TableError: A part is damaged.
+        """
+        for part in self.manifest["parts"]:
+            self._verify_part(part)
+        return self
 
     @property
     def num_rows(self) -> int:
@@ -78,7 +115,8 @@ class ParquetTable:
         self, columns: Sequence[str] | None = None, batch_rows: int = _READ_BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most ``batch_rows`` at a time."""
-        for part in self.parts:
+        for part, entry in zip(self.parts, self.manifest["parts"], strict=True):
+            self._verify_part(entry)
             with open_parquet(part) as reader:
                 yield from reader.iter_batches(
                     batch_size=batch_rows, columns=None if columns is None else list(columns)
@@ -112,6 +150,7 @@ class ParquetTable:
             if first_row >= selected.stop or first_row + entry["rows"] <= selected.start:
                 first_row += entry["rows"]
                 continue
+            self._verify_part(entry)
             with open_parquet(part) as reader:
                 for group, n_rows in row_groups_containing(reader, column, value):
                     if (
@@ -139,6 +178,10 @@ class ParquetTable:
             [batch.cast(schema) for batch in self.batches(columns, 65_536)], schema=schema
         )
 
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """Read the complete table, or some of its columns, as ``pandas.DataFrame``."""
+        return self.table(columns).to_pandas()
+
     def head(self, n_rows: int) -> pa.Table:
         """Read the first ``n_rows`` rows only."""
         batches: list[pa.RecordBatch] = []
@@ -160,27 +203,30 @@ class ParquetTable:
         """
         if isinstance(self.folder, Path):
             return self.folder
-        sizes = self._sizes()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for part in self.parts:
-                copy = folder / part.name
-                if not copy.exists() or copy.stat().st_size != sizes[part.name]:
-                    temp_path = folder / f".{part.name}{TEMP_SUFFIX}"
-                    part.get_file(temp_path)  # type: ignore[union-attr]  # a StorePath
-                    temp_path.replace(copy)
-        except OSError as error:
-            raise _storage_error(folder, error) from error
-        write_text_atomically(folder / MANIFEST_NAME, json.dumps(self.manifest, indent=1))
-        referenced = {part.name for part in self.parts}
+        entries = {part["name"]: part for part in self.manifest["parts"]}
+        for part in self.parts:
+            copy = folder / part.name
+            if not copy.exists() or copy.stat().st_size != entries[part.name]["bytes"]:
+                with replacing_file(copy) as temporary:
+                    part.get_file(temporary)  # type: ignore[union-attr]  # a StorePath
+            check_part_name(copy)
+        copies = describe_files(folder / name for name in entries)
+        parts = [{**entry, **copies[name]} for name, entry in entries.items()]
+        manifest = json_with_checksum({**self.manifest, "parts": parts}, indent=1)
+        write_text_atomically(folder / MANIFEST_NAME, manifest)
         for path in folder.glob("part-*.parquet"):
-            if path.name not in referenced:
+            if path.name not in entries:
                 path.unlink(missing_ok=True)
         return folder
 
-    def _missing_parts(self) -> list[str]:
-        sizes = self._sizes()
+    def _parts_not_in(self, sizes: Mapping[str, int]) -> list[str]:
         return [part["name"] for part in self.manifest["parts"] if part["name"] not in sizes]
+
+    def _verify_part(self, part: dict[str, Any]) -> None:
+        if isinstance(self.folder, Path) and (
+            damage := find_damage(self.folder, {part["name"]: part})
+        ):
+            raise _damaged_part(self.folder, damage)
 
     def _sizes(self) -> dict[str, int]:
         if isinstance(self.folder, StorePath):
@@ -194,25 +240,25 @@ class ParquetTable:
 
 
 def table_exists(folder: StorageLocation) -> bool:
-    """Return whether ``folder`` contains a complete table."""
+    """Return whether ``folder`` contains a complete, undamaged table."""
     try:
-        ParquetTable(folder)
+        ParquetTable(folder).verify()
     except TableError:
         return False
     return True
 
 
 def write_part(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write one Parquet file to a local path, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp_path = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
-    try:
-        write_parquet(temp_path, schema, batches)
-        temp_path.replace(path)
-    except OSError as error:
-        raise _storage_error(path.parent, error) from error
-    finally:
-        temp_path.unlink(missing_ok=True)
+    """Write one Parquet file to a local path, atomically; :func:`save_table` makes it durable.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with replacing_file(path, durable=False) as temporary:
+        with temporary.open("wb") as file:
+            sink = ChecksumFile(file)
+            write_parquet(sink, schema, batches)
+        remember_checksum(temporary, sink.checksum)
 
 
 def save_table(
@@ -257,48 +303,38 @@ def save_table(
                 if pending_bytes >= part_bytes:
                     parts.append(writer.write(pending))
                     pending, pending_bytes = [], 0
-        if pending:
+        if pending or not parts:  # an empty table has a part, from which others read its columns
             parts.append(writer.write(pending))
+        writer.flush({part["name"] for part in parts})
         manifest = {
-            "format": 1,
+            "format": _FORMAT,
             "schema": schema.serialize().to_pybytes().hex(),
             "columns": {field.name: str(field.type) for field in schema},
             "parts": parts,
         }
-        write_text_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=1))
+        write_text_atomically(folder / MANIFEST_NAME, json_with_checksum(manifest, indent=1))
     except BaseException as error:
-        # The old manifest still references the old parts; remove only the files of this save.
+        # Remove the files of this save, unless the new manifest, which names them, is in place.
         if writer is not None:
             with contextlib.suppress(StorageError):  # the store may be unreachable
-                writer.rollback()
+                writer.rollback(_referenced_parts(folder))
         if isinstance(error, OSError):
-            raise _storage_error(folder, error) from error
+            raise storage_error(folder, error) from error
         raise
     writer.remove_unreferenced({part["name"] for part in parts})
     return ParquetTable(folder)
 
 
 def write_text_atomically(path: StorageLocation, text: str) -> None:
-    """Write ``text`` to ``path`` atomically.
+    """Write ``text`` to ``path`` atomically and durably.
 
     Raises:
         StorageError: The folder cannot be written.
     """
     if isinstance(path, StorePath):
         path.put_bytes(text.encode())
-        return
-    temp_path = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temp_path.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temp_path.replace(path)
-    except OSError as error:
-        raise _storage_error(path.parent, error) from error
-    finally:
-        temp_path.unlink(missing_ok=True)
+    else:
+        write_durably(path, text)
 
 
 def _cast_to_schema(
@@ -319,8 +355,8 @@ def _cast_to_schema(
 def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
+        manifest: dict[str, Any] = parse_json_with_checksum(path.read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']}")
     except FileNotFoundError:
         raise TableError(
@@ -331,13 +367,20 @@ def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
         raise StorageError(f"The manifest {path} cannot be read: {explain(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise TableError(
-            f"The manifest {path} cannot be read ({error}). Delete the folder and run the "
-            "pipeline that writes it again."
+            f"The manifest {path} cannot be read ({error}). Run the pipeline that writes it again."
         ) from error
     return manifest
 
 
-def _storage_error(folder: StorageLocation, error: OSError) -> StorageError:
-    return StorageError(
-        f"Cannot write to {folder}: {explain(error)} Then run again; existing data is unchanged."
+def _referenced_parts(folder: StorageLocation) -> set[str]:
+    try:
+        return {part["name"] for part in _read_manifest(folder)["parts"]}
+    except TableError:
+        return set()
+
+
+def _damaged_part(folder: StorageLocation, damage: str) -> TableError:
+    return TableError(
+        f"The table {folder} is damaged: {damage}. Run the pipeline that writes it again; "
+        "`kedro run` runs them all in order."
     )

@@ -47,7 +47,7 @@ class ParquetTableDataset(
         self.metadata = metadata
 
     def load(self) -> ParquetTable:
-        return ParquetTable(self._folder)
+        return ParquetTable(self._folder).verify()
 
     def save(self, data: Iterable[pa.RecordBatch | pa.Table | StorageLocation]) -> None:
         save_table(self._folder, self._schema, data)

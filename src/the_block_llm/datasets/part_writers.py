@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from the_block_llm.checksums import file_checksum
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import validate_part, write_parquet
+from the_block_llm.durable_files import UNFINISHED_SUFFIX, sync_files, sync_folder
+from the_block_llm.errors import StorageError
 
-TEMP_SUFFIX: Final = ".unfinished"
+# Of an earlier version; other programs take it for a part.
+_FORMER_MANIFEST: Final = "manifest.json"
 
 
 class PartWriter(Protocol):
@@ -27,8 +32,12 @@ class PartWriter(Protocol):
         """Add an existing file as the next part; return its manifest entry."""
         ...
 
-    def rollback(self) -> None:
-        """Remove the parts of this save, after it has failed."""
+    def flush(self, referenced: set[str]) -> None:
+        """Make the parts that the new manifest references durable."""
+        ...
+
+    def rollback(self, referenced: set[str]) -> None:
+        """Remove the parts of this save that no manifest references, after it has failed."""
         ...
 
     def remove_unreferenced(self, referenced: set[str]) -> None:
@@ -56,27 +65,34 @@ class LocalPartWriter:
     def write(self, batches: Sequence[pa.RecordBatch]) -> dict[str, Any]:
         path = self._next_path()
         self._write_part(path, self._schema, batches)
-        return {"name": path.name, "rows": sum(batch.num_rows for batch in batches)}
+        return _local_entry(path, sum(batch.num_rows for batch in batches))
 
     def add_file(self, source: StorageLocation) -> dict[str, Any]:
-        n_rows = validate_part(source, self._schema, self._folder)
+        n_rows, _ = validate_part(source, self._schema, self._folder)
+        if isinstance(source, Path) and source.parent.resolve() == self._folder.resolve():
+            return _local_entry(source, n_rows)
         target = self._next_path()
         if isinstance(source, StorePath):
             source.get_file(target)
-        elif source.parent.resolve() == self._folder.resolve():
-            return {"name": source.name, "rows": n_rows}
         else:
             _hardlink_or_copy(source, target)
-        return {"name": target.name, "rows": n_rows}
+        return _local_entry(target, n_rows)
 
-    def rollback(self) -> None:
+    def flush(self, referenced: set[str]) -> None:
+        sync_files(self._folder / name for name in referenced)
+        sync_folder(self._folder)
+
+    def rollback(self, referenced: set[str]) -> None:
         for path in self._folder.glob(f"part-*-{self._save_id}.parquet"):
-            path.unlink(missing_ok=True)
-
-    def remove_unreferenced(self, referenced: set[str]) -> None:
-        for path in [*self._folder.glob("*.parquet"), *self._folder.glob(f".*{TEMP_SUFFIX}")]:
             if path.name not in referenced:
                 path.unlink(missing_ok=True)
+
+    def remove_unreferenced(self, referenced: set[str]) -> None:
+        unfinished = self._folder.glob(f".*{UNFINISHED_SUFFIX}")
+        for path in [*self._folder.glob("*.parquet"), *unfinished]:
+            if path.name not in referenced:
+                path.unlink(missing_ok=True)
+        (self._folder / _FORMER_MANIFEST).unlink(missing_ok=True)
 
     def _next_path(self) -> Path:
         self._count += 1
@@ -104,29 +120,32 @@ class ObjectStorePartWriter:
         data = sink.getvalue()
         name = _part_name(hashlib.sha256(data).hexdigest())
         self._upload_if_absent(name, len(data), lambda target: target.put_bytes(data))
-        return {"name": name, "rows": sum(batch.num_rows for batch in batches)}
+        n_rows = sum(batch.num_rows for batch in batches)
+        return {"name": name, "rows": n_rows, "bytes": len(data)}
 
     def add_file(self, source: StorageLocation) -> dict[str, Any]:
-        n_rows = validate_part(source, self._schema, self._folder)
+        n_rows, n_bytes = validate_part(source, self._schema, self._folder)
         if isinstance(source, StorePath):
             # Written by this class, to this or another folder: the name identifies the content.
             if source.name not in self._existing:
                 self._uploaded.append(source.name)
                 (self._folder / source.name).put_copy(source)
-            return {"name": source.name, "rows": n_rows}
+            return {"name": source.name, "rows": n_rows, "bytes": n_bytes}
         with source.open("rb") as file:
             name = _part_name(hashlib.file_digest(file, "sha256").hexdigest())
-        n_bytes = source.stat().st_size
         self._upload_if_absent(name, n_bytes, lambda target: target.put_file(source))
-        return {"name": name, "rows": n_rows}
+        return {"name": name, "rows": n_rows, "bytes": n_bytes}
 
-    def rollback(self) -> None:
-        for name in self._uploaded:
+    def flush(self, referenced: set[str]) -> None:
+        """Do nothing: an upload is durable once the store has confirmed it."""
+
+    def rollback(self, referenced: set[str]) -> None:
+        for name in set(self._uploaded) - referenced:
             (self._folder / name).unlink()
 
     def remove_unreferenced(self, referenced: set[str]) -> None:
         for name in {*self._existing, *self._uploaded} - referenced:
-            if name.endswith(".parquet"):
+            if name.endswith(".parquet") or name == _FORMER_MANIFEST:
                 (self._folder / name).unlink()
 
     def _upload_if_absent(
@@ -135,6 +154,31 @@ class ObjectStorePartWriter:
         if self._existing.get(name) != n_bytes and name not in self._uploaded:
             self._uploaded.append(name)
             upload(self._folder / name)
+
+
+def check_part_name(copy: Path) -> None:
+    """Compare the content of a part downloaded from an object store with the digest in its name.
+
+    Raises:
+        StorageError: The content differs; the copy is removed.
+    """
+    with copy.open("rb") as file:
+        name = _part_name(hashlib.file_digest(file, "sha256").hexdigest())
+    if name != copy.name:
+        copy.unlink()
+        raise StorageError(
+            f"The content of the downloaded part {copy} differs from what was uploaded. Run again "
+            "to download it once more; if it differs again, run the pipeline that writes the table."
+        )
+
+
+def _local_entry(path: Path, n_rows: int) -> dict[str, Any]:
+    return {
+        "name": path.name,
+        "rows": n_rows,
+        "bytes": path.stat().st_size,
+        "checksum": file_checksum(path),
+    }
 
 
 def _part_name(digest: str) -> str:
@@ -146,6 +190,4 @@ def _hardlink_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         # Another file system, or one without hard links.
-        with source.open("rb") as source_file, target.open("wb") as target_file:
-            while chunk := source_file.read(1 << 20):
-                target_file.write(chunk)
+        shutil.copyfile(source, target)

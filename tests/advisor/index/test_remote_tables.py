@@ -17,6 +17,7 @@ from the_block_llm.advisor.index.repository_index import RepositoryIndex, open_i
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.datasets.object_store import StorePath, resolve_location
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
+from the_block_llm.datasets.report_files import write_report
 from the_block_llm.errors import StorageError, TableError
 
 TABLES = ("commits", "file_changes", "snapshot_files")
@@ -66,9 +67,8 @@ def test_remote_tables_are_fetched_once_and_searched_like_local_ones(
     with_local_tables(parameters, store)
     assert len(fetched) == 3, "no table has changed"
 
-    (store / "01_raw" / "repository.json").put_bytes(
-        json.dumps({"repositories": [{"name": "chain", "head": "f" * 40}]}).encode()
-    )
+    head = {"repositories": [{"name": "chain", "head": "f" * 40}]}
+    write_report(store / "01_raw" / "repository.json", head)
     assert (
         open_configured_index(with_local_tables(parameters, store)).fingerprint
         != fetched_index.fingerprint

@@ -1,15 +1,17 @@
 import gc
-import json
 import os
+import random
 import shutil
 
 import pytest
 from tests.builders.advised_repository import FILES, SHAS, write_tables
+from tests.builders.damage import FAULTS, damage_file
 from tests.builders.processes import Script, running
 from tests.builders.project import ROOT
 
 from the_block_llm.advisor.index import repository_index
 from the_block_llm.advisor.index.repository_index import open_index
+from the_block_llm.datasets.report_files import read_report, write_report
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
 
 
@@ -120,10 +122,10 @@ def test_one_of_several_processes_builds_the_index(index_arguments, tmp_path):
 
 def begin_a_run(tables, repository_file):
     """Write what git_ingest writes first."""
-    description = json.loads(repository_file.read_text())
+    description = read_report(repository_file)
     description["pinned_at"] = "2026-03-01T00:00:00+00:00"
     description["repositories"][0]["head"] = "f" * 40
-    repository_file.write_text(json.dumps(description))
+    write_report(repository_file, description)
 
 
 def test_while_tables_are_replaced_the_index_before_is_searched(index_arguments, caplog):
@@ -168,6 +170,20 @@ def test_an_index_that_another_host_reads_is_kept(index_arguments, tmp_path):
     assert not first.exists()
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_index_is_built_again(index_arguments, fault):
+    question = "Who tallies votes in consensus?"
+    index = open_index(*index_arguments)
+    expected = index.search(question, 5)
+    paths = [p for p in sorted(index.folder.rglob("*")) if p.is_file()]
+    assert len(paths) >= 9
+    for number, path in enumerate(paths):
+        damage_file(path, fault, random.Random(number))
+        again = open_index(*index_arguments)
+        assert again.search(question, 5) == expected, path
+        assert again.file_text("src/ledger.rs") == FILES["src/ledger.rs"]
+
+
 def test_failed_build_leaves_no_files(index_arguments, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -197,9 +213,9 @@ def test_only_exact_paths_are_found(index_arguments, path, monkeypatch):
 
 
 def test_paths_of_several_repositories_are_qualified(index_arguments):
-    description = json.loads(index_arguments[1].read_text())
+    description = read_report(index_arguments[1])
     description["repositories"].append({"name": "other", "head": "f" * 40})
-    index_arguments[1].write_text(json.dumps(description))
+    write_report(index_arguments[1], description)
     index = open_index(*index_arguments)
     assert index.file_text("chain/src/ledger.rs") == FILES["src/ledger.rs"]
     assert index.project == "chain and other"

@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from the_block_llm.errors import (
     ProfileError,
 )
 from the_block_llm.models.adapter.adapters import attach_adapter, load_model_with_adapter
-from the_block_llm.models.adapter.manifest import list_adapters
+from the_block_llm.models.adapter.manifest import list_adapters, open_adapter, write_manifest
 from the_block_llm.models.base.quantized_loading import load_base_model, quantized_bytes
 from the_block_llm.models.base.sources import (
     base_revision,
@@ -86,9 +85,8 @@ def test_folder_without_a_manifest_is_not_an_adapter(base: Path, tmp_path: Path)
 def test_adapter_of_other_base_weights_is_rejected(base: Path, tmp_path: Path, other: str) -> None:
     profile = tiny_profile(base)
     adapter = write_adapter(tmp_path, "v1")
-    manifest = json.loads((adapter / "manifest.json").read_text())
-    manifest["base_revision"] = base_revision(profile, str(base))
-    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    revision = {"base_revision": base_revision(profile, str(base))}
+    write_manifest(adapter, open_adapter(adapter).manifest.model_copy(update=revision))
     assert load_model_with_adapter(profile, adapter) is not None
     # The identity of the weights does not depend on their folder.
     moved = Path(shutil.copytree(base, tmp_path / "moved"))

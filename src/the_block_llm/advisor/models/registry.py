@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from the_block_llm.advisor.params import AdvisorParams
 from the_block_llm.errors import AdapterError, ProfileError, RoleError
-from the_block_llm.models.adapter.manifest import list_adapters, open_adapter
+from the_block_llm.models.adapter.manifest import list_adapters, newest_adapter, open_adapter
 from the_block_llm.models.profiles import ModelProfile, ModelProfiles, resolve_profile
 
 Role = Literal["advisor", "completion"]
@@ -118,16 +118,17 @@ class ModelRegistry:
         if version == BASE:
             return None
         folder = self._params.adapters_folder / profile.name
-        adapters = {adapter.path.name: adapter.path for adapter in list_adapters(folder)}
         requested = version or self._params.adapters.get(profile.name)
         if requested is None:
-            if not adapters:
+            newest = newest_adapter(folder)
+            if newest is None:
                 raise AdapterError(
                     f"There is no trained adapter of {profile.name} in {folder}. Train one with "
                     f"`kedro run --params=model={profile.name}`, or use the base model: "
                     f"{profile.name}@{BASE}, on the command line --base."
                 )
-            return list(adapters.values())[-1]
+            return newest.path
+        adapters = {adapter.path.name: adapter.path for adapter in list_adapters(folder)}
         if requested not in adapters:
             available = ", ".join(adapters) or "none"
             raise AdapterError(

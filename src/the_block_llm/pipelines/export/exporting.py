@@ -3,23 +3,22 @@
 import gc
 import json
 import logging
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from the_block_llm.durable_files import replacing_folder
 from the_block_llm.errors import ExportError, StorageError
 from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.base.quantized_loading import pick_device
 from the_block_llm.models.base.sources import load_tokenizer, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.export.equivalence_check import (
     Equivalence,
     generate_references,
@@ -58,39 +57,36 @@ def export_adapter(
     """
     name = f"{profile.name}@{adapter.path.name}"
     target = params.folder / name
-    temporary = target.with_name(f".{name}.{uuid.uuid4().hex}.unfinished")
     tokenizer = load_tokenizer(profile, adapter.added_tokens)
     prompts = [_prompt(tokenizer, profile, probe) for probe in probes[: params.probes]]
     try:
-        temporary.mkdir(parents=True)
-        _log.info("Merging %s", name, extra={"markup": False})
-        model = load_model_with_adapter(profile, adapter.path)
-        # Before the first forward pass, which repacks the 4-bit weights on some processors.
-        write_merged(model, tokenizer, profile, temporary, params.shard_mib * 2**20)
-        references = generate_references(model, tokenizer, prompts, params.answer_tokens)
-        del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        _log.info("Comparing the merged model with the adapter on %d probes", len(references))
-        equivalence = measure_equivalence(_load_merged(temporary), references)
-        report = _report(target, adapter, profile, equivalence, params)
-        _check_equivalence(name, equivalence, params)
-        # The folder is given to others: without the path of this machine.
-        agreement = {key: value for key, value in report.items() if key != "folder"}
-        (temporary / "AGREEMENT.json").write_text(json.dumps(agreement, indent=2), encoding="utf-8")
-        (temporary / "Modelfile").write_text(modelfile(tokenizer, profile), encoding="utf-8")
-        (temporary / "README.md").write_text(model_card(name), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    except OSError as error:
+        with replacing_folder(target) as temporary:
+            _log.info("Merging %s", name, extra={"markup": False})
+            model = load_model_with_adapter(profile, adapter.path)
+            # Before the first forward pass, which repacks the 4-bit weights on some processors.
+            write_merged(model, tokenizer, profile, temporary, params.shard_mib * 2**20)
+            references = generate_references(model, tokenizer, prompts, params.answer_tokens)
+            del model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            _log.info("Comparing the merged model with the adapter on %d probes", len(references))
+            equivalence = measure_equivalence(_load_merged(temporary), references)
+            report = _report(target, adapter, profile, equivalence, params)
+            _check_equivalence(name, equivalence, params)
+            # The folder is given to others: without the path of this machine.
+            agreement = {key: value for key, value in report.items() if key != "folder"}
+            for file, text in (
+                ("AGREEMENT.json", json.dumps(agreement, indent=2)),
+                ("Modelfile", modelfile(tokenizer, profile)),
+                ("README.md", model_card(name)),
+            ):
+                (temporary / file).write_text(text, encoding="utf-8")
+    except (StorageError, SafetensorError) as error:
         raise StorageError(
-            f"The exported model cannot be written to {params.folder}: "
-            f"{explain(error, 'set export.folder to another folder')}"
+            f"The exported model cannot be written to {params.folder}: {error} Free some space or "
+            "set export.folder, then run again."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 

@@ -1,12 +1,15 @@
 """The cache of quantized layers."""
 
+import itertools
 import logging
+import random
 import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
+from tests.builders.damage import FAULTS, damage_file
 from tests.builders.tiny_llama import save_tiny_llama
 from transformers import AutoConfig
 
@@ -42,6 +45,16 @@ def test_the_second_load_reads_the_same_layers_from_the_cache(
     for expected, quantized, cached in zip(uncached, first, second, strict=True):
         assert torch.equal(expected, quantized)
         assert torch.equal(expected, cached)
+
+
+def test_a_damaged_layer_is_quantized_again(weights_folder: Path, tmp_path: Path) -> None:
+    expected = load_layers(weights_folder, tmp_path / "cache")
+    for fault, seed in itertools.product(FAULTS, range(3)):
+        [file] = (tmp_path / "cache").iterdir()
+        damage_file(file, fault, random.Random(seed))
+        for _ in range(2):  # the second load writes the cache anew
+            layers = load_layers(weights_folder, tmp_path / "cache")
+            assert all(map(torch.equal, expected, layers)), fault
 
 
 def test_changed_weights_are_quantized_again(weights_folder: Path, tmp_path: Path) -> None:

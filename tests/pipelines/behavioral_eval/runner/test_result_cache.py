@@ -1,3 +1,6 @@
+import resource
+import signal
+
 import pytest
 
 from the_block_llm.errors import StorageError
@@ -33,6 +36,51 @@ def test_an_incomplete_last_line_is_truncated(tmp_path, incomplete):
         cache.put("c", 3)
     with ResultCache(tmp_path, "weights") as cache:
         assert (cache["a"], cache["c"]) == (1, 3)
+
+
+def test_any_changed_bit_costs_only_the_result_of_its_line(tmp_path):
+    with ResultCache(tmp_path, "weights") as cache:
+        for n in range(3):
+            cache.put(f"key {n}", [n, 0.5 + n])
+    [path] = tmp_path.iterdir()
+    original = path.read_bytes()
+    for position in range(len(original)):
+        changed = bytearray(original)
+        changed[position] ^= 1 << position % 7
+        path.write_bytes(changed)
+        with ResultCache(tmp_path, "weights") as cache:
+            kept = [n for n in range(3) if f"key {n}" in cache]
+            assert all(cache[f"key {n}"] == [n, 0.5 + n] for n in kept)
+            assert len(kept) >= 1
+            cache.put("new", 1)
+        with ResultCache(tmp_path, "weights") as cache:
+            assert "new" in cache
+    with ResultCache(tmp_path, "weights") as cache:
+        cache.put("key 1", "newer")
+    with ResultCache(tmp_path, "weights") as cache:
+        assert cache["key 1"] == "newer"
+
+
+def put_many(folder):
+    with ResultCache(folder, "weights") as cache:
+        for n in range(10):
+            cache.put(f"long key {n}", "x" * 50)
+
+
+def test_a_full_disk_is_an_error_and_keeps_earlier_results(tmp_path):
+    with ResultCache(tmp_path, "weights") as cache:
+        cache.put("a", 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(StorageError, match="Free some space"):
+            put_many(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with ResultCache(tmp_path, "weights") as cache:
+        assert cache["a"] == 1
 
 
 def test_an_unwritable_folder_is_an_error(tmp_path):

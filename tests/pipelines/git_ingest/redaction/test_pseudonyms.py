@@ -1,10 +1,12 @@
 """The key of the pseudonyms: created once, never replaced, and moved out of conf."""
 
+import random
 import stat
 import threading
 from pathlib import Path
 
 import pytest
+from tests.builders.damage import damage_file
 from tests.builders.processes import Script, running
 
 from the_block_llm.errors import StorageError
@@ -23,7 +25,7 @@ def test_the_key_is_created_once_for_its_owner_only(tmp_path: Path) -> None:
     first = author(key_file)
     assert author(key_file) == first
     assert key_file.stat().st_mode & 0o077 == 0
-    assert len(bytes.fromhex(key_file.read_text())) == 32
+    assert len(bytes.fromhex(key_file.read_text().split()[0])) == 32
 
 
 def test_the_former_key_is_moved_and_gives_the_same_pseudonyms(tmp_path: Path) -> None:
@@ -83,3 +85,28 @@ def test_processes_that_create_the_key_at_once_get_the_same(tmp_path: Path) -> N
     keys = [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
     assert len(keys) == 100, "nothing but locks is left beside the keys"
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+
+@pytest.mark.parametrize("fault", ["truncate", "empty", "zeros", "bit"])
+def test_a_damaged_key_is_an_error_and_never_another_key(tmp_path: Path, fault: str) -> None:
+    """An empty key would be a valid one, from which names can be computed."""
+    key_file = tmp_path / "pseudonym.key"
+    expected = load_pseudonymizer(True, key_file)
+    text = key_file.read_text()
+    for seed in range(100):
+        damage_file(key_file, fault, random.Random(seed))
+        if key_file.read_text("latin-1").strip() in (text.split()[0], text.strip()):
+            # Without its checksum, or its end of line, the key is still whole.
+            assert load_pseudonymizer(True, key_file) == expected
+        else:
+            with pytest.raises(StorageError, match="is damaged"):
+                load_pseudonymizer(True, key_file)
+        key_file.write_text(text)
+
+
+def test_a_key_of_the_user_needs_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0f" * 32)
+    assert load_pseudonymizer(True, tmp_path / "key").key == b"\x0f" * 32
+    (tmp_path / "key").write_text("0f" * 16)
+    with pytest.raises(StorageError, match="it is damaged"):
+        load_pseudonymizer(True, tmp_path / "key")

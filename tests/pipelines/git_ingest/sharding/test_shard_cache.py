@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.builders.damage import FAULTS, damage_file
 from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import ingest
 
@@ -97,6 +98,22 @@ def test_shards_of_other_code_are_not_reused(
         monkeypatch.setattr(user, "code_digest", lambda: changed)
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 1
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 0
+
+
+def test_a_damaged_cache_is_noticed_and_read_again(tmp_path: Path) -> None:
+    """Shards and parts of tables are hard links of one file, so damage to one is damage to both."""
+    repository = GitRepository(tmp_path / "project")
+    repository.commit_many([(f"Set value {i}", {f"{i}.py": f"x = {i}\n"}) for i in range(30)])
+    expected = ingest(repository.path, tmp_path / "out", cutoff=0.5).all_rows()
+    rng = random.Random(5)
+    names = [p.relative_to(tmp_path) for p in sorted((tmp_path / "out/cache").rglob("*.*"))]
+    assert {name.parent.name for name in names} == {"commits", "history", "order", "snapshot"}
+    for number, name in enumerate(names):
+        damage_file(tmp_path / name, FAULTS[number % len(FAULTS)], rng)
+        assert ingest(repository.path, tmp_path / "out", cutoff=0.5).all_rows() == expected, name
+    for name in names:
+        damage_file(tmp_path / name, "bit", rng)
+    assert ingest(repository.path, tmp_path / "out", cutoff=0.5).all_rows() == expected
 
 
 _TEXTS = [

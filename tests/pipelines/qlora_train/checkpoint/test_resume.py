@@ -1,6 +1,8 @@
 """Interrupted runs resume without losing steps or changing losses."""
 
+import itertools
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.builders.damage import FAULTS, damage_file
 from tests.pipelines.qlora_train.interruption import Killed, call_after_step, kill_after_step
 from tests.pipelines.qlora_train.jobs import (
     TEXT,
@@ -65,6 +68,29 @@ def test_damaged_checkpoint_is_skipped_for_the_previous_one(
     assert "checkpoint-10 is incomplete or damaged" in caplog.text
     assert resumed["resumed_from"] == "checkpoint-8"
     assert step_trace(resumed) == step_trace(uninterrupted)
+
+
+def test_no_damaged_file_of_a_checkpoint_is_overlooked(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    short = replace_fields(job, max_steps=4)
+    kill_after_step(monkeypatch, 3, short)
+    checkpoint = unfinished(short) / "checkpoint-2"
+    names = sorted(path.name for path in checkpoint.iterdir())
+    assert {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"} <= set(names)
+    for seed, (name, fault) in enumerate(itertools.product(names, FAULTS)):
+        copy = tmp_path / f"{fault} {name}"
+        shutil.copytree(checkpoint, copy / "checkpoint-2")
+        assert len(list_complete_checkpoints(copy)) == 1
+        damage_file(copy / "checkpoint-2" / name, fault, random.Random(seed))
+        assert not list_complete_checkpoints(copy), copy
+    # The state beside the checkpoints has settings and answers, which must not change unnoticed.
+    state = (unfinished(short) / "run.json").read_bytes()
+    for fault in FAULTS:
+        (unfinished(short) / "run.json").write_bytes(state)
+        damage_file(unfinished(short) / "run.json", fault, random.Random(0))
+        with pytest.raises(TrainingError, match=r"settings cannot be read.*restart_training=true"):
+            train(short)
 
 
 def test_full_disk_raises_storage_error_and_keeps_last_checkpoint(

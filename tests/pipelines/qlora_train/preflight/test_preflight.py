@@ -20,6 +20,7 @@ from tests.pipelines.qlora_train.jobs import (
     train_for_metrics,
 )
 
+from the_block_llm.datasets.report_files import write_report
 from the_block_llm.errors import AdapterTargetError, MemoryPlanError, StorageError
 from the_block_llm.models.adapter.adapters import attach_adapter
 from the_block_llm.models.adapter.manifest import list_adapters
@@ -117,9 +118,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_rows(folder / "data/05_model_input/validation/tiny", rows[:1])
     facts = {"added_tokens": {}, "curriculum": [], "context_tokens": 256, "overlap_tokens": 32}
     (folder / "data/05_model_input/row_facts").mkdir()
-    (folder / "data/05_model_input/row_facts/tiny.json").write_text(json.dumps(facts))
+    write_report(folder / "data/05_model_input/row_facts/tiny.json", facts)
     (folder / "data/01_raw").mkdir()
-    (folder / "data/01_raw/repository.json").write_text(json.dumps({"head": "0" * 40}))
+    write_report(folder / "data/01_raw/repository.json", {"head": "0" * 40})
     return folder
 
 

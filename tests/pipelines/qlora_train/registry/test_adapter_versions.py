@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from the_block_llm.errors import AdapterError
-from the_block_llm.models.adapter.manifest import AdapterManifest
+from the_block_llm.models.adapter.manifest import AdapterManifest, write_manifest
 from the_block_llm.pipelines.qlora_train.registry.adapter_commands import adapters_group
 from the_block_llm.pipelines.qlora_train.registry.adapter_versions import (
     compare_versions,
@@ -31,7 +31,7 @@ def save_version(
         created_at="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     (path / "adapter_model.safetensors").write_bytes(b"x" * 1000)
-    (path / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(path, manifest)
     return path
 
 
@@ -108,6 +108,9 @@ def test_prune_deletes_only_after_confirmation(models: Path) -> None:
     assert "nothing to delete" in run(models, "prune", "--yes").output
 
 
-def test_damaged_version_is_skipped(models: Path) -> None:
+def test_damaged_version_is_named_and_left_out(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (models / "advisor/v4/manifest.json").write_text(json.dumps({"format": 1}))
     assert [v.version for v in list_adapter_versions(models, "advisor") if v.is_latest] == ["v3"]
+    assert "advisor/v4 cannot be read" in caplog.text

@@ -1,6 +1,5 @@
 """Commands ``kedro rows`` and ``kedro audit``."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table
 from the_block_llm.datasets.project import Project
+from the_block_llm.datasets.report_files import write_report
 from the_block_llm.errors import ParameterError, StaleDataError
 from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
@@ -107,7 +107,9 @@ def test_plain_text_marks_lines_with_targets() -> None:
 
 def project_opener(folder: Path, model: Any = None) -> Any:
     parameters = {"models": {"m": model.model_dump()} if model else {}, "model": "m"}
-    return lambda env, profile: Project(parameters, lambda name: folder / name)
+    return lambda env, profile: Project(
+        parameters, lambda name: folder / (f"{name}.json" if name == "screening" else name)
+    )
 
 
 def test_rows_command_prints_plain_text_to_a_pipe(
@@ -193,7 +195,7 @@ def test_audit_command_lists_removed_documents_with_reasons(
     )
     duplicates = {"train": {"chat/file/e": "chat/file/d"}}
     found = Screening(leaks, duplicates, {}, validation_repeats=False)
-    (tmp_path / "screening").write_text(json.dumps(found.to_json()))
+    write_report(tmp_path / "screening.json", found.to_json())
     command = {"n_neighbors": 5, "profile": None, "env": None}
     cli.audit(project_opener(tmp_path), item=None, removed=True, **command)
     assert capsys.readouterr().out.split("\n")[1:] == [
@@ -214,6 +216,6 @@ def test_audit_command_lists_removed_documents_with_reasons(
         {"leaks": [], "duplicates": {"train": []}},
     )
     for screening in outdated:
-        (tmp_path / "screening").write_text(json.dumps(screening))
+        write_report(tmp_path / "screening.json", screening)
         with pytest.raises(StaleDataError, match="kedro run --pipeline=sequence_build"):
             cli.audit(project_opener(tmp_path), item=None, removed=True, **command)

@@ -1,15 +1,20 @@
 """Cached ids equal those of the tokenizer, and are used only with the same tokenizer."""
 
 import copy
+import random
+import resource
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.builders.damage import FAULTS, damage_file
 from tests.builders.processes import Script, running
 from tests.builders.project import ROOT
 
+from the_block_llm.errors import StorageError
 from the_block_llm.models.profiles import ModelProfile
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.pipelines.sequence_build.tokenization import token_cache
@@ -70,12 +75,29 @@ def test_another_tokenizer_does_not_use_the_cache(
     assert cache.lookup(texts) == [None, None, None]
 
 
-def test_a_corrupt_file_is_ignored(build_and_count: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_texts_of_a_damaged_file_are_tokenized_again(
+    build_and_count: Any, tmp_path: Path, fault: str
+) -> None:
     first, _ = build_and_count(docs(3), tmp_path)
-    [file] = tmp_path.glob("*/*.arrow")
-    file.write_bytes(file.read_bytes()[:100])
-    again, n_again = build_and_count(docs(3), tmp_path)
-    assert (again, n_again) == (first, 3)
+    for seed in range(5):
+        [file] = tmp_path.glob("*/*.arrow")
+        damage_file(file, fault, random.Random(seed))
+        again, n_again = build_and_count(docs(3), tmp_path)
+        assert (again, n_again) == (first, 3)
+
+
+def test_a_full_disk_names_the_remedy(build_and_count: Any, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(StorageError, match="Free some space"):
+            build_and_count(docs(30), tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.glob("cache/*/*"))
 
 
 def test_a_failed_run_leaves_no_files(build_and_count: Any, tmp_path: Path) -> None:

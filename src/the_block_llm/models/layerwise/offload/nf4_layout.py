@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import bitsandbytes.functional as bnb
 import numpy as np
 import torch
 
+from the_block_llm.durable_files import UNFINISHED_SUFFIX, remove_abandoned, sync_folder
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.kernels.nf4 import NESTED_BLOCK_SIZE, NF4_BLOCK_SIZE, NF4Linear
 from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles
@@ -28,7 +30,8 @@ from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFi
 _log = logging.getLogger(__name__)
 _ALIGNMENT_BYTES: Final = 256
 # Part of the cache key: increment when the layout or the quantization changes.
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
+_CHECKSUM_DTYPE: Final = np.dtype("<u4")
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,18 @@ def quantized_layers(
             yield quantize_layer(files, layout, index, device)
         return
     cache_file = cache_folder / f"nf4-{_cache_key(files, layout)}.layers"
-    if cache_file.is_file() and cache_file.stat().st_size == n_layers * layout.n_bytes:
+    checksums_bytes = n_layers * _CHECKSUM_DTYPE.itemsize
+    if (
+        cache_file.is_file()
+        and cache_file.stat().st_size == n_layers * layout.n_bytes + checksums_bytes
+    ):
         _log.info("Loading cached quantized layers from %s", cache_file, extra={"markup": False})
-        with cache_file.open("rb") as file:
-            for _ in range(n_layers):
-                yield torch.from_numpy(np.fromfile(file, dtype=np.uint8, count=layout.n_bytes))
+        yield from _read_cached(
+            cache_file,
+            layout.n_bytes,
+            n_layers,
+            lambda index: quantize_layer(files, layout, index, device),
+        )
         return
     yield from _quantize_and_cache(
         cache_file, n_layers, lambda index: quantize_layer(files, layout, index, device)
@@ -151,8 +161,10 @@ def quantized_layers(
 def _quantize_and_cache(
     cache_file: Path, n_layers: int, quantize: Callable[[int], torch.Tensor]
 ) -> Iterator[torch.Tensor]:
-    """Yield quantized layers; write them to a temporary file that replaces ``cache_file``."""
-    temp_file = cache_file.with_name(f".{cache_file.name}.{uuid.uuid4().hex}.unfinished")
+    """Yield quantized layers; write them, and their checksums, to ``cache_file`` atomically."""
+    temp_file = cache_file.with_name(f".{cache_file.name}.{uuid.uuid4().hex}{UNFINISHED_SUFFIX}")
+    checksums = np.zeros(n_layers, _CHECKSUM_DTYPE)
+    remove_abandoned(cache_file)
     file = None
     try:
         for index in range(n_layers):
@@ -160,16 +172,44 @@ def _quantize_and_cache(
             if index == 0 and _has_disk_space(cache_file.parent, n_layers * buffer.numel()):
                 file = temp_file.open("wb")
             if file is not None:
-                buffer.cpu().numpy().tofile(file)
+                values = buffer.cpu().numpy()
+                checksums[index] = zlib.crc32(values.data)
+                file.write(values.data)
             yield buffer
         if file is not None:
+            file.write(checksums.data)
             file.flush()
             os.fsync(file.fileno())
             temp_file.replace(cache_file)
+            sync_folder(cache_file.parent)
     finally:
         if file is not None:
             file.close()
         temp_file.unlink(missing_ok=True)
+
+
+def _read_cached(
+    cache_file: Path, layer_bytes: int, n_layers: int, quantize: Callable[[int], torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Yield cached layers; quantize a damaged one, and then remove the file."""
+    is_damaged = False
+    with cache_file.open("rb") as file:
+        file.seek(n_layers * layer_bytes)
+        checksums = np.fromfile(file, _CHECKSUM_DTYPE, count=n_layers)
+        file.seek(0)
+        for index in range(n_layers):
+            values = np.fromfile(file, dtype=np.uint8, count=layer_bytes)
+            if zlib.crc32(values.data) == checksums[index]:
+                yield torch.from_numpy(values)
+                continue
+            is_damaged = True
+            _log.warning(
+                "Layer %d in %s is damaged and is quantized again", index, cache_file,
+                extra={"markup": False},
+            )  # fmt: skip
+            yield quantize(index)
+    if is_damaged:
+        cache_file.unlink(missing_ok=True)
 
 
 def _has_disk_space(folder: Path, n_bytes: int) -> bool:

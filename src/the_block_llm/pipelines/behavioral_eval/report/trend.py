@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError
 from the_block_llm.os_errors import explain
@@ -57,18 +58,21 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
     Raises:
         StorageError: The folder cannot be written, or a file in it cannot be read.
     """
-    write_text_atomically(folder / f"{entry['adapter']}.json", json.dumps(entry, indent=1))
-    entries = []
-    for file in sorted(folder.glob("*.json")):
-        try:
-            entries.append(json.loads(file.read_text("utf-8")))
-        except OSError as error:
-            raise StorageError(
-                f"Cannot read the earlier evaluation {file}: {explain(error)}"
-            ) from error
-        except ValueError as error:
-            raise StorageError(
-                f"The earlier evaluation {file} is damaged ({error}). Delete it; it is used for "
-                "the trend only."
-            ) from error
+    write_text_atomically(folder / f"{entry['adapter']}.json", json_with_checksum(entry, indent=1))
+    entries = [_read_entry(file) for file in sorted(folder.glob("*.json"))]
     return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))
+
+
+def _read_entry(file: Path) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = parse_json_with_checksum(file.read_bytes())
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read the earlier evaluation {file}: {explain(error)}"
+        ) from error
+    except ValueError as error:
+        raise StorageError(
+            f"The earlier evaluation {file} is damaged ({error}). Delete it; it is used for the "
+            "trend only."
+        ) from error
+    return entry

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.parquet_table import write_part
+from the_block_llm.durable_files import replacing_file
 from the_block_llm.pipelines.git_ingest.git.diff_parser import CommitHeader, FilePatch
 from the_block_llm.pipelines.git_ingest.git.diff_stream import DiffStream
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
@@ -130,7 +131,11 @@ class _ShardWriter:
         write_part(changes, FILE_CHANGES, self._change_batches(shard.shas, prefetch))
         commits = stem.with_name(f"{stem.name}.commits.arrow")
         # Arrow's IPC format: only revert_detection reads these files, once or twice.
-        with pa.OSFile(str(commits), "wb") as file, pa.ipc.new_file(file, SHARD_COMMITS) as writer:
+        with (
+            replacing_file(commits, durable=False) as temporary,
+            pa.OSFile(str(temporary), "wb") as file,
+            pa.ipc.new_file(file, SHARD_COMMITS) as writer,
+        ):
             for batch in record_batches(
                 SHARD_COMMITS, self._commit_rows, _BODY_COLUMN, self._redact_commits
             ):

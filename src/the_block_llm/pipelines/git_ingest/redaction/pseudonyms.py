@@ -4,7 +4,6 @@ import functools
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Final
 
 from filelock import FileLock
 
+from the_block_llm.checksums import checksum
+from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import StorageError
 from the_block_llm.os_errors import explain
 
@@ -20,7 +21,6 @@ _log = logging.getLogger(__name__)
 FORMER_KEY_FILE: Final = Path("conf/local/pseudonym.key")
 """Where the key was until it left the folder that `kedro package` archives."""
 _KEY_BYTES: Final = 32
-_MIN_KEY_BYTES: Final = 16
 _BOT: Final = re.compile(
     r"\[bot\]|\bbot@|-bot\b|\bbot\b|dependabot|renovate|greenkeeper|github-actions|snyk-bot"
     r"|allcontributors|pre-commit-ci|semantic-release|weblate|transifex|jenkins|travis ci"
@@ -62,16 +62,14 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
     A key at :data:`FORMER_KEY_FILE`, relative to the folder of ``key_file``, is moved first.
 
     Raises:
-        StorageError: The key can be neither read nor created, or is too short.
+        StorageError: The key can be neither read nor created, or is damaged.
     """
     if not pseudonymise:
         return Pseudonymizer(None)
     try:
         if not key_file.exists():
             _create_key(key_file)
-        key = bytes.fromhex(key_file.read_text(encoding="ascii").strip())
-        if len(key) < _MIN_KEY_BYTES:
-            raise ValueError(f"it has {len(key)} bytes, at least {_MIN_KEY_BYTES} are needed")
+        return Pseudonymizer(_parse_key(key_file.read_text(encoding="ascii")))
     except OSError as error:
         raise StorageError(
             f"The pseudonym key {key_file} cannot be read or created: "
@@ -82,7 +80,6 @@ def load_pseudonymizer(pseudonymise: bool, key_file: Path) -> Pseudonymizer:
             f"The pseudonym key {key_file} is damaged ({error}). "
             "Restore it from a backup, or delete it (author IDs will change)."
         ) from error
-    return Pseudonymizer(key)
 
 
 def _create_key(key_file: Path) -> None:
@@ -96,11 +93,19 @@ def _create_key(key_file: Path) -> None:
             former.replace(key_file)
             _log.info("Moved the pseudonym key %s to %s", former, key_file, extra={"markup": False})
             return
-        unfinished = key_file.with_name(f"{key_file.name}.unfinished")
-        unfinished.unlink(missing_ok=True)
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(key_file)
+        _log.info(
+            "Created the pseudonym key %s. Keep it: another key gives other author IDs.",
+            key_file, extra={"markup": False},
+        )  # fmt: skip
+        key = secrets.token_hex(_KEY_BYTES)
+        write_durably(key_file, f"{key} {checksum(key.encode())}\n", mode=0o600)
+
+
+def _parse_key(text: str) -> bytes:
+    """Return the key in ``text``, 64 hexadecimal digits, after a check of its checksum, if any."""
+    key, *stored = text.split() or [""]
+    if len(key) != 2 * _KEY_BYTES:
+        raise ValueError(f"it has {len(key)} digits, {2 * _KEY_BYTES} are needed")
+    if stored not in ([], [checksum(key.encode())]):
+        raise ValueError("its checksum does not match")
+    return bytes.fromhex(key)

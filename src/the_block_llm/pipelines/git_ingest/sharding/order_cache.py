@@ -2,6 +2,7 @@
 
 from array import array
 
+from the_block_llm.durable_files import replacing_file
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import ShardCache, finish_shard
 
@@ -11,7 +12,8 @@ def store_commit_order(cache: ShardCache, name: str, order: CommitOrder) -> None
     stem = cache.stem(name)
     columns = {".shas": order.packed, ".starts": order.offsets, ".times": order.times}
     for suffix, column in columns.items():
-        stem.with_suffix(suffix).write_bytes(column)
+        with replacing_file(stem.with_suffix(suffix), durable=False) as temporary:
+            temporary.write_bytes(column)
     files = [stem.with_suffix(suffix) for suffix in columns]
     finish_shard(stem, files, {"sha_bytes": order.sha_bytes})
     cache.prune([name])

@@ -1,19 +1,26 @@
 """Caches finished shards on disk, named by a digest of everything that decides their content.
 
-A shard is a few files with one stem. Its manifest is written last, so a shard with a readable
-manifest is complete even if the run that wrote it was killed. A run whose shards are all cached
+A shard is a few files with one stem. Its manifest, written last, has size and checksum of each of
+them: a shard that is incomplete or damaged is not used and read again. So nothing here is flushed
+to disk; a table flushes the shards that become its parts. A run whose shards are all cached
 reads nothing from the repository; other options, another version of this code or a rewritten
 history give other names, and shards that no run asks for any more are pruned.
 """
 
 import functools
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
+from the_block_llm.durable_files import replacing_file
 
 _MANIFEST_SUFFIX = ".notes.json"
 _PACKAGE = Path(__file__).parents[3]
@@ -29,21 +36,14 @@ class ShardCache:
         return self.folder / name
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """Return the manifest of a shard, or None if the shard is not complete."""
+        """Return the manifest of a shard, or None if the shard is not complete and undamaged."""
         try:
-            manifest: dict[str, Any] = json.loads(
-                (self.folder / f"{name}{_MANIFEST_SUFFIX}").read_text(encoding="utf-8")
+            manifest: dict[str, Any] = parse_json_with_checksum(
+                (self.folder / f"{name}{_MANIFEST_SUFFIX}").read_bytes()
             )
         except (OSError, ValueError):
             return None
-        return manifest if self._is_complete(manifest["files"]) else None
-
-    def _is_complete(self, files: Mapping[str, int]) -> bool:
-        # Compare sizes: shards are written without fsync, so a power failure can leave empty files.
-        try:
-            return all((self.folder / file).stat().st_size == n for file, n in files.items())
-        except OSError:
-            return False
+        return manifest if find_damage(self.folder, manifest["files"]) is None else None
 
     def prune(self, keep: Iterable[str]) -> None:
         """Remove the files of every shard that is not in ``keep``."""
@@ -59,12 +59,15 @@ def finish_shard(stem: Path, files: Iterable[Path], metadata: Mapping[str, Any])
     Args:
         stem: Path of the shard without suffix.
         files: Its files.
-        metadata: Entries of the manifest besides the sizes of the files.
+        metadata: Entries of the manifest besides the description of the files.
+
+    Raises:
+        StorageError: The folder cannot be written.
     """
-    manifest = {"files": {file.name: file.stat().st_size for file in files}, **metadata}
-    temporary = stem.with_name(f".{stem.name}.{os.getpid()}.unfinished")
-    temporary.write_text(json.dumps(manifest), encoding="utf-8")
-    temporary.replace(stem.with_name(f"{stem.name}{_MANIFEST_SUFFIX}"))
+    manifest = {"files": describe_files(files), **metadata}
+    path = stem.with_name(f"{stem.name}{_MANIFEST_SUFFIX}")
+    with replacing_file(path, durable=False) as temporary:
+        temporary.write_text(json_with_checksum(manifest), encoding="utf-8")
     return manifest
 
 

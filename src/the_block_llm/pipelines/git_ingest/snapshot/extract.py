@@ -139,7 +139,7 @@ def _extract_snapshot(
             cached = cache.manifest(name)
             if cached is not None and sandbox.object_sizes(cached["missing"]):
                 cached = None
-            if cached is not None and _part_path(cache, name, sha).exists():
+            if cached is not None and cache.manifest(_part_name(name, sha)) is not None:
                 yield None, (cached,)
             else:
                 yield _write_part, (
@@ -180,7 +180,9 @@ def _write_part(
             )
     with pq.ParquetFile(cache.folder / f"{name}.files.parquet") as rows:
         batches = map(_set_sha(sha), rows.iter_batches(256))
-        write_part(_part_path(cache, name, sha), SNAPSHOT_FILES, batches)
+        part = _part_path(cache, name, sha)
+        write_part(part, SNAPSHOT_FILES, batches)
+    finish_shard(cache.stem(_part_name(name, sha)), [part], {})
     return manifest
 
 

@@ -1,7 +1,6 @@
 """The finished adapter: weights, tokenizer, reports and manifest."""
 
 import importlib.metadata
-import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Any, Final
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.datasets.parquet_table import write_text_atomically
+from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
+from the_block_llm.durable_files import sync_tree, write_durably
 from the_block_llm.errors import AdapterError, StorageError
-from the_block_llm.models.adapter.manifest import MANIFEST_NAME, AdapterManifest, open_adapter
+from the_block_llm.models.adapter.manifest import AdapterManifest, open_adapter, write_manifest
 from the_block_llm.models.base.sources import base_name, base_revision, prepare_base_model
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob
@@ -39,7 +40,8 @@ def read_finished_reports(job: TrainingJob) -> dict[str, Any] | None:
     folder = finished_adapter_folder(job)
     try:
         open_adapter(folder)
-        reports: dict[str, Any] = json.loads((folder / _REPORTS).read_text(encoding="utf-8"))
+        text = (folder / _REPORTS).read_text(encoding="utf-8")
+        reports: dict[str, Any] = parse_json_with_checksum(text)
     except (AdapterError, OSError, ValueError):
         return None
     return reports
@@ -92,11 +94,13 @@ def save_adapter(
         # The frozen embedding is part of the base; "auto" would query the Hub for its size.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         tokenizer.save_pretrained(str(folder))
-        write_text_atomically(folder / _REPORTS, json.dumps(reports, allow_nan=False))
+        write_durably(folder / _REPORTS, json_with_checksum(reports))
+        sync_tree(folder)
         # Last: a folder without a manifest is not a complete adapter.
-        write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2))
-    except OSError as error:
+        write_manifest(folder, manifest)
+    except (OSError, SafetensorError, StorageError) as error:
         raise StorageError(
-            f"The finished adapter could not be written to {folder}: {explain(error)} The last "
-            "checkpoint is complete: run again, and the adapter is written without retraining."
+            f"The finished adapter could not be written to {folder}: "
+            f"{explain(error) if isinstance(error, OSError) else error} The last checkpoint is "
+            "complete: run again, and the adapter is written without retraining."
         ) from error

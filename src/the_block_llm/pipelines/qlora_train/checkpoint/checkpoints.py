@@ -1,20 +1,24 @@
 """The folder of an unfinished run: its state and checkpoints, from which it is resumed.
 
-A checkpoint is complete if it has a list of its files whose hashes match. The list is written
-last, so a partially written checkpoint is detected and skipped.
+A checkpoint is complete if it has a list of its files whose checksums match. The list is written
+last, after the files are on disk, so a partially written or damaged checkpoint is detected and
+skipped.
 """
 
-import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from the_block_llm.datasets.parquet_table import write_text_atomically
+from the_block_llm.checksums import (
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+)
+from the_block_llm.durable_files import sync_tree, write_durably
 from the_block_llm.errors import InUseError, StorageError, TrainingError
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import explain
@@ -24,7 +28,7 @@ from the_block_llm.pipelines.qlora_train.runtime import distributed
 _log = logging.getLogger(__name__)
 _FOLDER_NAME: Final = ".unfinished"
 _STATE_FILE: Final = "run.json"
-_HASHES_FILE: Final = "complete.json"
+_FILES_FILE: Final = "complete.json"
 
 
 class RunState(BaseModel, extra="forbid"):
@@ -65,15 +69,15 @@ class RunFolder:
         return complete[-1] if complete else None
 
     def mark_complete(self, step: int) -> None:
-        """Write the file hashes of the checkpoint of ``step``, which make it complete.
+        """Write the list of files of the checkpoint of ``step``, which makes it complete.
 
         Raises:
             StorageError: The disk is full.
         """
         folder = self.checkpoint_path(step)
-        hashes = {path.name: _file_hash(path) for path in sorted(folder.iterdir())}
-        hashes.pop(_HASHES_FILE, None)
-        write_text_atomically(folder / _HASHES_FILE, json.dumps(hashes, indent=1))
+        sync_tree(folder)
+        paths = [path for path in folder.iterdir() if path.name != _FILES_FILE]
+        write_durably(folder / _FILES_FILE, json_with_checksum(describe_files(paths), indent=1))
 
     def prune(self, keep: int, best_step: int | None) -> None:
         """Delete all checkpoints except the newest ``keep`` and that of ``best_step``."""
@@ -88,7 +92,7 @@ class RunFolder:
         Raises:
             StorageError: The folder cannot be written.
         """
-        write_text_atomically(self.path / _STATE_FILE, self.state.model_dump_json(indent=1))
+        _write_state(self.path, self.state)
 
     def discard(self) -> None:
         """Release the lock and delete the folder."""
@@ -154,7 +158,7 @@ def open_run_on_all_processes(job: TrainingJob) -> RunFolder:
 
 
 def list_complete_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints whose files all have their recorded hashes, oldest first."""
+    """Return the checkpoints whose files all have their recorded checksums, oldest first."""
     return [path for path in _list_checkpoints(folder) if _is_complete(path)]
 
 
@@ -165,7 +169,7 @@ def _load_or_reset_state(job: TrainingJob, path: Path) -> RunState:
         if job.restart_training and list_complete_checkpoints(path):
             _log.info("Restarting; the unfinished run in %s is discarded", path)
         _clear_folder(path)
-        write_text_atomically(path / _STATE_FILE, new.model_dump_json(indent=1))
+        _write_state(path, new)
         return new
     stored = _read_state(path)
     if stored is None:
@@ -187,9 +191,15 @@ def _mismatch_message(job: TrainingJob, path: Path, reason: str) -> str:
     )
 
 
+def _write_state(path: Path, state: RunState) -> None:
+    text = json_with_checksum(state.model_dump(mode="json"), indent=1)
+    write_durably(path / _STATE_FILE, text)
+
+
 def _read_state(path: Path) -> RunState | None:
     try:
-        return RunState.model_validate_json((path / _STATE_FILE).read_text(encoding="utf-8"))
+        text = (path / _STATE_FILE).read_text(encoding="utf-8")
+        return RunState.model_validate(parse_json_with_checksum(text))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -201,10 +211,9 @@ def _list_checkpoints(folder: Path) -> list[Path]:
 
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        text = (checkpoint / _HASHES_FILE).read_text(encoding="utf-8")
-        hashes: Mapping[str, str] = json.loads(text)
-        return all(_file_hash(checkpoint / name) == hash_ for name, hash_ in hashes.items())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, AttributeError):
+        text = (checkpoint / _FILES_FILE).read_text(encoding="utf-8")
+        return find_damage(checkpoint, parse_json_with_checksum(text)) is None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return False  # any other error says nothing about the checkpoint, which would be deleted
 
 
@@ -221,8 +230,3 @@ def _clear_folder(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

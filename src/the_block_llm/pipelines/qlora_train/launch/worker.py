@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import (
     StoppedOnRequest,
     TrainingError,
@@ -71,7 +72,7 @@ def main(folder: Path, *, stop_with_parent: bool) -> int:
         _write_failure(folder, TrainingError.__name__, _describe_failure(error))
         return 1
     if distributed.is_main_process():
-        (folder / OUTCOME_FILE).write_text(outcome.model_dump_json(), encoding="utf-8")
+        write_durably(folder / OUTCOME_FILE, outcome.model_dump_json())
     distributed.destroy_process_group()
     return 0
 
@@ -110,7 +111,7 @@ def _emit(message: dict[str, Any]) -> None:
 
 def _write_failure(folder: Path, kind: str, message: str, **details: Any) -> None:
     text = json.dumps({"kind": kind, "message": message, **details})
-    (folder / f"failure-{distributed.get_rank()}.json").write_text(text, encoding="utf-8")
+    write_durably(folder / f"failure-{distributed.get_rank()}.json", text)
 
 
 def _terminate_when_parent_exits() -> None:

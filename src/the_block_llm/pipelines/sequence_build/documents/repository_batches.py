@@ -4,7 +4,6 @@ Batches depend on the sizes of the repositories alone, and each writes its own p
 ``documents``, so the table has the same bytes for any engine and number of workers.
 """
 
-import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
-from the_block_llm.datasets.parquet_table import ParquetTable, save_table, write_text_atomically
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
+from the_block_llm.datasets.report_files import read_report, write_report
 from the_block_llm.errors import ExecutionError
 from the_block_llm.execution.jobs import Call, WorkerLost
 from the_block_llm.execution.params import ExecutionParams
@@ -64,7 +64,7 @@ class RenderJob:
         Returns:
             The finished Parquet files.
         """
-        screened = json.loads(screening.read_text(encoding="utf-8"))
+        screened = read_report(screening)
         batches = self.render(repositories, screened, *self.arguments)
         # A retry must not overwrite the files of the attempt before it.
         parts = save_table(folder / uuid.uuid4().hex, DOCUMENTS, batches).parts
@@ -100,7 +100,7 @@ def render_in_batches(
         progress_bar("Rendering documents", len(batches)) as bar,
     ):
         screening_file = folder / "screening.json"
-        write_text_atomically(screening_file, json.dumps(dict(screening)))
+        write_report(screening_file, dict(screening))
         jobs: list[Call] = [(job.run, (batch, screening_file, folder)) for batch in batches]
         if execution.engine == "local":
             # Sequentially: the tokenizer already uses every core.

@@ -3,7 +3,8 @@
 Texts are looked up by a hash of their content, in a folder named after everything else that
 determines their ids: the tokenizer's serialized form, the version of its library and the format of
 these files. Ids are memory-mapped, so a cache of any size takes little memory. A run writes one
-file, renamed into place once it is complete; the least recently used files are evicted when the
+file, renamed into place once it is complete, to a name that ends with its checksum: a damaged file
+is deleted and its texts are tokenized again. The least recently used files are evicted when the
 cache exceeds its limits.
 """
 
@@ -14,17 +15,19 @@ from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import tokenizers
 
+from the_block_llm.checksums import ChecksumFile, file_checksum
+from the_block_llm.durable_files import UNFINISHED_SUFFIX, storage_error
 from the_block_llm.locks.leases import lease, remove_unleased
 from the_block_llm.os_errors import os_errno
 
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
 _KEY_BYTES: Final = 16
 _KEY_DTYPE: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
 _MIN_TEXT_BYTES: Final = 256  # shorter texts are tokenized faster than looked up
@@ -52,9 +55,11 @@ class TokenCache:
         self._batches: list[tuple[int, pa.ListArray]] = []  # index of the file, ids of the batch
         self._keys, self._locations = self._read()
         self._used_files: set[int] = set()
-        self._unfinished = self._folder / f".{uuid.uuid4().hex}.unfinished"
+        self._unfinished = self._folder / f".{uuid.uuid4().hex}{UNFINISHED_SUFFIX}"
         self._lease = ExitStack()
-        remove_unleased(self._folder, ".*.unfinished")
+        remove_unleased(self._folder, f".*{UNFINISHED_SUFFIX}")
+        self._file: IO[bytes] | None = None
+        self._sink: ChecksumFile | None = None
         self._writer: Any = None
         self._written_bytes = 0  # by this run
 
@@ -67,17 +72,30 @@ class TokenCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            if kind is None:
-                self._unfinished.replace(self._folder / f"{uuid.uuid4().hex}.arrow")
-        self._unfinished.unlink(missing_ok=True)
-        self._lease.close()
+        try:
+            self._finish(keep=kind is None)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+            self._lease.close()
         for number in self._used_files:
             with suppress(FileNotFoundError):  # evicted by another run
                 os.utime(self._files[number])
         _evict(self._root)
+
+    def _finish(self, keep: bool) -> None:
+        if self._writer is None or self._sink is None or self._file is None:
+            return
+        try:
+            self._writer.close()
+            self._file.close()
+            if keep:
+                name = f"{uuid.uuid4().hex}-{self._sink.checksum}.arrow"
+                self._unfinished.replace(self._folder / name)
+        except OSError as error:
+            raise storage_error(self._folder, error) from error
+        finally:
+            self._file.close()
+            self._writer = None
 
     def lookup(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32] | None]:
         """Return the ids of each text, None for a text that is not cached."""
@@ -110,7 +128,9 @@ class TokenCache:
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)  # another run may have evicted it
             self._lease.enter_context(lease(self._unfinished))
-            self._writer = pa.ipc.new_file(str(self._unfinished), _SCHEMA)
+            self._file = self._unfinished.open("wb")
+            self._sink = ChecksumFile(self._file)
+            self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
         offsets = np.zeros(len(entries) + 1, np.int32)
         np.cumsum([len(text_ids) for _, text_ids in entries], out=offsets[1:])
         column = pa.ListArray.from_arrays(
@@ -126,13 +146,18 @@ class TokenCache:
         locations: list[npt.NDArray[np.int32]] = [np.empty((0, 2), np.int32)]
         for path in sorted(self._folder.glob("*.arrow")):
             try:
-                reader = pa.ipc.open_file(pa.memory_map(str(path)))
-                batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
-            except (OSError, pa.ArrowInvalid) as error:
-                # Its texts are tokenized again. A file that cannot be read now is kept.
+                is_intact = file_checksum(path) == path.stem.rpartition("-")[2]
+            except FileNotFoundError:
+                continue  # evicted by another run
+            except OSError as error:
                 if os_errno(error) is None:
-                    path.unlink(missing_ok=True)
+                    raise
+                continue  # a file that cannot be read now is kept
+            if not is_intact:
+                path.unlink(missing_ok=True)  # damaged: its texts are tokenized again
                 continue
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
             for batch in batches:
                 rows = np.arange(batch.num_rows, dtype=np.int32)
                 data = batch["key"].buffers()[1]
