@@ -24,7 +24,9 @@ def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
 def make_document(
     kind: Any, source: str, *segments: Segment, split: Any = "train"
 ) -> RenderedDocument:
-    return RenderedDocument(f"{kind}/{source}", kind, split, source, AUTHORED_AT, segments)
+    return RenderedDocument(
+        f"{kind}/{source}", kind, split, source, AUTHORED_AT, segments, is_checked=True
+    )
 
 
 def make_file_document(text: str, source: str = "a.py", split: Any = "train") -> RenderedDocument:

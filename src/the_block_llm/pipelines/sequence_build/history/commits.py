@@ -1,9 +1,11 @@
 """Commits of a repository in chronological order, each assigned to a split."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff
 from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
-from the_block_llm.schemas import Split
+from the_block_llm.schemas import SPLITS, Split
 
 _MIN_COMMITS: Final = 3  # one each for training, validation and evaluation
 
@@ -73,6 +75,57 @@ class History:
         return [
             (sha, split) for sha, split in self.split_by_sha.items() if sha.startswith(sha_prefix)
         ]
+
+    @cached_property
+    def evaluation_commits(self) -> frozenset[str]:
+        """Commits whose content must not be trained on, although the training snapshot may have it.
+
+        These are the ones of validation, and held-out ones that the commit at the cutoff descends
+        from: commit times can be out of order.
+        """
+        found = {sha for sha, split in self.split_by_sha.items() if split == "validation"}
+        stack, seen = [self.cutoff.sha], set[str]()
+        while stack:
+            commit = self.commits.get(stack.pop() or "")
+            if commit is not None and commit.sha not in seen:
+                seen.add(commit.sha)
+                stack.extend(commit.parents)
+        found.update(sha for sha in seen if self.split_by_sha[sha] == "held_out")
+        return frozenset(found)
+
+    @cached_property
+    def evaluation_descendants(self) -> frozenset[str]:
+        """The evaluation commits, and all that were made on top of them up to the cutoff."""
+        children: dict[str, list[str]] = defaultdict(list)
+        for commit in self.commits.values():
+            if commit.committed_at <= self.cutoff.time:
+                for parent in commit.parents:
+                    children[parent].append(commit.sha)
+        found, stack = set[str](), list(self.evaluation_commits)
+        while stack:
+            sha = stack.pop()
+            if sha not in found:
+                found.add(sha)
+                stack.extend(children.get(sha, ()))
+        return frozenset(found)
+
+    def document_split(self, commit: Commit, merged: Sequence[Commit] = ()) -> Split:
+        """Return the split of the documents about a commit: the latest of what it is about.
+
+        Args:
+            commit: Any commit; one that reverts another is about that one as well.
+            merged: The commits that it merged, if it is a merge and they are known.
+        """
+        splits = {self.split_by_sha[one.sha] for one in (commit, *merged)}
+        splits |= {
+            split
+            for one in (commit, *merged)
+            if one.reverts and (split := self.find_split(one.reverts))
+        }
+        unknown = commit.is_merge and not merged
+        if unknown and not self.evaluation_descendants.isdisjoint(commit.parents[1:]):
+            splits.add("validation")
+        return max(splits, key=SPLITS.index)
 
     def commits_in(self, split: Split) -> list[Commit]:
         return [commit for sha, commit in self.commits.items() if self.split_by_sha[sha] == split]
