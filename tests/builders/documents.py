@@ -15,8 +15,8 @@ def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
     values: dict[str, Any] = {
         "sha": "c0ffee00" * 5, "authored_at": AUTHORED_AT, "committed_at": AUTHORED_AT,
         "subject": subject, "body": body, "kind": "other", "is_merge": False, "is_bot": False,
-        "reverts": None, "informative": True, "insertions": 3, "deletions": 1, "parents": (),
-        **fields,
+        "reverts": None, "informative": True, "files_changed": 1, "insertions": 3,
+        "deletions": 1, "parents": (), **fields,
     }  # fmt: skip
     return Commit(**values)
 

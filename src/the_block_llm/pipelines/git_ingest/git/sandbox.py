@@ -69,6 +69,12 @@ class RepositorySandbox:
 
     git_dir: Path
     max_file_bytes: int
+    follow_alternates: bool = False
+
+    @property
+    def reading(self) -> tuple[int, bool]:
+        """What decides whether and how an object is read; part of the name of cached shards."""
+        return self.max_file_bytes, self.follow_alternates
 
     @property
     def _max_allocation_bytes(self) -> int:
@@ -192,7 +198,7 @@ def open_sandbox(
         _link_objects(location, git_dir, follow_alternates=follow_alternates)
         _link_refs(location, git_dir)
         _write_config(location, git_dir, max_file_bytes, mailmap_commit)
-        yield RepositorySandbox(git_dir, max_file_bytes)
+        yield RepositorySandbox(git_dir, max_file_bytes, follow_alternates)
 
 
 def refuse_external_symlinks(location: RepositoryLocation) -> None:
@@ -259,6 +265,16 @@ def resolve_commit(sandbox: RepositorySandbox, ref: str) -> str:
     raise RepositoryError(
         f"git_ingest.ref={ref!r} names no commit in this repository. Existing refs: {examples}."
     )
+
+
+def mailmap_id(sandbox: RepositorySandbox, commit: str) -> str | None:
+    """Return the blob of the ``.mailmap`` in the tree of ``commit``, None if none can be read."""
+    try:
+        output = sandbox.check_output("rev-parse", "--verify", "--quiet", f"{commit}:.mailmap")
+    except GitProcessError:
+        return None
+    blob = output.decode().strip()
+    return blob if sandbox.object_sizes([blob]) else None
 
 
 def is_shallow(location: RepositoryLocation) -> bool:

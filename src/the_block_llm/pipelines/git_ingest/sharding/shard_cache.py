@@ -13,10 +13,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 _MANIFEST_SUFFIX = ".notes.json"
 _PACKAGE = Path(__file__).parents[3]
+# Besides the pipeline itself: columns, names of languages, and how rows are written.
+_MODULES: Final = (
+    "languages.py",
+    "schemas.py",
+    "datasets/parquet_table.py",
+    "datasets/part_writers.py",
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,14 @@ class ShardCache:
     def manifest(self, name: str) -> dict[str, Any] | None:
         """Return the manifest of a shard, or None if the shard is not complete."""
         try:
-            manifest: dict[str, Any] = json.loads(
+            manifest = json.loads(
                 (self.folder / f"{name}{_MANIFEST_SUFFIX}").read_text(encoding="utf-8")
             )
         except (OSError, ValueError):
             return None
-        return manifest if self._is_complete(manifest["files"]) else None
+        files = manifest.get("files") if isinstance(manifest, dict) else None
+        is_complete = isinstance(files, dict) and self._is_complete(files)
+        return manifest if is_complete else None
 
     def _is_complete(self, files: Mapping[str, int]) -> bool:
         # Compare sizes: shards are written without fsync, so a power failure can leave empty files.
@@ -78,15 +87,15 @@ def code_digest(package: Path = _PACKAGE) -> str:
     """Return a digest of the code that decides the rows of this pipeline.
 
     It covers every module of the pipeline, in all its folders, and the modules outside it that
-    rows depend on: the columns and the names of languages. A module that is edited, moved,
-    added or removed gives another digest, and shards stored under the old one are not used.
+    rows depend on. A module that is edited, moved, added or removed gives another digest, and
+    shards stored under the old one are not used.
 
     Args:
         package: Folder of ``the_block_llm``.
     """
     modules = sorted((package / "pipelines/git_ingest").rglob("*.py"))
     digest = hashlib.sha256()
-    for module in (*modules, package / "languages.py", package / "schemas.py"):
+    for module in (*modules, *(package / name for name in _MODULES)):
         content = module.read_bytes()
         digest.update(f"{module.relative_to(package).as_posix()} {len(content)}\n".encode())
         digest.update(content)

@@ -33,6 +33,7 @@ class Commit:
     is_bot: bool
     reverts: str | None
     informative: bool
+    files_changed: int
     insertions: int
     deletions: int
     parents: tuple[str, ...] = ()
@@ -160,7 +161,7 @@ def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -
     }
     require_enough_commits(len(commits), len(before), cutoff)
     selected = select_validation_commits(
-        np.array([commit.insertions for commit in before], np.int64),
+        np.array([(commit.insertions, commit.files_changed) for commit in before], np.int64),
         np.array([commit.is_merge for commit in before], np.bool_),
         validation_fraction,
     )
@@ -203,34 +204,36 @@ def merged_commits(history: History) -> dict[str, list[str]]:
 
 
 def select_validation_commits(
-    insertions: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
+    sizes: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
 ) -> list[int]:
     """Select the most recent commits that make up ``fraction`` of the history.
 
-    A commit that would take more than ``fraction`` of all inserted lines stays in training:
-    otherwise one import of a whole subsystem would leave nothing to train on.
+    A commit that would take more than ``fraction`` of all inserted lines, or of all changes to
+    files, stays in training: otherwise one import of a whole subsystem, or one move of all its
+    files, would leave little to train on.
 
     Args:
-        insertions: Inserted lines of each commit before the cutoff, oldest first, shape ``(n,)``.
+        sizes: Inserted lines and changed files of each commit before the cutoff, oldest first,
+            shape ``(n, 2)``.
         is_merge: Shape ``(n,)``; merges are not selected.
-        fraction: Maximum fraction of the commits, and of the inserted lines.
+        fraction: Maximum fraction of the commits, of their inserted lines, and of their files.
 
     Returns:
         Indices of the selected commits, newest first; at least one.
     """
     eligible = np.flatnonzero(~is_merge[1:]) + 1
     if not len(eligible):
-        eligible = np.array([len(insertions) - 1])
+        eligible = np.array([len(sizes) - 1])
     n_wanted = max(1, math.ceil(fraction * len(eligible)))
-    lines_left = fraction * float(insertions.sum())
+    left = fraction * sizes.sum(axis=0)
     selected: list[int] = []
     for index in eligible[::-1].tolist():
         if len(selected) == n_wanted:
             break
-        if 0 < insertions[index] <= lines_left:
+        if sizes[index, 0] > 0 and np.all(sizes[index] <= left):
             selected.append(index)
-            lines_left -= float(insertions[index])
-    smallest = min(eligible.tolist(), key=lambda n: (insertions[n] == 0, insertions[n], n))
+            left = left - sizes[index]
+    smallest = min(eligible.tolist(), key=lambda n: (sizes[n, 0] == 0, sizes[n, 0], n))
     return selected or [smallest]
 
 
