@@ -17,6 +17,7 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
+from the_block_llm.datasets.cutoff import stored_repository
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.errors import StorageError, TableError
 from the_block_llm.progress import progress_bar
@@ -27,9 +28,12 @@ from the_block_llm.retrieval.passages import (
     commit_passages,
     file_passages,
 )
+from the_block_llm.source_digest import library_versions, source_digest
 
 _log = logging.getLogger(__name__)
-_FORMAT: Final = 1
+# What cuts passages, ranks them and lays out the files of the index.
+_SOURCES: Final = ("advisor/index", "retrieval")
+_LIBRARIES: Final = ("bm25s", "pyarrow")
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
 _PASSAGES: Final = pa.schema(
     [("source", pa.string()), ("text", pa.string()), ("first_line", pa.int32())]
@@ -109,18 +113,28 @@ def open_index(
     """
     name = tables_fingerprint(tables_folder, repository_file, passage_characters)
     target = index_folder / name
-    if not (target / "index.json").is_file():
-        _build_index(tables_folder, _read_repository(repository_file), passage_characters, target)
+    if (target / "index.json").is_file():
+        try:
+            return RepositoryIndex(target)
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+            _log.warning(
+                "The search index %s is damaged (%s) and is built again", target, error,
+                extra={"markup": False},
+            )  # fmt: skip
+            shutil.rmtree(target, ignore_errors=True)
+    _build_index(tables_folder, _read_repository(repository_file), passage_characters, target)
     return RepositoryIndex(target)
 
 
 def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_characters: int) -> str:
-    """Return a hash that changes whenever a table changes.
+    """Return a hash that changes whenever a table, or the code that makes the index, changes.
 
     Raises:
         TableError: A table is missing.
+        StaleDataError: Another version of the project wrote ``repository.json``.
     """
-    digest = hashlib.sha256(f"{_FORMAT} {passage_characters}".encode())
+    made_by = f"{source_digest(_SOURCES)} {library_versions(_LIBRARIES)}"
+    digest = hashlib.sha256(f"{made_by} {passage_characters}".encode())
     digest.update(
         json.dumps(_head_commits(_read_repository(repository_file)), sort_keys=True).encode()
     )
@@ -205,7 +219,8 @@ def _build_index(
 
 def _head_commits(repository: Mapping[str, Any]) -> dict[str, str]:
     """Return the head commit of each repository, by its name."""
-    return {entry["name"]: entry["head"] for entry in repository["repositories"]}
+    with stored_repository():
+        return {entry["name"]: entry["head"] for entry in repository["repositories"]}
 
 
 def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:

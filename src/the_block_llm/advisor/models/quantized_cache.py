@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model
 from the_block_llm.models.base.sources import base_revision, prepare_base_model, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.source_digest import source_digest
 
 _log = logging.getLogger(__name__)
 _KEY_FILE: Final = "quantised_from.json"
@@ -94,6 +95,7 @@ def _cache_key(profile: ModelProfile, device: torch.device) -> str:
             "files": files,
             "device": device.type,
             "dtype": str(compute_dtype(device)),
+            "code": source_digest(["models/base/quantized_loading.py"]),
             "bitsandbytes": bitsandbytes.__version__,
             "transformers": transformers.__version__,
         },

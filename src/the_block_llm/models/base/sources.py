@@ -33,7 +33,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from the_block_llm.errors import ModelUnavailableError, ProfileError
+from the_block_llm.errors import ModelUnavailableError, ProfileError, stored_data
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.special_tokens import add_tokens
 from the_block_llm.models.profiles import ModelProfile
@@ -76,7 +76,9 @@ def base_revision(profile: ModelProfile, location: str) -> str:
     folder = Path(location)
     converted = folder / _CONVERSION_RECORD
     if converted.is_file():
-        return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
+        remedy = f"Delete the folder {folder}; it is then converted again."
+        with stored_data(f"The record {converted}", remedy):
+            return str(json.loads(converted.read_text(encoding="utf-8"))["source"])
     if folder.is_dir():
         digest = hashlib.sha256()
         for path in sorted(folder.glob("*.safetensors")):
@@ -228,7 +230,7 @@ def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     source = _find_gguf(profile, package)
     record = {"source": f"{source.name}, {source.stat().st_size} bytes"}
     record_file = target / _CONVERSION_RECORD
-    if record_file.is_file() and json.loads(record_file.read_text(encoding="utf-8")) == record:
+    if _read_record(record_file) == record:
         return target
     _log.info(
         "Converting the embedded %s to safetensors in %s (only once)", profile.name, target,
@@ -250,6 +252,14 @@ def _convert_wheel(profile: ModelProfile, package: str) -> Path:
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)
     return target
+
+
+def _read_record(file: Path) -> Any:
+    """Return the record of a conversion, None if there is none that can be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _find_gguf(profile: ModelProfile, package: str) -> Path:

@@ -215,8 +215,11 @@ def new_tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("require_git", lambda: "9.9.9"), ("version", lambda name: f"{name} 99"),
-     ("code_digest", lambda: "another")],
+    [
+        ("require_git", lambda: "9.9.9"),
+        ("library_versions", lambda names: dict.fromkeys(names, "99")),
+        ("code_digest", lambda: "another"),
+    ],
 )  # fmt: skip
 def test_other_tools_read_everything_again(
     name: str, value: Any, inputs: Inputs, tmp_path: Path, new_tools: pytest.MonkeyPatch
@@ -245,10 +248,10 @@ def test_every_library_and_module_that_decides_rows_is_part_of_the_digest() -> N
     assert libraries == neutral | known
     own = {n.removeprefix("the_block_llm.") for n in imported if n.startswith("the_block_llm.")}
     outside = {name for name in own if not name.startswith("pipelines.git_ingest")}
-    hashed = {name.removesuffix(".py").replace("/", ".") for name in shard_cache._MODULES}
+    hashed = {name.removesuffix(".py").replace("/", ".") for name in shard_cache._SOURCES}
     assert outside - hashed == {
         "datasets.repository_rows", "errors", "execution.jobs", "execution.local_jobs",
-        "execution.params", "execution.ray_jobs", "memory", "progress", "viz",
+        "execution.params", "execution.ray_jobs", "memory", "progress", "source_digest", "viz",
     }  # fmt: skip
 
 

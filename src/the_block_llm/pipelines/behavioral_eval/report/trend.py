@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.datasets.parquet_table import write_text_atomically
-from the_block_llm.errors import StorageError
+from the_block_llm.errors import StorageError, stored_data
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 
 _STORED_FIELDS: Final = (
@@ -54,14 +54,27 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
         All entries of the profile, oldest training first.
 
     Raises:
-        StorageError: The folder cannot be written, or a file in it cannot be read.
+        StorageError: The folder cannot be written or read.
+        StaleDataError: A file in it is damaged, or of another version.
     """
     write_text_atomically(folder / f"{entry['adapter']}.json", json.dumps(entry, indent=1))
     try:
-        entries = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
-    except (OSError, ValueError) as error:
+        entries = [_read_entry(file) for file in sorted(folder.glob("*.json"))]
+    except OSError as error:
         raise StorageError(
-            f"Cannot read earlier evaluations in {folder}: {error}. Delete the damaged file; it "
-            "is used for the trend only."
+            f"Cannot read earlier evaluations in {folder}: {error}. Make the folder readable."
         ) from error
     return sorted(entries, key=lambda stored: (stored["trained_at"], stored["adapter"]))
+
+
+def _read_entry(file: Path) -> dict[str, Any]:
+    with stored_data(f"The earlier evaluation {file}", "Delete it; only the trend needs it."):
+        stored = json.loads(file.read_text("utf-8"))
+        entry = {name: stored[name] for name in ("adapter", "trained_at", "material", "verdict")}
+        return {
+            **{name: str(value) for name, value in entry.items()},
+            "measures": {
+                name: {field: measure[field] for field in _STORED_FIELDS}
+                for name, measure in stored["measures"].items()
+            },
+        }

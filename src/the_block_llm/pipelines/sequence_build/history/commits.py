@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff
+from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff, stored_repository
 from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
 from the_block_llm.schemas import SPLITS, Split
@@ -138,7 +138,8 @@ def require_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> C
     Raises:
         StaleDataError: The tables were made for another cutoff.
     """
-    made_for = repository["cutoff"]["spec"]
+    with stored_repository():
+        made_for = repository["cutoff"]["spec"]
     if made_for != spec:
         raise StaleDataError(
             f"The tables on disk were made for the cutoff {made_for}, but sequence_build.cutoff "

@@ -1,7 +1,6 @@
 """Commands ``kedro rows`` and ``kedro audit``, which inspect rows and leaks."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from rich.text import Text
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.datasets.project import OpenProject
+from the_block_llm.datasets.report_files import read_report
 from the_block_llm.errors import ParameterError
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
@@ -211,7 +211,7 @@ def _read_removed(screening: StorageLocation) -> Sequence[_RemovedDocument]:
     # The tables may have been copied without the screening.
     if not screening.exists():
         return ()
-    found = Screening.from_json(json.loads(screening.read_text(encoding="utf-8")))
+    found = Screening.from_json(read_report(screening))
     leaks = [
         _RemovedDocument(leak.document_id, leak.source, leak.reason, leak.similarity, leak.nearest)
         for leak in found.leaks
