@@ -220,7 +220,7 @@ def _build_index(
 def _head_commits(repository: Mapping[str, Any]) -> dict[str, str]:
     """Return the head commit of each repository, by its name."""
     with stored_repository():
-        return {entry["name"]: entry["head"] for entry in repository["repositories"]}
+        return {str(entry["name"]): str(entry["head"]) for entry in repository["repositories"]}
 
 
 def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from the_block_llm.pipelines.sequence_build.dedup.leak_scan import (
 )
 from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
-from the_block_llm.schemas import SPLITS, Split
+from the_block_llm.schemas import Split
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Screening:
         ):
             return cls(
                 tuple(Leak(**leak) for leak in data["leaks"]),
-                {split: dict(data["duplicates"][split].items()) for split in SPLITS},
+                {split: dict(ids.items()) for split, ids in data["duplicates"].items()},
                 dict(data["dropped"].items()),
                 bool(data["validation_repeats"]),
             )

@@ -226,7 +226,7 @@ def select_validation_commits(
     if not len(eligible):
         eligible = np.array([len(sizes) - 1])
     n_wanted = max(1, math.ceil(fraction * len(eligible)))
-    left = fraction * sizes.sum(axis=0)
+    left = np.maximum(fraction * sizes.sum(axis=0), 1)  # a short history has one-file commits
     selected: list[int] = []
     for index in eligible[::-1].tolist():
         if len(selected) == n_wanted:

@@ -13,7 +13,10 @@ from typing import Any, Final
 
 from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.pipelines.sequence_build.history.commits import History
-from the_block_llm.pipelines.sequence_build.history.line_normalization import significant_lines
+from the_block_llm.pipelines.sequence_build.history.line_normalization import (
+    normalize_line,
+    significant_lines,
+)
 from the_block_llm.pipelines.sequence_build.history.patch_reversal import (
     revert_patches,
     split_patch,
@@ -169,10 +172,15 @@ class _EvaluationMaterial:
                 continue
             if row["status"] in "RC" and row["old_path"] in edited:
                 edited.add(path)
-            added, earlier = split_patch(row["patch"] or "")
-            # After an evaluation commit, a line that is in the file may be one of its own.
-            self._remove(path, [] if is_evaluation else added)
-            self._remove(path, [] if path in edited else earlier)
+            patch = row["patch"] or ""
+            if not is_evaluation and path not in edited:
+                # Nearly all patches: every line of it is older than the evaluation commits.
+                self._remove(path, [line[1:] for line in patch.split("\n")], patch)
+            else:
+                added, earlier = split_patch(patch)
+                # A line that is in the file by now may be one of an evaluation commit.
+                known = earlier if path not in edited else added if not is_evaluation else []
+                self._remove(path, known, "\n".join(known))
             if is_evaluation:
                 edited.add(path)
             else:
@@ -202,15 +210,12 @@ class _EvaluationMaterial:
                 self._remove_words(f"{row['path']} {row['text']}")
                 self.lines -= significant_lines(row["text"])
 
-    def _remove(self, path: str, lines: Sequence[str]) -> None:
-        if not lines:
-            return
-        text = "\n".join(lines)
+    def _remove(self, path: str, lines: Sequence[str], text: str) -> None:
         self._remove_words(text)
-        known = significant_lines(text)
-        self.lines -= known
+        known = set(map(normalize_line, lines))
+        self.lines.difference_update(known)
         if path in self._files:
-            self._files[path].added_lines -= known
+            self._files[path].added_lines.difference_update(known)
 
     def _remove_words(self, text: str) -> None:
         self.words.difference_update(WORD.findall(text))

@@ -1,6 +1,7 @@
 """Commands ``kedro rows`` and ``kedro audit``, which inspect rows and leaks."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,7 @@ from rich.text import Text
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.datasets.project import OpenProject
-from the_block_llm.datasets.report_files import read_report
-from the_block_llm.errors import ParameterError
+from the_block_llm.errors import ParameterError, stored_data
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
 from the_block_llm.pipelines.sequence_build.inspect.nearest import nearest_training_documents
@@ -211,7 +211,10 @@ def _read_removed(screening: StorageLocation) -> Sequence[_RemovedDocument]:
     # The tables may have been copied without the screening.
     if not screening.exists():
         return ()
-    found = Screening.from_json(read_report(screening))
+    remedy = "Run `kedro run --pipeline=sequence_build` again."
+    with stored_data(f"The screening {screening}", remedy):
+        stored = json.loads(screening.read_text(encoding="utf-8"))
+    found = Screening.from_json(stored)
     leaks = [
         _RemovedDocument(leak.document_id, leak.source, leak.reason, leak.similarity, leak.nearest)
         for leak in found.leaks
