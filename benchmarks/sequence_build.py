@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -226,7 +227,8 @@ def _read_documents(corpus: Path, max_bytes: int) -> list[RenderedDocument]:
             continue
         name = path.relative_to(corpus).as_posix()
         segments = (file_header(name), Segment(text, train=True))
-        docs.append(RenderedDocument(f"file/{name}", "file", "train", name, at, segments))
+        document = RenderedDocument(f"file/{name}", "file", "train", name, at, segments)
+        docs.append(replace(document, is_checked=True))
         max_bytes -= len(text)
         if max_bytes <= 0:
             break

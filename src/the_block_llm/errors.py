@@ -5,7 +5,8 @@ line prints it as one line, without a traceback, and exits with code 1.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from the_block_llm.os_errors import explain, is_environment_error, path_of
 
@@ -27,7 +28,7 @@ class TooLittleDataError(BlockError):
 
 
 class StaleDataError(BlockError):
-    """A stored table was built with other parameters than the current ones."""
+    """A stored table or file was written with other parameters or by another version."""
 
 
 class StorageError(BlockError):
@@ -132,6 +133,33 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {prefix}{matches[0]}?" if matches else ""
+
+
+@contextmanager
+def stored_data(what: str, remedy: str) -> Iterator[None]:
+    """Report content that does not have the expected form as :class:`StaleDataError`.
+
+    To be used around the lines that take apart what another stage or version stored, since only
+    there a missing key or a wrong type is the fault of the data.
+
+    Args:
+        what: The file or dataset, as the subject of the message.
+        remedy: A sentence that says how to write it again.
+
+    >>> with stored_data("The report", "Run it again."):
+    ...     {}["warnings"]
+    Traceback (most recent call last):
+    the_block_llm.errors.StaleDataError: The report was written by another version of this \
+project, or is damaged (KeyError: 'warnings'). Run it again.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise StaleDataError(
+            f"{what} was written by another version of this project, or is damaged ({cause}). "
+            f"{remedy}"
+        ) from error
 
 
 def user_error_cause(error: BaseException) -> BlockError | None:

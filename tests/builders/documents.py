@@ -15,8 +15,8 @@ def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
     values: dict[str, Any] = {
         "sha": "c0ffee00" * 5, "authored_at": AUTHORED_AT, "committed_at": AUTHORED_AT,
         "subject": subject, "body": body, "kind": "other", "is_merge": False, "is_bot": False,
-        "reverts": None, "informative": True, "insertions": 3, "deletions": 1, "parents": (),
-        **fields,
+        "reverts": None, "informative": True, "files_changed": 1, "insertions": 3,
+        "deletions": 1, "parents": (), **fields,
     }  # fmt: skip
     return Commit(**values)
 
@@ -24,7 +24,9 @@ def make_commit(subject: str, body: str = "", **fields: Any) -> Commit:
 def make_document(
     kind: Any, source: str, *segments: Segment, split: Any = "train"
 ) -> RenderedDocument:
-    return RenderedDocument(f"{kind}/{source}", kind, split, source, AUTHORED_AT, segments)
+    return RenderedDocument(
+        f"{kind}/{source}", kind, split, source, AUTHORED_AT, segments, is_checked=True
+    )
 
 
 def make_file_document(text: str, source: str = "a.py", split: Any = "train") -> RenderedDocument:

@@ -1,9 +1,12 @@
 """What git_ingest records: the cut-off T0 between training and held-out data, and its own end."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from the_block_llm.errors import stored_data
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,22 @@ class Cutoff:
 
 
 def read_cutoff(repository: Mapping[str, Any]) -> Cutoff:
-    """Return the cut-off of the ingested tables, from the content of ``repository.json``."""
-    return Cutoff(
-        sha=repository["cutoff"]["sha"],
-        time=as_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
-        head_sha=repository["head"],
-    )
+    """Return the cut-off of the ingested tables, from the content of ``repository.json``.
+
+    Raises:
+        StaleDataError: Another version of the project wrote it.
+    """
+    with stored_repository():
+        return Cutoff(
+            sha=repository["cutoff"]["sha"],
+            time=as_utc(datetime.fromisoformat(repository["cutoff"]["time"])),
+            head_sha=repository["head"],
+        )
+
+
+def stored_repository() -> AbstractContextManager[None]:
+    """Report a ``repository.json`` of another form as StaleDataError."""
+    return stored_data("The dataset repository", "Run `kedro run --pipeline=git_ingest` again.")
 
 
 def tables_are_complete(

@@ -2,17 +2,19 @@ import gc
 import os
 import random
 import shutil
+from contextlib import suppress
 
 import pytest
-from tests.builders.advised_repository import FILES, SHAS, write_tables
+from tests.builders.advised_repository import FILES, HEAD, SHAS, write_tables
 from tests.builders.damage import FAULTS, damage_file
+from tests.builders.damaged_json import damaged
 from tests.builders.processes import Script, running
 from tests.builders.project import ROOT
 
 from the_block_llm.advisor.index import repository_index
 from the_block_llm.advisor.index.repository_index import open_index
 from the_block_llm.datasets.report_files import read_report, write_report
-from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.errors import StaleDataError, StorageError, TableError, TableReplacedError
 
 
 @pytest.fixture
@@ -225,3 +227,32 @@ def test_repository_without_text_is_indexed(index_arguments):
     write_tables(index_arguments[0].parent, {"empty.rs": " \n"})
     index = open_index(*index_arguments)
     assert index.known_names.matching_paths("empty.rs") == ["empty.rs"]
+
+
+@pytest.mark.parametrize("name", ["index.json", "files.arrow", "passages.arrow", "commits.arrow"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\0" * 512])
+def test_an_index_with_other_content_is_built_again(index_arguments, name, content):
+    folder = open_index(*index_arguments).folder
+    (folder / name).write_bytes(content)
+    index = open_index(*index_arguments)
+    assert index.project == "chain"
+    assert index.commit(SHAS[0]).message.startswith("Start the ledger")
+    assert {p.source for p in index.search("tallies votes", 5)} >= {"src/consensus.rs"}
+
+
+@pytest.mark.parametrize("name", ["source_digest", "library_versions"])
+def test_other_code_or_libraries_build_another_index(index_arguments, monkeypatch, name):
+    first = open_index(*index_arguments).fingerprint
+    assert open_index(*index_arguments).fingerprint == first
+    monkeypatch.setattr(repository_index, name, lambda _: "another")
+    assert open_index(*index_arguments).fingerprint != first
+
+
+def test_a_repository_file_of_another_version_is_an_error(index_arguments):
+    for stored in damaged({"repositories": [{"name": "chain", "head": HEAD}]}):
+        write_report(index_arguments[1], stored)
+        with suppress(StaleDataError):
+            open_index(*index_arguments)
+    write_report(index_arguments[1], {"name": "chain"})
+    with pytest.raises(StaleDataError, match=r"The dataset repository .*git_ingest"):
+        open_index(*index_arguments)

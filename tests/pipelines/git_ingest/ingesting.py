@@ -41,12 +41,12 @@ class IngestResult:
 
 
 def params_in(folder: Path, **overrides: Any) -> GitIngestParams:
-    return GitIngestParams(
-        cache_folder=str(folder / "cache"),
-        clone_folder=str(folder / "clones"),
-        pseudonym_key_file=str(folder / "pseudonym.key"),
-        **{"n_processes": 1, **overrides},
-    )
+    folders = {
+        "cache_folder": str(folder / "cache"),
+        "clone_folder": str(folder / "clones"),
+        "pseudonym_key_file": str(folder / "pseudonym.key"),
+    }
+    return GitIngestParams(**{**folders, "n_processes": 1, **overrides})
 
 
 def ingest(

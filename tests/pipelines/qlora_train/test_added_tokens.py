@@ -1,10 +1,12 @@
 """Runs on rows with tokens that are missing from the model's vocabulary."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.builders.damaged_json import damaged
 from tests.pipelines.qlora_train.interruption import kill_after_step
 from tests.pipelines.qlora_train.jobs import (
     ADDED_TOKENS,
@@ -16,6 +18,7 @@ from tests.pipelines.qlora_train.jobs import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from the_block_llm.errors import StaleDataError
 from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.added_embedding_layers import active_added_embeddings
 from the_block_llm.models.adapter.manifest import open_adapter
@@ -45,6 +48,20 @@ def test_added_tokens_of_row_facts_reach_job_and_preflight(
     report = run_preflight(added_token_job(base, tmp_path), with_throughput=False)
     # Three embeddings of 64 values; the output head is tied to them.
     assert report["trained_parameters"] == without + 3 * 64
+
+
+def test_row_facts_of_another_version_are_an_error_with_a_remedy(job: TrainingJob) -> None:
+    for stale in damaged({"added_tokens": ADDED_TOKENS, "curriculum": []}):
+        with suppress(StaleDataError):
+            make_training_job(
+                job.profile, QloraTrainParams(work_folder="x"), job.train_folder,
+                job.validation_folder, None, stale,
+            )  # fmt: skip
+    with pytest.raises(StaleDataError, match="The dataset row_facts .*sequence_build"):
+        make_training_job(
+            job.profile, QloraTrainParams(work_folder="x"), job.train_folder,
+            job.validation_folder, None, {"added_tokens": 3},
+        )  # fmt: skip
 
 
 def test_adapter_stores_added_embeddings_and_token_ids(

@@ -26,7 +26,7 @@ from the_block_llm.checksums import (
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.datasets.cutoff import tables_are_complete
+from the_block_llm.datasets.cutoff import stored_repository, tables_are_complete
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
 from the_block_llm.datasets.report_files import read_report
@@ -43,9 +43,12 @@ from the_block_llm.retrieval.passages import (
     commit_passages,
     file_passages,
 )
+from the_block_llm.source_digest import library_versions, source_digest
 
 _log = logging.getLogger(__name__)
-_FORMAT: Final = 2
+# What cuts passages, ranks them and lays out the files of the index.
+_SOURCES: Final = ("advisor/index", "retrieval", "checksums.py")
+_LIBRARIES: Final = ("bm25s", "pyarrow")
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
 COUNTS: Final = "snapshot_counts.json"
 _COMPLETE: Final = "index.json"  # written last
@@ -165,15 +168,17 @@ def index_lock(index_folder: Path) -> ProcessLock:
 
 
 def tables_fingerprint(tables_folder: Path, repository_file: Path, passage_characters: int) -> str:
-    """Return a hash that changes whenever a table changes.
+    """Return a hash that changes whenever a table, or the code that makes the index, changes.
 
     Raises:
         TableError: A table is missing.
         TableReplacedError: git_ingest is replacing the tables, or was stopped before its end.
+        StaleDataError: Another version of the project wrote ``repository.json``.
     """
     repository = _read_repository(repository_file)
     check_tables_complete(tables_folder, repository)
-    digest = hashlib.sha256(f"{_FORMAT} {passage_characters}".encode())
+    made_by = f"{source_digest(_SOURCES)} {library_versions(_LIBRARIES)}"
+    digest = hashlib.sha256(f"{made_by} {passage_characters}".encode())
     digest.update(json.dumps(_head_commits(repository), sort_keys=True).encode())
     for name in TABLES:
         try:
@@ -319,7 +324,8 @@ def _build_index(
 
 def _head_commits(repository: Mapping[str, Any]) -> dict[str, str]:
     """Return the head commit of each repository, by its name."""
-    return {entry["name"]: entry["head"] for entry in repository["repositories"]}
+    with stored_repository():
+        return {str(entry["name"]): str(entry["head"]) for entry in repository["repositories"]}
 
 
 def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:

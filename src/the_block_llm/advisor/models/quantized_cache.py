@@ -32,6 +32,7 @@ from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model
 from the_block_llm.models.base.sources import base_revision, prepare_base_model, quiet_loading
 from the_block_llm.models.profiles import ModelProfile
+from the_block_llm.source_digest import source_digest
 
 _log = logging.getLogger(__name__)
 _KEY_FILE: Final = "quantised_from.json"
@@ -150,6 +151,7 @@ def _cache_key(profile: ModelProfile, device: torch.device) -> str:
             "files": files,
             "device": device.type,
             "dtype": str(compute_dtype(device)),
+            "code": source_digest(["models/base/quantized_loading.py"]),
             "bitsandbytes": bitsandbytes.__version__,
             "transformers": transformers.__version__,
         },

@@ -37,7 +37,7 @@ from the_block_llm.checksums import (
     parse_json_with_checksum,
 )
 from the_block_llm.durable_files import replacing_folder
-from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError
+from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError, stored_data
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.hub import (
@@ -99,7 +99,9 @@ def base_revision(profile: ModelProfile, location: str) -> str:
     folder = Path(location)
     converted = folder / _CONVERSION_RECORD
     if converted.is_file():
-        return str(parse_json_with_checksum(converted.read_bytes())["source"])
+        remedy = f"Delete the folder {folder}; it is then converted again."
+        with stored_data(f"The record {converted}", remedy):
+            return str(parse_json_with_checksum(converted.read_bytes())["source"])
     if folder.is_dir():
         digest = hashlib.sha256()
         for path in sorted(folder.glob("*.safetensors")):

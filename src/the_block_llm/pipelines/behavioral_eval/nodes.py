@@ -20,7 +20,6 @@ from the_block_llm.pipelines.behavioral_eval.held_out.passages import passages_a
 from the_block_llm.pipelines.behavioral_eval.params import BehavioralEvalParams
 from the_block_llm.pipelines.behavioral_eval.probes import probe_plan as plan
 from the_block_llm.pipelines.behavioral_eval.probes.placeholders import placeholder_values
-from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan
 from the_block_llm.pipelines.behavioral_eval.probes.suites import Suite, read_suites
 from the_block_llm.pipelines.behavioral_eval.report import html_report
 from the_block_llm.pipelines.behavioral_eval.tasks.history_split import (
@@ -103,7 +102,7 @@ def evaluate_arms(
     overlap = measure_train_overlap(documents)
     items = sample_items(read_history_split(cutoff, *tables), budget.task_items, params.seed)
     inputs = EvaluationInputs(
-        plan=ProbePlan.model_validate(probe_plan),
+        plan=plan.read_probe_plan(probe_plan),
         rows=rows,
         sources=held_out_sources(documents, rows, overlap),
         items=add_train_overlap(items, overlap),
@@ -139,7 +138,7 @@ def judge(
     manifest = adapter.manifest
     scores = list(item_scores.rows())
     judged = report.build_report(
-        ProbePlan.model_validate(probe_plan),
+        plan.read_probe_plan(probe_plan),
         list(completions.rows()),
         scores,
         known_names(snapshot_files.rows(["path", "text"]), commits.rows(["sha"])),

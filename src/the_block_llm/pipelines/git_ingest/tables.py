@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.errors import RepositoryError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import read_gitattributes
-from the_block_llm.pipelines.git_ingest.git.program import require_git
+from the_block_llm.pipelines.git_ingest.git.sandbox import mailmap_id
 from the_block_llm.pipelines.git_ingest.git.tree import list_tree
 from the_block_llm.pipelines.git_ingest.history.extract import ExtractedHistory, extract_history
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
@@ -32,7 +31,6 @@ from the_block_llm.pipelines.git_ingest.sharding.shard_assignment import (
 )
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
     ShardCache,
-    code_digest,
     digest_of,
     finish_shard,
 )
@@ -215,10 +213,9 @@ def _extract_history(
             max_patch_bytes=params.max_patch_bytes,
             max_message_bytes=params.max_message_bytes,
             gitattributes=read_gitattributes(sandbox, list_tree(sandbox, info["head"])),
+            mailmap=mailmap_id(sandbox, info["head"]),
         )
-        return extract_history(
-            sandbox, order, options, cache, _version(info), n_threads, assignment
-        )
+        return extract_history(sandbox, order, options, cache, n_threads, assignment)
 
 
 def _repository_snapshots(
@@ -231,9 +228,7 @@ def _repository_snapshots(
     options = SnapshotOptions(info["name"], params.redact, params.pseudonymise, _allow_list(params))
     cache = ShardCache(cache_folder(info["key"], params, "snapshot"))
     with open_repository(info, params) as sandbox:
-        return extract_snapshots(
-            sandbox, list(shas), options, cache, _version(info), n_threads, assignment
-        )
+        return extract_snapshots(sandbox, list(shas), options, cache, n_threads, assignment)
 
 
 def _cache_snapshot_shards(
@@ -244,17 +239,6 @@ def _cache_snapshot_shards(
 
 def _allow_list(params: GitIngestParams) -> AllowList:
     return AllowList.of(params.allowed_secrets, params.allowed_secret_paths)
-
-
-def _version(info: Mapping[str, Any]) -> str:
-    """Return a digest of what decides the rows besides options and commits."""
-    return digest_of(
-        code_digest(),
-        require_git(),
-        package_version("detect-secrets"),
-        package_version("pygments"),
-        info["name"],
-    )
 
 
 def _commits_table(shards: Sequence[Path], cache: ShardCache) -> tuple[Path, dict[str, Any]]:

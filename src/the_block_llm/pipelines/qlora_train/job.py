@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.errors import ParameterError
+from the_block_llm.errors import ParameterError, stored_data
 from the_block_llm.models.profiles import ModelProfile, TrainingValues
 from the_block_llm.models.resource_limits import MemoryLimits
 from the_block_llm.pipelines.qlora_train.flatten import flatten
@@ -130,8 +130,10 @@ def make_training_job(
 
     Raises:
         ParameterError: The overrides contradict the profile.
+        StaleDataError: Another version of the project wrote ``row_facts``.
     """
-    facts = RowFacts.model_validate(row_facts)
+    with stored_data("The dataset row_facts", "Run `kedro run --pipeline=sequence_build` again."):
+        facts = RowFacts.model_validate(row_facts)
     work_folder = Path(params.work_folder)
     tensorboard_folder = work_folder / profile.name / "tensorboard"
     return TrainingJob(

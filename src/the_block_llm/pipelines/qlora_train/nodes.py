@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from the_block_llm.datasets.cutoff import stored_repository
 from the_block_llm.datasets.parquet_table import ParquetTable
 from the_block_llm.errors import StoppedOnRequest
 from the_block_llm.models.profiles import ModelProfiles, resolve_profile
@@ -92,9 +93,14 @@ def _job(
         params,
         train_folder=_local_folder(train_rows, copies / "train"),
         validation_folder=_local_folder(validation_rows, copies / "validation"),
-        git_commit=repository["head"],
+        git_commit=_head(repository),
         row_facts=row_facts,
     )
+
+
+def _head(repository: dict[str, Any]) -> str:
+    with stored_repository():
+        return str(repository["head"])
 
 
 def _local_folder(rows: ParquetTable, copies: Path) -> Path:

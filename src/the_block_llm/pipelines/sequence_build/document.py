@@ -44,6 +44,8 @@ class RenderedDocument:
     """Replaces this document if it is longer than a row and must not be cut."""
     is_completion_pair: bool = False
     """Whether the target completes the context, so that duplicates must agree in both."""
+    is_checked: bool = False
+    """Whether it was checked for facts of evaluation commits; only such documents are tokenized."""
 
     @property
     def context_text(self) -> str:
@@ -100,6 +102,7 @@ class Dropped:
     """A file or commit for which no document was rendered, and the reason."""
 
     reason: Literal[
-        "merge", "nothing_said_or_shown", "nothing_new", "fixture", "data_file", "rendered_page"
-    ]
+        "merge", "nothing_said_or_shown", "nothing_new", "only_in_evaluation",
+        "fixture", "data_file", "rendered_page",
+    ]  # fmt: skip
     source: str

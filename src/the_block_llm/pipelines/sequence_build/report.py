@@ -11,6 +11,7 @@ import numpy as np
 
 from the_block_llm.datasets.cutoff import Cutoff
 from the_block_llm.datasets.parquet_table import ParquetTable
+from the_block_llm.errors import stored_data
 from the_block_llm.languages import language_of
 from the_block_llm.models.profiles import TrainingValues
 from the_block_llm.pipelines.sequence_build.dedup.screening import Screening
@@ -49,8 +50,7 @@ def sequence_report(
         "can_be_evaluated_on_held_out": cutoff.holds_out,
         "context_tokens": shape.context_tokens,
         "overlap_tokens": shape.overlap_tokens,
-        "added_tokens": row_facts["added_tokens"],
-        "curriculum": row_facts["curriculum"],
+        **_layout_facts(row_facts),
         "truncated_documents": 0,  # long documents are split into chunks, none is truncated
         "train_documents_left_out_by_mix": excluded_by_mix,
     }
@@ -71,6 +71,11 @@ def sequence_report(
     report |= _expected_training(report, training)
     report["warnings"] = _warnings(report, cutoff, commits, screening)
     return report
+
+
+def _layout_facts(row_facts: Mapping[str, Any]) -> dict[str, Any]:
+    with stored_data("The dataset row_facts", "Run `kedro run --pipeline=sequence_build` again."):
+        return {name: row_facts[name] for name in ("added_tokens", "curriculum")}
 
 
 def _count_documents(documents: ParquetTable, context_tokens: int) -> dict[str, int]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from the_block_llm.errors import StorageError
+from the_block_llm.errors import StaleDataError
 from the_block_llm.pipelines.behavioral_eval.report.trend import (
     held_out_hash,
     save_trend_entry,
@@ -33,7 +33,7 @@ def test_entries_are_replaced_by_adapter_and_sorted_by_training_time(tmp_path):
 
 def test_a_damaged_file_is_an_error(tmp_path):
     (tmp_path / "old.json").write_text("{")
-    with pytest.raises(StorageError, match="used for the trend only"):
+    with pytest.raises(StaleDataError, match=r"old\.json .*only the trend needs it"):
         save_trend_entry(tmp_path, entry("a", "2026-03-01T00:00:00+00:00"))
 
 

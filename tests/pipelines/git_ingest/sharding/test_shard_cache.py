@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from tests.pipelines.git_ingest.ingesting import ingest
 
 import the_block_llm
 from the_block_llm.datasets.parquet_table import ParquetTable, table_exists
-from the_block_llm.pipelines.git_ingest import tables
+from the_block_llm.pipelines.git_ingest.git import tools
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest
-from the_block_llm.pipelines.git_ingest.sources import resolve
 
 
 def _without_author_ids(tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
@@ -62,6 +61,12 @@ def test_a_rewritten_history_and_other_options_are_read_again(tmp_path: Path) ->
     assert {reason for (reason,) in small.rows("file_changes", "drop_reason")} == {"too_large"}
 
 
+@pytest.fixture(autouse=True)
+def _forget_the_digest() -> Iterator[None]:
+    yield
+    tools.tools_digest.cache_clear()
+
+
 PACKAGE = Path(the_block_llm.__file__).parent
 STAGE = "pipelines/git_ingest"
 
@@ -94,8 +99,8 @@ def test_shards_of_other_code_are_not_reused(
     ingest(repository.path, tmp_path / "out")
     change(package)
     changed = code_digest.__wrapped__(package)
-    for user in (tables, resolve):
-        monkeypatch.setattr(user, "code_digest", lambda: changed)
+    monkeypatch.setattr(tools, "code_digest", lambda: changed)
+    tools.tools_digest.cache_clear()
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 1
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 0
 

@@ -1,13 +1,11 @@
 """Documents of a repository, rendered through the pipeline."""
 
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from the_block_llm.models.profiles import ModelProfile
-from the_block_llm.pipelines.sequence_build.documents.corpus import defined_names
 
 
 @pytest.fixture
@@ -117,9 +115,3 @@ def test_completion_pairs_and_file_histories_contain_no_later_commits(
             assert row["split"] == "train"
             assert row["source"] not in later
             assert not [sha for sha in later if sha[:8] in target_text(row)]
-
-
-def test_defined_names_do_not_depend_on_the_order_of_lines() -> None:
-    # The lines are a set, so their order depends on the hash seed of the process.
-    lines = ["the return type", "selfish = 1", "class Ledger:", "async def"]
-    assert {defined_names(order) for order in permutations(lines)} == {frozenset({"Ledger"})}

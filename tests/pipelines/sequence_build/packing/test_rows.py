@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,7 +62,9 @@ def rows_of(
     documents = save_table(
         folder / "documents",
         DOCUMENTS,
-        document_batches(docs, tokenizer, shape.context_tokens),
+        document_batches(
+            (replace(doc, is_checked=True) for doc in docs), tokenizer, shape.context_tokens
+        ),
     )
     windows = plan_windows(documents, "train", shape)
     packed = pack_windows(

@@ -30,6 +30,7 @@ def docs(n: int, first: int = 0) -> list[RenderedDocument]:
             f"file/{k}.py", "file", "train", f"{k}.py", AT,
             (Segment(f"File {k}.py:\n\n", train=False),
              Segment(f"def f{k}(x):\n    return x + {k}\n" * 20, train=True)),
+            is_checked=True,
         )
         for k in range(first, first + n)
     ]  # fmt: skip

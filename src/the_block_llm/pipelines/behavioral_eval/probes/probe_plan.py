@@ -4,11 +4,11 @@ The plan is stored, so that stored answers can be scored again against the same 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from the_block_llm.errors import SuiteError
+from the_block_llm.errors import SuiteError, stored_data
 from the_block_llm.pipelines.behavioral_eval.probes.placeholders import (
     fill_placeholders,
     select_probes,
@@ -34,6 +34,17 @@ class ProbePlan(BaseModel, frozen=True, extra="forbid"):
     """Number of probes before the budget was applied."""
     left_out: dict[str, str]
     """Reason by ``suite/probe`` or suite, for those that do not apply."""
+
+
+def read_probe_plan(stored: Mapping[str, Any]) -> ProbePlan:
+    """Read the stored plan.
+
+    Raises:
+        StaleDataError: Another version of the project wrote it.
+    """
+    remedy = "Run `kedro run --pipeline=behavioral_eval` again."
+    with stored_data("The dataset probe_plan", remedy):
+        return ProbePlan.model_validate(stored)
 
 
 def plan_probes(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
 from the_block_llm.datasets.parquet_table import write_text_atomically
-from the_block_llm.errors import StorageError
+from the_block_llm.errors import StorageError, stored_data
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 
@@ -56,7 +56,8 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
         All entries of the profile, oldest training first.
 
     Raises:
-        StorageError: The folder cannot be written, or a file in it cannot be read.
+        StorageError: The folder cannot be written or read.
+        StaleDataError: A file in it is damaged, or of another version.
     """
     write_text_atomically(folder / f"{entry['adapter']}.json", json_with_checksum(entry, indent=1))
     entries = [_read_entry(file) for file in sorted(folder.glob("*.json"))]
@@ -64,15 +65,18 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
 
 
 def _read_entry(file: Path) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = parse_json_with_checksum(file.read_bytes())
-    except OSError as error:
-        raise StorageError(
-            f"Cannot read the earlier evaluation {file}: {explain(error)}"
-        ) from error
-    except ValueError as error:
-        raise StorageError(
-            f"The earlier evaluation {file} is damaged ({error}). Delete it; it is used for the "
-            "trend only."
-        ) from error
-    return entry
+    with stored_data(f"The earlier evaluation {file}", "Delete it; only the trend needs it."):
+        try:
+            stored = parse_json_with_checksum(file.read_bytes())
+        except OSError as error:
+            raise StorageError(
+                f"Cannot read the earlier evaluation {file}: {explain(error)}"
+            ) from error
+        entry = {name: stored[name] for name in ("adapter", "trained_at", "material", "verdict")}
+        return {
+            **{name: str(value) for name, value in entry.items()},
+            "measures": {
+                name: {field: measure[field] for field in _STORED_FIELDS}
+                for name, measure in stored["measures"].items()
+            },
+        }

@@ -32,7 +32,7 @@ class _GenerationRequest:
 
     @property
     def key(self) -> str:
-        return result_key("answer", self.prompt, asdict(self.decoding))
+        return result_key("answer", self.prompt_ids, asdict(self.decoding))
 
 
 def answer_probes(

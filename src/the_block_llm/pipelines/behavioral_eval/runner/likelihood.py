@@ -117,16 +117,16 @@ def measure_tasks(
     with progress_bar("Scoring tasks", len(task_arms) * len(items)) as bar:
         for arm in task_arms:
             weights_id = evaluated_model.weights_id(arm)
-            prefixes = [_prompt_prefix(item, index, budget, arm) for item in items]
-            keys = [
-                result_key("choice", prefix, item.choices)
-                for prefix, item in zip(prefixes, items, strict=True)
+            encoded = [
+                encode_choices(
+                    evaluated_model.tokenizer, _prompt_prefix(item, index, budget, arm), item
+                )
+                for item in items
             ]
+            keys = [result_key("choice", *ids) for ids in encoded]
             with ResultCache(result_cache_folder, weights_id) as cache:
                 missing = {
-                    key: encode_choices(evaluated_model.tokenizer, prefix, item)
-                    for key, prefix, item in zip(keys, prefixes, items, strict=True)
-                    if key not in cache
+                    key: ids for key, ids in zip(keys, encoded, strict=True) if key not in cache
                 }
                 bar.advance(len(items) - len(missing))
                 _score_missing(evaluated_model, arm, missing, budget, cache, bar)
@@ -152,16 +152,13 @@ def measure_general_text(
         Rows of the schema ``ITEM_SCORES``: bits as value, bytes as weight.
     """
     scores: list[dict[str, Any]] = []
-    keys = {text: result_key("text", text) for text in texts}
+    encoded = {text: _rest_given_first_word(evaluated_model.tokenizer, text) for text in texts}
+    keys = {text: result_key("text", *ids) for text, ids in encoded.items()}
     with progress_bar("Measuring general ability", len(arms) * len(texts)) as bar:
         for arm in arms:
             weights_id = evaluated_model.weights_id(arm)
             with ResultCache(result_cache_folder, weights_id) as cache:
-                missing = {
-                    key: _rest_given_first_word(evaluated_model.tokenizer, text)
-                    for text, key in keys.items()
-                    if key not in cache
-                }
+                missing = {key: encoded[text] for text, key in keys.items() if key not in cache}
                 bar.advance(len(texts) - len(missing))
                 _score_missing(evaluated_model, arm, missing, budget, cache, bar)
                 scores += [

@@ -12,6 +12,7 @@ import torch
 from the_block_llm.errors import AdapterError
 from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import (
+    MANIFEST_NAME,
     WEIGHTS_NAME,
     AdapterFolder,
     list_adapters,
@@ -82,7 +83,7 @@ class FurtherModel:
             model=load_base_model(self.profile).eval(),
             tokenizer=load_tokenizer(self.profile),
             role=self.profile.role,
-            base_id=f"{location}@{revision} on {pick_device().type}",
+            base_id=_base_id(location, revision),
             adapter_id="none",
             added_token_ids=self.added_token_ids,
         )
@@ -219,9 +220,9 @@ def load_evaluated_model(adapter: AdapterFolder, profile: ModelProfile) -> Evalu
         model=load_model_with_adapter(profile, adapter.path),
         tokenizer=load_tokenizer(profile),
         role=profile.role,
-        # Results of the same weights differ slightly between device types.
-        base_id=f"{manifest.base_model}@{manifest.base_revision} on {pick_device().type}",
-        adapter_id=adapter_hash(adapter),
+        base_id=_base_id(manifest.base_model, manifest.base_revision),
+        # The scale of the weights is in the configuration.
+        adapter_id=f"{adapter_hash(adapter)}{_hash_settings(adapter.path)}",
         tuned_tokenizer=load_tokenizer(profile, added_tokens) if added_tokens else None,
         added_token_ids=frozenset(added_tokens.values()),
     )
@@ -231,6 +232,22 @@ def adapter_hash(adapter: AdapterFolder) -> str:
     """Return a hash of the adapter's weights."""
     with (adapter.path / WEIGHTS_NAME).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _base_id(location: str, revision: str) -> str:
+    # Results of the same weights differ slightly between device types.
+    return f"{location}@{revision}{_hash_settings(Path(location))} on {pick_device().type}"
+
+
+def _hash_settings(folder: Path) -> str:
+    """Return a hash of configuration, tokenizer and chat template; empty if it is no folder."""
+    digest = hashlib.sha256()
+    files = [path for path in folder.glob("*") if path.suffix in {".json", ".jinja", ".model"}]
+    for path in sorted(files):
+        if path.name not in {MANIFEST_NAME, "training_reports.json"}:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode())
+            digest.update(path.read_bytes())
+    return f" {digest.hexdigest()[:12]}" if files else ""
 
 
 def _measure_general_ability(

@@ -85,6 +85,11 @@ class RepositorySandbox:
     follows_alternates: bool
 
     @property
+    def reading(self) -> tuple[int, bool]:
+        """What decides whether and how an object is read; part of the name of cached shards."""
+        return self.max_file_bytes, self.follows_alternates
+
+    @property
     def _max_allocation_bytes(self) -> int:
         return max(_MIN_ALLOCATION_LIMIT_BYTES, 4 * self.max_file_bytes)
 
@@ -271,6 +276,16 @@ def _find_special_files(root: Path) -> Iterator[str]:
                         folders.append(entry.path)
                     elif not entry.is_file(follow_symlinks=False):
                         yield entry.path
+
+
+def mailmap_id(sandbox: RepositorySandbox, commit: str) -> str | None:
+    """Return the blob of the ``.mailmap`` in the tree of ``commit``, None if none can be read."""
+    try:
+        output = sandbox.check_output("rev-parse", "--verify", "--quiet", f"{commit}:.mailmap")
+    except GitProcessError:
+        return None
+    blob = output.decode().strip()
+    return blob if sandbox.object_sizes([blob]) else None
 
 
 def is_shallow(location: RepositoryLocation) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from the_block_llm.memory import raise_gc_threshold, trim_heap
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
+from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.history.extract_shard import (
     GitReaders,
     extract_history_shard,
@@ -15,7 +16,10 @@ from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.counts import RowCounts
 from the_block_llm.pipelines.git_ingest.sharding.shard_assignment import ShardAssignment
-from the_block_llm.pipelines.git_ingest.sharding.shard_cache import ShardCache, digest_of
+from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
+    ShardCache,
+    digest_of,
+)
 from the_block_llm.pipelines.git_ingest.sharding.thread_pool import ThreadIndices, run_in_threads
 from the_block_llm.progress import progress_bar
 
@@ -41,7 +45,6 @@ def extract_history(
     order: CommitOrder,
     options: HistoryOptions,
     cache: ShardCache,
-    version: str,
     n_threads: int,
     assignment: ShardAssignment | None = None,
 ) -> ExtractedHistory:
@@ -52,14 +55,14 @@ def extract_history(
         order: Commits to read.
         options: Options that decide the rows.
         cache: Cache of finished shards; shards of other commits or options are pruned.
-        version: Digest of code and tools; shards of another version are not reused.
         n_threads: Number of shards read in parallel, each with its own git process.
         assignment: Read only these shards, and do not prune.
     """
     shards = list(order.shards())
     if assignment is not None:
         shards = list(assignment.select(shards))
-    names = [digest_of(version, options, sandbox.max_file_bytes, s.digest) for s in shards]
+    tools = tools_digest()
+    names = [digest_of(tools, sandbox.reading, options, shard.digest) for shard in shards]
     manifests: list[dict[str, Any] | None] = [cache.manifest(name) for name in names]
     missing = sorted({sha for m in manifests if m is not None for sha in m["missing"]})
     restored = sandbox.object_sizes(missing).keys() if missing else ()

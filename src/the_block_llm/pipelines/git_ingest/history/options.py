@@ -18,3 +18,5 @@ class HistoryOptions:
     max_patch_bytes: int
     max_message_bytes: int
     gitattributes: GitAttributes
+    mailmap: str | None
+    """Blob of the ``.mailmap`` that git applies to authors."""

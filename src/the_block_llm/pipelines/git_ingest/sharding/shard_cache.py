@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from the_block_llm.checksums import (
     describe_files,
@@ -21,9 +21,14 @@ from the_block_llm.checksums import (
     parse_json_with_checksum,
 )
 from the_block_llm.durable_files import replacing_file
+from the_block_llm.source_digest import PACKAGE, source_digest
 
 _MANIFEST_SUFFIX = ".notes.json"
-_PACKAGE = Path(__file__).parents[3]
+# Besides the pipeline itself: columns, names of languages, and how rows are written.
+_SOURCES: Final = (
+    "pipelines/git_ingest", "languages.py", "schemas.py", "datasets/parquet_table.py",
+    "datasets/part_writers.py", "checksums.py", "durable_files.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,20 +82,13 @@ def digest_of(*values: object) -> str:
 
 
 @functools.cache
-def code_digest(package: Path = _PACKAGE) -> str:
+def code_digest(package: Path = PACKAGE) -> str:
     """Return a digest of the code that decides the rows of this pipeline.
 
     It covers every module of the pipeline, in all its folders, and the modules outside it that
-    rows depend on: the columns and the names of languages. A module that is edited, moved,
-    added or removed gives another digest, and shards stored under the old one are not used.
+    rows depend on. Shards stored under another digest are not used.
 
     Args:
         package: Folder of ``the_block_llm``.
     """
-    modules = sorted((package / "pipelines/git_ingest").rglob("*.py"))
-    digest = hashlib.sha256()
-    for module in (*modules, package / "languages.py", package / "schemas.py"):
-        content = module.read_bytes()
-        digest.update(f"{module.relative_to(package).as_posix()} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()[:16]
+    return source_digest(_SOURCES, package)

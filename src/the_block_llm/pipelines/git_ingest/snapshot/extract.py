@@ -28,6 +28,7 @@ from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
 from the_block_llm.pipelines.git_ingest.filters.rules import content_drop_reason, path_drop_reason
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaderPool
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
+from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.git.tree import TreeEntry, list_tree
 from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList
 from the_block_llm.pipelines.git_ingest.redaction.redactor import Redactor
@@ -84,7 +85,6 @@ def extract_snapshots(
     shas: Sequence[str],
     options: SnapshotOptions,
     cache: ShardCache,
-    version: str,
     n_threads: int,
     assignment: ShardAssignment | None = None,
 ) -> list[Snapshot]:
@@ -98,16 +98,13 @@ def extract_snapshots(
         shas: Commits whose trees are read.
         options: Options that decide the rows.
         cache: Cache of finished shards; shards of other commits or options are pruned.
-        version: Digest of code and tools; shards of another version are not reused.
         n_threads: Number of shards read in parallel, each with its own git process.
         assignment: Read only these shards, and do not prune.
     """
     used: set[str] = set()
     with closing(BlobReaderPool(sandbox)) as blobs:
         snapshots = [
-            _extract_snapshot(
-                sandbox, blobs, sha, options, cache, version, n_threads, used, assignment
-            )
+            _extract_snapshot(sandbox, blobs, sha, options, cache, n_threads, used, assignment)
             for sha in shas
         ]
     if assignment is None:
@@ -121,12 +118,11 @@ def _extract_snapshot(
     sha: str,
     options: SnapshotOptions,
     cache: ShardCache,
-    version: str,
     n_threads: int,
     used: set[str],
     assignment: ShardAssignment | None,
 ) -> Snapshot:
-    statistics = _scan_tree(sandbox, sha)
+    statistics, tools = _scan_tree(sandbox, sha), tools_digest()
     gitattributes = statistics.gitattributes
     shards: list[tuple[str, int]] = []
 
@@ -134,7 +130,7 @@ def _extract_snapshot(
         for index, shard in enumerate(_split_tree(list_tree(sandbox, sha), statistics)):
             if assignment is not None and index % assignment.n_parts != assignment.part:
                 continue
-            name = digest_of(version, options, gitattributes, sandbox.max_file_bytes, shard)
+            name = digest_of(tools, sandbox.reading, options, gitattributes, shard)
             shards.append((name, len(shard.entries)))
             cached = cache.manifest(name)
             if cached is not None and sandbox.object_sizes(cached["missing"]):

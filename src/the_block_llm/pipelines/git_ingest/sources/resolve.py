@@ -26,6 +26,7 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     open_sandbox,
     shallow_commits,
 )
+from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
@@ -37,7 +38,6 @@ from the_block_llm.pipelines.git_ingest.sharding.order_cache import (
 )
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import (
     ShardCache,
-    code_digest,
     digest_of,
 )
 from the_block_llm.pipelines.git_ingest.sources.cutoff import CutoffSpec, cutoff_time
@@ -195,7 +195,8 @@ def _order_cache(
     key: str, head: str, params: GitIngestParams, shallow_boundary: bytes
 ) -> tuple[ShardCache, str]:
     cache = ShardCache(cache_folder(key, params, "order"))
-    return cache, digest_of(code_digest(), head, params.since, shallow_boundary)
+    reading = (params.since, params.follow_alternates, shallow_boundary)
+    return cache, digest_of(tools_digest(), head, reading)
 
 
 def _pin_all(

@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from the_block_llm.errors import StoppedOnRequest, TrainingError, WorkerOutOfMemoryError
+from the_block_llm.errors import (
+    StoppedOnRequest,
+    TrainingError,
+    WorkerOutOfMemoryError,
+    stored_data,
+)
 from the_block_llm.models.base.sources import load_tokenizer
 from the_block_llm.models.factory import enable_expandable_segments
 from the_block_llm.models.layerwise.planner.plan_search import MemoryPlan
@@ -219,7 +224,9 @@ class _TrainingRun:
         """Return the Trainer state if the run is already complete, else ``None``."""
         if checkpoint is None:
             return None
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        remedy = "Discard it with --params=qlora_train.restart_training=true."
+        with stored_data(f"The checkpoint {checkpoint}", remedy):
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         patience = self._job.early_stopping_patience
         patience_exhausted = patience and validations_since_best(state.log_history) >= patience
         return state if patience_exhausted or state.global_step >= self._data.plan.steps else None

@@ -19,27 +19,32 @@ _RUST_USE: Final = re.compile(
 _AMBIGUOUS: Final = ""  # several files have the same module name, so it resolves to none of them
 
 
-def import_graph(files: Iterable[SourceFile]) -> dict[str, list[str]]:
-    """Resolve the imports of Python and Rust files to files of the same snapshot.
+class ImportGraph:
+    """Resolves the imports of Python and Rust files to files of the same snapshot."""
 
-    Args:
-        files: Files of one snapshot; iterated once.
+    def __init__(self) -> None:
+        self._imported: dict[str, list[tuple[str, ...]]] = {}
+        self._path_by_module: dict[tuple[str, ...], str] = {}
 
-    Returns:
-        For each importing path the imported paths, sorted. Imports from outside the snapshot and
-        ambiguous module names are left out.
-    """
-    imported: dict[str, list[tuple[str, ...]]] = {}
-    path_by_module: dict[tuple[str, ...], str] = {}
-    for file in files:
+    def add(self, file: SourceFile) -> None:
+        """Add a file of the snapshot; its text is not kept."""
         for module in _module_names(file.path):
-            path_by_module[module] = _AMBIGUOUS if module in path_by_module else file.path
+            is_ambiguous = module in self._path_by_module
+            self._path_by_module[module] = _AMBIGUOUS if is_ambiguous else file.path
         if file.language == "Python":
-            imported[file.path] = list(_python_imports(file))
+            self._imported[file.path] = list(_python_imports(file))
         elif file.language == "Rust":
-            imported[file.path] = list(_rust_imports(file))
-    found = {path: _resolve(names, path_by_module) - {path} for path, names in imported.items()}
-    return {path: sorted(paths) for path, paths in found.items() if paths}
+            self._imported[file.path] = list(_rust_imports(file))
+
+    def resolve(self) -> dict[str, set[str]]:
+        """Return for each importing path the imported paths.
+
+        Imports from outside the snapshot and ambiguous module names are left out.
+        """
+        return {
+            path: _resolve(names, self._path_by_module) - {path}
+            for path, names in self._imported.items()
+        }
 
 
 def reverse_graph(depends_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:

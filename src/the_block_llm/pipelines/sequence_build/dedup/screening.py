@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from the_block_llm.datasets.object_store import StorageLocation
-from the_block_llm.errors import StaleDataError, TooLittleDataError
+from the_block_llm.errors import TooLittleDataError, stored_data
 from the_block_llm.execution.jobs import Call
 from the_block_llm.pipelines.sequence_build.dedup.exact_duplicates import find_exact_duplicates
 from the_block_llm.pipelines.sequence_build.dedup.leak_scan import (
@@ -57,15 +57,15 @@ class Screening:
         Raises:
             StaleDataError: Another version of the project wrote it.
         """
-        try:
-            leaks = tuple(Leak(**leak) for leak in data["leaks"])
-            duplicates = {split: dict(ids.items()) for split, ids in data["duplicates"].items()}
-        except (TypeError, AttributeError) as error:
-            raise StaleDataError(
-                "The screening was written by another version of this project. Run `kedro run "
-                "--pipeline=sequence_build` again."
-            ) from error
-        return cls(leaks, duplicates, data["dropped"], data["validation_repeats"])
+        with stored_data(
+            "The dataset screening", "Run `kedro run --pipeline=sequence_build` again."
+        ):
+            return cls(
+                tuple(Leak(**leak) for leak in data["leaks"]),
+                {split: dict(ids.items()) for split, ids in data["duplicates"].items()},
+                dict(data["dropped"].items()),
+                bool(data["validation_repeats"]),
+            )
 
 
 def screen(

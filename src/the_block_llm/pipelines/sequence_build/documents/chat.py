@@ -13,6 +13,14 @@ from typing import Final
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
 from the_block_llm.schemas import Split
 
+TEMPLATE_WORDS: Final = frozenset({
+    "Commit", "Commits", "Files", "Merge", "What", "all", "and", "build", "changed", "chore",
+    "commit", "commits", "created", "defined", "defines", "deleted", "dev", "docs", "feature",
+    "files", "first", "fix", "holds", "lines", "merge", "more", "moved", "newest", "null", "other",
+    "part", "perf", "refactor", "revert", "say", "test", "them", "together", "used", "uses", "was",
+    "with",
+})  # fmt: skip
+"""Words of the targets of documents that do not come from the repository."""
 _MAX_LIST_CHARACTERS: Final = 1000  # so that question and answer fit a row of 512 tokens
 
 

@@ -1,9 +1,13 @@
-"""Renders all documents of one repository from the tables of git_ingest."""
+"""Renders all documents of one repository from the tables of git_ingest.
 
-import re
+What is rendered for training sees training material only: the training commits, and the files of
+the snapshot without the edits of evaluation commits. Every document then passes one check,
+whichever function rendered it.
+"""
+
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import chain, groupby
@@ -12,13 +16,14 @@ from typing import Any, Final
 from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.pipelines.sequence_build.code.docstrings import Docstring, extract_docstrings
 from the_block_llm.pipelines.sequence_build.code.imports import (
+    ImportGraph,
     dependencies_first,
-    import_graph,
     reverse_graph,
 )
 from the_block_llm.pipelines.sequence_build.code.outline import extract_declarations
 from the_block_llm.pipelines.sequence_build.code.source_file import SourceFile
 from the_block_llm.pipelines.sequence_build.document import Dropped, RenderedDocument
+from the_block_llm.pipelines.sequence_build.documents.chat import TEMPLATE_WORDS
 from the_block_llm.pipelines.sequence_build.documents.chat_files import (
     dependency_chats,
     docstring_chat,
@@ -57,13 +62,16 @@ from the_block_llm.pipelines.sequence_build.history.change_index import (
     build_change_index,
 )
 from the_block_llm.pipelines.sequence_build.history.commits import Commit, History, merged_commits
-from the_block_llm.pipelines.sequence_build.history.line_normalization import significant_lines
+from the_block_llm.pipelines.sequence_build.history.evaluation_edits import (
+    WORD,
+    EvaluationEdits,
+    find_evaluation_edits,
+)
 from the_block_llm.pipelines.sequence_build.history.messages import commit_message
-from the_block_llm.schemas import Split
+from the_block_llm.pipelines.sequence_build.history.training_check import TrainingCheck
+from the_block_llm.schemas import SPLITS, Split
 
 _MAX_LOOKUP_PATHS: Final = 20  # paths of a commit for which earlier changes are looked up
-_LATEST_FIRST: Final[tuple[Split, ...]] = ("held_out", "validation", "train")
-_DEFINED_NAME: Final = re.compile(r"\b(?:def|class|fn|struct|enum|trait|mod|type)\s+(\w+)")
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,17 @@ class Corpus:
     seed: int
 
     def documents(self) -> Iterator[RenderedDocument | Dropped]:
-        """Render all documents, in an order that depends on the tables only."""
+        """Render and check all documents, in an order that depends on the tables only."""
+        check = TrainingCheck(self._edits, TEMPLATE_WORDS | set(WORD.findall(self.project)))
         for document in chain(
             self._file_documents(), self._commit_documents(), self._merge_documents()
         ):
-            if isinstance(document, RenderedDocument) and not document.has_target:
-                yield Dropped("nothing_new", document.source)
-            else:
+            if isinstance(document, Dropped):
                 yield document
+            elif document.has_target:
+                yield check.check(document)
+            else:
+                yield Dropped("nothing_new", document.source)
 
     def _file_documents(self) -> Iterator[RenderedDocument | Dropped]:
         cutoff = self.history.cutoff
@@ -97,16 +108,15 @@ class Corpus:
             yield Dropped(reason, path)
         for file in dependencies_first(self._files_at(cutoff.sha), self._summary.depends_on):
             written_at = self._changes.modified_before.get(file.path, cutoff.time)
-            document = training_file_document(file, written_at, self._changes.validation_edits)
-            yield document
+            is_new = self._edits.is_new_file(file.path)
+            yield training_file_document(file, "validation" if is_new else "train", written_at)
             if self.with_chats:
-                yield from self._file_chats(file, document.split, written_at)
+                yield from self._chats_at_cutoff(file, written_at)
         if self.with_chats:
             yield from folder_chats(self._summary.purposes, cutoff.time, self.seed)
-            training_files = (
-                file for file in self._files_at(cutoff.sha) if file.path in self._summary.purposes
+            yield from folder_completion_pairs(
+                self._training_files(), cutoff.time, self.project, self.seed
             )
-            yield from folder_completion_pairs(training_files, cutoff.time, self.project, self.seed)
         if not cutoff.holds_out:
             return
         for file in self._files_at(cutoff.head_sha):
@@ -117,32 +127,42 @@ class Corpus:
                 if self.with_chats:
                     yield from self._held_out_file_chats(file, written_at, text_at_cutoff)
 
+    def _chats_at_cutoff(
+        self, file: SourceFile, written_at: datetime
+    ) -> Iterator[RenderedDocument]:
+        """Render the questions about a file of the training snapshot.
+
+        Training asks for what the file states both with and without the edits of evaluation
+        commits, and validation for what it states only with them.
+        """
+        if self._edits.is_new_path(file.path):
+            yield from self._file_chats(file, "validation", written_at)
+            return
+        earlier = self._without_evaluation(file)
+        chats = list(self._file_chats(earlier, "train", written_at))
+        if earlier is file:
+            yield from chats
+            return
+        known = {chat.segments for chat in chats}
+        current = list(self._file_chats(file, "validation", written_at))
+        still_true = {chat.segments for chat in current}
+        yield from (chat for chat in chats if chat.segments in still_true)
+        yield from (chat for chat in current if chat.segments not in known)
+
     def _file_chats(
         self, file: SourceFile, split: Split, written_at: datetime
     ) -> Iterator[RenderedDocument]:
-        validation_lines = self._changes.validation_edits.added_lines.get(file.path, frozenset())
         docstrings = extract_docstrings(file.text, file.language)
         for docstring in docstrings:
-            is_edited = not validation_lines.isdisjoint(significant_lines(docstring.text))
-            docstring_split: Split = "validation" if is_edited else split
-            yield docstring_chat(docstring, file.path, docstring_split, written_at, self.seed)
+            yield docstring_chat(docstring, file.path, split, written_at, self.seed)
             # Private names are numerous, and their location is of little interest.
             is_public = docstring.kind == "definition" and not docstring.name.startswith("_")
             if is_public and self._summary.definition_counts[docstring.name] == 1:
-                yield location_chat(docstring, file.path, docstring_split, written_at, self.seed)
-        validation_names = defined_names(validation_lines)
+                yield location_chat(docstring, file.path, split, written_at, self.seed)
         yield from outline_chat(
             file.path,
-            [
-                declaration
-                for declaration in extract_declarations(file.text, file.language)
-                if _unqualified(declaration.name) not in validation_names
-            ],
-            {
-                docstring.name: docstring.text
-                for docstring in docstrings
-                if validation_lines.isdisjoint(significant_lines(docstring.text))
-            },
+            extract_declarations(file.text, file.language),
+            {docstring.name: docstring.text for docstring in docstrings},
             split,
             written_at,
             self.seed,
@@ -177,7 +197,9 @@ class Corpus:
             commit = self.history.commits.get(sha)
             if commit is None or commit.is_merge:
                 continue
-            split = self.history.split_by_sha[sha]
+            split = self.history.document_split(commit)
+            if split == "train":
+                changes = [c for c in changes if not self._edits.is_new_path(c.path)]
             yield commit_document(
                 commit, split, changes, rendered_paths[split], self._earlier_commits(commit)
             )
@@ -193,7 +215,7 @@ class Corpus:
         if self.with_chats:
             training_history = TrainingHistory(
                 self._changes.paths_by_commit,
-                self.history.commits_in("train"),
+                [c for c in self._commit_list if self.history.document_split(c) == "train"],
                 rendered_paths["train"],
                 self.history.cutoff.time,
                 self.seed,
@@ -207,14 +229,14 @@ class Corpus:
             if not merge.is_merge:
                 continue
             merged = [self.history.commits[sha] for sha in shas_by_merge.get(merge.sha, ())]
-            # The message describes the merged commits, so the latest of their splits applies.
-            splits = {self.history.split_by_sha[commit.sha] for commit in (merge, *merged)}
-            split = next(split for split in _LATEST_FIRST if split in splits)
+            # The message describes the merged commits.
+            split = self.history.document_split(merge, merged)
             n_commits = Counter(
                 path
                 for commit in merged
                 for path in self._changes.paths_by_commit.get(commit.sha, ())
                 if self._is_included(path)
+                and not (split == "train" and self._edits.is_new_path(path))
             )
             paths = sorted(n_commits, key=lambda path: (-n_commits[path], path))
             document = merge_document(merge, split, merged, paths)
@@ -226,17 +248,23 @@ class Corpus:
         return path_exclusion_reason(path) is None and path not in self._paths.excluded
 
     def _earlier_commits(self, commit: Commit) -> Sequence[Commit]:
-        """Return the last earlier commits with a message that changed the same files."""
+        """Return the last earlier commits with a message that changed the same files.
+
+        None of them belongs to a later split than the commit.
+        """
         limit = self.incremental_context_sequences
         if not limit:
             return ()
         changes, order = self._changes, self._commit_order
+        split = SPLITS.index(self.history.document_split(commit))
         position = order[commit.sha]
         earlier = {
             order[sha]
             for path in changes.paths_by_commit.get(commit.sha, ())[:_MAX_LOOKUP_PATHS]
             for sha in changes.commits_by_path[path]
-            if order[sha] < position and commit_message(self.history.commits[sha])
+            if order[sha] < position
+            and commit_message(earlier_commit := self.history.commits[sha])
+            and SPLITS.index(self.history.document_split(earlier_commit)) <= split
         }
         return [self._commit_list[index] for index in sorted(earlier)[-limit:]]
 
@@ -246,6 +274,16 @@ class Corpus:
         for row in self._snapshot_rows():
             if row["sha"] == sha and row["path"] not in excluded:
                 yield SourceFile(row["path"], row["language"], row["text"])
+
+    def _training_files(self) -> Iterator[SourceFile]:
+        """Yield the files of the training snapshot as the training commits left them."""
+        for file in self._files_at(self.history.cutoff.sha):
+            if not self._edits.is_new_path(file.path):
+                yield self._without_evaluation(file)
+
+    def _without_evaluation(self, file: SourceFile) -> SourceFile:
+        text = self._edits.text_before(file.path, file.text)
+        return file if text == file.text else replace(file, text=text)
 
     def _snapshot_rows(self) -> Iterator[dict[str, Any]]:
         columns = ["sha", "path", "language", "text", "kept"]
@@ -269,20 +307,27 @@ class Corpus:
     @cached_property
     def _summary(self) -> "_SnapshotSummary":
         """Summary of the training snapshot, from one pass over its files."""
-        validation_edits = self._changes.validation_edits
         purposes: dict[str, str] = {}
         definition_counts: Counter[str] = Counter()
-
-        def summarized_files() -> Iterator[SourceFile]:
-            for file in self._files_at(self.history.cutoff.sha):
-                docstrings = extract_docstrings(file.text, file.language)
-                definition_counts.update(d.name for d in docstrings if d.kind == "definition")
-                if file.path not in validation_edits.created_paths:
-                    added = validation_edits.added_lines.get(file.path, frozenset())
-                    purposes[file.path] = _file_purpose(docstrings, added)
-                yield file
-
-        depends_on = import_graph(summarized_files())
+        earlier_imports, current_imports = ImportGraph(), ImportGraph()
+        for file in self._files_at(self.history.cutoff.sha):
+            docstrings = extract_docstrings(file.text, file.language)
+            definition_counts.update(d.name for d in docstrings if d.kind == "definition")
+            current_imports.add(file)
+            if self._edits.is_new_path(file.path):
+                continue
+            earlier = self._without_evaluation(file)
+            earlier_imports.add(earlier)
+            if earlier is not file:
+                known = extract_docstrings(earlier.text, earlier.language)
+                docstrings = [docstring for docstring in docstrings if docstring in known]
+            purposes[file.path] = _file_purpose(docstrings)
+        current = current_imports.resolve()
+        depends_on = {
+            path: sorted(both)
+            for path, imported in earlier_imports.resolve().items()
+            if (both := imported & current[path])
+        }
         return _SnapshotSummary(purposes, definition_counts, depends_on, reverse_graph(depends_on))
 
     @cached_property
@@ -299,7 +344,8 @@ class Corpus:
         cutoff, included = self.history.cutoff, self._paths.included
         at_cutoff = included.get(cutoff.sha or "", frozenset())
         after = included.get(cutoff.head_sha, frozenset()) & self._changes.modified_after.keys()
-        return {"train": at_cutoff, "validation": at_cutoff, "held_out": after}
+        known = frozenset(path for path in at_cutoff if not self._edits.is_new_path(path))
+        return {"train": known, "validation": at_cutoff, "held_out": after}
 
     @cached_property
     def _texts_at_cutoff(self) -> Mapping[str, str]:
@@ -318,14 +364,11 @@ class Corpus:
     def _changes(self) -> ChangeIndex:
         return build_change_index(self.file_changes, self.history)
 
-
-def defined_names(lines: Iterable[str]) -> frozenset[str]:
-    """Return the names that single lines define, whatever the order of the lines.
-
-    >>> sorted(defined_names({"fn main() {", "the return type", "selfish = 1", "class A:"}))
-    ['A', 'main']
-    """
-    return frozenset(name for line in lines for name in _DEFINED_NAME.findall(line))
+    @cached_property
+    def _edits(self) -> EvaluationEdits:
+        return find_evaluation_edits(
+            self._changes.edited_files, self.file_changes, self.snapshot_files, self.history
+        )
 
 
 @dataclass(frozen=True)
@@ -347,21 +390,17 @@ class _SnapshotSummary:
     definition_counts: Mapping[str, int]
     """Number of documented definitions by name."""
     depends_on: Mapping[str, list[str]]
+    """The imported paths by path, sorted, of imports that training commits wrote."""
     used_by: Mapping[str, list[str]]
 
 
-def _file_purpose(docstrings: Sequence[Docstring], validation_lines: Set[str]) -> str:
-    """Return the purpose of a file, from a docstring or heading that validation did not add."""
+def _file_purpose(docstrings: Sequence[Docstring]) -> str:
+    """Return the purpose of a file, from the docstring of the file or its first heading."""
     return next(
         (
             first_sentence(d.text) if d.kind == "file" else d.name
             for d in docstrings
             if d.kind in {"file", "section"}
-            and validation_lines.isdisjoint(significant_lines(f"{d.name}\n{d.text}"))
         ),
         "",
     )
-
-
-def _unqualified(name: str) -> str:
-    return re.split(r"\.|::", name)[-1]

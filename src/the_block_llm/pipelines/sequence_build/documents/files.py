@@ -4,7 +4,6 @@ from datetime import datetime
 
 from the_block_llm.pipelines.sequence_build.code.source_file import SourceFile
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment
-from the_block_llm.pipelines.sequence_build.history.change_index import ValidationEdits
 from the_block_llm.pipelines.sequence_build.history.line_normalization import (
     segment_by_line,
     significant_lines,
@@ -13,26 +12,16 @@ from the_block_llm.schemas import Split
 
 
 def training_file_document(
-    file: SourceFile, written_at: datetime, validation_edits: ValidationEdits
+    file: SourceFile, split: Split, written_at: datetime
 ) -> RenderedDocument:
-    """Render a file of the training snapshot.
-
-    A file that a validation commit created is a validation document. In any other file, the lines
-    that validation commits added are context.
-    """
-    split: Split = "validation" if file.path in validation_edits.created_paths else "train"
-    added = validation_edits.added_lines.get(file.path, frozenset())
-    if split == "validation" or not added:
-        body: tuple[Segment, ...] = (Segment(file.text, train=True),)
-    else:
-        body = segment_by_line(file.text, lambda line: line not in added)
+    """Render a file of the training snapshot, all of it a target."""
     return RenderedDocument(
         document_id=f"file/{file.path}",
         kind="file",
         split=split,
         source=file.path,
         authored_at=written_at,
-        segments=(file_header(file.path), *body),
+        segments=(file_header(file.path), Segment(file.text, train=True)),
     )
 
 

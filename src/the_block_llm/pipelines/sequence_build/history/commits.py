@@ -1,18 +1,20 @@
 """Commits of a repository in chronological order, each assigned to a split."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff
+from the_block_llm.datasets.cutoff import Cutoff, as_utc, read_cutoff, stored_repository
 from the_block_llm.datasets.repository_rows import RowSource
 from the_block_llm.errors import StaleDataError, TooLittleDataError
-from the_block_llm.schemas import Split
+from the_block_llm.schemas import SPLITS, Split
 
 _MIN_COMMITS: Final = 3  # one each for training, validation and evaluation
 
@@ -31,6 +33,7 @@ class Commit:
     is_bot: bool
     reverts: str | None
     informative: bool
+    files_changed: int
     insertions: int
     deletions: int
     parents: tuple[str, ...] = ()
@@ -74,6 +77,57 @@ class History:
             (sha, split) for sha, split in self.split_by_sha.items() if sha.startswith(sha_prefix)
         ]
 
+    @cached_property
+    def evaluation_commits(self) -> frozenset[str]:
+        """Commits whose content must not be trained on, although the training snapshot may have it.
+
+        These are the ones of validation, and held-out ones that the commit at the cutoff descends
+        from: commit times can be out of order.
+        """
+        found = {sha for sha, split in self.split_by_sha.items() if split == "validation"}
+        stack, seen = [self.cutoff.sha], set[str]()
+        while stack:
+            commit = self.commits.get(stack.pop() or "")
+            if commit is not None and commit.sha not in seen:
+                seen.add(commit.sha)
+                stack.extend(commit.parents)
+        found.update(sha for sha in seen if self.split_by_sha[sha] == "held_out")
+        return frozenset(found)
+
+    @cached_property
+    def evaluation_descendants(self) -> frozenset[str]:
+        """The evaluation commits, and all that were made on top of them up to the cutoff."""
+        children: dict[str, list[str]] = defaultdict(list)
+        for commit in self.commits.values():
+            if commit.committed_at <= self.cutoff.time:
+                for parent in commit.parents:
+                    children[parent].append(commit.sha)
+        found, stack = set[str](), list(self.evaluation_commits)
+        while stack:
+            sha = stack.pop()
+            if sha not in found:
+                found.add(sha)
+                stack.extend(children.get(sha, ()))
+        return frozenset(found)
+
+    def document_split(self, commit: Commit, merged: Sequence[Commit] = ()) -> Split:
+        """Return the split of the documents about a commit: the latest of what it is about.
+
+        Args:
+            commit: Any commit; one that reverts another is about that one as well.
+            merged: The commits that it merged, if it is a merge and they are known.
+        """
+        splits = {self.split_by_sha[one.sha] for one in (commit, *merged)}
+        splits |= {
+            split
+            for one in (commit, *merged)
+            if one.reverts and (split := self.find_split(one.reverts))
+        }
+        unknown = commit.is_merge and not merged
+        if unknown and not self.evaluation_descendants.isdisjoint(commit.parents[1:]):
+            splits.add("validation")
+        return max(splits, key=SPLITS.index)
+
     def commits_in(self, split: Split) -> list[Commit]:
         return [commit for sha, commit in self.commits.items() if self.split_by_sha[sha] == split]
 
@@ -84,7 +138,8 @@ def require_cutoff(repository: Mapping[str, Any], spec: float | str | None) -> C
     Raises:
         StaleDataError: The tables were made for another cutoff.
     """
-    made_for = repository["cutoff"]["spec"]
+    with stored_repository():
+        made_for = repository["cutoff"]["spec"]
     if made_for != spec:
         raise StaleDataError(
             f"The tables on disk were made for the cutoff {made_for}, but sequence_build.cutoff "
@@ -107,7 +162,7 @@ def read_history(table: RowSource, cutoff: Cutoff, validation_fraction: float) -
     }
     require_enough_commits(len(commits), len(before), cutoff)
     selected = select_validation_commits(
-        np.array([commit.insertions for commit in before], np.int64),
+        np.array([(commit.insertions, commit.files_changed) for commit in before], np.int64),
         np.array([commit.is_merge for commit in before], np.bool_),
         validation_fraction,
     )
@@ -150,34 +205,36 @@ def merged_commits(history: History) -> dict[str, list[str]]:
 
 
 def select_validation_commits(
-    insertions: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
+    sizes: npt.NDArray[np.int64], is_merge: npt.NDArray[np.bool_], fraction: float
 ) -> list[int]:
     """Select the most recent commits that make up ``fraction`` of the history.
 
-    A commit that would take more than ``fraction`` of all inserted lines stays in training:
-    otherwise one import of a whole subsystem would leave nothing to train on.
+    A commit that would take more than ``fraction`` of all inserted lines, or of all changes to
+    files, stays in training: otherwise one import of a whole subsystem, or one move of all its
+    files, would leave little to train on.
 
     Args:
-        insertions: Inserted lines of each commit before the cutoff, oldest first, shape ``(n,)``.
+        sizes: Inserted lines and changed files of each commit before the cutoff, oldest first,
+            shape ``(n, 2)``.
         is_merge: Shape ``(n,)``; merges are not selected.
-        fraction: Maximum fraction of the commits, and of the inserted lines.
+        fraction: Maximum fraction of the commits, of their inserted lines, and of their files.
 
     Returns:
         Indices of the selected commits, newest first; at least one.
     """
     eligible = np.flatnonzero(~is_merge[1:]) + 1
     if not len(eligible):
-        eligible = np.array([len(insertions) - 1])
+        eligible = np.array([len(sizes) - 1])
     n_wanted = max(1, math.ceil(fraction * len(eligible)))
-    lines_left = fraction * float(insertions.sum())
+    left = np.maximum(fraction * sizes.sum(axis=0), 1)  # a short history has one-file commits
     selected: list[int] = []
     for index in eligible[::-1].tolist():
         if len(selected) == n_wanted:
             break
-        if 0 < insertions[index] <= lines_left:
+        if sizes[index, 0] > 0 and np.all(sizes[index] <= left):
             selected.append(index)
-            lines_left -= float(insertions[index])
-    smallest = min(eligible.tolist(), key=lambda n: (insertions[n] == 0, insertions[n], n))
+            left = left - sizes[index]
+    smallest = min(eligible.tolist(), key=lambda n: (sizes[n, 0] == 0, sizes[n, 0], n))
     return selected or [smallest]
 
 

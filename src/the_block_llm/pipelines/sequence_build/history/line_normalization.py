@@ -1,7 +1,7 @@
 """Line-level comparison of texts from different splits.
 
 A file is older than the validation and held-out commits, but its text contains the lines that they
-added. Splits are therefore assigned by line: a line that a validation commit added is context in
+added. Splits are therefore assigned by line: a line that an evaluation commit added is context in
 training and never a target, and only the new lines of a file changed after the cutoff are
 held-out targets.
 """
@@ -28,13 +28,6 @@ def significant_lines(text: str) -> frozenset[str]:
     )
 
 
-def added_lines(patch: str) -> frozenset[str]:
-    """Return the significant lines that a patch (hunks only) adds."""
-    return significant_lines(
-        "\n".join(line[1:] for line in patch.split("\n") if line.startswith("+"))
-    )
-
-
 def segment_by_line(text: str, is_target: Callable[[str], bool]) -> tuple[Segment, ...]:
     r"""Split a text into target and context segments, line by line.
 
@@ -48,7 +41,22 @@ def segment_by_line(text: str, is_target: Callable[[str], bool]) -> tuple[Segmen
     >>> [s.text for s in segment_by_line("alpha\n}\nbravo\n", "bravo".__eq__) if s.train]
     ['bravo\n']
     """
-    labeled = _label_lines(text.splitlines(keepends=True), is_target)
+
+    def label(line: str) -> bool | None:
+        normalized = normalize_line(line)
+        return None if normalized is None else is_target(normalized)
+
+    return segment_lines(text, label)
+
+
+def segment_lines(text: str, label: Callable[[str], bool | None]) -> tuple[Segment, ...]:
+    """Split a text into segments of lines with the same label.
+
+    Args:
+        text: Any text; the concatenated segments equal it.
+        label: Whether a line is a target; None if it joins the lines before it.
+    """
+    labeled = _label_lines(text.splitlines(keepends=True), label)
     return tuple(
         Segment("".join(line for line, _ in run), train)
         for train, run in groupby(labeled, key=lambda pair: pair[1])
@@ -56,14 +64,14 @@ def segment_by_line(text: str, is_target: Callable[[str], bool]) -> tuple[Segmen
 
 
 def _label_lines(
-    lines: Iterable[str], is_target: Callable[[str], bool]
+    lines: Iterable[str], label_of: Callable[[str], bool | None]
 ) -> Iterator[tuple[str, bool]]:
     unlabeled: list[str] = []
     label: bool | None = None
     for line in lines:
-        normalized = normalize_line(line)
-        if normalized is not None:
-            label = is_target(normalized)
+        new_label = label_of(line)
+        if new_label is not None:
+            label = new_label
             # Short lines at the beginning get the label of the first significant line.
             yield from ((earlier, label) for earlier in unlabeled)
             unlabeled = []

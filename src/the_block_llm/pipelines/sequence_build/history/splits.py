@@ -17,7 +17,7 @@ from the_block_llm.pipelines.sequence_build.history.commits import (
 )
 from the_block_llm.schemas import SPLITS, Split
 
-_COLUMNS: Final = ["repo", "sha", "committed_at", "is_merge", "insertions"]
+_COLUMNS: Final = ["repo", "sha", "committed_at", "is_merge", "insertions", "files_changed"]
 _BATCH_ROWS: Final = 65_536
 
 
@@ -71,7 +71,7 @@ def assign_splits(
         TooLittleDataError: There are too few commits for three splits.
     """
     sha_batches, repository_batches = [np.empty(0, np.bytes_)], [np.empty(0, np.int32)]
-    value_batches: list[npt.NDArray[np.int64]] = [np.empty((3, 0), np.int64)]
+    value_batches: list[npt.NDArray[np.int64]] = [np.empty((4, 0), np.int64)]
     known = pa.array(names)
     for batch in commits.batches(_COLUMNS, _BATCH_ROWS):
         sha_batches.append(np.array(batch["sha"].to_pylist(), np.bytes_))
@@ -81,14 +81,19 @@ def assign_splits(
         seconds = pc.divide(
             batch["committed_at"].cast(pa.int64()), _ticks_per_second(batch["committed_at"])
         )
-        columns = (seconds, batch["is_merge"].cast(pa.int64()), batch["insertions"])
+        columns = (
+            seconds,
+            batch["is_merge"].cast(pa.int64()),
+            batch["insertions"],
+            batch["files_changed"],
+        )
         value_batches.append(np.stack([column.to_numpy() for column in columns]))
     shas = np.concatenate(sha_batches)
     repositories = np.concatenate(repository_batches).astype(np.int32)
     order = np.lexsort((repositories, shas))
     sorted_shas = shas[order]
     first = order[np.concatenate([[True], sorted_shas[1:] != sorted_shas[:-1]])[: len(order)]]
-    times, is_merge, insertions = np.concatenate(value_batches, axis=1)[:, first]
+    times, is_merge, *sizes = np.concatenate(value_batches, axis=1)[:, first]
     is_before = times <= int(cutoff.time.timestamp())
     require_enough_commits(len(first), int(is_before.sum()), cutoff)
     splits = np.where(is_before, 0, 2).astype(np.uint8)
@@ -96,7 +101,7 @@ def assign_splits(
     # Commits are sorted by sha already, so a stable sort by time breaks ties by sha.
     before = before[np.argsort(times[before], kind="stable")]
     selected = select_validation_commits(
-        insertions[before], is_merge[before] != 0, validation_fraction
+        np.stack(sizes, axis=1)[before], is_merge[before] != 0, validation_fraction
     )
     splits[before[selected]] = 1
     return CommitSplits(shas[first], splits, repositories[first])

@@ -90,6 +90,11 @@ def _batch_documents(
     batch: list[RenderedDocument] = []
     n_characters = n_changed = 0
     for doc in docs:
+        if not doc.is_checked:
+            raise ValueError(
+                f"{doc.document_id} was not checked for facts of evaluation commits. Yield it from "
+                "a method of Corpus, whose documents() checks every document."
+            )
         encodable = replace_unencodable(doc, tokenizer.unknown_bytes)
         n_changed += encodable is not doc
         batch.append(encodable)
