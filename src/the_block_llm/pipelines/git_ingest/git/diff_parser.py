@@ -15,11 +15,13 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError
 _SECTION: Final = b"\ndiff --git "
 _HUNK: Final = b"\n@@ "
 _BINARY: Final = b"\nBinary files "
+# Messages as they were written: git would convert them from the encoding that the commit declares,
+# also if it is not theirs.
 HEADER_OPTIONS: Final = (
-    "--date=raw", "--encoding=UTF-8",
-    "--format=tformat:%H%x00%P%x00%aN%x00%aE%x00%ad%x00%ct%x00%s%x00%b",
+    "--date=raw", "--encoding=none",
+    "--format=tformat:%H%x00%P%x00%aN%x00%aE%x00%ad%x00%ct%x00%e%x00%s%x00%b",
 )  # fmt: skip
-_HEADER: Final = re.compile(rb"([0-9a-f]+)\0" + rb"([^\0]*)\0" * 7)
+_HEADER: Final = re.compile(rb"([0-9a-f]+)\0" + rb"([^\0]*)\0" * 8)
 DIFF_OPTIONS: Final = (
     "-r", "-z", "--raw", "-p", "-M", "-C", "--full-index", "--no-color", "--no-ext-diff",
     "--no-textconv", "--root", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short",
@@ -48,6 +50,8 @@ class CommitHeader(NamedTuple):
     author_date: bytes
     """Seconds since 1970 and the offset from UTC, for example ``1699999999 +0100``."""
     committed_at: bytes
+    encoding: bytes
+    """The encoding that the commit declares for its text; empty for UTF-8."""
     subject: bytes
     body: bytes
 
@@ -107,10 +111,8 @@ class DiffParser:
         while (match := _HEADER.match(self._buffer, self._position)) is None:
             self._fill()
         self._position = match.end()
-        sha, parents, name, email, date, committed, subject, body = match.groups()
-        return CommitHeader(
-            sha.decode(), parents.decode().split(), name, email, date, committed, subject, body
-        )
+        sha, parents, *others = match.groups()
+        return CommitHeader(sha.decode(), parents.decode().split(), *others)
 
     def peek(self) -> bytes:
         """Return the next byte without consuming it."""

@@ -7,7 +7,10 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 
 from the_block_llm.languages import language_of
-from the_block_llm.pipelines.git_ingest.filters.encoding_detection import decode, decode_path
+from the_block_llm.pipelines.git_ingest.filters.encoding_detection import (
+    decode_path,
+    needs_decoding,
+)
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
     FileAttributes,
     attribute_matcher,
@@ -16,6 +19,7 @@ from the_block_llm.pipelines.git_ingest.filters.rules import patch_drop_reason, 
 from the_block_llm.pipelines.git_ingest.git.diff_parser import FilePatch, RawChange
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history.patch_text import PatchFiles, decode_patch
 from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedactor
 from the_block_llm.pipelines.git_ingest.sharding.counts import CountedRow, RowCounts
 from the_block_llm.pipelines.git_ingest.sharding.record_batches import RecordBatchBuilder, Row
@@ -137,8 +141,10 @@ class ChangeRowBuilder:
                 else:
                     reason = patch_drop_reason(info.path, hunks, info.attributes)
                 if reason is None:
-                    text, encoding = _decode_hunks(hunks)
-                    reason = "undecodable" if text is None else None
+                    text, encoding = hunks, "utf-8"
+                    if needs_decoding(hunks):
+                        text, encoding = self._decode(change, hunks)
+                        reason = "undecodable" if text is None else None
                     n_text_bytes += n_bytes
             counts.append((reason, n_bytes, info.counted_language, encoding, info.path))
             has_lines = not (is_binary or is_missing)
@@ -168,6 +174,23 @@ class ChangeRowBuilder:
     def flush(self) -> pa.RecordBatch | None:
         """Return the pending rows as a batch, or None if there are none."""
         return self._batches.flush()
+
+    def _decode(self, change: RawChange, hunks: bytes) -> tuple[str | None, str | None]:
+        """Return text and encoding of a patch that is not ASCII, or None twice."""
+        decoded = decode_patch(hunks, lambda: self._read_files(change))
+        return (None, None) if decoded is None else decoded
+
+    def _read_files(self, change: RawChange) -> PatchFiles:
+        """Read the files before and after a change."""
+        shas = [change.old_blob.decode(), change.new_blob.decode()]
+        sizes = self._blobs.sizes(shas)
+        readable = [
+            sha
+            for sha, size in zip(shas, sizes, strict=True)
+            if size is not None and size <= self._max_file_bytes
+        ]
+        contents = dict(zip(readable, self._blobs.contents(readable), strict=True))
+        return PatchFiles(contents.get(shas[0]), contents.get(shas[1]))
 
     def _unreadable_reason(self, info: _PathInfo, change: RawChange) -> tuple[DropReason, int]:
         """Return why git could not print the change, and its size in bytes."""
@@ -218,12 +241,3 @@ def changed_blobs(change: RawChange) -> list[str]:
     """Return the blobs before and after a change, without submodule commits."""
     versions = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
     return [blob.decode() for mode, blob in versions if mode != _SUBMODULE and blob.strip(b"0")]
-
-
-def _decode_hunks(hunks: bytes) -> tuple[bytes | str | None, str | None]:
-    if hunks.isascii():
-        return hunks, "utf-8"
-    decoded = decode(hunks)
-    if decoded is None:
-        return None, None
-    return hunks if decoded.encoding == "utf-8" else decoded.text, decoded.encoding
