@@ -18,7 +18,8 @@ CommitKind = Literal[
 ]  # fmt: skip
 DropReason = Literal[
     "binary", "too_large", "generated", "vendored", "lock_file", "minified", "undecodable",
-    "missing_object", "submodule", "symlink", "empty", "licence", "secret_file", "duplicate",
+    "missing_object", "submodule", "symlink", "pointer", "encrypted", "empty", "licence",
+    "secret_file", "duplicate",
 ]  # fmt: skip
 ChangeStatus = Literal["A", "M", "D", "R", "C", "T"]
 DocumentKind = Literal["file", "commit", "chat"]

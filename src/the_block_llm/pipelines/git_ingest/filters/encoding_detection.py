@@ -38,7 +38,7 @@ _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 _MIN_VALID_PER_ESCAPE: Final = 4
 # A foreign name in a file of English is worth an escape; a file of escapes teaches nothing.
 _MAX_ESCAPED_SHARE: Final = 0.02
-_MAX_DECLARATION_BYTES: Final = 2048
+_MAX_DECLARATION_BYTES: Final = 4096
 
 
 class DecodedText(NamedTuple):
@@ -82,9 +82,9 @@ def find_encoding(data: bytes, declared: str | None = None) -> str | None:
         return None
     if not needs_decoding(data):
         return "utf-8"
-    for bom, encoding in _BOMS:
+    for bom, name in _BOMS:
         if data.startswith(bom):
-            return encoding if _decodes(data, encoding) else None
+            return name if _decodes(data, name) else None
     if _ISO_2022 in data:
         return next((name for name in _ISO_2022_ENCODINGS if _decodes(data, name)), None)
     if _decodes(data, "utf-8"):

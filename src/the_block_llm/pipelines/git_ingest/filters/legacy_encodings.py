@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import charset_normalizer
 
-_SAMPLE_BYTES: Final = 1 << 16
+_SAMPLE_BYTES: Final = 1 << 14
 # In order of preference where several give the same text.
 _LATIN_ENCODINGS: Final = (
     "cp1252", "iso8859_15", "cp1250", "iso8859_2", "cp1254", "cp1257", "iso8859_13", "iso8859_4",
@@ -93,6 +93,8 @@ ENCODINGS: Final = tuple(
 )
 """Every encoding that is tried."""
 _MIN_LETTERS: Final = 10
+# Abbreviations, units and keys on a keyboard, in a long text whose encoding is declared.
+_MAX_IMPLAUSIBLE_SHARE: Final = 0.1
 _MAX_NOISE: Final = 0.4  # twice the library's own limit, under which it refuses accented words
 _CJK_LANGUAGES: Final = ("Japanese", "Simplified Chinese", "Traditional Chinese", "Korean")
 _NON_ASCII: Final = re.compile(r"[^\x00-\x7f]")
@@ -164,9 +166,10 @@ def _is_plausible(text: str) -> bool:
             _judge_script(text, name, _LANGUAGES[name]) is not _Verdict.IMPOSSIBLE
             for name in _CJK_LANGUAGES
         )
-    if _IMPLAUSIBLE.search(text):
-        return False
-    return all(map(_is_plausible_word, _accented_words(text)))
+    words = _accented_words(text)
+    n_implausible = sum(not _is_plausible_word(word) for word in words)
+    n_implausible += len(_IMPLAUSIBLE.findall(text))
+    return n_implausible <= _MAX_IMPLAUSIBLE_SHARE * len(words)
 
 
 class _Verdict(Enum):
@@ -176,9 +179,9 @@ class _Verdict(Enum):
 
 
 def _sample(data: bytes) -> bytes:
-    """Return the lines at the start that are not ASCII, up to some 64 KiB."""
-    lines = [line for line in data[: 16 * _SAMPLE_BYTES].splitlines(True) if not line.isascii()]
-    if len(data) > 16 * _SAMPLE_BYTES and len(lines) > 1:
+    """Return the lines at the start that are not ASCII, up to some 16 KiB."""
+    lines = [line for line in data[: 64 * _SAMPLE_BYTES].splitlines(True) if not line.isascii()]
+    if len(data) > 64 * _SAMPLE_BYTES and len(lines) > 1:
         lines.pop()  # it may be cut in the middle of a character
     sizes = itertools.accumulate(map(len, lines))
     n_lines = sum(size <= _SAMPLE_BYTES for size in sizes)

@@ -15,10 +15,8 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import GitProcessError
 _SECTION: Final = b"\ndiff --git "
 _HUNK: Final = b"\n@@ "
 _BINARY: Final = b"\nBinary files "
-# Messages as they were written: git would convert them from the encoding that the commit declares,
-# also if it is not theirs.
 HEADER_OPTIONS: Final = (
-    "--date=raw", "--encoding=none",
+    "--date=raw", "--encoding=UTF-8",
     "--format=tformat:%H%x00%P%x00%aN%x00%aE%x00%ad%x00%ct%x00%e%x00%s%x00%b",
 )  # fmt: skip
 _HEADER: Final = re.compile(rb"([0-9a-f]+)\0" + rb"([^\0]*)\0" * 8)
@@ -51,7 +49,7 @@ class CommitHeader(NamedTuple):
     """Seconds since 1970 and the offset from UTC, for example ``1699999999 +0100``."""
     committed_at: bytes
     encoding: bytes
-    """The encoding that the commit declares for its text; empty for UTF-8."""
+    """The encoding that the commit declares, from which git has converted name and message."""
     subject: bytes
     body: bytes
 

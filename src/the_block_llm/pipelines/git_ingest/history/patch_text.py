@@ -24,30 +24,37 @@ _OLD: Final = (b" ", b"-")
 _NEW: Final = (b" ", b"+")
 
 
-class PatchFiles(NamedTuple):
-    """The files before and after a change; None where there is none or it is too large."""
+class FileEncodings(NamedTuple):
+    """Encodings of the whole files before and after a change.
 
-    old: bytes | None
-    new: bytes | None
+    None where a file is undecodable, ``UNREAD`` where there is none or it is too large.
+    """
+
+    old: str | None
+    new: str | None
 
 
-def decode_patch(hunks: bytes, read_files: Callable[[], PatchFiles]) -> DecodedText | None:
+UNREAD: Final = ""
+
+
+def decode_patch(hunks: bytes, find_encodings: Callable[[], FileEncodings]) -> DecodedText | None:
     """Decode the hunks of a file, or return None if a line cannot be decoded beyond doubt.
 
     The encoding is that of both sides, or of the old and the new side, as in ``cp1252/utf-8``.
 
     Args:
         hunks: Hunks as git prints them.
-        read_files: Reads the files before and after the change.
+        find_encodings: Determines the encodings of the files before and after the change.
     """
     if not needs_decoding(hunks):
         return DecodedText(hunks.decode("ascii"), "utf-8")
     if is_surely_utf8(hunks):
         return DecodedText(hunks.decode("utf-8"), "utf-8")
     lines = hunks.split(b"\n")
-    files = read_files()
+    old, new = find_encodings()
     old_lines, new_lines = _side(lines, _OLD), _side(lines, _NEW)
-    old, new = _side_encoding(files.old, old_lines), _side_encoding(files.new, new_lines)
+    old = find_encoding(b"\n".join(old_lines)) if old == UNREAD else old
+    new = find_encoding(b"\n".join(new_lines)) if new == UNREAD else new
     if _is_undecided(old) and not _is_undecided(new):
         old = _matching_encoding(old_lines, new_lines, new) or old
     elif _is_undecided(new) and not _is_undecided(old):
@@ -58,15 +65,16 @@ def decode_patch(hunks: bytes, read_files: Callable[[], PatchFiles]) -> DecodedT
         text = "\n".join(_decode_line(line, old, new) for line in lines)
     except UnicodeError:
         return None
-    return DecodedText(text, old if old == new else f"{old}/{new}")
+    names = (
+        name
+        for name, side in ((old, old_lines), (new, new_lines))
+        if not all(map(bytes.isascii, side))
+    )
+    return DecodedText(text, "/".join(dict.fromkeys(names)) or "utf-8")
 
 
 def _side(lines: Sequence[bytes], markers: tuple[bytes, bytes]) -> list[bytes]:
     return [line[1:] for line in lines if line.startswith(markers)]
-
-
-def _side_encoding(file: bytes | None, lines: Sequence[bytes]) -> str | None:
-    return find_encoding(b"\n".join(lines) if file is None else file)
 
 
 def _is_undecided(encoding: str | None) -> bool:
