@@ -27,7 +27,7 @@ def test_every_file_is_kept_or_has_a_drop_reason(repository: GitRepository, tmp_
             "id_rsa": "key\n",
             "link": Symlink("a.rs"),
             "odd.txt": b"\x81\x8d\x8f\x90\x9d" + bytes(range(128, 256)),
-            "site.min.js": "var a=1\n",
+            "site.min.js": "var a=function(b){return b+1};\n",
             "sub": Submodule("1" * 40),
             "vendor/x.go": "package x\n",
         },

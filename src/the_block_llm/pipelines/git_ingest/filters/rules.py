@@ -63,8 +63,8 @@ _MAYBE_GENERATED_PATHS: Final = re.compile(
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File|<key>\s")
 _ARMOUR: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----")
 _KEY_SUFFIXES: Final = (".asc", ".gpg", ".key", ".pem")
-# A word of a key or a password: no space in it, and a digit or a capital inside.
-_TOKEN_LINE: Final = re.compile(rb"[+ -]?[\w+/=.:$-]{8,}\s*")
+# A line of a key or a password has no space in it.
+_TOKEN_LINE: Final = re.compile(rb"[+ -]?[\w+/=.:$-]+\s*")
 _SETTING: Final = re.compile(
     rb"^[+ -]?\s*(?:export\s+)?[\"']?[\w.-]+[\"']?\s*[=:]\s*[\"']?(?P<value>[^\s\"'#]+)",
     re.MULTILINE,
