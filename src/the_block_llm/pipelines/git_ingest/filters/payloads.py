@@ -8,7 +8,7 @@ hunks and citations their lines. Hashes, keys of one line and short test vectors
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,12 +27,12 @@ _DIGEST_DIGITS: Final = frozenset((32, 40, 56, 64, 96, 128))
 _MIN_WORDS: Final = 4
 """A text that has fewer words left is nothing but the removed data."""
 
-# One automaton rejects nearly every text.
-_PREFILTER: Final = (
-    rb"[A-Za-z0-9+/]{30}[A-Za-z0-9+][A-Za-z0-9+/]{29}"
-    rb"|(?:0[xX][0-9A-Fa-f]{1,2},[ \t]?){6}|(?:-?[0-9]{1,3},[ \t]?){12}"
-    rb"|(?:\\x[0-9A-Fa-f]{2}){10}|(?:\\[0-3][0-7]{2}){10}"
-    rb"|\n[+ -]?[0-9A-Fa-f]{6,8}:? +(?:[0-9A-Fa-f]{2,4} ?){8}|\n[+ -]?(?::|S[0-9])[0-9A-F]{24}"
+# What a line of each kind looks like; automata that reject nearly every text.
+_BASE64_LOOK: Final = rb"[A-Za-z0-9+/]{30}[A-Za-z0-9+][A-Za-z0-9+/]{29}"
+_BYTES_LOOK: Final = rb"(?:0[xX][0-9A-Fa-f]{1,2},[ \t]?){6}|(?:-?[0-9]{1,3},[ \t]?){12}"
+_ESCAPES_LOOK: Final = rb"(?:\\x[0-9A-Fa-f]{2}){10}|(?:\\[0-3][0-7]{2}){10}"
+_DUMP_LOOK: Final = (
+    rb"\n[+ -]?[0-9A-Fa-f]{6,8}:? +(?:[0-9A-Fa-f]{2,4} ?){8}|\n[+ -]?(?::|S[0-9])[0-9A-F]{24}"
 )
 # Within a line, also with escaped line breaks, as notebooks and JSON hold base64.
 _LONG_BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/_-]|\\[nr]){256,}+={0,2}(?:\\n)?")
@@ -43,12 +43,12 @@ _WRAPPED_LINE: Final = re.compile(
     rb"(?P<tail>(?:\\n)?[ \t\"'`+,\\;.)&]*\r?)$"
 )
 _BYTES_LINE: Final = re.compile(
-    rb"^(?P<head>[^0-9-]{0,40}?)(?P<run>"
+    rb"^(?P<head>[^0-9-]{0,40}+)(?P<run>"
     + _NUMBER
     + rb"(?:[ \t]*,[ \t]*"
     + _NUMBER
     + rb")*+[ \t]*,?)"
-    rb"(?P<tail>[ \t}\])]*[;,]?\r?)$"
+    rb"(?P<tail>[ \t}\])]*[;,]?(?:[ \t]*(?:#|//|/\*).*)?\r?)$"
 )
 _ESCAPES_LINE: Final = re.compile(
     rb"^(?P<head>[^\"'\\]{0,80}[\"'])"
@@ -80,14 +80,15 @@ class PayloadCounts:
         self.removed_bytes[kind] += n_bytes
 
 
-def _compile_prefilter() -> object:
+def _searcher(*patterns: bytes) -> Callable[[bytes], object | None]:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
-    return re2.compile(_PREFILTER, options)
+    search: Callable[[bytes], object | None] = re2.compile(b"|".join(patterns), options).search
+    return search
 
 
-may_hold_payload: Final = _compile_prefilter().search  # type: ignore[attr-defined]
+may_hold_payload: Final = _searcher(_BASE64_LOOK, _BYTES_LOOK, _ESCAPES_LOOK, _DUMP_LOOK)
 """Search for what may be binary data; None proves that there is none."""
 
 
@@ -110,12 +111,9 @@ def remove_payloads(text: bytes, counts: PayloadCounts) -> bytes:
     for index, line in enumerate(lines):
         if len(line) >= _MIN_CHARACTERS and markers[index] != b"@":
             lines[index] = _replace_runs(line, counts)
-    for kind, pattern, is_payload in (
-        ("base64", _WRAPPED_LINE, _is_wrapped),
-        ("bytes", _BYTES_LINE, _is_byte_table),
-        ("bytes", _ESCAPES_LINE, _is_escaped_data),
-        ("hex dump", _DUMP_LINE, _is_dump),
-    ):
+    for kind, may_hold, pattern, is_payload in _KINDS:
+        if may_hold(text) is None:
+            continue
         for start, matches in _blocks(lines, markers, pattern):
             groups = _wrapped_groups(matches) if pattern is _WRAPPED_LINE else [matches]
             starts = itertools.accumulate(map(len, groups), initial=start)
@@ -232,12 +230,11 @@ def _is_wrapped(runs: Sequence[bytes]) -> bool:
 
 
 def _is_byte_table(runs: Sequence[bytes]) -> bool:
-    values = [value for run in runs for value in _BYTE.findall(run)]
-    if len(values) < _MIN_BYTE_VALUES:
+    if sum(run.count(b",") for run in runs) < _MIN_BYTE_VALUES - 1:
         return False
-    if any(not -129 < int(value, 0 if b"x" in value.lower() else 10) < 256 for value in values):
-        return False
-    return len(set(values)) >= _MIN_DISTINCT
+    values = {value for run in runs for value in _BYTE.findall(run)}
+    numbers = {int(value, 0 if b"x" in value.lower() else 10) for value in values}
+    return len(numbers) >= _MIN_DISTINCT and all(-129 < number < 256 for number in numbers)
 
 
 def _is_escaped_data(runs: Sequence[bytes]) -> bool:
@@ -248,3 +245,11 @@ def _is_escaped_data(runs: Sequence[bytes]) -> bool:
 
 def _is_dump(runs: Sequence[bytes]) -> bool:
     return len(runs) >= _MIN_DUMP_LINES
+
+
+_KINDS: Final = (
+    ("base64", _searcher(_BASE64_LOOK), _WRAPPED_LINE, _is_wrapped),
+    ("bytes", _searcher(_BYTES_LOOK), _BYTES_LINE, _is_byte_table),
+    ("bytes", _searcher(_ESCAPES_LOOK), _ESCAPES_LINE, _is_escaped_data),
+    ("hex dump", _searcher(_DUMP_LOOK), _DUMP_LINE, _is_dump),
+)
