@@ -37,6 +37,7 @@ _LICENSE_PATHS: Final = re.compile(
 )
 _VENDORED_PATHS: Final = re.compile(
     r"^(?:vendor|vendored|third[-_]?party|3rd[-_]?party|deps)/"
+    r"|(?:^|/)(?:assets|css|js|media|public|static|www|wwwroot)/vendor/"
     r"|(?:^|/)(?:node_modules|bower_components|jspm_packages|godeps|site-packages|external_libs"
     r"|pods|\.venv|venv|\.tox|carthage/build|\.yarn/(?:releases|plugins|sdks|cache)"
     r"|font-?awesome)/",
@@ -56,7 +57,7 @@ _GENERATED_PATHS: Final = re.compile(
     re.IGNORECASE,
 )
 _MAYBE_GENERATED_PATHS: Final = re.compile(
-    r"\.(?:gen|generated|g|designer|freezed)\.\w+$|(?:^|/)(?:generated|dist)/|\.log$"
+    r"\.(?:gen|generated|g|designer|freezed)\.\w+$|(?:^|/)(?:generated|dist)/|\.log$|_string\.go$"
     r"|(?:^|/)(?:configure|aclocal\.m4|ltmain\.sh|config\.guess|config\.sub|Makefile\.in)$",
     re.IGNORECASE,
 )
@@ -91,9 +92,8 @@ _LOCK_WORDS: Final = re.compile(
     re.IGNORECASE,
 )
 _BUILD_OUTPUT: Final = re.compile(
-    rb"__esModule|sourceMappingURL=|webpack|__commonJS|System\.register\(|!function\("
-    rb"|^\"use strict\";"
-    rb"|\(function \(global, factory\)|rollup|esbuild|tslib|generated (?:automatically )?by"
+    rb"__esModule|sourceMappingURL=|__webpack|webpack(?:Jsonp|Bootstrap)|__commonJS|!function\("
+    rb"|System\.register\(|\(function \(global, factory\)|generated (?:automatically )?by"
     rb"|from configure\.ac|automake|timestamp=",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -187,11 +187,11 @@ def confirms(path: str, reason: DropReason, content: bytes) -> bool:
         return _BANNER.search(head) is not None or _is_dense(content)
     if reason == "lock_file":
         return not content.strip() or _LOCK_WORDS.search(content) is not None
+    is_output = _BUILD_OUTPUT.search(content[: 4 * _HEAD_BYTES]) is not None
     if reason == "minified":
-        return _is_dense(content)
+        return is_output or _is_dense(content)
     if path.lower().endswith(".log"):
         return 3 * len(_LOG_LINE.findall(content)) >= content.count(b"\n")
-    is_output = _BUILD_OUTPUT.search(content[: 4 * _HEAD_BYTES]) is not None
     return is_output or _has_generated_header(head) or _is_dense(content)
 
 

@@ -161,7 +161,7 @@ class ChangeRowBuilder:
             elif is_binary:
                 self._pending_binaries[len(counts)] = changed_blobs(change)
                 reason, n_bytes = reason or "binary", 0
-            elif reason is None or not self._is_confirmed(info, change, hunks):
+            elif reason is None or not self._is_confirmed(info, change):
                 reason = stand_in_reason(hunks)
                 kept_hunks = hunks
                 if reason is None and (info.is_notebook or may_hold_payload(hunks) is not None):
@@ -218,12 +218,17 @@ class ChangeRowBuilder:
         )
         return (None, None) if decoded is None else decoded
 
-    def _is_confirmed(self, info: _PathInfo, change: RawChange, hunks: bytes) -> bool:
-        """Return whether the file before or after the change confirms the reason of its path."""
+    def _is_confirmed(self, info: _PathInfo, change: RawChange) -> bool:
+        """Return whether the file before or after the change confirms the reason of its path.
+
+        If neither can be read, the path alone decides.
+        """
         if info.is_conclusive or info.drop_reason is None:
             return True
         contents = [self._read_file(blob) for blob in (change.new_blob, change.old_blob)]
-        known = [content for content in contents if content is not None] or [hunks]
+        known = [content for content in contents if content is not None]
+        if not known:
+            return True
         return any(confirms(info.path, info.drop_reason, content) for content in known)
 
     def _reduce(self, path: str, hunks: bytes) -> tuple[bytes, DropReason | None]:
