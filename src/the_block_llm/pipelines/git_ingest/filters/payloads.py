@@ -39,7 +39,7 @@ _LONG_BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/_-]|\\[nr]){256,}+={0,2}(?:\\
 _NUMBER: Final = rb"(?:0[xX][0-9A-Fa-f]{1,2}|-?[0-9]{1,3})"
 _LONG_BYTES: Final = re.compile(rb"(?:" + _NUMBER + rb"[ \t]*,[ \t]*){511,}+" + _NUMBER)
 _WRAPPED_LINE: Final = re.compile(
-    rb"^(?P<head>[ \t\"'`#*/|>,;-]*)(?P<run>[A-Za-z0-9+/]{4,}={0,2})"
+    rb"^(?P<head>[ \t\"'`#*|>,;-]*(?://+ )?)(?P<run>[A-Za-z0-9+/]{4,}={0,2})"
     rb"(?P<tail>(?:\\n)?[ \t\"'`+,\\;.)&]*\r?)$"
 )
 _BYTES_LINE: Final = re.compile(
@@ -115,11 +115,13 @@ def remove_payloads(text: bytes, counts: PayloadCounts) -> bytes:
         if may_hold(text) is None:
             continue
         for start, matches in _blocks(lines, markers, pattern):
+            if _PRIVATE_KEY in lines[max(0, start - 1)]:
+                continue
             groups = _wrapped_groups(matches) if pattern is _WRAPPED_LINE else [matches]
             starts = itertools.accumulate(map(len, groups), initial=start)
             for first, group in zip(starts, groups, strict=False):
                 runs = [match["run"] for match in group]
-                if is_payload(runs) and _PRIVATE_KEY not in lines[max(0, first - 1)]:
+                if is_payload(runs):
                     _blank_out(lines, first, group, kind, counts)
     return b"\n".join(map(bytes.__add__, markers, lines))
 
@@ -150,9 +152,12 @@ def has_words(text: bytes) -> bool:
 def _replace_runs(line: bytes, counts: PayloadCounts) -> bytes:
     def replace(match: re.Match[bytes]) -> bytes:
         run = match[0]
-        before = line[max(0, match.start() - 64) : match.start()]
-        if not _is_binary(_ESCAPED_BREAK.sub(b"", run)) or _PRIVATE_KEY in before:
+        # A run may begin with the dashes after "PRIVATE KEY", or with "KEY" itself.
+        start = match.start()
+        is_key = _PRIVATE_KEY in line[max(0, start - 64) : start + 16]
+        if is_key or not _is_binary(_ESCAPED_BREAK.sub(b"", run)):
             return run
+        before = line[:start]
         kind = "hex" if _HEX.fullmatch(run) else "base64"
         counts.add(kind, len(run))
         return _placeholder(len(run), "" if before.endswith(b"base64,") else kind)

@@ -67,7 +67,7 @@ _KEY_SUFFIXES: Final = (".asc", ".gpg", ".key", ".pem")
 # A line of a key or a password has no space in it.
 _TOKEN_LINE: Final = re.compile(rb"[+ -]?[\w+/=.:$-]+\s*")
 _SETTING: Final = re.compile(
-    rb"^[+ -]?\s*(?:export\s+)?[\"']?[\w.-]+[\"']?\s*[=:]\s*[\"']?(?P<value>[^\s\"'#]+)",
+    rb"^[+ -]?\s*(?:export\s+)?[\"']?[\w.-]+[\"']?[ \t]*[=:][ \t]*[\"']?(?P<value>[^\s\"'#]+)",
     re.MULTILINE,
 )
 _TEMPLATE_VALUE: Final = re.compile(
@@ -88,7 +88,7 @@ _BANNER: Final = re.compile(
     rb"copyright|licen[cs]e|@author|@version|\(c\)|\bv?[0-9]+\.[0-9]+\.[0-9]+\b", re.IGNORECASE
 )
 _LOCK_WORDS: Final = re.compile(
-    rb"sha(?:1|256|512)|integrity|checksum|digest|resolved|version|\b[0-9a-f]{40}\b|==",
+    rb"sha(?:1|256|512)|integrity|checksum|digest|resolved|version|\b[0-9a-f]{40}\b|==[0-9]",
     re.IGNORECASE,
 )
 _BUILD_OUTPUT: Final = re.compile(
@@ -259,4 +259,4 @@ def patch_drop_reason(
 
 def _has_generated_header(head: bytes) -> bool:
     """Return whether the start of a file marks it as generated."""
-    return b"enerat" in head and _GENERATED_HEADERS.search(head) is not None
+    return b"enerat" in head.lower() and _GENERATED_HEADERS.search(head) is not None
