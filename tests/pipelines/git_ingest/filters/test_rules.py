@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, DropReason | None]] = {
     # licences
     "LICENSE": ("Permission is hereby granted, free of charge\n", "licence"),
     "NOTICE": ("Copyright 2020 The Authors\n", "licence"),
+    "pack/dist/LICENSE.txt": ("Copyright 2020 Somebody\n", "licence"),
     "COPYING.md": ("# Copying\n\nHow bytes are copied between two buffers.\n", None),
     "src/License.java": ("// Licensed under the Apache License\nclass License {}\n", None),
     "patents.sql": ("select 1;\n", None),

@@ -40,7 +40,7 @@ def as_patch(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", STAND_INS)
-def test_what_stands_for_content_elsewhere_has_a_reason(name: str) -> None:
+def test_what_stands_for_other_content_has_a_reason(name: str) -> None:
     reason, text = STAND_INS[name]
     assert stand_in_reason(text.encode()) == reason
     assert stand_in_reason(as_patch(text)) == reason

@@ -56,7 +56,7 @@ def test_no_letter_of_a_patch_is_wrong(language: str, encoding: str, reads_files
 
 @pytest.mark.parametrize("word", ["naïve", "Jörg", "à", "Größe", "ñ"])
 @pytest.mark.parametrize("encoding", ["latin-1", "cp850", "mac_roman"])
-def test_a_conversion_to_utf_8_proves_both_sides(word: str, encoding: str) -> None:
+def test_a_conversion_to_utf_8_proves_old_and_new_lines(word: str, encoding: str) -> None:
     code = "x = 1  # {}\n"
     old, new = code.format(word).encode(encoding), code.format(word).encode()
     decoded = decode_patch(
@@ -71,7 +71,7 @@ def patches(result: IngestResult) -> list[str | None]:
     return [patch for (patch,) in result.rows("file_changes", "patch")]
 
 
-def test_a_file_that_is_converted_has_its_letters_on_both_sides(tmp_path: Path) -> None:
+def test_a_file_that_is_converted_has_its_letters_in_old_and_new_lines(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "project")
     text = TEXTS["German"][1]
     repository.commit("Add", {"a.py": text.encode("latin-1")})

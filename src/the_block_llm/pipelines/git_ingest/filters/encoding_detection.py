@@ -93,16 +93,16 @@ def find_encoding(data: bytes, declared: str | None = None) -> str | None:
         return None
     lines = [line for line in data.split(b"\n") if not line.isascii()]
     foreign = [line for line in lines if not _decodes(line, "utf-8")]
-    is_utf8_elsewhere = _is_utf8(
+    is_partly_utf8 = _is_utf8(
         b"\n".join(line for line in lines if _decodes(line, "utf-8")), b"\n".join(foreign)
     )
-    text = b"\n".join(foreign) if is_utf8_elsewhere else data
+    text = b"\n".join(foreign) if is_partly_utf8 else data
     declared = declared or any_specified_encoding(data[:_MAX_DECLARATION_BYTES])
     encoding = determine_encoding(text, _codec_name(declared))
     if encoding is None:
         n_escaped = sum(line.count("\\x") for line in map(_escape, foreign))
         return f"utf-8+{ESCAPES}" if n_escaped <= _MAX_ESCAPED_SHARE * len(data) else None
-    return f"utf-8+{encoding}" if is_utf8_elsewhere else encoding
+    return f"utf-8+{encoding}" if is_partly_utf8 else encoding
 
 
 def is_surely_utf8(hunks: bytes) -> bool:

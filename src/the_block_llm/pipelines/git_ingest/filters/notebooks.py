@@ -14,11 +14,13 @@ _KEY: Final = re.compile(r'^(?P<indent>\s*)"(?P<key>[^"\\]+)": (?P<value>.*?)(?P
 _MIME_TYPE: Final = re.compile(r"[a-z]+/[\w.+-]+")
 _TEXT_TYPES: Final = frozenset(("text/plain", "text/markdown", "text/latex"))
 _OUTPUT_LISTS: Final = frozenset(("text", "traceback", *_TEXT_TYPES))
-_ANSI: Final = re.compile(r"\\u001[bB]\[[0-9;?]*[A-Za-z]")
-_BROKEN_ESCAPE: Final = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?$")
+# An escape character, not a backslash that code holds.
+_ANSI: Final = re.compile(r"((?<!\\)(?:\\\\)*)\\u001[bB]\[[0-9;?]*[A-Za-z]")
+_WHOLE_ESCAPES: Final = re.compile(r"(?:[^\\]|\\u[0-9a-fA-F]{4}|\\[^u])*+")
 _MAX_OUTPUT_LINES: Final = 40
 _MAX_OUTPUT_CHARACTERS: Final = 1000
-_MAX_LINE_SHARE: Final = 0.5
+_MAX_COMPACT_LINES: Final = 4
+"""A notebook of so few lines was written without line breaks."""
 
 
 class _Member(NamedTuple):
@@ -38,11 +40,16 @@ def is_notebook(path: str) -> bool:
 def reduce_notebook(text: str) -> str:
     r"""Return a notebook without pictures, HTML beside plain text, widgets and metadata.
 
-    >>> reduce_notebook('{\\n "metadata": {\\n  "a": 1\\n },\\n "cells": []\\n}')
-    '{\\n "metadata": {},\\n\\n\\n "cells": []\\n}'
+    >>> print(reduce_notebook('{\n "metadata": {\n  "a": 1\n },\n "cells": []\n}'))
+    {
+     "metadata": {},
+    <BLANKLINE>
+    <BLANKLINE>
+     "cells": []
+    }
     """
     lines = text.split("\n")
-    if max(map(len, lines)) > _MAX_LINE_SHARE * len(text):
+    if len(lines) <= _MAX_COMPACT_LINES:
         lines = _indented(text).split("\n")
     return "\n".join(_reduce_lines(lines))
 
@@ -53,9 +60,9 @@ def reduce_notebook_patch(hunks: str) -> str:
     result = list(lines)
     for start, end in _hunks(lines):
         for markers in (" -", " +"):
-            side = [i for i in range(start, end) if lines[i][:1] and lines[i][0] in markers]
-            reduced = _reduce_lines([lines[i][1:] for i in side])
-            for index, content in zip(side, reduced, strict=True):
+            indices = [i for i in range(start, end) if lines[i][:1] and lines[i][0] in markers]
+            reduced = _reduce_lines([lines[i][1:] for i in indices])
+            for index, content in zip(indices, reduced, strict=True):
                 # A line of both sides may be seen as part of an output on one side only.
                 if content != lines[index][1:]:
                     result[index] = lines[index][0] + content
@@ -76,7 +83,7 @@ def _indented(text: str) -> str:
 
 
 def _reduce_lines(lines: Sequence[str]) -> list[str]:
-    reduced = [_ANSI.sub("", line) for line in lines]
+    reduced = [_ANSI.sub(r"\1", line) for line in lines]
     index = 0
     in_outputs_until = -1
     while index < len(lines):
@@ -157,7 +164,8 @@ def _truncate_list(lines: list[str], start: int, end: int) -> None:
         line = lines[index]
         if len(line) > _MAX_OUTPUT_CHARACTERS:
             comma = "," if line.rstrip().endswith(",") else ""
-            cut = _BROKEN_ESCAPE.sub("", line[:_MAX_OUTPUT_CHARACTERS])
+            whole = _WHOLE_ESCAPES.match(line, 0, _MAX_OUTPUT_CHARACTERS)
+            cut = "" if whole is None else whole[0]
             lines[index] = f'{cut} [{len(line) - len(cut)} characters removed]"{comma}'
     if end - start > _MAX_OUTPUT_LINES:
         last = start + _MAX_OUTPUT_LINES

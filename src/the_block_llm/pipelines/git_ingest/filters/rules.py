@@ -169,10 +169,10 @@ def path_hint(path: str, attributes: FileAttributes = NO_ATTRIBUTES) -> PathHint
             return PathHint("minified", is_conclusive=False)
         if _GENERATED_PATHS.search(path):
             return PathHint("generated", is_conclusive=True)
-        if _MAYBE_GENERATED_PATHS.search(path):
-            return PathHint("generated", is_conclusive=False)
     if _LICENSE_PATHS.search(path) and language_of(name) in _LICENSE_LANGUAGES:
         return PathHint("licence", is_conclusive=False)
+    if attributes.generated is None and _MAYBE_GENERATED_PATHS.search(path):
+        return PathHint("generated", is_conclusive=False)
     return PathHint(None, is_conclusive=True)
 
 

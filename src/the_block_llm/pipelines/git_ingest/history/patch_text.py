@@ -52,7 +52,7 @@ def decode_patch(hunks: bytes, find_encodings: Callable[[], FileEncodings]) -> D
         return DecodedText(hunks.decode("utf-8"), "utf-8")
     lines = hunks.split(b"\n")
     old, new = find_encodings()
-    old_lines, new_lines = _side(lines, _OLD), _side(lines, _NEW)
+    old_lines, new_lines = _lines_with(lines, _OLD), _lines_with(lines, _NEW)
     old = find_encoding(b"\n".join(old_lines)) if old == UNREAD else old
     new = find_encoding(b"\n".join(new_lines)) if new == UNREAD else new
     if _is_undecided(old) and not _is_undecided(new):
@@ -67,13 +67,13 @@ def decode_patch(hunks: bytes, find_encodings: Callable[[], FileEncodings]) -> D
         return None
     names = (
         name
-        for name, side in ((old, old_lines), (new, new_lines))
-        if not all(map(bytes.isascii, side))
+        for name, part in ((old, old_lines), (new, new_lines))
+        if not all(map(bytes.isascii, part))
     )
     return DecodedText(text, "/".join(dict.fromkeys(names)) or "utf-8")
 
 
-def _side(lines: Sequence[bytes], markers: tuple[bytes, bytes]) -> list[bytes]:
+def _lines_with(lines: Sequence[bytes], markers: tuple[bytes, bytes]) -> list[bytes]:
     return [line[1:] for line in lines if line.startswith(markers)]
 
 
