@@ -43,7 +43,7 @@ def notebook(source: str = "plot_areas(shapes)\n") -> dict[str, Any]:
                 "execution_count": 1,
                 "metadata": {},
                 "outputs": outputs,
-                "source": [source, 'x = {\n', '"text/html": [1],\n', "}\n", "red = '\\u001b[0;31m'"],
+                "source": [source, 'x = {\n', '"text/html": [1],\n', "}\n", "r = '\\u001b[31m'"],
             },
         ],
         "metadata": {"kernelspec": {"name": "python3"}, "widgets": {"state": {"a": [1, 2]}}},
