@@ -18,7 +18,8 @@ CommitKind = Literal[
 ]  # fmt: skip
 DropReason = Literal[
     "binary", "too_large", "generated", "vendored", "lock_file", "minified", "undecodable",
-    "missing_object", "submodule", "symlink", "empty", "licence", "secret_file", "duplicate",
+    "missing_object", "submodule", "symlink", "pointer", "encrypted", "empty", "licence",
+    "secret_file", "duplicate",
 ]  # fmt: skip
 ChangeStatus = Literal["A", "M", "D", "R", "C", "T"]
 DocumentKind = Literal["file", "commit", "chat"]
@@ -99,9 +100,16 @@ FILE_CHANGES: Final = pa.schema(
         _optional("language", pa.string(), "language by file name; null if unknown"),
         _optional("additions", pa.int64(), "number of added lines; null for binary files"),
         _optional("deletions", pa.int64(), "number of deleted lines; null for binary files"),
-        _optional("patch", pa.string(), 'hunks, from the first "@@"; null if filtered'),
         _optional(
-            "encoding", pa.string(), "original encoding of the patch, before conversion to UTF-8"
+            "patch",
+            pa.string(),
+            'hunks, from the first "@@", without binary data; null if filtered',
+        ),
+        _optional(
+            "encoding",
+            pa.string(),
+            "original encoding of the patch; of its old and new side where they differ, as in "
+            "cp1252/utf-8",
         ),
         _required("kept", pa.bool_(), "false if filtered; see drop_reason"),
         _optional("drop_reason", pa.string(), "one of DROP_REASONS"),
@@ -118,7 +126,9 @@ SNAPSHOT_FILES: Final = pa.schema(
         _required("path", pa.string(), "path in the tree"),
         _optional("language", pa.string(), "language by file name; null if unknown"),
         _required("size_bytes", pa.int64(), "size of the git blob in bytes"),
-        _optional("text", pa.string(), "content of the file; null if filtered"),
+        _optional(
+            "text", pa.string(), "content of the file, without binary data; null if filtered"
+        ),
         _required("kept", pa.bool_(), "false if filtered; see drop_reason"),
         _optional("drop_reason", pa.string(), "one of DROP_REASONS"),
         _required(

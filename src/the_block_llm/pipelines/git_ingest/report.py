@@ -27,6 +27,10 @@ def describe_counts(counts: RowCounts) -> dict[str, Any]:
         },
         "kept_bytes_by_language": dict(counts.languages.most_common()),
         "encodings": dict(counts.encodings.most_common()),
+        "payloads_removed": {
+            kind: {"number": number, "bytes": counts.payload_bytes[kind]}
+            for kind, number in counts.payloads.most_common()
+        },
         "redactions": dict(counts.redactions.most_common()),
         "findings": counts.findings,
         "n_findings": counts.n_findings,

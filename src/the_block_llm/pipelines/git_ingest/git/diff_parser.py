@@ -17,9 +17,9 @@ _HUNK: Final = b"\n@@ "
 _BINARY: Final = b"\nBinary files "
 HEADER_OPTIONS: Final = (
     "--date=raw", "--encoding=UTF-8",
-    "--format=tformat:%H%x00%P%x00%aN%x00%aE%x00%ad%x00%ct%x00%s%x00%b",
+    "--format=tformat:%H%x00%P%x00%aN%x00%aE%x00%ad%x00%ct%x00%e%x00%s%x00%b",
 )  # fmt: skip
-_HEADER: Final = re.compile(rb"([0-9a-f]+)\0" + rb"([^\0]*)\0" * 7)
+_HEADER: Final = re.compile(rb"([0-9a-f]+)\0" + rb"([^\0]*)\0" * 8)
 DIFF_OPTIONS: Final = (
     "-r", "-z", "--raw", "-p", "-M", "-C", "--full-index", "--no-color", "--no-ext-diff",
     "--no-textconv", "--root", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short",
@@ -48,6 +48,8 @@ class CommitHeader(NamedTuple):
     author_date: bytes
     """Seconds since 1970 and the offset from UTC, for example ``1699999999 +0100``."""
     committed_at: bytes
+    encoding: bytes
+    """The encoding that the commit declares, from which git has converted name and message."""
     subject: bytes
     body: bytes
 
@@ -107,10 +109,8 @@ class DiffParser:
         while (match := _HEADER.match(self._buffer, self._position)) is None:
             self._fill()
         self._position = match.end()
-        sha, parents, name, email, date, committed, subject, body = match.groups()
-        return CommitHeader(
-            sha.decode(), parents.decode().split(), name, email, date, committed, subject, body
-        )
+        sha, parents, *others = match.groups()
+        return CommitHeader(sha.decode(), parents.decode().split(), *others)
 
     def peek(self) -> bytes:
         """Return the next byte without consuming it."""

@@ -7,15 +7,32 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 
 from the_block_llm.languages import language_of
-from the_block_llm.pipelines.git_ingest.filters.encoding_detection import decode, decode_path
+from the_block_llm.pipelines.git_ingest.filters.encoding_detection import (
+    decode_path,
+    find_encoding,
+    needs_decoding,
+)
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
     FileAttributes,
     attribute_matcher,
 )
-from the_block_llm.pipelines.git_ingest.filters.rules import patch_drop_reason, path_drop_reason
+from the_block_llm.pipelines.git_ingest.filters.notebooks import is_notebook
+from the_block_llm.pipelines.git_ingest.filters.payloads import PayloadCounts, may_hold_payload
+from the_block_llm.pipelines.git_ingest.filters.reduction import reduce_text
+from the_block_llm.pipelines.git_ingest.filters.rules import (
+    confirms,
+    patch_drop_reason,
+    path_hint,
+)
+from the_block_llm.pipelines.git_ingest.filters.stand_ins import stand_in_reason
 from the_block_llm.pipelines.git_ingest.git.diff_parser import FilePatch, RawChange
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
 from the_block_llm.pipelines.git_ingest.history.options import HistoryOptions
+from the_block_llm.pipelines.git_ingest.history.patch_text import (
+    UNREAD,
+    FileEncodings,
+    decode_patch,
+)
 from the_block_llm.pipelines.git_ingest.redaction.rows import RowRedactor
 from the_block_llm.pipelines.git_ingest.sharding.counts import CountedRow, RowCounts
 from the_block_llm.pipelines.git_ingest.sharding.record_batches import RecordBatchBuilder, Row
@@ -23,6 +40,9 @@ from the_block_llm.schemas import FILE_CHANGES, DropReason
 
 _SYMLINK: Final = b"120000"
 _SUBMODULE: Final = b"160000"
+_MAX_REDUCTION: Final = 16
+"""Patches this many times too large are not searched for binary data."""
+_MAX_CACHED_ENCODINGS: Final = 4096
 _SPECIAL_MODES: Final = frozenset({_SYMLINK, _SUBMODULE})
 _PATCH_COLUMN: Final = FILE_CHANGES.get_field_index("patch")
 _PATH_COLUMN: Final = FILE_CHANGES.get_field_index("path")
@@ -39,6 +59,9 @@ class _PathInfo(NamedTuple):
     language: str | None
     counted_language: str | None
     drop_reason: DropReason | None
+    is_conclusive: bool
+    """False if the content of the file decides."""
+    is_notebook: bool
     attributes: FileAttributes
 
 
@@ -50,7 +73,8 @@ def _path_info(path: bytes, attributes: FileAttributes) -> _PathInfo:
         text,
         language,
         attributes.counted_language(language),
-        path_drop_reason(text, attributes),
+        *path_hint(text, attributes),
+        is_notebook(text),
         attributes,
     )
 
@@ -87,10 +111,14 @@ class ChangeRowBuilder:
         self._counts = counts
         self._redactor = redactor
         self._batches = RecordBatchBuilder(FILE_CHANGES, self._finalize)
+        self._encodings: dict[bytes, str | None] = {}
+        """Encodings of files, by blob: the file before a change is the one after another."""
         self._pending_counts: list[CountedRow] = []
         """One for each pending row."""
         self._pending_binaries: dict[int, list[str]] = {}
         """Blobs of the pending rows that are binary, by index of the row."""
+        self._pending_payloads: dict[int, PayloadCounts] = {}
+        """What was removed from the pending rows, by index of the row."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -102,6 +130,8 @@ class ChangeRowBuilder:
         del self._batches.pending[n_pending:], self._pending_counts[n_pending:]
         binaries = self._pending_binaries.items()
         self._pending_binaries = {i: blobs for i, blobs in binaries if i < n_pending}
+        payloads = self._pending_payloads.items()
+        self._pending_payloads = {i: removed for i, removed in payloads if i < n_pending}
 
     def add(self, sha: str, patches: Iterable[FilePatch]) -> ChangeTotals:
         """Add changes of the commit ``sha``."""
@@ -131,15 +161,24 @@ class ChangeRowBuilder:
             elif is_binary:
                 self._pending_binaries[len(counts)] = changed_blobs(change)
                 reason, n_bytes = reason or "binary", 0
-            elif reason is None:
-                if n_bytes > max_patch_bytes:
+            elif reason is None or not self._is_confirmed(info, change):
+                reason = stand_in_reason(hunks)
+                kept_hunks = hunks
+                if reason is None and (info.is_notebook or may_hold_payload(hunks) is not None):
+                    kept_hunks, reason = self._reduce(info.path, hunks)
+                    n_bytes = len(kept_hunks)
+                if reason is None and n_bytes > max_patch_bytes:
                     reason = "too_large"
-                else:
-                    reason = patch_drop_reason(info.path, hunks, info.attributes)
                 if reason is None:
-                    text, encoding = _decode_hunks(hunks)
-                    reason = "undecodable" if text is None else None
+                    reason = patch_drop_reason(info.path, kept_hunks, info.attributes)
+                if reason is None:
+                    text, encoding = kept_hunks, "utf-8"
+                    if needs_decoding(kept_hunks):
+                        text, encoding = self._decode(change, kept_hunks)
+                        reason = "undecodable" if text is None else None
                     n_text_bytes += n_bytes
+                if reason is not None:
+                    self._pending_payloads.pop(len(counts), None)
             counts.append((reason, n_bytes, info.counted_language, encoding, info.path))
             has_lines = not (is_binary or is_missing)
             rows.append((
@@ -169,6 +208,56 @@ class ChangeRowBuilder:
         """Return the pending rows as a batch, or None if there are none."""
         return self._batches.flush()
 
+    def _decode(self, change: RawChange, hunks: bytes) -> tuple[str | None, str | None]:
+        """Return text and encoding of a patch that is not ASCII, or None twice."""
+        decoded = decode_patch(
+            hunks,
+            lambda: FileEncodings(
+                self._file_encoding(change.old_blob), self._file_encoding(change.new_blob)
+            ),
+        )
+        return (None, None) if decoded is None else decoded
+
+    def _is_confirmed(self, info: _PathInfo, change: RawChange) -> bool:
+        """Return whether the file before or after the change confirms the reason of its path.
+
+        If neither can be read, the path alone decides.
+        """
+        if info.is_conclusive or info.drop_reason is None:
+            return True
+        contents = [self._read_file(blob) for blob in (change.new_blob, change.old_blob)]
+        known = [content for content in contents if content is not None]
+        if not known:
+            return True
+        return any(confirms(info.path, info.drop_reason, content) for content in known)
+
+    def _reduce(self, path: str, hunks: bytes) -> tuple[bytes, DropReason | None]:
+        """Return a patch without binary data, and the reason to drop it if nothing is left."""
+        if len(hunks) > _MAX_REDUCTION * self._options.max_patch_bytes:
+            return hunks, "too_large"
+        reduced = reduce_text(path, hunks)
+        if reduced is None:
+            return hunks, None
+        self._pending_payloads[len(self._pending_counts)] = reduced.removed
+        return reduced.text, "binary" if reduced.is_empty else None
+
+    def _read_file(self, blob: bytes) -> bytes | None:
+        """Return the content of a blob; None if there is none or it is too large."""
+        sha = blob.decode()
+        [size] = self._blobs.sizes([sha])
+        if size is None or size > self._max_file_bytes:
+            return None
+        [content] = self._blobs.contents([sha])
+        return content
+
+    def _file_encoding(self, blob: bytes) -> str | None:
+        if blob not in self._encodings:
+            if len(self._encodings) >= _MAX_CACHED_ENCODINGS:
+                self._encodings.clear()
+            content = self._read_file(blob)
+            self._encodings[blob] = UNREAD if content is None else find_encoding(content)
+        return self._encodings[blob]
+
     def _unreadable_reason(self, info: _PathInfo, change: RawChange) -> tuple[DropReason, int]:
         """Return why git could not print the change, and its size in bytes."""
         blobs = changed_blobs(change)
@@ -187,6 +276,9 @@ class ChangeRowBuilder:
         # Counted per batch, not per row: the rows of a damaged commit are discarded again.
         self._counts.add_rows(self._pending_counts)
         self._pending_counts = []
+        for payloads in self._pending_payloads.values():
+            self._counts.add_payloads(payloads.removed, payloads.removed_bytes)
+        self._pending_payloads = {}
         # Paths first: findings in a text name the path.
         self._redactor.redact_paths(
             rows, sha_column=_SHA_COLUMN, columns=(_PATH_COLUMN, _OLD_PATH_COLUMN)
@@ -218,12 +310,3 @@ def changed_blobs(change: RawChange) -> list[str]:
     """Return the blobs before and after a change, without submodule commits."""
     versions = ((change.old_mode, change.old_blob), (change.new_mode, change.new_blob))
     return [blob.decode() for mode, blob in versions if mode != _SUBMODULE and blob.strip(b"0")]
-
-
-def _decode_hunks(hunks: bytes) -> tuple[bytes | str | None, str | None]:
-    if hunks.isascii():
-        return hunks, "utf-8"
-    decoded = decode(hunks)
-    if decoded is None:
-        return None, None
-    return hunks if decoded.encoding == "utf-8" else decoded.text, decoded.encoding

@@ -57,11 +57,11 @@ def commit_row(
         insertions: Added lines.
         deletions: Removed lines.
     """
-    author = _author(options.pseudonymizer, header.author_name, header.author_email)
-    subject = decode_message(header.subject).strip()
-    body = ""
-    if header.body:
-        body = _truncate_message(header.body, options.max_message_bytes).strip("\n")
+    declared = header.encoding.decode("ascii", "replace")
+    author = _author(options.pseudonymizer, header.author_name, header.author_email, declared)
+    subject, body = _decode_message(header, declared)
+    if body:
+        body = _truncate(body, options.max_message_bytes).strip("\n")
     body = pseudonymize_trailers(body, options.pseudonymizer)
     is_merge = len(header.parents) > 1
     authored_at, _, utc_offset = header.author_date.partition(b" ")
@@ -97,8 +97,8 @@ class _Author(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def _author(pseudonymizer: Pseudonymizer, name: bytes, email: bytes) -> _Author:
-    identity = decode_message(name), decode_message(email)
+def _author(pseudonymizer: Pseudonymizer, name: bytes, email: bytes, declared: str) -> _Author:
+    identity = decode_message(name, declared), decode_message(email, declared)
     return _Author(pseudonymizer.author_id(*identity), is_bot(*identity))
 
 
@@ -162,7 +162,18 @@ def _parse_utc_offset_min(offset: bytes) -> int:
     return -east if offset.startswith(b"-") else east
 
 
-def _truncate_message(message: bytes, max_bytes: int) -> str:
-    if len(message) <= max_bytes:
-        return decode_message(message)
-    return decode_message(message[:max_bytes]) + _TRUNCATION_MARKER
+def _decode_message(header: CommitHeader, declared: str) -> tuple[str, str]:
+    """Return subject and body, decoded together: the body tells the encoding of the subject."""
+    if header.subject.isascii() and not header.body:
+        return decode_message(header.subject, declared).strip(), ""
+    message = decode_message(header.subject + b"\n" + header.body, declared)
+    subject, _, body = message.partition("\n")
+    return subject.strip(), body
+
+
+def _truncate(text: str, max_bytes: int) -> str:
+    """Truncate ``text`` to ``max_bytes`` of UTF-8, between two characters."""
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[:max_bytes].decode("utf-8", "ignore") + _TRUNCATION_MARKER

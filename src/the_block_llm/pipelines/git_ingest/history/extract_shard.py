@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from the_block_llm.datasets.parquet_table import write_part
 from the_block_llm.durable_files import replacing_file
+from the_block_llm.pipelines.git_ingest.git.commit_object import restore_original_text
 from the_block_llm.pipelines.git_ingest.git.diff_parser import CommitHeader, FilePatch
 from the_block_llm.pipelines.git_ingest.git.diff_stream import DiffStream
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader
@@ -214,8 +215,16 @@ class _ShardWriter:
             self._counts.unreadable_commits.append(sha)
         yield from self._add_large_commit(header, patches or [])
 
+    def _original_text(self, header: CommitHeader) -> CommitHeader:
+        """Return the header with the text that git has converted as it was written."""
+        if not header.encoding:
+            return header
+        commit = next(self._readers.blobs.contents([header.sha]))
+        return header if commit is None else restore_original_text(header, commit)
+
     def _add_commit(self, header: CommitHeader, patches: Sequence[FilePatch]) -> None:
         """Add a commit whose patches are buffered."""
+        header = self._original_text(header)
         if not patches:
             self._add_row(header, 0, 0, 0, _NO_CHANGE_IDS)
             return
@@ -227,6 +236,7 @@ class _ShardWriter:
         self, header: CommitHeader, patches: Iterable[FilePatch]
     ) -> Iterator[pa.RecordBatch]:
         """Add a commit whose patches are streamed."""
+        header = self._original_text(header)
         n_changes = insertions = deletions = 0
         checksums = 0, 0
         for group in _batch_patches(patches):

@@ -1,7 +1,7 @@
 """Counts of rows read, kept and dropped, per shard and in total."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ class RowCounts:
     """Kept bytes by language."""
     encodings: Counter[str] = field(default_factory=Counter)
     redactions: Counter[str] = field(default_factory=Counter)
+    payloads: Counter[str] = field(default_factory=Counter)
+    """Binary data written as text that was removed from kept texts, by kind."""
+    payload_bytes: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
     """The first thousand secrets found: commit, path, line and kind, without the value."""
     n_findings: int = 0
@@ -61,6 +64,11 @@ class RowCounts:
         self.dropped_bytes[reason] += n_bytes
         if reason == "missing_object":
             self.missing_objects += 1
+
+    def add_payloads(self, removed: Mapping[str, int], removed_bytes: Mapping[str, int]) -> None:
+        """Count what was removed from one text, by kind."""
+        self.payloads.update(removed)
+        self.payload_bytes.update(removed_bytes)
 
     def add_finding(self, finding: dict[str, Any]) -> None:
         self.n_findings += 1

@@ -18,6 +18,7 @@ from the_block_llm.pipelines.git_ingest.filters.encoding_detection import (
     decode,
     decode_path,
     looks_binary,
+    needs_decoding,
 )
 from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
     FileAttributes,
@@ -25,7 +26,14 @@ from the_block_llm.pipelines.git_ingest.filters.gitattributes import (
     attribute_matcher,
     read_gitattributes,
 )
-from the_block_llm.pipelines.git_ingest.filters.rules import content_drop_reason, path_drop_reason
+from the_block_llm.pipelines.git_ingest.filters.payloads import PayloadCounts
+from the_block_llm.pipelines.git_ingest.filters.reduction import reduce_text
+from the_block_llm.pipelines.git_ingest.filters.rules import (
+    confirms,
+    content_drop_reason,
+    path_hint,
+)
+from the_block_llm.pipelines.git_ingest.filters.stand_ins import stand_in_reason
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaderPool
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
 from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
@@ -236,7 +244,7 @@ def _split_tree(
         shard.is_duplicate.append(key in seen)
         if key in statistics.repeated and key not in seen:
             path = decode_path(entry.path)
-            if path_drop_reason(path, attributes_of(entry.path)) is None:
+            if path_hint(path, attributes_of(entry.path)).reason is None:
                 seen.add(key)
         # The path decides where a shard ends: a new file changes one shard, not all later ones.
         is_boundary = zlib.crc32(entry.path) % _MEAN_SHARD_FILES == 0
@@ -307,16 +315,24 @@ def _rows(
     ):
         path = decode_path(entry.path)
         language = file_attributes.language or language_of(path[path.rfind("/") + 1 :])
-        text, encoding, reason = None, None, early_reason
-        if reason is None:
-            text, encoding, reason = _decode_content(path, next(contents) or b"", file_attributes)
         n_bytes = size or 0
-        if reason is None:
-            counts.add_kept(n_bytes, file_attributes.counted_language(language), encoding, path)
+        content = _Content(None, None, early_reason)
+        if early_reason is None:
+            content = _examine_content(path, next(contents) or b"", file_attributes)
+        if content.reason is None:
+            removed = content.removed
+            counts.add_payloads(removed.removed, removed.removed_bytes)
+            counts.add_kept(
+                n_bytes - removed.removed_bytes.total(),
+                file_attributes.counted_language(language),
+                content.encoding,
+                path,
+            )
         else:
-            counts.add_dropped(reason, n_bytes)
+            counts.add_dropped(content.reason, n_bytes)
         yield (
-            options.repo, "", path, language, n_bytes, text, reason is None, reason, 0,
+            options.repo, "", path, language, n_bytes, content.text, content.reason is None,
+            content.reason, 0,
         )  # fmt: skip
 
 
@@ -336,25 +352,43 @@ def _drop_reason_without_content(
         return "missing_object"
     if size == 0:
         return "empty"
-    reason = path_drop_reason(decode_path(entry.path), attributes)
-    if reason is not None:
-        return reason
-    if size > max_file_bytes:
+    hint = path_hint(decode_path(entry.path), attributes)
+    is_too_large = size > max_file_bytes
+    if hint.reason is not None and (hint.is_conclusive or is_too_large):
+        return hint.reason
+    if is_too_large:
         return "too_large"
     return "duplicate" if is_duplicate else None
 
 
-def _decode_content(
-    path: str, content: bytes, attributes: FileAttributes
-) -> tuple[str | bytes | None, str | None, DropReason | None]:
-    """Return text and encoding of a file, or None twice and the reason to drop it."""
+class _Content(NamedTuple):
+    """Text and encoding of a file, or the reason to drop it."""
+
+    text: str | bytes | None
+    encoding: str | None
+    reason: DropReason | None
+    removed: PayloadCounts = PayloadCounts()
+    """What was removed from the text."""
+
+
+def _examine_content(path: str, content: bytes, attributes: FileAttributes) -> _Content:
+    hint = path_hint(path, attributes).reason
+    if hint is not None and confirms(path, hint, content):
+        return _Content(None, None, hint)
     if looks_binary(content):
-        return None, None, "binary"
-    decoded = None if content.isascii() else decode(content)
-    if decoded is None and not content.isascii():
-        return None, None, "undecodable"
-    text = content if decoded is None else decoded.text.encode("utf-8", "surrogatepass")
-    reason = content_drop_reason(path, text, attributes)
-    if reason is not None:
-        return None, None, reason
-    return text, "utf-8" if decoded is None else decoded.encoding, None
+        return _Content(None, None, stand_in_reason(content) or "binary")
+    text, encoding = content, "utf-8"
+    if needs_decoding(content):
+        decoded = decode(content)
+        if decoded is None:
+            return _Content(None, None, "undecodable")
+        text, encoding = decoded.text.encode("utf-8"), decoded.encoding
+    stand_in = stand_in_reason(text)
+    if stand_in is not None:
+        return _Content(None, None, stand_in)
+    reduced = reduce_text(path, text)
+    if reduced is None:
+        reason = content_drop_reason(path, text, attributes)
+        return _Content(None if reason else text, encoding, reason)
+    reason = "binary" if reduced.is_empty else content_drop_reason(path, reduced.text, attributes)
+    return _Content(None if reason else reduced.text, encoding, reason, reduced.removed)
