@@ -459,9 +459,9 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 def results(data: Path, pipeline: str = "") -> dict[str, str]:
     """Return digests of what must not depend on faults: rows, weights, losses, measures."""
-    from the_block_llm.checksums import file_checksum
     from the_block_llm.datasets.parquet_table import ParquetTable
     from the_block_llm.datasets.report_files import read_report
+    from the_block_llm.files.checksums import file_checksum
     from the_block_llm.models.adapter.manifest import newest_adapter
 
     found: dict[str, str] = {}

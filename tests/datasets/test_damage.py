@@ -114,7 +114,7 @@ def test_other_programs_read_the_folder_of_a_table(table: Path, tmp_path: Path) 
 
 
 def test_a_part_is_read_for_its_checksum_once(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from the_block_llm import checksums
+    from the_block_llm.files import checksums
 
     known: dict[object, str] = {}  # as in another process
     monkeypatch.setattr(checksums, "_known", known)

@@ -7,8 +7,8 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from the_block_llm.durable_files import sync_folder
 from the_block_llm.errors import AdapterError, StorageError
+from the_block_llm.files.durable_files import sync_folder
 from the_block_llm.models.adapter.manifest import AdapterFolder, newest_adapter, open_adapter
 from the_block_llm.os_errors import explain
 

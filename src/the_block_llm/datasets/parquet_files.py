@@ -8,9 +8,9 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from the_block_llm.checksums import ChecksumFile
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.files.checksums import ChecksumFile
 
 _ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # memory of a reader
 

@@ -20,14 +20,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from the_block_llm.checksums import (
-    ChecksumFile,
-    describe_files,
-    find_damage,
-    json_with_checksum,
-    parse_json_with_checksum,
-    remember_checksum,
-)
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import open_parquet, row_groups_containing, write_parquet
 from the_block_llm.datasets.part_writers import (
@@ -36,8 +28,16 @@ from the_block_llm.datasets.part_writers import (
     PartWriter,
     check_part_name,
 )
-from the_block_llm.durable_files import replacing_file, storage_error, write_durably
 from the_block_llm.errors import StorageError, TableError
+from the_block_llm.files.checksums import (
+    ChecksumFile,
+    describe_files,
+    find_damage,
+    json_with_checksum,
+    parse_json_with_checksum,
+    remember_checksum,
+)
+from the_block_llm.files.durable_files import replacing_file, storage_error, write_durably
 from the_block_llm.os_errors import explain
 
 MANIFEST_NAME: Final = "_manifest.json"

@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from the_block_llm.checksums import file_checksum
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_files import validate_part, write_parquet
-from the_block_llm.durable_files import UNFINISHED_SUFFIX, sync_files, sync_folder
 from the_block_llm.errors import StorageError
+from the_block_llm.files.checksums import file_checksum
+from the_block_llm.files.durable_files import UNFINISHED_SUFFIX, sync_files, sync_folder
 
 # Of an earlier version; other programs take it for a part.
 _FORMER_MANIFEST: Final = "manifest.json"

@@ -10,8 +10,8 @@ from kedro_datasets._typing import HTMLPreview, ImagePreview, JSONPreview
 
 from the_block_llm.datasets.object_store import StorePath, resolve_location
 from the_block_llm.datasets.report_files import read_report, write_report
-from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import TableError
+from the_block_llm.files.durable_files import write_durably
 
 
 class ReportDataset(AbstractDataset[Any, Any]):

@@ -7,10 +7,10 @@ HTML page, so a number that changed on disk is noticed when it is read.
 import re
 from typing import Any, Final
 
-from the_block_llm.checksums import checksum, json_with_checksum, parse_json_with_checksum
 from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import TableError
+from the_block_llm.files.checksums import checksum, json_with_checksum, parse_json_with_checksum
 
 _PAGE_CHECKSUM: Final = re.compile(r"<!-- checksum (\w{8}) -->\n\Z")
 

@@ -12,11 +12,11 @@ from the_block_llm.advisor.index.repository_index import (
     index_lock,
 )
 from the_block_llm.advisor.params import AdvisorParams
-from the_block_llm.checksums import parse_json_with_checksum
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.datasets.parquet_table import ParquetTable
-from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.files.checksums import parse_json_with_checksum
+from the_block_llm.files.durable_files import write_durably
 from the_block_llm.os_errors import explain
 from the_block_llm.progress import progress_bar
 

@@ -20,18 +20,18 @@ from typing import Any, Final, overload
 
 import pyarrow as pa
 
-from the_block_llm.checksums import (
+from the_block_llm.datasets.cutoff import stored_repository, tables_are_complete
+from the_block_llm.datasets.object_store import StorageLocation
+from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
+from the_block_llm.datasets.report_files import read_report
+from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.datasets.cutoff import stored_repository, tables_are_complete
-from the_block_llm.datasets.object_store import StorageLocation
-from the_block_llm.datasets.parquet_table import MANIFEST_NAME, ParquetTable
-from the_block_llm.datasets.report_files import read_report
-from the_block_llm.durable_files import replacing_folder
-from the_block_llm.errors import StorageError, TableError, TableReplacedError
+from the_block_llm.files.durable_files import replacing_folder
 from the_block_llm.locks.leases import is_leased, lease
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import explain
@@ -47,7 +47,7 @@ from the_block_llm.source_digest import library_versions, source_digest
 
 _log = logging.getLogger(__name__)
 # What cuts passages, ranks them and lays out the files of the index.
-_SOURCES: Final = ("advisor/index", "retrieval", "checksums.py")
+_SOURCES: Final = ("advisor/index", "retrieval", "files")
 _LIBRARIES: Final = ("bm25s", "pyarrow")
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
 COUNTS: Final = "snapshot_counts.json"

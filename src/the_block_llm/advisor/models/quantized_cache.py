@@ -19,14 +19,14 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from the_block_llm.checksums import (
+from the_block_llm.errors import StorageError
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.durable_files import replacing_folder
-from the_block_llm.errors import StorageError
+from the_block_llm.files.durable_files import replacing_folder
 from the_block_llm.locks.leases import is_leased, lease
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.models.base.quantized_loading import compute_dtype, load_base_model

@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from the_block_llm.checksums import (
+from the_block_llm.errors import AdapterError
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.durable_files import write_durably
-from the_block_llm.errors import AdapterError
+from the_block_llm.files.durable_files import write_durably
 
 _log = logging.getLogger(__name__)
 MANIFEST_NAME: Final = "manifest.json"

@@ -30,14 +30,14 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from the_block_llm.checksums import (
+from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError, stored_data
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.durable_files import replacing_folder
-from the_block_llm.errors import ModelUnavailableError, ProfileError, StorageError, stored_data
+from the_block_llm.files.durable_files import replacing_folder
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.memory import trim_heap
 from the_block_llm.models.base.hub import (

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from the_block_llm.durable_files import replacing_folder
 from the_block_llm.errors import ExportError, StorageError
+from the_block_llm.files.durable_files import replacing_folder
 from the_block_llm.models.adapter.adapters import load_model_with_adapter
 from the_block_llm.models.adapter.manifest import AdapterFolder
 from the_block_llm.models.base.quantized_loading import pick_device

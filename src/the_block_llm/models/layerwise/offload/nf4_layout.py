@@ -22,7 +22,7 @@ import bitsandbytes.functional as bnb
 import numpy as np
 import torch
 
-from the_block_llm.durable_files import UNFINISHED_SUFFIX, remove_abandoned, sync_folder
+from the_block_llm.files.durable_files import UNFINISHED_SUFFIX, remove_abandoned, sync_folder
 from the_block_llm.models.layerwise.architecture import DecoderShape
 from the_block_llm.models.layerwise.kernels.nf4 import NESTED_BLOCK_SIZE, NF4_BLOCK_SIZE, NF4Linear
 from the_block_llm.models.layerwise.offload.checkpoint_files import CheckpointFiles

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import StorageError, stored_data
+from the_block_llm.files.checksums import json_with_checksum, parse_json_with_checksum
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.behavioral_eval.runner.likelihood import HELD_OUT
 

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from the_block_llm.checksums import checksum
-from the_block_llm.durable_files import sync_folder
 from the_block_llm.errors import StorageError
+from the_block_llm.files.checksums import checksum
+from the_block_llm.files.durable_files import sync_folder
 from the_block_llm.os_errors import explain
 from the_block_llm.source_digest import library_versions, source_digest
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.parquet_table import write_part
-from the_block_llm.durable_files import replacing_file
+from the_block_llm.files.durable_files import replacing_file
 from the_block_llm.pipelines.git_ingest.git.commit_object import restore_original_text
 from the_block_llm.pipelines.git_ingest.git.diff_parser import CommitHeader, FilePatch
 from the_block_llm.pipelines.git_ingest.git.diff_stream import DiffStream

@@ -12,9 +12,9 @@ from typing import Final
 
 from filelock import FileLock
 
-from the_block_llm.checksums import checksum
-from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import StorageError
+from the_block_llm.files.checksums import checksum
+from the_block_llm.files.durable_files import write_durably
 from the_block_llm.os_errors import explain
 
 _log = logging.getLogger(__name__)

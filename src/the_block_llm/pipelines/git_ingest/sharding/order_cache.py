@@ -2,7 +2,7 @@
 
 from array import array
 
-from the_block_llm.durable_files import replacing_file
+from the_block_llm.files.durable_files import replacing_file
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import ShardCache, finish_shard
 

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from the_block_llm.checksums import (
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.durable_files import replacing_file
+from the_block_llm.files.durable_files import replacing_file
 from the_block_llm.source_digest import PACKAGE, source_digest
 
 _MANIFEST_SUFFIX = ".notes.json"
 # Besides the pipeline itself: columns, names of languages, and how rows are written.
 _SOURCES: Final = (
     "pipelines/git_ingest", "languages.py", "schemas.py", "datasets/parquet_table.py",
-    "datasets/part_writers.py", "checksums.py", "durable_files.py",
+    "datasets/part_writers.py", "files",
 )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from the_block_llm.checksums import json_with_checksum, parse_json_with_checksum
-from the_block_llm.durable_files import sync_tree, write_durably
 from the_block_llm.errors import AdapterError, StorageError
+from the_block_llm.files.checksums import json_with_checksum, parse_json_with_checksum
+from the_block_llm.files.durable_files import sync_tree, write_durably
 from the_block_llm.models.adapter.manifest import AdapterManifest, open_adapter, write_manifest
 from the_block_llm.models.base.sources import base_name, base_revision, prepare_base_model
 from the_block_llm.os_errors import explain

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from the_block_llm.checksums import (
+from the_block_llm.errors import InUseError, StorageError, TrainingError
+from the_block_llm.files.checksums import (
     describe_files,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.durable_files import sync_tree, write_durably
-from the_block_llm.errors import InUseError, StorageError, TrainingError
+from the_block_llm.files.durable_files import sync_tree, write_durably
 from the_block_llm.locks.process_lock import ProcessLock
 from the_block_llm.os_errors import explain
 from the_block_llm.pipelines.qlora_train.job import TrainingJob, describe_differences

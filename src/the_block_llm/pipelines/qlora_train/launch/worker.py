@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from the_block_llm.durable_files import write_durably
 from the_block_llm.errors import (
     StoppedOnRequest,
     TrainingError,
     WorkerOutOfMemoryError,
     user_error_cause,
 )
+from the_block_llm.files.durable_files import write_durably
 from the_block_llm.pipelines.qlora_train.job import JOB_FILE, TrainingJob
 from the_block_llm.pipelines.qlora_train.launch.launcher import (
     OUTCOME_FILE,

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import tokenizers
 
-from the_block_llm.checksums import ChecksumFile, file_checksum
-from the_block_llm.durable_files import UNFINISHED_SUFFIX, storage_error
+from the_block_llm.files.checksums import ChecksumFile, file_checksum
+from the_block_llm.files.durable_files import UNFINISHED_SUFFIX, storage_error
 from the_block_llm.locks.leases import lease, remove_unleased
 from the_block_llm.os_errors import os_errno
 

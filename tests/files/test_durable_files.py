@@ -15,18 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from the_block_llm import checksums
-from the_block_llm.checksums import (
+from the_block_llm.datasets.parquet_table import ParquetTable, save_table
+from the_block_llm.datasets.report_files import read_report, write_report
+from the_block_llm.errors import StorageError
+from the_block_llm.files import checksums
+from the_block_llm.files.checksums import (
     describe_files,
     file_checksum,
     find_damage,
     json_with_checksum,
     parse_json_with_checksum,
 )
-from the_block_llm.datasets.parquet_table import ParquetTable, save_table
-from the_block_llm.datasets.report_files import read_report, write_report
-from the_block_llm.durable_files import replacing_folder, write_durably
-from the_block_llm.errors import StorageError
+from the_block_llm.files.durable_files import replacing_folder, write_durably
 
 SCHEMA = pa.schema([("n", pa.int64())])
 CALLS = [
