@@ -1,9 +1,11 @@
-"""Damages files as a power failure, a failing disk or a careless hand does."""
+"""Files and JSON values as a power failure, a failing disk or an older version leaves them."""
 
+import copy
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 FAULTS: Final = ("truncate", "empty", "delete", "zeros", "bit")
 
@@ -35,3 +37,37 @@ def damage_file(path: Path, fault: str, rng: random.Random) -> None:
     # Within one tick of the file system's clock a change would keep the time, which decides
     # whether this process reads the file for its checksum again.
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+
+
+def without_one_key(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the value without each of its keys, with the key's name."""
+    for key in value:
+        yield key, {other: content for other, content in value.items() if other != key}
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Yield the value with one part of it removed, renamed or of another type, at any depth."""
+    yield from (None, 3, "text", [], {}, [1], True)
+    for path in _paths(value):
+        for change in ("remove", "rename", None, 3, "text", [], {}, [None], {"x": 1}):
+            other = copy.deepcopy(value)
+            parent = other
+            for step in path[:-1]:
+                parent = parent[step]
+            if change in ("remove", "rename"):
+                removed = parent.pop(path[-1])
+                if change == "rename" and isinstance(parent, dict):
+                    parent["renamed"] = removed
+            else:
+                parent[path[-1]] = change
+            yield other
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list)
+        else ()
+    )  # fmt: skip
+    for key, content in items:
+        yield (*path, key)
+        yield from _paths(content, (*path, key))

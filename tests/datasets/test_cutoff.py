@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.builders.damaged_json import damaged
+from tests.builders.damage import damaged
 
 from the_block_llm.datasets.cutoff import Cutoff, read_cutoff
 from the_block_llm.errors import StaleDataError

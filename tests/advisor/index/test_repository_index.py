@@ -6,8 +6,7 @@ from contextlib import suppress
 
 import pytest
 from tests.builders.advised_repository import FILES, HEAD, SHAS, write_tables
-from tests.builders.damage import FAULTS, damage_file
-from tests.builders.damaged_json import damaged
+from tests.builders.damage import FAULTS, damage_file, damaged
 from tests.builders.processes import Script, running
 from tests.builders.project import ROOT
 

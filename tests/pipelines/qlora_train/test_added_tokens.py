@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.builders.damaged_json import damaged
+from tests.builders.damage import damaged
 from tests.pipelines.qlora_train.interruption import kill_after_step
 from tests.pipelines.qlora_train.jobs import (
     ADDED_TOKENS,

@@ -1,7 +1,7 @@
 from contextlib import suppress
 
 import pytest
-from tests.builders.damaged_json import damaged, without_one_key
+from tests.builders.damage import damaged, without_one_key
 
 from the_block_llm.errors import StaleDataError
 from the_block_llm.pipelines.behavioral_eval.probes.probe_plan import ProbePlan, read_probe_plan

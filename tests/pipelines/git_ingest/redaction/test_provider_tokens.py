@@ -130,7 +130,7 @@ def test_what_only_begins_like_a_token_is_kept(line: str) -> None:
     assert _REDACTOR.redact([line, f"x = '{line}'"], ["notes.txt", "a.py"]) == {}
 
 
-def test_every_kind_has_a_name_of_its_own_words() -> None:
+def test_every_kind_has_a_readable_name() -> None:
     kinds = {token.kind for token in token_formats()}
     assert len(kinds) >= 90
     assert all(re.fullmatch(r"[a-z0-9]+(?:-[a-z0-9]+)*", kind) for kind in kinds)

@@ -2,7 +2,7 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
-from tests.builders.damaged_json import damaged, without_one_key
+from tests.builders.damage import damaged, without_one_key
 
 from the_block_llm.errors import StaleDataError
 from the_block_llm.pipelines.sequence_build.dedup.near_duplicates import Leak

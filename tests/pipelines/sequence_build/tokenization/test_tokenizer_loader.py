@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.builders.tiny_llama import save_tiny_llama, tiny_profile
-from tests.builders.without_torch import load_tokenizer_and_check_torch
+from tests.pipelines.sequence_build.tokenization.without_torch import load_tokenizer_and_check_torch
 
 from the_block_llm.execution.local_jobs import run_in_subprocess
 from the_block_llm.pipelines.sequence_build.document import RenderedDocument, Segment

@@ -4,15 +4,20 @@ import functools
 import os
 import re
 import subprocess
+import sys
 from typing import Final
 
 from the_block_llm.errors import RepositoryError
 from the_block_llm.os_errors import explain
+from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest, digest_of
+from the_block_llm.source_digest import library_versions
 
 MIN_GIT_VERSION: Final = (2, 31)  # GIT_CONFIG_COUNT, see url_credentials
 """The oldest that is tested. Before 2.28 git refuses ``extensions.objectFormat``, which the sandbox
 sets, and before 2.29 it cannot read repositories with SHA-256."""
 REFTABLE_GIT_VERSION: Final = (2, 45)
+# Their rules are applied: to secrets, languages, encodings and in regular expressions.
+_LIBRARIES: Final = ("detect-secrets", "pygments", "charset-normalizer", "google-re2", "pathspec")
 _VERSION: Final = re.compile(r"git version ((\d+)\.(\d+)\S*)")
 _INSTALL: Final = "Install git 2.31 or newer (https://git-scm.com/downloads), then run again."
 
@@ -99,3 +104,10 @@ def clone_environment() -> dict[str, str]:
         "GIT_HTTP_LOW_SPEED_TIME": "600",
         "LC_ALL": "C",
     }
+
+
+@functools.cache
+def tools_digest() -> str:
+    """Return a digest of this code, git, Python and libraries; part of the name of every shard."""
+    libraries = library_versions(_LIBRARIES)
+    return digest_of(code_digest(), require_git(), sys.version_info[:2], libraries)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from the_block_llm.memory import raise_gc_threshold, trim_heap
+from the_block_llm.pipelines.git_ingest.git.program import tools_digest
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
-from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.history.extract_shard import (
     GitReaders,
     extract_history_shard,

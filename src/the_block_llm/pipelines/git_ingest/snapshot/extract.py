@@ -35,8 +35,8 @@ from the_block_llm.pipelines.git_ingest.filters.rules import (
 )
 from the_block_llm.pipelines.git_ingest.filters.stand_ins import stand_in_reason
 from the_block_llm.pipelines.git_ingest.git.objects import BlobReader, BlobReaderPool
+from the_block_llm.pipelines.git_ingest.git.program import tools_digest
 from the_block_llm.pipelines.git_ingest.git.sandbox import RepositorySandbox
-from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.git.tree import TreeEntry, list_tree
 from the_block_llm.pipelines.git_ingest.redaction.allow_list import AllowList
 from the_block_llm.pipelines.git_ingest.redaction.redactor import Redactor

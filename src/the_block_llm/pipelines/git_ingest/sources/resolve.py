@@ -16,6 +16,7 @@ import numpy.typing as npt
 from the_block_llm.errors import RepositoryError, StorageError
 from the_block_llm.execution.params import ExecutionParams
 from the_block_llm.os_errors import explain
+from the_block_llm.pipelines.git_ingest.git.program import tools_digest
 from the_block_llm.pipelines.git_ingest.git.refs import resolve_commit
 from the_block_llm.pipelines.git_ingest.git.repository import RepositoryLocation, is_url, locate
 from the_block_llm.pipelines.git_ingest.git.rev_list import list_commits
@@ -26,7 +27,6 @@ from the_block_llm.pipelines.git_ingest.git.sandbox import (
     open_sandbox,
     shallow_commits,
 )
-from the_block_llm.pipelines.git_ingest.git.tools import tools_digest
 from the_block_llm.pipelines.git_ingest.git.url_credentials import without_credentials
 from the_block_llm.pipelines.git_ingest.params import GitIngestParams
 from the_block_llm.pipelines.git_ingest.sharding.commit_order import CommitOrder
