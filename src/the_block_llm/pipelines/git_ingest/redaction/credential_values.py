@@ -233,7 +233,10 @@ def is_secret(value: str, credential: Credential, kind: FileKind, *, literal: bo
         return False
     if is_word_like and not has_digit:
         # swordfish: a password where only passwords are expected, elsewhere an identifier.
-        return credential is Credential.PASSWORD and (kind.bare_values or not _is_identifier(value))
+        # In documentation it is a sample.
+        return credential is Credential.PASSWORD and (
+            kind.bare_values or not (kind.shell_values or _is_identifier(value))
+        )
     if credential is not Credential.PASSWORD and is_word_like:
         return len(value) >= 8 and sum(map(str.isdigit, value)) >= 3
     return True
