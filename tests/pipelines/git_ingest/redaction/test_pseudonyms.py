@@ -108,5 +108,5 @@ def test_a_key_of_the_user_needs_no_checksum(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("0f" * 32)
     assert load_pseudonymizer(True, tmp_path / "key").key == b"\x0f" * 32
     (tmp_path / "key").write_text("0f" * 16)
-    with pytest.raises(StorageError, match="it is damaged"):
+    with pytest.raises(StorageError, match="is damaged"):
         load_pseudonymizer(True, tmp_path / "key")
