@@ -42,7 +42,7 @@ _SYMLINK: Final = b"120000"
 _SUBMODULE: Final = b"160000"
 _MAX_REDUCTION: Final = 16
 """Patches this many times too large are not searched for binary data."""
-_MAX_CACHED_ENCODINGS: Final = 4096
+_MAX_CACHED_FILES: Final = 4096
 _SPECIAL_MODES: Final = frozenset({_SYMLINK, _SUBMODULE})
 _PATCH_COLUMN: Final = FILE_CHANGES.get_field_index("patch")
 _PATH_COLUMN: Final = FILE_CHANGES.get_field_index("path")
@@ -113,6 +113,8 @@ class ChangeRowBuilder:
         self._batches = RecordBatchBuilder(FILE_CHANGES, self._finalize)
         self._encodings: dict[bytes, str | None] = {}
         """Encodings of files, by blob: the file before a change is the one after another."""
+        self._verdicts: dict[tuple[str, bytes], bool | None] = {}
+        """Whether a file confirms the reason of its path; None if it cannot be read."""
         self._pending_counts: list[CountedRow] = []
         """One for each pending row."""
         self._pending_binaries: dict[int, list[str]] = {}
@@ -225,11 +227,22 @@ class ChangeRowBuilder:
         """
         if info.is_conclusive or info.drop_reason is None:
             return True
-        contents = [self._read_file(blob) for blob in (change.new_blob, change.old_blob)]
-        known = [content for content in contents if content is not None]
-        if not known:
-            return True
-        return any(confirms(info.path, info.drop_reason, content) for content in known)
+        verdicts = []
+        for blob in (change.new_blob, change.old_blob):
+            verdicts.append(self._confirms(info.path, info.drop_reason, blob))
+            if verdicts[-1]:
+                return True
+        return verdicts == [None, None]
+
+    def _confirms(self, path: str, reason: DropReason, blob: bytes) -> bool | None:
+        """Return whether a file confirms the reason, or None if it cannot be read."""
+        key = (path, blob)
+        if key not in self._verdicts:
+            if len(self._verdicts) >= _MAX_CACHED_FILES:
+                self._verdicts.clear()
+            content = self._read_file(blob)
+            self._verdicts[key] = None if content is None else confirms(path, reason, content)
+        return self._verdicts[key]
 
     def _reduce(self, path: str, hunks: bytes) -> tuple[bytes, DropReason | None]:
         """Return a patch without binary data, and the reason to drop it if nothing is left."""
@@ -252,7 +265,7 @@ class ChangeRowBuilder:
 
     def _file_encoding(self, blob: bytes) -> str | None:
         if blob not in self._encodings:
-            if len(self._encodings) >= _MAX_CACHED_ENCODINGS:
+            if len(self._encodings) >= _MAX_CACHED_FILES:
                 self._encodings.clear()
             content = self._read_file(blob)
             self._encodings[blob] = UNREAD if content is None else find_encoding(content)
