@@ -23,6 +23,7 @@ from the_block_llm.datasets.adapter import AdapterDataset
 from the_block_llm.datasets.object_store import StorePath
 from the_block_llm.datasets.parquet_table import ParquetTable, save_table, write_text_atomically
 from the_block_llm.errors import BlockError, StorageError, user_error_cause
+from the_block_llm.models.base import hub
 from the_block_llm.models.base.sources import call_with_loading_errors
 from the_block_llm.models.profiles import _profile_for_architecture
 from the_block_llm.os_errors import _REASONS, cause_of, explain, is_environment_error, os_errno
@@ -76,7 +77,7 @@ def _fingerprint(folder: Path) -> None:
 
 
 def _read_table(folder: Path) -> None:
-    (folder / "manifest.json").touch()
+    (folder / "_manifest.json").touch()
     ParquetTable(folder)
 
 
@@ -98,7 +99,9 @@ def _trend(folder: Path) -> None:
 
 
 _PROFILE: Any = SimpleNamespace(name="tiny", folder="/weights", hub_id=None, cache_folder="/cache")
-_HUB_PROFILE: Any = SimpleNamespace(name="tiny", folder=None, hub_id="a/b", cache_folder="/cache")
+_HUB_PROFILE: Any = SimpleNamespace(
+    name="tiny", folder=None, hub_id="a/b", hub_revision="main", cache_folder="/cache"
+)
 _JOB: Any = SimpleNamespace(work_folder=Path("/tmp/nowhere"), profile=_PROFILE)
 
 # The operation that the system refuses, and what is called.
@@ -111,7 +114,7 @@ PLACES: dict[str, tuple[tuple[object, str], Callable[[Path], object]]] = {
     ),
     "read a table": ((Path, "read_text"), _read_table),
     "open the result cache": ((Path, "mkdir"), lambda folder: ResultCache(folder, "id")),
-    "read the trend": ((Path, "read_text"), _trend),
+    "read the trend": ((Path, "read_bytes"), _trend),
     "make the pseudonym key": (
         (os, "open"), lambda folder: load_pseudonymizer(True, folder / "key"),
     ),
@@ -196,7 +199,10 @@ def test_errors_that_reach_a_boundary_are_named_by_their_cause(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EMFILE"])
-def test_a_disk_of_this_machine_is_not_taken_for_the_store_or_the_hub(name: str) -> None:
+def test_a_disk_of_this_machine_is_not_taken_for_the_store_or_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub._uses_cache, ("a/b", "main"), False)  # the Hub has answered
     number = getattr(errno, name)
     error = OSError(number, os.strerror(number))
     with pytest.raises(StorageError) as caught:

@@ -50,10 +50,15 @@ def open_parquet(part: StorageLocation) -> Any:
     except (FileNotFoundError, StorageError) as error:
         if part.exists():
             raise
-        raise TableReplacedError(
-            f"The table {part.parent} was replaced by a run while it was read. Repeat the command "
-            "or the run, and it reads the new table."
-        ) from error
+        raise table_replaced(part.parent) from error
+
+
+def table_replaced(folder: StorageLocation) -> TableReplacedError:
+    """Return the error for a table of which a run has removed a part since it was opened."""
+    return TableReplacedError(
+        f"The table {folder} was replaced by a run while it was read. Repeat the command "
+        "or the run, and it reads the new table."
+    )
 
 
 def _open_file(part: StorageLocation) -> Any:

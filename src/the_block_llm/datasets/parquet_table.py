@@ -21,7 +21,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
-from the_block_llm.datasets.parquet_files import open_parquet, row_groups_containing, write_parquet
+from the_block_llm.datasets.parquet_files import (
+    open_parquet,
+    row_groups_containing,
+    table_replaced,
+    write_parquet,
+)
 from the_block_llm.datasets.part_writers import (
     LocalPartWriter,
     ObjectStorePartWriter,
@@ -223,10 +228,14 @@ class ParquetTable:
         return [part["name"] for part in self.manifest["parts"] if part["name"] not in sizes]
 
     def _verify_part(self, part: dict[str, Any]) -> None:
-        if isinstance(self.folder, Path) and (
-            damage := find_damage(self.folder, {part["name"]: part})
-        ):
-            raise _damaged_part(self.folder, damage)
+        if not isinstance(self.folder, Path):
+            return
+        damage = find_damage(self.folder, {part["name"]: part})
+        if damage is None:
+            return
+        if not (self.folder / part["name"]).exists():
+            raise table_replaced(self.folder)
+        raise _damaged_part(self.folder, damage)
 
     def _sizes(self) -> dict[str, int]:
         if isinstance(self.folder, StorePath):
@@ -364,7 +373,9 @@ def _read_manifest(folder: StorageLocation) -> dict[str, Any]:
             "`kedro run` runs them all in order."
         ) from None
     except OSError as error:
-        raise StorageError(f"The manifest {path} cannot be read: {explain(error)}") from error
+        raise StorageError(
+            f"The manifest {path} cannot be read: {explain(error)} Then run again."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise TableError(
             f"The manifest {path} cannot be read ({error}). Run the pipeline that writes it again."

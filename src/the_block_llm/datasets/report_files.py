@@ -11,6 +11,7 @@ from the_block_llm.datasets.object_store import StorageLocation
 from the_block_llm.datasets.parquet_table import write_text_atomically
 from the_block_llm.errors import TableError
 from the_block_llm.files.checksums import checksum, json_with_checksum, parse_json_with_checksum
+from the_block_llm.os_errors import explain
 
 _PAGE_CHECKSUM: Final = re.compile(r"<!-- checksum (\w{8}) -->\n\Z")
 
@@ -29,7 +30,9 @@ def read_report(path: StorageLocation) -> Any:
             f"There is no {path} yet. Run the pipeline that writes it; `kedro run` runs them all "
             "in order."
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {explain(error)} Then run again.") from error
+    except ValueError as error:
         raise TableError(
             f"{path} cannot be read ({error}). Run the pipeline that writes it again."
         ) from error

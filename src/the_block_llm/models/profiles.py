@@ -181,6 +181,11 @@ def _profile_for_architecture(folder: Path, profiles: ModelProfiles) -> ModelPro
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = (str(config["model_type"]), int(config["hidden_size"]))
+    except FileNotFoundError as error:
+        raise ModelUnavailableError(
+            f"{folder} contains no model: it has no config.json. Give a folder made by "
+            "save_pretrained or downloaded from the Hub."
+        ) from error
     except OSError as error:
         raise ModelUnavailableError(
             f"The model in {folder} cannot be read, because of its config.json: "

@@ -6,6 +6,7 @@ from typing import Final
 from the_block_llm.datasets.object_store import StorageLocation, StorePath
 from the_block_llm.errors import StorageError
 from the_block_llm.locks.process_lock import ProcessLock
+from the_block_llm.os_errors import explain
 from the_block_llm.project.store_lease import StoreLease
 
 _LOCK_FILE: Final = ".run.lock"
@@ -57,8 +58,7 @@ class RunLock:
         except OSError as error:
             self.release()
             raise StorageError(
-                f"The lock {error.filename} cannot be created: {error.strerror}. Make its folder "
-                "writable, or work in a writable copy of the project."
+                f"The lock {error.filename} cannot be created: {explain(error)}"
             ) from error
         except BaseException:
             self.release()

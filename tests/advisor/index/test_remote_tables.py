@@ -78,7 +78,7 @@ def test_remote_tables_are_fetched_once_and_searched_like_local_ones(
 def begin_a_run(store: StorePath) -> None:
     """Write what git_ingest writes first."""
     description = {"repositories": [{"name": "chain", "head": "f" * 40}], "pinned_at": "now"}
-    (store / "01_raw" / "repository.json").put_bytes(json.dumps(description).encode())
+    write_report(store / "01_raw" / "repository.json", description)
 
 
 def test_while_remote_tables_are_replaced_the_copies_before_are_searched(

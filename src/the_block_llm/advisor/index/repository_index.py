@@ -336,8 +336,8 @@ def _qualified_path(row: Mapping[str, Any], heads: Mapping[str, str]) -> str:
 def _read_repository(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _not_ingested(path)
-    repository: dict[str, Any] = read_report(path)
-    return repository
+    with stored_repository():
+        return dict(read_report(path))
 
 
 def _not_ingested(path: Path) -> TableError:

@@ -16,7 +16,7 @@ from tests.builders.git_repository import GitRepository
 from tests.pipelines.git_ingest.ingesting import IngestResult, ingest
 
 import the_block_llm
-from the_block_llm.pipelines.git_ingest.git import program, tools
+from the_block_llm.pipelines.git_ingest.git import program
 from the_block_llm.pipelines.git_ingest.sharding import shard_cache
 
 PACKAGE = Path(the_block_llm.__file__).parent
@@ -210,7 +210,7 @@ def test_what_was_read_from_another_object_store_is_not_used_without_it(
 def new_tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     yield monkeypatch
     monkeypatch.undo()
-    tools.tools_digest.cache_clear()
+    program.tools_digest.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_other_tools_read_everything_again(
     name: str, value: Any, inputs: Inputs, tmp_path: Path, new_tools: pytest.MonkeyPatch
 ) -> None:
     ingest(inputs.repository.path, tmp_path / "out")
-    new_tools.setattr(tools, name, value)
-    tools.tools_digest.cache_clear()
+    new_tools.setattr(program, name, value)
+    program.tools_digest.cache_clear()
     assert ingest(inputs.repository.path, tmp_path / "out").report["history"][0][
         "commits_read_now"
     ] == len(inputs.shas())
@@ -243,15 +243,19 @@ def test_every_library_and_module_that_decides_rows_is_part_of_the_digest() -> N
     imported = {name for module in modules for name in _imports(module)}
     libraries = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
     # These transport rows, draw or compare tables; they decide no value.
-    neutral = {"git", "kedro", "matplotlib", "numpy", "psutil", "pyarrow", "pydantic", "rensa"}
-    known = {"detect_secrets", "charset_normalizer", "re2", "the_block_llm"}
+    neutral = {
+        "filelock", "git", "kedro", "matplotlib", "numpy", "pyarrow", "pydantic", "rensa",
+    }  # fmt: skip
+    known = {"detect_secrets", "charset_normalizer", "pathspec", "re2", "the_block_llm"}
     assert libraries == neutral | known
     own = {n.removeprefix("the_block_llm.") for n in imported if n.startswith("the_block_llm.")}
     outside = {name for name in own if not name.startswith("pipelines.git_ingest")}
     hashed = {name.removesuffix(".py").replace("/", ".") for name in shard_cache._SOURCES}
     assert outside - hashed == {
         "datasets.repository_rows", "errors", "execution.jobs", "execution.local_jobs",
-        "execution.params", "execution.ray_jobs", "memory", "progress", "source_digest", "viz",
+        "execution.params", "execution.ray_jobs", "files.checksums", "files.durable_files",
+        "locks.leases", "locks.process_lock", "memory", "os_errors", "progress", "source_digest",
+        "viz",
     }  # fmt: skip
 
 

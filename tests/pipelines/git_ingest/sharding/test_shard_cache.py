@@ -22,7 +22,7 @@ from tests.pipelines.git_ingest.ingesting import ingest
 
 import the_block_llm
 from the_block_llm.datasets.parquet_table import ParquetTable, table_exists
-from the_block_llm.pipelines.git_ingest.git import tools
+from the_block_llm.pipelines.git_ingest.git import program
 from the_block_llm.pipelines.git_ingest.sharding.shard_cache import code_digest
 
 
@@ -64,7 +64,7 @@ def test_a_rewritten_history_and_other_options_are_read_again(tmp_path: Path) ->
 @pytest.fixture(autouse=True)
 def _forget_the_digest() -> Iterator[None]:
     yield
-    tools.tools_digest.cache_clear()
+    program.tools_digest.cache_clear()
 
 
 PACKAGE = Path(the_block_llm.__file__).parent
@@ -99,8 +99,8 @@ def test_shards_of_other_code_are_not_reused(
     ingest(repository.path, tmp_path / "out")
     change(package)
     changed = code_digest.__wrapped__(package)
-    monkeypatch.setattr(tools, "code_digest", lambda: changed)
-    tools.tools_digest.cache_clear()
+    monkeypatch.setattr(program, "code_digest", lambda: changed)
+    program.tools_digest.cache_clear()
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 1
     assert ingest(repository.path, tmp_path / "out").report["history"][0]["commits_read_now"] == 0
 
@@ -111,7 +111,11 @@ def test_a_damaged_cache_is_noticed_and_read_again(tmp_path: Path) -> None:
     repository.commit_many([(f"Set value {i}", {f"{i}.py": f"x = {i}\n"}) for i in range(30)])
     expected = ingest(repository.path, tmp_path / "out", cutoff=0.5).all_rows()
     rng = random.Random(5)
-    names = [p.relative_to(tmp_path) for p in sorted((tmp_path / "out/cache").rglob("*.*"))]
+    names = [
+        p.relative_to(tmp_path)
+        for p in sorted((tmp_path / "out/cache").rglob("*.*"))
+        if p.is_file() and p.suffix != ".lock"
+    ]
     assert {name.parent.name for name in names} == {"commits", "history", "order", "snapshot"}
     for number, name in enumerate(names):
         damage_file(tmp_path / name, FAULTS[number % len(FAULTS)], rng)

@@ -65,13 +65,14 @@ def save_trend_entry(folder: Path, entry: Mapping[str, Any]) -> list[dict[str, A
 
 
 def _read_entry(file: Path) -> dict[str, Any]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read the earlier evaluation {file}: {explain(error)}"
+        ) from error
     with stored_data(f"The earlier evaluation {file}", "Delete it; only the trend needs it."):
-        try:
-            stored = parse_json_with_checksum(file.read_bytes())
-        except OSError as error:
-            raise StorageError(
-                f"Cannot read the earlier evaluation {file}: {explain(error)}"
-            ) from error
+        stored = parse_json_with_checksum(content)
         entry = {name: stored[name] for name in ("adapter", "trained_at", "material", "verdict")}
         return {
             **{name: str(value) for name, value in entry.items()},

@@ -192,7 +192,7 @@ _DETECTORS: Final[dict[str, Callable[[], RegexBasedDetector]]] = {
     "stripe-key": StripeDetector,
     "twilio-key": TwilioKeyDetector,
 }
-_MIN_DISTINCT_CHARACTERS: Final = 8
+_MIN_DISTINCT_CHARACTERS: Final = 5
 _EXAMPLE_HOST: Final = re.compile(r"(?:[\w-]+\.)*(?:example|test|invalid)\b")
 # A token is not a part of a longer run, such as one line of base64.
 _BEFORE: Final = r"(?<![A-Za-z0-9_+/=.~-])(?<!%[0-9A-F])"

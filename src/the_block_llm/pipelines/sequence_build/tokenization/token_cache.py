@@ -156,18 +156,25 @@ class TokenCache:
             if not is_intact:
                 path.unlink(missing_ok=True)  # damaged: its texts are tokenized again
                 continue
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
-            for batch in batches:
-                rows = np.arange(batch.num_rows, dtype=np.int32)
-                data = batch["key"].buffers()[1]
-                keys.append(np.frombuffer(data, _KEY_DTYPE, count=batch.num_rows))
-                locations.append(np.stack([np.full_like(rows, len(self._batches)), rows], axis=1))
-                self._batches.append((len(self._files), batch["ids"]))
-            self._files.append(path)
+            with suppress(FileNotFoundError):  # evicted by another run since
+                self._map(path, keys, locations)
         all_keys = np.concatenate(keys)
         order = np.argsort(all_keys, kind="stable")
         return all_keys[order], np.concatenate(locations)[order]
+
+    def _map(
+        self, path: Path, keys: list[npt.NDArray[np.void]], locations: list[npt.NDArray[np.int32]]
+    ) -> None:
+        """Add the keys of a file, and where their ids are."""
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        for batch in batches:
+            rows = np.arange(batch.num_rows, dtype=np.int32)
+            data = batch["key"].buffers()[1]
+            keys.append(np.frombuffer(data, _KEY_DTYPE, count=batch.num_rows))
+            locations.append(np.stack([np.full_like(rows, len(self._batches)), rows], axis=1))
+            self._batches.append((len(self._files), batch["ids"]))
+        self._files.append(path)
 
 
 def _hash_text(text: str) -> np.void | None:
