@@ -472,11 +472,11 @@ def results(data: Path, pipeline: str = "") -> dict[str, str]:
             found[table] = digest(rows)
     reporting = data / "08_reporting"
     if "git_ingest" in pipelines:
-        found["repository"] = digest(read_report(data / "01_raw/repository.json"))
+        found["repository"] = digest(without_times(read_report(data / "01_raw/repository.json")))
         report = read_report(reporting / "ingest_report.json")
         for history in report["history"]:
             history.pop("commits_read_now")
-        found["ingest_report"] = digest(report)
+        found["ingest_report"] = digest(without_times(report))
     if "sequence_build" in pipelines:
         found["sequence_report"] = digest(read_report(reporting / "sequence_report.json"))
         found["row_facts"] = digest(read_report(data / "05_model_input/row_facts/tiny.json"))
@@ -494,6 +494,13 @@ def results(data: Path, pipeline: str = "") -> dict[str, str]:
         found["measures"] = digest([report["measures"], report["verdict"]["outcome"]])
         read_report(reporting / "behavioral_report.html")
     return found
+
+
+def without_times(value: Any) -> Any:
+    """Return a report without the time at which its run began."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key != "pinned_at"}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
 def digest(value: Any) -> str:

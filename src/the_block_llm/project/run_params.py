@@ -110,7 +110,9 @@ def _read(name: str, raw: str, annotation: Any) -> Any:
         if is_collection:
             # Every scalar stays a string.
             return yaml.load(raw, Loader=yaml.BaseLoader)  # noqa: S506
-        if not any(_is_text(member) for member in members) or _QUOTED.fullmatch(raw):
+        if _QUOTED.fullmatch(raw):
+            return yaml.safe_load(raw)  # without interpolation: ${x} in quotes is text
+        if not any(_is_text(member) for member in members):
             return _as_yaml(raw)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ParameterError(
