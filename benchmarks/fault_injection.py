@@ -170,7 +170,10 @@ class Laboratory:
 
     def restore(self, name: str) -> None:
         for path in self.data.iterdir():
-            shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()  # a lock
         subprocess.run(["cp", "-a", f"{self.folder / name}/.", self.data], check=True)
 
     def require(self, command: str) -> Ended:
@@ -222,7 +225,11 @@ class Laboratory:
         self.restore("interrupted" if command == "resume" else "used")
         from tests.builders.damage import FAULTS, damage_file
 
-        paths = sorted(p for p in self.data.rglob("*") if p.is_file() and p.stat().st_size)
+        paths = sorted(
+            p
+            for p in self.data.rglob("*")
+            if p.is_file() and p.stat().st_size and p.suffix != ".lock"
+        )
         n_files = self.random.choice((1, 1, 1, 2, 5))
         note["files"] = []
         for path in self.random.sample(paths, n_files):
@@ -274,7 +281,7 @@ class Laboratory:
 
     def start_somewhere(self, note: dict[str, Any]) -> None:
         """Put back the data, without the output of the later stages."""
-        folders = sorted(path.name for path in (self.folder / "finished").iterdir())
+        folders = sorted(p.name for p in (self.folder / "finished").iterdir() if p.is_dir())
         note["from"] = self.random.choice(folders)
         self.restore("finished")
         for name in folders[folders.index(note["from"]) :]:
