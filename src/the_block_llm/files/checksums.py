@@ -133,7 +133,7 @@ def json_with_checksum(content: Any, indent: int | None = None) -> str:
 def parse_json_with_checksum(text: str | bytes) -> Any:
     """Return the content of :func:`json_with_checksum`.
 
-    The values are compared, not the bytes, so the JSON may have been formatted anew.
+    The values are compared, not the bytes, so the JSON may have been reformatted.
 
     Raises:
         ValueError: The text is damaged.

@@ -46,7 +46,7 @@ from the_block_llm.retrieval.passages import (
 from the_block_llm.source_digest import library_versions, source_digest
 
 _log = logging.getLogger(__name__)
-# What cuts passages, ranks them and lays out the files of the index.
+# What splits files into passages, ranks them and writes the index.
 _SOURCES: Final = ("advisor/index", "retrieval", "files")
 _LIBRARIES: Final = ("bm25s", "pyarrow")
 TABLES: Final = ("commits", "file_changes", "snapshot_files")
