@@ -119,6 +119,7 @@ def test_references_and_placeholders_are_left(name: str, value: str) -> None:
         'hostkey_method_ssh_ecdsa_384[] = "ecdsa-sha2-nistp384";',
         'static const char header[] = "-----BEGIN OPENSSH PRIVATE KEY-----";',
         'tokenType: "bearer",',
+        '"github-token": r"gh[pousr]_[A-Za-z0-9]{36,}",',
         "if (!password) { return error; }",
         'password_file = "data/pwfile"',
         "const char *pw_password = authctxt->valid ? shadow_pw(pw) : pw->pw_passwd;",

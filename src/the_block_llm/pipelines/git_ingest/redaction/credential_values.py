@@ -92,6 +92,7 @@ _PLAIN: Final = re.compile(
 _TEMPLATE: Final = re.compile(
     r"\$\{[^{}]*\}|\$\([^()]*\)|\{\{.*?\}\}|<%.*?%>|%\(\w+\)[a-z]|%\{[^{}]*\}|%[sdiuvqx]|#\{[^{}]*\}|\$\{\{.*?\}\}|@@\w+@@"
 )
+_CHARACTER_CLASS: Final = re.compile(r"\[[^\]]*(?:a-z|A-Z|0-9|a-f|\\[dw])[^\]]*\]")
 _REGULAR_EXPRESSION: Final = re.compile(
     r"^\^.*\$$|\[[a-z]-z|\[A-Z|\[0-9|\\[dwsSDW](?:[+*{]|$)|\.[*+]|\(\?[:=!P<]|^s/.*/$"
 )
@@ -153,7 +154,7 @@ _MIN_GENERATED_KINDS: Final = 3
 
 def is_reference(value: str) -> bool:
     """Return whether ``value`` names where the secret is: a variable, template, path or call."""
-    if _DELIMITED.match(value):
+    if _DELIMITED.match(value) or _CHARACTER_CLASS.search(value):
         return True
     if _PLAIN.match(value):
         return not _is_strong(value) or not any(c.isdigit() for c in value)
